@@ -1,0 +1,82 @@
+"""Every error of embedstream. The type says what to do.
+
+    EmbedstreamError
+    ├── SetupError        stop: the set-up is wrong, nothing was processed
+    │   └── MissingExtra  stop: an optional package is needed; the message gives the pip line
+    ├── ItemError         record: this one item becomes a failure row, the stream goes on
+    │   └── TransientError  retry with backoff; what still fails then is recorded
+    └── SystemicError     fail the micro-batch so that it is retried: no item is to blame
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = [
+    "Code",
+    "EmbedstreamError",
+    "ItemError",
+    "MissingExtra",
+    "SetupError",
+    "Stage",
+    "SystemicError",
+    "TransientError",
+]
+
+
+class Stage(StrEnum):
+    """Where on an item's way it failed."""
+
+    MESSAGE = "message"
+    FETCH = "fetch"
+    DECODE = "decode"
+    EMBED = "embed"
+
+
+class Code(StrEnum):
+    """Why an item has no embedding: a closed set, safe to group and alert on."""
+
+    MESSAGE_MALFORMED = "message_malformed"
+    MESSAGE_INCOMPLETE = "message_incomplete"
+    REFERENCE_DENIED = "reference_denied"
+    REFERENCE_NOT_FOUND = "reference_not_found"
+    REFERENCE_UNREADABLE = "reference_unreadable"
+    REFERENCE_TIMEOUT = "reference_timeout"
+    IMAGE_EMPTY = "image_empty"
+    IMAGE_UNSUPPORTED = "image_unsupported"
+    IMAGE_CORRUPT = "image_corrupt"
+    IMAGE_TOO_LARGE = "image_too_large"
+    EMBEDDING_INVALID = "embedding_invalid"
+
+
+class EmbedstreamError(Exception):
+    """The root: catch it to catch everything that embedstream raises on purpose."""
+
+
+class SetupError(EmbedstreamError):
+    """The set-up is wrong: the message gives the rule, the value and the way out."""
+
+
+class MissingExtra(SetupError):
+    """An optional package is not installed."""
+
+    def __init__(self, *, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an extra package: pip install 'embedstream[{extra}]'")
+
+
+class ItemError(EmbedstreamError):
+    """One item cannot be embedded."""
+
+    def __init__(self, code: Code, stage: Stage, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.stage = stage
+        self.message = message
+
+
+class TransientError(ItemError):
+    """One item cannot be embedded now; the same call may succeed later."""
+
+
+class SystemicError(EmbedstreamError):
+    """No single item is to blame: the micro-batch fails and Spark retries it."""

@@ -1,0 +1,53 @@
+"""What goes into the pipeline and what comes out: items, embeddings and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstream_core.errors import Code, Stage
+
+__all__ = ["Embedding", "Failure", "Item", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to embed: its bytes, or a reference to them.
+
+    Exactly one of `content` and `uri` is set.
+    """
+
+    image_id: str
+    content: bytes | None = None
+    uri: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A good outcome.
+
+    `vector` is a float32 array of shape (dimension,). `width` and `height` are the picture's own,
+    in pixels, before any scaling and after its EXIF orientation.
+    """
+
+    vector: npt.NDArray[np.float32]
+    width: int
+    height: int
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A bad outcome: why there is no vector. `content_sha256` is set once the bytes were had."""
+
+    code: Code
+    stage: Stage
+    message: str
+    content_sha256: str | None = None
+
+
+Outcome = Embedding | Failure

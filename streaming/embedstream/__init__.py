@@ -1,0 +1,1 @@
+"""embedstream on Spark: a Kafka topic of images becomes a Delta table of embeddings."""
