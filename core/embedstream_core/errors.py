@@ -1,11 +1,11 @@
 """Every error of embedstream. The type says what to do.
 
-    EmbedstreamError
-    ├── SetupError        stop: the set-up is wrong, nothing was processed
-    │   └── MissingExtra  stop: an optional package is needed; the message gives the pip line
-    ├── ItemError         record: this one item becomes a failure row, the stream goes on
-    │   └── TransientError  retry with backoff; what still fails then is recorded
-    └── SystemicError     fail the micro-batch so that it is retried: no item is to blame
+EmbedstreamError
+├── SetupError        stop: the set-up is wrong, nothing was processed
+│   └── MissingExtra  stop: an optional package is needed; the message gives the pip line
+├── ItemError         record: this one item becomes a failure row, the stream goes on
+│   └── TransientError  retry with backoff; what still fails then is recorded
+└── SystemicError     fail the micro-batch so that it is retried: no item is to blame
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""Connections that go to checked addresses only, and end with their item's deadline."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+import httpcore
+
+from embedstream_core.fetch import verdicts
+from embedstream_core.fetch.limits import Deadline
+from embedstream_core.fetch.policy import Network
+
+__all__ = ["GuardedBackend", "Resolver", "is_admitted", "resolve", "within"]
+
+Address = IPv4Address | IPv6Address
+Resolver = Callable[[str, int], Iterable[str]]
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOOKUPS = 16
+_deadline: ContextVar[Deadline] = ContextVar("deadline")
+
+
+@contextmanager
+def within(deadline: Deadline) -> Iterator[None]:
+    """Every connect, read and write of this thread ends with `deadline`."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """All addresses of `host`, in the order to try them."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def is_admitted(address: Address, networks: Iterable[Network]) -> bool:
+    """Whether `address` is public, or in one of `networks`."""
+    target = _target(address)
+    return _is_public(target) or any(target in network for network in networks)
+
+
+def _target(address: Address) -> Address:
+    """Where packets go in the end: the IPv4 address that an IPv6 one carries, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address) and address.is_site_local:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved)
+
+
+class GuardedBackend(httpcore.NetworkBackend):
+    """Resolves names itself, checks every address, and connects to exactly a checked one.
+
+    Raises REFERENCE_DENIED, with no connection made, when any address is refused: a second
+    look-up, which could answer differently, never happens.
+    """
+
+    def __init__(self, networks: tuple[Network, ...], resolver: Resolver) -> None:
+        self._networks = networks
+        self._resolver = resolver
+        self._sockets = httpcore.SyncBackend()
+        # getaddrinfo knows no time limit: in a thread of its own it can be left behind.
+        self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Tries the addresses in turn; each gets its share of the time that is left."""
+        addresses = self._checked_addresses(host, port)
+        for position, address in enumerate(addresses):
+            share_s = _deadline.get().remaining_s() / (len(addresses) - position)
+            try:
+                stream = self._sockets.connect_tcp(
+                    address, port, share_s, local_address, socket_options
+                )
+                return _DeadlineStream(stream)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def close(self) -> None:
+        """Lets the look-ups go; one that is stuck ends by itself."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    def _checked_addresses(self, host: str, port: int) -> list[str]:
+        lookup = self._lookups.submit(self._resolver, host, port)
+        try:
+            addresses = list(_deadline.get().wait_for(lookup))
+        except (OSError, UnicodeError) as error:
+            raise verdicts.try_again(f"host {host!r} cannot be resolved") from error
+        if not addresses:
+            raise verdicts.try_again(f"host {host!r} has no address")
+        for address in addresses:
+            if not is_admitted(ip_address(address), self._networks):
+                raise verdicts.denied(
+                    f"host {host!r} leads to {address}, which is not public; "
+                    f"allowed networks: {verdicts.listed(self._networks)}"
+                )
+        return addresses
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection whose every step ends with the deadline of the item that uses it now."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _deadline.get().remaining_s())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _deadline.get().remaining_s())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        remaining_s = _deadline.get().remaining_s()
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, remaining_s))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

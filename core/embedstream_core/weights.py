@@ -1,0 +1,220 @@
+"""From a name, a seed or a file to a checked model: prepared once, loaded wherever it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from embedstream_core.decode import Preprocessing
+from embedstream_core.encoders import Encoder, find_encoder
+from embedstream_core.errors import SetupError
+
+__all__ = ["ModelCard", "ModelSpec", "load_model", "prepare_model"]
+
+RANDOM_SEED = 0
+
+# Keys under which training scripts wrap the state dict, in the order they are looked for.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model to run.
+
+    `weights` is `default`, the name of published weights, the path of a file (`.safetensors`, or a
+    state dict saved by torch), or `random`: untrained and seeded, for tests. `sha256` is what the
+    weights file must hash to.
+    """
+
+    encoder: str
+    weights: str = "default"
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a worker needs to rebuild a prepared model, and what is stamped on its rows.
+
+    `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`;
+    `dimension` is the length of an embedding; `tensors_sha256` the hash of the prepared tensors.
+    """
+
+    encoder: str
+    model_id: str
+    dimension: int
+    preprocessing: Preprocessing
+    license: str
+    tensors_sha256: str
+
+
+def prepare_model(spec: ModelSpec) -> tuple[ModelCard, bytes]:
+    """Find, check and cut a model; return its card and its tensors in safetensors format.
+
+    One forward pass of an empty picture proves that the output is a vector.
+
+    Raises:
+        SetupError: the encoder or the weights are unknown, the file is missing, is not plain
+            tensors, does not fit the architecture or has another sha256.
+    """
+    encoder = find_encoder(spec.encoder)
+    origin, model = _trained(encoder, spec)
+    tensors = safetensors.torch.save(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    )
+    preprocessing = origin.preprocessing
+    card = ModelCard(
+        encoder=encoder.name,
+        model_id=f"{encoder.name}/{origin.name}/{origin.sha256[:12]}",
+        dimension=_dimension(model, preprocessing),
+        preprocessing=preprocessing,
+        license=origin.license,
+        tensors_sha256=hashlib.sha256(tensors).hexdigest(),
+    )
+    return card, tensors
+
+
+def load_model(card: ModelCard, path: Path) -> nn.Module:
+    """Rebuild a prepared model from the file its tensors were written to.
+
+    The parameters stay mapped to the file, so that processes on one machine share their pages.
+
+    Raises:
+        SetupError: the file does not hash to the card's sha256.
+    """
+    _check_sha256(path, card.tensors_sha256)
+    encoder = find_encoder(card.encoder)
+    model = _skeleton(encoder.build)
+    encoder.cut(model)
+    model.load_state_dict(safetensors.torch.load_file(path), assign=True)
+    return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    name: str
+    sha256: str
+    preprocessing: Preprocessing
+    license: str
+
+
+def _trained(encoder: Encoder, spec: ModelSpec) -> tuple[_Origin, nn.Module]:
+    if spec.weights == "random":
+        return _random(encoder)
+    path, name = Path(spec.weights).expanduser(), Path(spec.weights).stem
+    published = encoder.default_weights
+    pinned = spec.sha256 or ""
+    if not _is_path(spec.weights):
+        published = encoder.published(spec.weights)
+        path, name = _download(published.download, encoder.name), published.name
+        pinned = pinned or published.sha256
+    sha256 = _check_sha256(path, pinned)
+    model = _skeleton(encoder.build)
+    head = encoder.cut(model)
+    _load_state(model, _read_state(path), head=head, path=path)
+    return _Origin(name, sha256, published.preprocessing, published.license), model.eval()
+
+
+def _random(encoder: Encoder) -> tuple[_Origin, nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = encoder.build()
+    encoder.cut(model)
+    name = f"random-seed-{RANDOM_SEED}"
+    sha256 = hashlib.sha256(name.encode()).hexdigest()
+    published = encoder.default_weights
+    return _Origin(name, sha256, published.preprocessing, published.license), model.eval()
+
+
+def _is_path(weights: str) -> bool:
+    return "/" in weights or Path(weights).suffix in (".safetensors", ".pt", ".pth", ".bin")
+
+
+def _download(download: Callable[[], Path], encoder: str) -> Path:
+    try:
+        return download()
+    except OSError as error:
+        raise SetupError(
+            f"the weights of '{encoder}' could not be downloaded ({error}); fetch them where there "
+            "is a network and give the file's path as encoder.weights"
+        ) from error
+
+
+def _check_sha256(path: Path, expected: str) -> str:
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SetupError(f"the weights file '{path}' cannot be read: {error.strerror}") from error
+    if not actual.startswith(expected.lower()):
+        raise SetupError(
+            f"the weights file '{path}' has sha256 {actual}, not {expected}; it was changed or cut "
+            "short: fetch it anew, or correct encoder.sha256"
+        )
+    return actual
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SetupError(
+            f"the weights file '{path}' holds more than tensors and was not opened: save its "
+            "state_dict(), or use safetensors"
+        ) from error
+    except (RuntimeError, OSError, EOFError, safetensors.SafetensorError) as error:
+        raise SetupError(f"the weights file '{path}' is broken: {error}") from error
+    return _unwrapped(state, path)
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise SetupError(f"the weights file '{path}' holds no state dict: save model.state_dict()")
+    # DataParallel puts 'module.' before every name.
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _load_state(model: nn.Module, state: dict[str, torch.Tensor], *, head: str, path: Path) -> None:
+    body = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
+    try:
+        model.load_state_dict(body, assign=True)
+    except RuntimeError as error:
+        raise SetupError(f"the weights file '{path}' does not fit the encoder: {error}") from error
+
+
+def _skeleton(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network without memory for its weights, where its constructor allows that.
+
+    Filling ResNet-50 with random numbers that are thrown away costs a quarter of a second.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (NotImplementedError, RuntimeError):
+        return build()
+    if any(module._non_persistent_buffers_set for module in model.modules()):
+        return build()
+    return model
+
+
+def _dimension(model: nn.Module, preprocessing: Preprocessing) -> int:
+    side = preprocessing.crop_px
+    with torch.inference_mode():
+        output = model(torch.zeros(1, 3, side, side))
+    if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 1:
+        shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
+        raise SetupError(f"{type(model).__name__} gives {shape} for one image, not one vector")
+    return int(output.shape[1])
