@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -18,7 +18,14 @@ from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import Encoder, find_encoder
 from embedstream_core.errors import SetupError
 
-__all__ = ["ModelCard", "ModelSpec", "load_model", "prepare_model"]
+__all__ = [
+    "ModelCard",
+    "ModelSpec",
+    "PreparedModel",
+    "load_model",
+    "load_prepared",
+    "prepare_model",
+]
 
 RANDOM_SEED = 0
 
@@ -56,8 +63,15 @@ class ModelCard:
     tensors_sha256: str
 
 
-def prepare_model(spec: ModelSpec) -> tuple[ModelCard, bytes]:
-    """Find, check and cut a model; return its card and its tensors in safetensors format.
+class PreparedModel(NamedTuple):
+    """A checked model, ready to travel. `tensors` is a whole file in safetensors format."""
+
+    card: ModelCard
+    tensors: bytes
+
+
+def prepare_model(spec: ModelSpec) -> PreparedModel:
+    """Find, check and cut a model.
 
     One forward pass of an empty picture proves that the output is a vector.
 
@@ -79,7 +93,7 @@ def prepare_model(spec: ModelSpec) -> tuple[ModelCard, bytes]:
         license=origin.license,
         tensors_sha256=hashlib.sha256(tensors).hexdigest(),
     )
-    return card, tensors
+    return PreparedModel(card, tensors)
 
 
 def load_model(card: ModelCard, path: Path) -> nn.Module:
@@ -91,10 +105,19 @@ def load_model(card: ModelCard, path: Path) -> nn.Module:
         SetupError: the file does not hash to the card's sha256.
     """
     _check_sha256(path, card.tensors_sha256)
+    return _assembled(card, safetensors.torch.load_file(path))
+
+
+def load_prepared(model: PreparedModel) -> nn.Module:
+    """Rebuild a prepared model in the process that prepared it."""
+    return _assembled(model.card, safetensors.torch.load(model.tensors))
+
+
+def _assembled(card: ModelCard, tensors: dict[str, torch.Tensor]) -> nn.Module:
     encoder = find_encoder(card.encoder)
     model = _skeleton(encoder.build)
     encoder.cut(model)
-    model.load_state_dict(safetensors.torch.load_file(path), assign=True)
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 

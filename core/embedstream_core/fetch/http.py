@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 import threading
 from collections import Counter
@@ -26,6 +27,7 @@ _MISSING = {404, 410}
 _PASSING = {408, 425, 429}
 _IDLE_CONNECTIONS = 64
 _IDLE_S = 15.0
+_MAX_HOST_CHARACTERS = 253
 # What a URL may hold as it is; all else is percent-encoded.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
@@ -71,7 +73,7 @@ class HttpSource:
         self._gate = _HostGate(policy.connections_per_host)
         self._backend = network.GuardedBackend(policy.private_networks, resolver)
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls or httpcore.default_ssl_context(),
+            ssl_context=tls or _public_tls(),
             max_connections=None,
             max_keepalive_connections=_IDLE_CONNECTIONS,
             keepalive_expiry=_IDLE_S,
@@ -136,6 +138,12 @@ class HttpSource:
         return read_within(chunks, max_bytes=self._policy.max_bytes, deadline=deadline)
 
 
+@functools.cache
+def _public_tls() -> ssl.SSLContext:
+    """Trusts what the system and certifi trust; reading these takes 50 ms, so once for all."""
+    return httpcore.default_ssl_context()
+
+
 class _HostGate:
     """At most `limit` requests at once to one host; remembers only hosts that are in use."""
 
@@ -169,7 +177,7 @@ def _target(uri: str) -> _Target:
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
         raise verdicts.denied("not a URL: its host or port cannot be read") from error
-    if not host or not host.isascii() or "\\" in uri:
+    if not 0 < len(host) <= _MAX_HOST_CHARACTERS or not host.isascii() or "\\" in uri:
         raise verdicts.denied("a web reference needs an ASCII host (write xn-- names) and no '\\'")
     if parts.scheme not in _DEFAULT_PORTS:
         raise verdicts.denied(f"a redirect to scheme {parts.scheme[:20]!r} is not followed")
@@ -209,7 +217,4 @@ def _translated() -> Iterator[None]:
     except httpcore.TimeoutException as error:
         raise verdicts.timed_out("the server did not answer in time") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            reason = error.__cause__.verify_message
-            raise verdicts.unreadable(f"the server's certificate is refused: {reason}") from error
         raise verdicts.try_again(f"the connection failed: {error}") from error

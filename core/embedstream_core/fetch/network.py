@@ -142,7 +142,14 @@ class _DeadlineStream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         remaining_s = _deadline.get().remaining_s()
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, remaining_s))
+        try:
+            stream = self._stream.start_tls(ssl_context, server_hostname, remaining_s)
+        except httpcore.ConnectError as error:
+            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                reason = error.__cause__.verify_message
+                raise verdicts.unreadable(f"certificate refused: {reason}") from error
+            raise
+        return _DeadlineStream(stream)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -29,7 +29,7 @@ class HostRule:
         match = re.fullmatch(
             rf"(?P<name>{_HOST_RULE.pattern})(:(?P<port>\d{{1,5}}))?", text.lower()
         )
-        if match is None or match["name"] == "*.":
+        if match is None:
             raise SetupError(
                 f"host {text!r} cannot be allowed: write a name, '*.example.com' or an address, "
                 "without scheme or path, optionally with ':port'"

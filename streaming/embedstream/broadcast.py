@@ -1,0 +1,107 @@
+"""One model: driver to broadcast to one file an executor to one engine a worker."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
+from pyspark.sql import SparkSession
+
+from embedstream.config import EncoderConfig
+from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.weights import ModelCard, PreparedModel, load_model
+
+__all__ = ["BroadcastModel", "broadcast_model"]
+
+
+@dataclass(frozen=True)
+class _EngineKey:
+    tensors_sha256: str
+    device: Device
+    precision: Precision
+    batch_size: int | None
+
+
+# Lives as long as the Python worker, across tasks and micro-batches.
+_engines: dict[_EngineKey, Engine] = {}
+
+
+@dataclass(frozen=True)
+class BroadcastModel:
+    """A model that travels to the workers as a reference; `loads` counts its loads there."""
+
+    card: ModelCard
+    tensors: Broadcast[bytes]
+    device: Device
+    precision: Precision
+    batch_size: int | None
+    loads: Accumulator[int]
+
+    def engine(self) -> Engine:
+        """This worker's engine; loaded by the first task that asks, kept for all later ones."""
+        key = _EngineKey(self.card.tensors_sha256, self.device, self.precision, self.batch_size)
+        if key not in _engines:
+            _engines[key] = self._start_engine()
+            self.loads.add(1)
+        return _engines[key]
+
+    def _start_engine(self) -> Engine:
+        return Engine.start(
+            load_model(self.card, self._tensors_file()),
+            self.card.preprocessing,
+            device=_task_device(self.device),
+            precision=self.precision,
+            batch_size=self.batch_size,
+            cpu_threads=_task_cores(),
+        )
+
+    def _tensors_file(self) -> Path:
+        """The tensors on this executor's disk: written by its first worker, mapped by all."""
+        path = Path(SparkFiles.getRootDirectory()) / f"{self.card.tensors_sha256}.safetensors"
+        if not path.exists():
+            handle, unfinished = tempfile.mkstemp(dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.tensors.value)
+            Path(unfinished).replace(path)
+        return path
+
+
+def broadcast_model(
+    spark: SparkSession, model: PreparedModel, config: EncoderConfig
+) -> BroadcastModel:
+    """Send a prepared model's tensors to the executors, once."""
+    context = spark.sparkContext
+    return BroadcastModel(
+        card=model.card,
+        tensors=context.broadcast(model.tensors),
+        device=config.device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        loads=context.accumulator(0),
+    )
+
+
+def _task_device(device: Device) -> torch.device:
+    return find_device(device, cuda_index=_granted_gpu())
+
+
+def _granted_gpu() -> int:
+    """The GPU that Spark gave this task, else one by turns: never all tasks on GPU 0."""
+    task = _task()
+    granted = task.resources().get("gpu")
+    if granted is not None:
+        return int(granted.addresses[0])
+    return task.partitionId() % max(1, torch.cuda.device_count())
+
+
+def _task_cores() -> int:
+    return _task().cpus()
+
+
+def _task() -> TaskContext:
+    return cast("TaskContext", TaskContext.get())

@@ -1,0 +1,168 @@
+"""Everything that can be known to be wrong before the stream starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from embedstream.config import Config
+from embedstream.job import fetch_policy
+from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
+from embedstream.source import check_topics
+from embedstream_core.engine import choose_precision, find_device
+from embedstream_core.errors import SetupError
+from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+
+__all__ = ["Finding", "Preflight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found: `detail` says what is there, or what is wrong and what to do."""
+
+    subject: str
+    passed: bool
+    detail: str
+
+
+@dataclass(slots=True)
+class Preflight:
+    """The checks of one configuration. `model` is there once its check has passed."""
+
+    spark: SparkSession
+    config: Config
+    allow_model_change: bool = False
+    model: PreparedModel | None = None
+    _table_rows: int | None = field(default=None, init=False)
+
+    def findings(self) -> Iterator[Finding]:
+        """Run every check, in order; a later one runs although an earlier one failed."""
+        for subject, check in self._checks().items():
+            try:
+                yield Finding(subject, passed=True, detail=check())
+            except SetupError as error:
+                yield Finding(subject, passed=False, detail=str(error))
+
+    def _checks(self) -> dict[str, Callable[[], str]]:
+        return {
+            "encoder": self._encoder,
+            "device": self._device,
+            "workers": self._workers,
+            "topics": self._topics,
+            "references": self._references,
+            "table": self._table,
+            "checkpoint": self._checkpoint,
+        }
+
+    def _encoder(self) -> str:
+        encoder = self.config.encoder
+        self.model = prepare_model(ModelSpec(encoder.name, encoder.weights, encoder.sha256))
+        card, tensors = self.model
+        megabytes = len(tensors) / 1e6
+        return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
+
+    def _device(self) -> str:
+        wanted, precision = self.config.encoder.device, self.config.encoder.precision
+        local = str(self.spark.sparkContext.master).startswith("local[")
+        if local:
+            device = find_device(wanted)
+            dtype = str(choose_precision(precision, device)).removeprefix("torch.")
+            return f"{device.type}, {dtype}"
+        granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
+        if wanted == "cuda" and granted in ("", "0"):
+            raise SetupError(
+                "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
+                "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
+            )
+        return f"{wanted}, {precision}; {granted or 0} GPUs an executor"
+
+    def _workers(self) -> str:
+        if self.spark.conf.get("spark.python.worker.reuse", "true") != "true":
+            raise SetupError(
+                "spark.python.worker.reuse is false: every task would load the model again; "
+                "remove it from spark.options"
+            )
+        return f"{self.spark.sparkContext.master}, workers are reused"
+
+    def _topics(self) -> str:
+        topics = check_topics(self.spark, self.config.kafka)
+        named = ", ".join(f"{topic} ({count} partitions)" for topic, count in topics.items())
+        return f"{self.config.kafka.bootstrap_servers}: {named}"
+
+    def _references(self) -> str:
+        policy = fetch_policy(self.config)
+        for folder in policy.folders:
+            if not folder.is_dir():
+                raise SetupError(
+                    f"references.folders names '{folder}', which is no folder here; create it, or "
+                    "take it off the list"
+                )
+        allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
+        return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
+
+    def _table(self) -> str:
+        path = self.config.table.path
+        self._table_rows = check_table(self.spark, path)
+        if self._table_rows is None:
+            _check_writable(path, "table.path")
+            return f"{path}: will be created"
+        self._check_model(path)
+        return f"{path}: {self._table_rows} rows"
+
+    def _check_model(self, path: str) -> None:
+        filled_by = table_properties(self.spark, path).get(MODEL_PROPERTY)
+        wanted = self.model.card.model_id if self.model else None
+        if filled_by and wanted and filled_by != wanted and not self.allow_model_change:
+            raise SetupError(
+                f"the table holds embeddings of '{filled_by}', and encoder gives '{wanted}'; "
+                "choose another table and checkpoint, or go on with --allow-model-change (model_id "
+                "tells the rows apart)"
+            )
+
+    def _checkpoint(self) -> str:
+        path = self.config.checkpoint
+        batches = len(_file_names(self.spark, f"{path}/commits"))
+        if batches and self._table_rows is None:
+            raise SetupError(
+                f"the checkpoint '{path}' has finished {batches} micro-batches, but there is no "
+                f"table at '{self.config.table.path}': their rows would be missing; bring the "
+                "table back, or start anew with another checkpoint"
+            )
+        if self._table_rows and not _file_names(self.spark, f"{path}/offsets"):
+            raise SetupError(
+                f"the table has {self._table_rows} rows, but there is no checkpoint at '{path}': "
+                "its messages would be read again; bring the checkpoint back, or choose another "
+                "table"
+            )
+        _check_writable(path, "checkpoint")
+        return f"{path}: {f'{batches} micro-batches done' if batches else 'new'}"
+
+
+def _file_names(spark: SparkSession, location: str) -> list[str]:
+    """The files of a folder on any file system that Spark knows, without hidden ones."""
+    jvm: Any = spark.sparkContext._jvm
+    java_context: Any = spark.sparkContext._jsc
+    path = jvm.org.apache.hadoop.fs.Path(location)
+    file_system = path.getFileSystem(java_context.hadoopConfiguration())
+    if not file_system.exists(path):
+        return []
+    names = [status.getPath().getName() for status in file_system.listStatus(path)]
+    return [name for name in names if not name.startswith(".")]
+
+
+def _check_writable(location: str, key: str) -> None:
+    if "://" in location:
+        return
+    folder = Path(location)
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"{key} '{location}' cannot be written: '{folder}' is no folder that you may write to; "
+            "choose another path"
+        )

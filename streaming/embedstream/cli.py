@@ -1,0 +1,245 @@
+"""The `embedstream` command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedstream_core.errors import EmbedstreamError, SetupError
+
+if TYPE_CHECKING:
+    from embedstream.config import Config
+    from embedstream.search import Neighbour
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Turn a Kafka topic of images into a Delta table of embeddings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+broker_app = typer.Typer(help="The embedded Kafka broker, for development.", no_args_is_help=True)
+app.add_typer(broker_app, name="broker")
+
+ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+BrokerFolder = Annotated[Path, typer.Option(help="The broker's folder: its data and its log.")]
+ClientSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--client",
+        metavar="NAME=VALUE",
+        help="A setting of kafka-python, as security_protocol=SSL; secrets as env:NAME.",
+    ),
+]
+
+DEFAULT_BROKER_FOLDER = Path(".embedstream/broker")
+
+
+def main() -> None:
+    """Run the command; an error of ours is printed as a sentence, with exit code 2."""
+    try:
+        app()
+    except EmbedstreamError as error:
+        print(f"embedstream: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    available_now: Annotated[
+        bool, typer.Option("--available-now", help="Do what the topics hold now, then stop.")
+    ] = False,
+    allow_model_change: Annotated[
+        bool, typer.Option("--allow-model-change", help="Go on with another model's table.")
+    ] = False,
+) -> None:
+    """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first."""
+    settings = _load(config, overrides)
+    from embedstream.terminal import run_stream
+
+    run_stream(
+        settings,
+        until="drained" if available_now else "stopped",
+        allow_model_change=allow_model_change,
+    )
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check all that can be checked before a start: nothing is written."""
+    settings = _load(config, overrides)
+    from embedstream.terminal import check_stream
+
+    if not check_stream(settings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def produce(
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    topic: Annotated[str, typer.Option(help="The topic.")],
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(help="The brokers; by default the embedded one.")
+    ] = None,
+    as_reference: Annotated[
+        bool, typer.Option("--as-reference", help="Send file:// references, not bytes.")
+    ] = False,
+    partitions: Annotated[
+        int | None, typer.Option(help="Create a missing topic with so many partitions.")
+    ] = None,
+    client: ClientSettings = None,
+    folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
+) -> None:
+    """Send images to a topic, acknowledged by every in-sync replica."""
+    from embedstream.broker import create_topic
+    from embedstream.produce import find_images, image_message
+    from embedstream.produce import produce as send
+
+    servers = bootstrap_servers or _embedded_servers(folder)
+    settings = _client_settings(client)
+    images = find_images(paths)
+    if partitions is not None:
+        create_topic(servers, topic, partitions=partitions, client_settings=settings)
+    messages = (
+        image_message(path, form="reference" if as_reference else "bytes") for path in images
+    )
+    failed = send(
+        _with_progress(messages, total=len(images)),
+        bootstrap_servers=servers,
+        topic=topic,
+        client_settings=settings,
+    )
+    for delivery in failed:
+        print(f"not sent: {delivery.message.name}: {delivery.error}", file=sys.stderr)
+    print(f"{len(images) - len(failed)} of {len(images)} images are in topic '{topic}'")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    image: Annotated[Path, typer.Argument(help="The query picture.")],
+    table: Annotated[str, typer.Option(help="The Delta table.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write a contact sheet PNG.")] = None,
+    model_id: Annotated[
+        str | None, typer.Option(help="Whose rows to search; by default the newest model's.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The weights file, where the model came from one.")
+    ] = None,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(help="Where the sheet's pictures are read, if not in files.")
+    ] = None,
+) -> None:
+    """List the rows nearest to a picture."""
+    from embedstream.search import contact_sheet, embed_pictures, nearest, newest_model
+
+    try:
+        content = image.read_bytes()
+    except OSError as error:
+        raise SetupError(f"the picture '{image}' cannot be read: {error.strerror}") from None
+    model = model_id or newest_model(table)
+    (vector,) = embed_pictures([content], model_id=model, weights=weights)
+    neighbours = nearest(table, vector, model_id=model, k=k)
+    for neighbour in neighbours:
+        position = f"{neighbour.topic}-{neighbour.partition}-{neighbour.offset}"
+        print(f"{neighbour.similarity:7.4f}  {neighbour.image_id}  ({neighbour.uri or position})")
+    if out is not None:
+        rows = [(image.name, content, neighbours)]
+        contact_sheet(rows, lambda row: _picture(row, bootstrap_servers)).save(out)
+        print(f"contact sheet: {out}")
+
+
+@app.command()
+def jars(
+    folder: Annotated[Path | None, typer.Option(help="Where to put them.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
+    ] = None,
+) -> None:
+    """Fetch and verify the pinned jars, and print the --jars line for spark-submit."""
+    from embedstream.jars import default_jars_folder, fetch_jars
+
+    paths = fetch_jars(sets or ["spark"], folder or default_jars_folder())
+    print(f"--jars {','.join(map(str, paths))}")
+
+
+@broker_app.command("start")
+def start(
+    folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """Start the broker in the background and print its address."""
+    from embedstream.broker import start_broker
+
+    print(start_broker(folder, port=port).bootstrap_servers)
+
+
+@broker_app.command("stop")
+def stop(folder: BrokerFolder = DEFAULT_BROKER_FOLDER) -> None:
+    """Stop the broker; its data stays."""
+    from embedstream.broker import stop_broker
+
+    print("stopped" if stop_broker(folder) else f"no broker runs in {folder}")
+
+
+def _load(path: Path, overrides: list[str] | None) -> Config:
+    from embedstream.config_file import load_config
+
+    return load_config(path, overrides or ())
+
+
+def _embedded_servers(folder: Path) -> str:
+    from embedstream.broker import running_broker
+
+    broker = running_broker(folder)
+    if broker is None:
+        raise SetupError(
+            f"no broker runs in {folder}; start it with 'embedstream broker start', or give "
+            "--bootstrap-servers"
+        )
+    return broker.bootstrap_servers
+
+
+def _client_settings(pairs: list[str] | None) -> dict[str, Any]:
+    from embedstream.config import resolved_options, revealed
+
+    return revealed(resolved_options(dict(_split_pair(pair) for pair in pairs or ())))
+
+
+def _split_pair(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
+    return name, value
+
+
+def _with_progress(messages: Iterable[Any], *, total: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(messages, description="sending", total=total, console=Console(stderr=True)))
+
+
+def _picture(neighbour: Neighbour, bootstrap_servers: str | None) -> bytes | None:
+    from embedstream.search import file_content, kafka_content
+
+    if neighbour.uri is not None:
+        return file_content(neighbour.uri)
+    if bootstrap_servers is not None:
+        return kafka_content(neighbour, bootstrap_servers=bootstrap_servers)
+    return None

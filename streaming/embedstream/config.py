@@ -1,0 +1,350 @@
+"""The configuration of a stream: frozen models, which inner code takes its part of."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from embedstream_core.errors import SetupError
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DecodeConfig",
+    "EncoderConfig",
+    "KafkaConfig",
+    "MessageConfig",
+    "PipelineConfig",
+    "ReferencesConfig",
+    "SparkConfig",
+    "TableConfig",
+    "TriggerConfig",
+    "names_secret",
+    "resolved_options",
+    "revealed",
+]
+
+_WHOLE_REFERENCE = re.compile(r"^(env|file):(.+)$")
+_INNER_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
+_SECRET_NAME = re.compile(r"(?i)password|secret|token|credential")
+_PLAIN_PASSWORD = re.compile(r"(?i)password\s*=\s*['\"]?(?!\$\{)[^\s;'\"]")
+
+
+class ConfigError(SetupError):
+    """The configuration is wrong; the message names the file, the key, the value, the choices."""
+
+
+def _resolve(value: object) -> object:
+    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` within, by a secret."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    if whole := _WHOLE_REFERENCE.match(value):
+        return SecretStr(_referenced(*whole.groups()))
+    if _INNER_REFERENCE.search(value):
+        return SecretStr(_INNER_REFERENCE.sub(lambda match: _referenced(*match.groups()), value))
+    return value
+
+
+def _referenced(kind: str, name: str) -> str:
+    if kind == "env":
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set")
+        return os.environ[name]
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
+
+
+def names_secret(name: str) -> bool:
+    """Whether a value under that name must not be shown."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _without_plain_secrets(options: dict[str, str | SecretStr]) -> dict[str, str | SecretStr]:
+    for name, value in options.items():
+        plain = isinstance(value, str)
+        if plain and (names_secret(name) or _PLAIN_PASSWORD.search(str(value))):
+            raise ValueError(
+                f"'{name}' holds a secret in plain text; give it as env:NAME or file:PATH, or as "
+                "${env:NAME} within a longer value"
+            )
+    return options
+
+
+def _absolute(location: str) -> str:
+    """Local paths do not depend on the working directory of whoever opens them later."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
+Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+
+
+class _Section(BaseModel):
+    # Error messages must not repeat a secret's value, so pydantic is told to leave inputs out;
+    # ConfigError adds back the ones that are safe.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class KafkaConfig(_Section):
+    """Where the messages come from."""
+
+    bootstrap_servers: str = Field(description="The brokers, as host:port, separated by commas.")
+    subscribe: str | None = Field(None, description="Topics to read, separated by commas.")
+    subscribe_pattern: str | None = Field(
+        None, description="A Java regular expression of the topics to read."
+    )
+    assign: dict[str, list[int]] | None = Field(
+        None, description="Partitions to read, for each topic: `{images: [0, 1]}`."
+    )
+    starting_offsets: Literal["earliest", "latest"] | dict[str, dict[int, int]] = Field(
+        "earliest",
+        description="Where the first start begins: `earliest`, `latest`, or an offset for each "
+        "partition, `{images: {0: 100}}` (-2 earliest, -1 latest). Later starts resume from the "
+        "checkpoint.",
+    )
+    starting_timestamp: datetime | None = Field(
+        None, description="Where the first start begins, as a time; instead of starting_offsets."
+    )
+    max_offsets_per_trigger: PositiveInt | None = Field(
+        None, description="The most messages in one micro-batch."
+    )
+    min_partitions: PositiveInt | None = Field(
+        None,
+        description="The fewest tasks a micro-batch is cut into; by default, as many as run at "
+        "once.",
+    )
+    isolation: Literal["read_committed", "read_uncommitted"] = Field(
+        "read_committed", description="Whether messages of open or aborted transactions are read."
+    )
+    on_data_loss: Literal["fail", "continue"] = Field(
+        "fail", description="What to do when messages were deleted before they were read."
+    )
+    options: Options = Field(
+        default_factory=dict,
+        description="Further options of Spark's Kafka source, `kafka.*` ones for its client.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> KafkaConfig:
+        chosen = [self.subscribe, self.subscribe_pattern, self.assign]
+        if sum(choice is not None for choice in chosen) != 1:
+            raise ValueError("give exactly one of subscribe, subscribe_pattern and assign")
+        if self.starting_timestamp and "starting_offsets" in self.model_fields_set:
+            raise ValueError("give starting_offsets or starting_timestamp, not both")
+        return self
+
+
+class MessageConfig(_Section):
+    """What a message is."""
+
+    format: Literal["auto", "image", "json"] = Field(
+        "auto",
+        description="`image`: the value is an image's bytes; `json`: an object with `uri`, or "
+        "`data` in base64; `auto`: JSON where the value starts with `{`.",
+    )
+    id_header: str = Field("image-id", description="The header that carries the image's id.")
+
+
+class ReferencesConfig(_Section):
+    """Which references may be fetched: none, until allowed here."""
+
+    schemes: tuple[Literal["file", "http", "https", "s3"], ...] = Field(
+        ("file", "https", "s3"), description="The schemes that may be used; plain http is not."
+    )
+    folders: tuple[Location, ...] = Field((), description="Folders whose files `file://` may read.")
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts that `http://` and `https://` may reach: `images.example.com`, "
+        "`*.example.com`, `localhost:8080`.",
+    )
+    buckets: tuple[str, ...] = Field((), description="Buckets that `s3://` may read (extra `s3`).")
+    networks: tuple[str, ...] = Field(
+        (),
+        description="Private networks that allowed hosts may resolve to, as `10.0.0.0/8`; "
+        "otherwise only public addresses are connected to.",
+    )
+    max_redirects: int = Field(0, ge=0, le=10, description="Redirects to follow.")
+    timeout_s: PositiveFloat = Field(10.0, description="Seconds for one whole fetch.")
+    attempts: PositiveInt = Field(3, description="Tries of a fetch that may succeed later.")
+    connections_per_host: PositiveInt = Field(
+        8, description="The most connections of one task to one host."
+    )
+    s3_endpoint: str | None = Field(None, description="The address of an S3-compatible store.")
+    s3_region: str | None = Field(None, description="The region of the buckets.")
+
+
+class EncoderConfig(_Section):
+    """The model."""
+
+    name: str = Field(
+        "resnet50",
+        description="A torchvision classification network, `timm/<model>` (extra `timm`), or "
+        "`efficientnet_lite0` (extra `efficientnet-lite`).",
+    )
+    weights: str = Field(
+        "default",
+        description="`default`, the name of published weights, the path of a `.safetensors` file "
+        "or of a state dict, or `random` (untrained, for tests).",
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-fA-F]{8,64}$", description="What the weights file must hash to."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` is the task's GPU where it has one."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto` is bfloat16 where the hardware computes in it."
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="Pictures in a forward pass; by default 16 on a CPU, 128 on a GPU."
+    )
+
+
+class DecodeConfig(_Section):
+    """What is decoded, and how."""
+
+    max_image_bytes: PositiveInt = Field(
+        32 * 2**20, description="Larger images are failures, before decoding."
+    )
+    max_image_pixels: int = Field(
+        89_478_485, gt=0, le=89_478_485, description="Larger images are failures, before decoding."
+    )
+    formats: tuple[Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"], ...] = Field(
+        ("JPEG", "PNG", "WEBP", "GIF", "BMP"),
+        min_length=1,
+        description="The formats that are decoded.",
+    )
+    fidelity: Literal["exact", "fast"] = Field(
+        "exact",
+        description="`fast` scales large JPEGs within the decoder; vectors move slightly.",
+    )
+
+
+class PipelineConfig(_Section):
+    """How much is under way at once in one task."""
+
+    fetch_threads: PositiveInt = Field(16, description="References fetched at once.")
+    decode_threads: PositiveInt | None = Field(
+        None, description="Images decoded at once; by default the task's cores."
+    )
+    read_ahead_rows: PositiveInt = Field(256, description="Messages read ahead of the model.")
+    read_ahead_bytes: PositiveInt = Field(
+        64 * 2**20, description="Bytes of messages read ahead of the model."
+    )
+    decoding_pixels: PositiveInt = Field(
+        100_000_000, description="Pixels of the images that are being decoded at once."
+    )
+    arrow_batch_rows: PositiveInt = Field(
+        256, description="The most messages in one Arrow batch between Spark and Python."
+    )
+    arrow_batch_bytes: PositiveInt = Field(
+        32 * 2**20, description="The most bytes in one Arrow batch between Spark and Python."
+    )
+
+
+class TableConfig(_Section):
+    """The Delta table of outcomes."""
+
+    path: Location = Field(description="A folder, or a location such as `s3a://bucket/table`.")
+    properties: dict[str, str] = Field(
+        default_factory=dict, description="Table properties, set when the table is created."
+    )
+
+
+class TriggerConfig(_Section):
+    """When a micro-batch starts."""
+
+    interval_s: float = Field(
+        1.0, ge=0, description="Seconds between the starts of micro-batches; 0 is at once."
+    )
+    stop_timeout_s: PositiveFloat = Field(
+        300.0, description="Seconds that a stop waits for the micro-batch in flight."
+    )
+
+
+class SparkConfig(_Section):
+    """The Spark application."""
+
+    app_name: str = Field("embedstream", description="The application's name.")
+    master: str | None = Field(
+        None,
+        description="Such as `local[*,4]` or `spark://host:7077`; unset under spark-submit, "
+        "which brings its own, and `local[*,4]` elsewhere.",
+    )
+    jars: Literal["fetch", "provided"] = Field(
+        "fetch",
+        description="`fetch` takes the pinned jars, once; `provided` where the cluster has them.",
+    )
+    jar_sets: tuple[Literal["spark", "s3"], ...] = Field(
+        ("spark",),
+        description="What to fetch: `s3` adds the S3A file system.",
+    )
+    log_file: Location | None = Field(
+        None, description="A file for Spark's own log; by default standard error."
+    )
+    options: Options = Field(default_factory=dict, description="Further `spark.*` settings.")
+
+    @model_validator(mode="after")
+    def _check(self) -> SparkConfig:
+        for name in self.options:
+            if not name.startswith("spark."):
+                raise ValueError(f"'{name}' is no setting of Spark: all begin with 'spark.'")
+        return self
+
+
+class Config(_Section):
+    """The whole configuration of one stream."""
+
+    kafka: KafkaConfig
+    message: MessageConfig = MessageConfig()
+    references: ReferencesConfig = ReferencesConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decode: DecodeConfig = DecodeConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    table: TableConfig
+    checkpoint: Location = Field(description="The folder of the stream's checkpoint.")
+    trigger: TriggerConfig = TriggerConfig()
+    spark: SparkConfig = SparkConfig()
+
+
+def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]:
+    """Options from elsewhere than the file, with their `env:` and `file:` references resolved.
+
+    Raises:
+        ConfigError: a reference leads nowhere, or a secret stands in plain text.
+    """
+    try:
+        return TypeAdapter(Options).validate_python(options)
+    except ValidationError as error:
+        raise ConfigError(str(error.errors()[0]["msg"])) from None
+
+
+def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
+    """Options with their secrets in clear, to hand to Kafka or Spark; never to print."""
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in options.items()
+    }

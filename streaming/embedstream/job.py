@@ -1,0 +1,114 @@
+"""The main job: source, featurize, sink; start it, drain it, stop it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from embedstream.broadcast import broadcast_model
+from embedstream.config import Config
+from embedstream.featurize import Featurizer, featurize
+from embedstream.sink import append, create_table, set_model
+from embedstream.source import read_messages
+from embedstream_core.decode import DecodeLimits
+from embedstream_core.fetch import FetchPolicy
+from embedstream_core.pipeline import PipelineLimits
+from embedstream_core.weights import PreparedModel
+
+__all__ = ["fetch_policy", "start_stream", "stop_stream"]
+
+Until = Literal["stopped", "drained"]
+
+
+def start_stream(
+    spark: SparkSession, config: Config, model: PreparedModel, *, until: Until = "stopped"
+) -> StreamingQuery:
+    """Start the query: it runs until it is stopped, or until what the topics hold now is done."""
+    model_id = model.card.model_id
+    create_table(spark, config.table.path, model_id=model_id, properties=config.table.properties)
+    set_model(spark, config.table.path, model_id)
+    messages = read_messages(spark, config.kafka)
+    outcomes = featurize(messages, featurizer(spark, config, model))
+    writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
+    if until == "drained":
+        return writer.trigger(availableNow=True).start()
+    interval_ms = int(config.trigger.interval_s * 1000)
+    return writer.trigger(processingTime=f"{interval_ms} milliseconds").start()
+
+
+def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished", "interrupted"]:
+    """Let the micro-batch in flight finish and commit, then stop the query.
+
+    After `timeout_s` it is interrupted; the next start repeats it, and no row is doubled.
+    """
+    deadline = time.monotonic() + timeout_s
+    in_flight = _next_batch_id(query)
+    finished = False
+    while not finished and time.monotonic() < deadline:
+        idle = not query.status["isTriggerActive"]
+        finished = idle or not query.isActive or _next_batch_id(query) > in_flight
+        if not finished:
+            time.sleep(0.05)
+    query.stop()
+    return "finished" if finished else "interrupted"
+
+
+def _next_batch_id(query: StreamingQuery) -> int:
+    last = query.lastProgress
+    return 0 if last is None else last.batchId + 1
+
+
+def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Featurizer:
+    """The function that the workers run, with the model on its way to them."""
+    return Featurizer(
+        model=broadcast_model(spark, model, config.encoder),
+        message_format=config.message.format,
+        id_header=config.message.id_header,
+        fetch_policy=fetch_policy(config),
+        decode_limits=DecodeLimits(
+            max_bytes=config.decode.max_image_bytes,
+            max_pixels=config.decode.max_image_pixels,
+            formats=config.decode.formats,
+        ),
+        fidelity=config.decode.fidelity,
+        pipeline_limits=_pipeline_limits(spark, config),
+    )
+
+
+def fetch_policy(config: Config) -> FetchPolicy:
+    """What references may be fetched.
+
+    Raises:
+        SetupError: a host, a network or an address is not well formed.
+    """
+    references = config.references
+    return FetchPolicy(
+        schemes=references.schemes,
+        folders=tuple(map(Path, references.folders)),
+        hosts=references.hosts,
+        buckets=references.buckets,
+        networks=references.networks,
+        max_redirects=references.max_redirects,
+        max_bytes=config.decode.max_image_bytes,
+        timeout_s=references.timeout_s,
+        attempts=references.attempts,
+        connections_per_host=references.connections_per_host,
+        s3_endpoint=references.s3_endpoint,
+        s3_region=references.s3_region,
+    )
+
+
+def _pipeline_limits(spark: SparkSession, config: Config) -> PipelineLimits:
+    pipeline = config.pipeline
+    task_cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+    return PipelineLimits(
+        fetch_threads=pipeline.fetch_threads,
+        decode_threads=pipeline.decode_threads or task_cores,
+        rows=pipeline.read_ahead_rows,
+        bytes=pipeline.read_ahead_bytes,
+        pixels=pipeline.decoding_pixels,
+    )

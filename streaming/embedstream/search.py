@@ -1,0 +1,208 @@
+"""The nearest rows of the table to a picture, and a contact sheet of them."""
+
+from __future__ import annotations
+
+import heapq
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from embedstream_core.engine import Engine, find_device
+from embedstream_core.errors import ItemError, SetupError
+from embedstream_core.message import Message, parse_message
+from embedstream_core.pipeline import Pipeline
+from embedstream_core.records import Embedding, Failure, Item
+from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
+
+__all__ = [
+    "Neighbour",
+    "Vector",
+    "contact_sheet",
+    "embed_pictures",
+    "file_content",
+    "kafka_content",
+    "nearest",
+    "newest_model",
+]
+
+Vector = npt.NDArray[np.float32]
+
+_COLUMNS = ["embedding", "image_id", "uri", "topic", "partition", "offset", "model_id"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Neighbour:
+    """A row near the query. `similarity` is the cosine, from -1 to 1."""
+
+    similarity: float
+    image_id: str
+    uri: str | None
+    topic: str
+    partition: int
+    offset: int
+
+
+def newest_model(table: str) -> str:
+    """The `model_id` of the rows to search: the one recorded last in the table's properties.
+
+    Raises:
+        SetupError: there is no table of embedstream at that path.
+    """
+    model_id = _open(table).metadata().configuration.get("embedstream.model_id")
+    if model_id is None:
+        raise SetupError(f"the table '{table}' names no model: it was not made by embedstream")
+    return str(model_id)
+
+
+def embed_pictures(
+    contents: Sequence[bytes], *, model_id: str, weights: str | None = None
+) -> list[Vector]:
+    """Vectors of image bytes, from the model that `model_id` names, on this machine.
+
+    `weights` is the file, where the model's weights came from one.
+
+    Raises:
+        SetupError: the model cannot be had again, or an image cannot be read.
+    """
+    encoder, weights_name, sha256 = model_id.rsplit("/", 2)
+    random = weights_name.startswith("random")
+    spec = ModelSpec(
+        encoder, "random" if random else weights or weights_name, None if random else sha256
+    )
+    model = prepare_model(spec)
+    engine = Engine.start(
+        load_prepared(model), model.card.preprocessing, device=find_device("auto")
+    )
+    pipeline = Pipeline(engine, model.card.preprocessing, fetch=_no_references)
+    items = [Item(image_id=str(index), content=content) for index, content in enumerate(contents)]
+    outcomes = [outcome for batch in pipeline.run([items]) for outcome in batch]
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise SetupError(f"the query picture cannot be used: {outcome.message}")
+    return [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
+
+
+def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
+    """The k rows of that model with the greatest cosine similarity, the nearest first.
+
+    Reads the Delta table without Spark, a part at a time; memory does not grow with the table.
+    """
+    import pyarrow.dataset as ds
+
+    dataset = _open(table).to_pyarrow_dataset()
+    good = ds.field("embedding").is_valid() & (ds.field("model_id") == model_id)
+    unit = query / np.linalg.norm(query)
+    found: list[Neighbour] = []
+    for batch in dataset.to_batches(columns=_COLUMNS, filter=good, batch_size=1024):
+        if batch.num_rows:
+            found = heapq.nlargest(k, [*found, *_neighbours(batch, unit, k)])
+    return found
+
+
+def _neighbours(batch: Any, unit: Vector, k: int) -> list[Neighbour]:
+    flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+    vectors = flat.reshape(batch.num_rows, -1)
+    similarities = vectors @ unit / np.linalg.norm(vectors, axis=1)
+    best = np.argsort(-similarities)[:k]
+    rows = batch.take(best).drop_columns(["embedding", "model_id"]).to_pylist()
+    return [
+        Neighbour(similarity=float(similarities[index]), **row)
+        for index, row in zip(best, rows, strict=True)
+    ]
+
+
+def _open(table: str) -> Any:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        return DeltaTable(table)
+    except TableNotFoundError:
+        raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
+    except (DeltaError, OSError) as error:
+        raise SetupError(f"the Delta table '{table}' cannot be read: {error}") from None
+
+
+def _no_references(uri: str) -> bytes:
+    raise SetupError(f"'{uri}' is a reference; give the picture itself")
+
+
+def file_content(uri: str) -> bytes | None:
+    """The bytes of a row's picture, read from this machine; None where there is no such file."""
+    parts = urlsplit(uri)
+    path = Path(unquote(parts.path))
+    return path.read_bytes() if parts.scheme == "file" and path.is_file() else None
+
+
+def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
+    """The bytes of a row's picture, read back from its message; None where Kafka has let it go."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None)
+    try:
+        partition = TopicPartition(neighbour.topic, neighbour.partition)
+        consumer.assign([partition])
+        consumer.seek(partition, neighbour.offset)
+        records = consumer.poll(timeout_ms=5000, max_records=1).get(partition, [])
+        if not records or records[0].offset != neighbour.offset or records[0].value is None:
+            return None
+        message = Message(value=records[0].value, position="")
+        return parse_message(message, message_format="auto", id_header="").content
+    except ItemError:
+        return None
+    finally:
+        consumer.close()
+
+
+# Lengths of the contact sheet, in pixels.
+_TILE, _CAPTION, _GAP = 168, 34, 10
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, bytes, Sequence[Neighbour]]],
+    content: Callable[[Neighbour], bytes | None],
+) -> Image.Image:
+    """Draw a row for each query: its name and picture, then its neighbours, the nearest first.
+
+    `content` gives a neighbour's image bytes, or None, which draws an empty tile.
+    """
+    columns = 1 + max((len(neighbours) for _, _, neighbours in rows), default=0)
+    width = columns * (_TILE + _GAP) + 2 * _GAP
+    height = len(rows) * (_TILE + _CAPTION + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    for index, (name, picture, neighbours) in enumerate(rows):
+        top = _GAP + index * (_TILE + _CAPTION + _GAP)
+        _draw_tile(sheet, (_GAP, top), picture, name, "query")
+        for column, neighbour in enumerate(neighbours, start=1):
+            left = 2 * _GAP + column * (_TILE + _GAP)
+            similarity = f"{neighbour.similarity:.3f}"
+            _draw_tile(sheet, (left, top), content(neighbour), neighbour.image_id, similarity)
+    return sheet
+
+
+def _draw_tile(
+    sheet: Image.Image, corner: tuple[int, int], content: bytes | None, name: str, note: str
+) -> None:
+    left, top = corner
+    tile = Image.new("RGB", (_TILE, _TILE), "#eeeeee")
+    if content is not None:
+        with Image.open(io.BytesIO(content)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        tile = ImageOps.pad(upright, (_TILE, _TILE), color="#eeeeee")
+    sheet.paste(tile, corner)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(11)
+    draw.text((left, top + _TILE + 3), _short(name), fill="black", font=font)
+    draw.text((left, top + _TILE + 17), note, fill="#666666", font=font)
+
+
+def _short(name: str, length: int = 28) -> str:
+    tail = Path(name).name or name
+    return tail if len(tail) <= length else f"…{tail[-length + 1 :]}"

@@ -1,0 +1,91 @@
+"""The SparkSession: jars, Delta, Arrow limits, redaction. Nothing else configures Spark."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+
+from embedstream.config import PipelineConfig, SparkConfig, revealed
+from embedstream.jars import default_jars_folder, fetch_jars
+from embedstream.java import find_java
+
+__all__ = ["open_session"]
+
+# Four attempts for each task: plain local[*] fails the whole job at a task's first failure.
+DEFAULT_MASTER = "local[*,4]"
+
+_SECRETS = "(?i)secret|password|token|credential|access[.]?key|sasl|jaas"
+
+_SETTINGS: Mapping[str, str] = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.python.worker.reuse": "true",
+    "spark.redaction.regex": _SECRETS,
+    "spark.sql.redaction.options.regex": f"{_SECRETS}|url",
+    "spark.ui.showConsoleProgress": "false",
+}
+
+
+@contextmanager
+def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[SparkSession]:
+    """A session for the stream, stopped on leaving.
+
+    Raises:
+        SetupError: Java is missing or too old, or a jar cannot be had.
+    """
+    _use_java()
+    builder = SparkSession.builder.appName(config.app_name)
+    for name, value in _settings(config, pipeline).items():
+        builder = builder.config(name, value)
+    with _standard_error_to(config.log_file):
+        spark = builder.getOrCreate()
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
+    settings = {
+        **_SETTINGS,
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(pipeline.arrow_batch_rows),
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(pipeline.arrow_batch_bytes),
+        **revealed(config.options),
+    }
+    if config.jars == "fetch":
+        jars = fetch_jars(config.jar_sets, default_jars_folder())
+        settings["spark.jars"] = ",".join(map(str, jars))
+    master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
+    return {**settings, "spark.master": master}
+
+
+def _use_java() -> None:
+    """Let PySpark launch the very Java that was checked."""
+    os.environ["JAVA_HOME"] = str(find_java().resolve().parent.parent)
+    # Workers must run the interpreter that embedstream is installed in.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+
+@contextmanager
+def _standard_error_to(log_file: str | None) -> Iterator[None]:
+    """Give the JVM, which inherits standard error when it is launched, a file instead."""
+    if log_file is None:
+        yield
+        return
+    path = Path(log_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)

@@ -1,0 +1,151 @@
+"""The Delta table of outcomes: its schema, its properties, and the append that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming.readwriter import DataStreamWriter
+from pyspark.sql.types import StructType
+
+from embedstream.featurize import OUTCOME_SCHEMA
+from embedstream_core.errors import SetupError
+
+__all__ = [
+    "MODEL_PROPERTY",
+    "append",
+    "check_table",
+    "create_table",
+    "embeddings",
+    "failures",
+    "set_model",
+    "table_properties",
+]
+
+MODEL_PROPERTY = "embedstream.model_id"
+
+PROPERTIES: Mapping[str, str] = {
+    "delta.autoOptimize.optimizeWrite": "true",
+    "delta.autoOptimize.autoCompact": "true",
+    # Statistics of long arrays and messages cost time and skip nothing.
+    "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
+    "content_sha256,processed_at",
+}
+
+_ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
+
+
+def create_table(
+    spark: SparkSession, path: str, *, model_id: str, properties: Mapping[str, str] | None = None
+) -> None:
+    """Create the outcome table at a path, where there is none.
+
+    It is created before the stream starts, so that readers and a first empty batch find it.
+    """
+    merged = {**PROPERTIES, **(properties or {}), MODEL_PROPERTY: model_id}
+    columns = ", ".join(
+        f"`{field.name}` {field.dataType.simpleString()}" for field in OUTCOME_SCHEMA
+    )
+    settings = ", ".join(f"{_literal(name)} = {_literal(value)}" for name, value in merged.items())
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {_table(path)} ({columns}) USING delta "
+        f"TBLPROPERTIES ({settings})"
+    )
+
+
+def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWriter:
+    """The writer that appends each micro-batch in one Delta commit, exactly once.
+
+    Delta's own sink records the query's id and the batch's id in the commit that holds the rows,
+    and skips a batch that it has already: a batch repeated after a crash adds nothing.
+    """
+    return (
+        outcomes.writeStream.format("delta")
+        .outputMode("append")
+        .queryName("embedstream")
+        .option("checkpointLocation", checkpoint)
+        # Delta does not read the codec from the table's properties.
+        .option("compression", "zstd")
+        .option("path", path)
+    )
+
+
+def embeddings(spark: SparkSession, path: str) -> DataFrame:
+    """The good outcomes."""
+    return spark.read.format("delta").load(path).where("embedding IS NOT NULL").drop("error")
+
+
+def failures(spark: SparkSession, path: str) -> DataFrame:
+    """The bad outcomes, with `code`, `stage` and `message` as columns."""
+    table = spark.read.format("delta").load(path).where("error IS NOT NULL")
+    kept = [name for name in table.columns if name not in ("embedding", "error")]
+    return table.select("error.*", *kept)
+
+
+def check_table(spark: SparkSession, path: str) -> int | None:
+    """How many rows an existing table has; None where there is no table yet.
+
+    Raises:
+        SetupError: what stands at the path is no Delta table, or lacks a column, or has one of
+            another type. Columns of yours beside ours are fine where they may be null.
+    """
+    try:
+        table = spark.read.format("delta").load(path)
+        problems = _schema_problems(table.schema)
+        rows = table.count()
+    except AnalysisException as error:
+        if error.getCondition() in _ABSENT:
+            return None
+        raise SetupError(
+            f"table.path '{path}' cannot be read as a Delta table ({_first_line(error)}); choose "
+            "another path, or repair the table"
+        ) from None
+    if problems:
+        raise SetupError(
+            f"the table '{path}' does not fit: {'; '.join(problems)}; choose another table.path, "
+            "or alter the table"
+        )
+    return rows
+
+
+def table_properties(spark: SparkSession, path: str) -> dict[str, str]:
+    """The properties of an existing table."""
+    rows = spark.sql(f"SHOW TBLPROPERTIES {_table(path)}").collect()
+    return {row["key"]: row["value"] for row in rows}
+
+
+def set_model(spark: SparkSession, path: str, model_id: str) -> None:
+    """Record the model that fills the table from now on."""
+    spark.sql(
+        f"ALTER TABLE {_table(path)} SET TBLPROPERTIES "
+        f"({_literal(MODEL_PROPERTY)} = {_literal(model_id)})"
+    )
+
+
+def _schema_problems(schema: StructType) -> list[str]:
+    present = {field.name: field for field in schema}
+    own = {field.name: field.dataType.simpleString() for field in OUTCOME_SCHEMA}
+    kinds = {name: field.dataType.simpleString() for name, field in present.items()}
+    return [
+        f"column '{name}' is {kinds.get(name, 'missing')}, not {kind}"
+        for name, kind in own.items()
+        if kinds.get(name) != kind
+    ] + [
+        f"column '{name}' may not be null, and the stream does not fill it"
+        for name, field in present.items()
+        if name not in own and not field.nullable
+    ]
+
+
+def _table(path: str) -> str:
+    return f"delta.`{path.replace('`', '``')}`"
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,153 @@
+"""Kafka to a DataFrame of messages, and what must be true of the topic before a start."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from embedstream.config import KafkaConfig, revealed
+from embedstream_core.errors import SetupError
+
+__all__ = ["MESSAGE_COLUMNS", "check_topics", "read_messages"]
+
+MESSAGE_COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
+
+_ADMIN_TIMEOUT_MS = 10_000
+
+
+def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
+    """A streaming DataFrame of `MESSAGE_COLUMNS`, one row a Kafka message with a value.
+
+    Null values (tombstones) make no row; they are counted in the observation `messages`.
+    """
+    reader = spark.readStream.format("kafka").options(**source_options(spark, config))
+    messages = reader.load().select(*MESSAGE_COLUMNS)
+    return messages.observe(
+        "messages",
+        f.count(f.lit(1)).alias("read"),
+        f.count_if(f.col("value").isNull()).alias("tombstones"),
+    ).where(f.col("value").isNotNull())
+
+
+def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
+    """The options of Spark's Kafka source, secrets in clear."""
+    min_partitions = config.min_partitions or spark.sparkContext.defaultParallelism
+    return {
+        **client_options(config),
+        **_subscription(config),
+        **_first_start(config),
+        "includeHeaders": "true",
+        "failOnDataLoss": "true" if config.on_data_loss == "fail" else "false",
+        "kafka.isolation.level": config.isolation,
+        "minPartitions": str(min_partitions),
+        **_if_set("maxOffsetsPerTrigger", config.max_offsets_per_trigger),
+    }
+
+
+def client_options(config: KafkaConfig) -> dict[str, str]:
+    """Addresses and pass-through options, secrets in clear."""
+    return {
+        "kafka.bootstrap.servers": config.bootstrap_servers,
+        **revealed(config.options),
+    }
+
+
+def _subscription(config: KafkaConfig) -> dict[str, str]:
+    assign = None if config.assign is None else json.dumps(config.assign)
+    return {
+        **_if_set("subscribe", config.subscribe),
+        **_if_set("subscribePattern", config.subscribe_pattern),
+        **_if_set("assign", assign),
+    }
+
+
+def _first_start(config: KafkaConfig) -> dict[str, str]:
+    if config.starting_timestamp is not None:
+        milliseconds = int(config.starting_timestamp.timestamp() * 1000)
+        return {
+            "startingTimestamp": str(milliseconds),
+            # A partition without a message that new starts at its end, instead of failing.
+            "startingOffsetsByTimestampStrategy": "latest",
+        }
+    offsets = config.starting_offsets
+    return {"startingOffsets": offsets if isinstance(offsets, str) else json.dumps(offsets)}
+
+
+def _if_set(name: str, value: object) -> dict[str, str]:
+    return {} if value is None else {name: str(value)}
+
+
+def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, int]:
+    """The subscribed topics with their numbers of partitions, asked of the broker.
+
+    The question goes through the Kafka client that the stream itself uses, with the same options.
+
+    Raises:
+        SetupError: no broker answers, a topic is not there, or nothing matches the pattern.
+    """
+    admin = _admin(spark, config)
+    try:
+        existing = set(admin.listTopics().names().get())
+        topics = _wanted_topics(spark, config, existing)
+        if missing := sorted(topics - existing):
+            raise SetupError(
+                f"topic '{missing[0]}' is not on {config.bootstrap_servers}; create it, or correct "
+                "kafka.subscribe"
+            )
+        descriptions = admin.describeTopics(sorted(topics)).allTopicNames().get()
+        return {topic: descriptions[topic].partitions().size() for topic in sorted(topics)}
+    except Exception as error:
+        if isinstance(error, SetupError):
+            raise
+        raise SetupError(
+            f"no Kafka broker answers at {config.bootstrap_servers} within "
+            f"{_ADMIN_TIMEOUT_MS // 1000} s ({_root_cause(error)}); start it, or correct "
+            "kafka.bootstrap_servers and kafka.options"
+        ) from None
+    finally:
+        admin.close()
+
+
+def _admin(spark: SparkSession, config: KafkaConfig) -> Any:
+    jvm: Any = spark.sparkContext._jvm
+    properties = jvm.java.util.Properties()
+    for name, value in client_options(config).items():
+        if name.startswith("kafka."):
+            properties.put(name.removeprefix("kafka."), value)
+    properties.put("request.timeout.ms", str(_ADMIN_TIMEOUT_MS // 2))
+    properties.put("default.api.timeout.ms", str(_ADMIN_TIMEOUT_MS))
+    try:
+        return jvm.org.apache.kafka.clients.admin.Admin.create(properties)
+    except Exception as error:
+        raise SetupError(f"the Kafka options are wrong: {_root_cause(error)}") from None
+
+
+def _wanted_topics(spark: SparkSession, config: KafkaConfig, existing: set[str]) -> set[str]:
+    if config.subscribe is not None:
+        return {topic.strip() for topic in config.subscribe.split(",")}
+    if config.assign is not None:
+        return set(config.assign)
+    jvm: Any = spark.sparkContext._jvm
+    matching = {
+        topic
+        for topic in existing
+        if jvm.java.util.regex.Pattern.matches(config.subscribe_pattern, topic)
+    }
+    if not matching:
+        raise SetupError(
+            f"no topic on {config.bootstrap_servers} matches '{config.subscribe_pattern}'; there "
+            f"are: {', '.join(sorted(existing)) or 'none'}"
+        )
+    return matching
+
+
+def _root_cause(error: Exception) -> str:
+    cause: Any = getattr(error, "java_exception", None)
+    if cause is None:
+        return str(error)
+    while cause.getCause() is not None:
+        cause = cause.getCause()
+    return str(cause.getMessage() or cause.getClass().getSimpleName())

@@ -1,0 +1,164 @@
+"""A stream run from a terminal: its checks, its progress, its totals, and its end by signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+from rich.console import Console
+
+from embedstream.check import Finding, Preflight
+from embedstream.config import Config
+from embedstream.job import Until, start_stream, stop_stream
+from embedstream.progress import BatchReport, ProgressListener, Totals
+from embedstream.session import open_session
+from embedstream_core.errors import EmbedstreamError, SetupError
+
+__all__ = ["StreamFailed", "check_stream", "run_stream"]
+
+console = Console(highlight=False, soft_wrap=True)
+
+_POLL_S = 0.2
+# The listener hears of the last micro-batch a moment after the query has ended.
+_LISTENER_TIMEOUT_S = 5.0
+
+
+class StreamFailed(EmbedstreamError):
+    """The query ended by an error; started again, it resumes from its checkpoint."""
+
+
+def check_stream(config: Config) -> bool:
+    """Run every check and print what it found; whether all passed."""
+    with _session(config) as spark:
+        return _print_findings(Preflight(spark, config).findings())
+
+
+def run_stream(config: Config, *, until: Until, allow_model_change: bool = False) -> Totals:
+    """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
+
+    Raises:
+        SetupError: a check failed; nothing was started.
+        StreamFailed: the query ended by an error.
+    """
+    with _session(config) as spark:
+        preflight = Preflight(spark, config, allow_model_change=allow_model_change)
+        passed = _print_findings(preflight.findings())
+        if preflight.model is None or not passed:
+            raise SetupError("the stream was not started: mend what is marked above")
+        listener = ProgressListener(_print_batch)
+        spark.streams.addListener(listener)
+        with _stop_signals() as stop:
+            query = start_stream(spark, config, preflight.model, until=until)
+            console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
+            _follow(query, stop, timeout_s=config.trigger.stop_timeout_s)
+        _await_listener(listener)
+        _print_totals(listener.totals, config.table.path)
+        return listener.totals
+
+
+@contextmanager
+def _session(config: Config) -> Iterator[SparkSession]:
+    with console.status("starting Spark"):
+        session = open_session(config.spark, config.pipeline)
+        spark = session.__enter__()
+    try:
+        yield spark
+    finally:
+        session.__exit__(None, None, None)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second one acts as it did before."""
+    stop = threading.Event()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore()
+
+    for number in previous:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def _follow(query: StreamingQuery, stop: threading.Event, *, timeout_s: float) -> None:
+    while query.isActive and not stop.wait(_POLL_S):
+        pass
+    if stop.is_set():
+        console.print("stopping: the micro-batch in flight is being finished")
+        if stop_stream(query, timeout_s=timeout_s) == "interrupted":
+            console.print(f"it took longer than {timeout_s:g} s; the next start repeats it")
+        return
+    try:
+        query.awaitTermination()
+    except StreamingQueryException as error:
+        raise StreamFailed(f"the stream ended by an error: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """The last line that names an error: the Python worker's own, where it was there."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if "Error: " in line or "Exception: " in line]
+    return named[-1] if named else lines[0]
+
+
+def _await_listener(listener: ProgressListener) -> None:
+    deadline = time.monotonic() + _LISTENER_TIMEOUT_S
+    while not listener.ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _print_findings(findings: Iterable[Finding]) -> bool:
+    passed = True
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
+        console.print(f"{mark} [bold]{finding.subject:<11}[/] ", end="")
+        console.print(finding.detail, markup=False)
+        passed = passed and finding.passed
+    return passed
+
+
+def _print_batch(report: BatchReport) -> None:
+    rate = report.rows / report.duration_s
+    parts = [
+        f"batch {report.batch_id:<4}",
+        f"{report.rows:>5} rows",
+        f"{report.embeddings:>5} embeddings",
+        f"{report.failures.total():>3} failures",
+        f"{rate:>6.1f} rows/s",
+    ]
+    if report.tombstones:
+        parts.append(f"{report.tombstones} null values")
+    if report.lag:
+        parts.append(f"{report.lag} behind")
+    console.print("  ".join(parts), markup=False)
+
+
+def _print_totals(totals: Totals, table: str) -> None:
+    console.print(
+        f"[bold]{totals.rows} rows[/] in {totals.batches} micro-batches, "
+        f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
+        f"{totals.failures.total()} failures{_reasons(totals.failures)}"
+    )
+    console.print(f"table: {table}", markup=False)
+
+
+def _reasons(failures: Counter[str]) -> str:
+    counted = ", ".join(f"{count} {code}" for code, count in failures.most_common())
+    return f" ({counted})" if counted else ""

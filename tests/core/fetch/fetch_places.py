@@ -1,0 +1,252 @@
+"""A web server that can misbehave, and one place to fetch from for each scheme."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from embedstream_core.errors import Code, ItemError
+from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
+from embedstream_core.fetch.http import HttpSource
+from embedstream_core.fetch.network import Resolver
+
+MAX_BYTES = 1000
+Page = Callable[["Visit"], None]
+
+
+class Visit(BaseHTTPRequestHandler):
+    """One connection to the site; each path is answered by its page."""
+
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        page = self.server.pages.get(self.path.partition("?")[0], self.server.otherwise)
+        page(self)
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        """A well-formed answer; underscores in header names stand for dashes."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def raw(self, content: bytes) -> None:
+        """These bytes and no more, then the end of the connection."""
+        self.wfile.write(content)
+        self.close_connection = True
+
+    def stall(self) -> None:
+        """Nothing, until the site closes."""
+        self.server.closing.wait(20)
+        self.close_connection = True
+
+    def drip(self, parts: Iterator[bytes], pause_s: float) -> None:
+        """One part at a time, until the site closes or the visitor is gone."""
+        self.close_connection = True
+        for part in parts:
+            self.wfile.write(part)
+            if self.server.closing.wait(pause_s):
+                return
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Silence."""
+
+
+class Site(ThreadingHTTPServer):
+    """A server on a free loopback port that counts its connections and requests."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Visit)
+        self.pages: dict[str, Page] = {}
+        self.otherwise: Page = lambda visit: visit.answer(404)
+        self.requests: list[str] = []
+        self.connections = 0
+        self.closing = threading.Event()
+
+    @property
+    def port(self) -> int:
+        return self.server_port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """Allows this site."""
+        return FetchPolicy(
+            schemes=("http", "https"),
+            hosts=(f"127.0.0.1:{self.port}",),
+            networks=("127.0.0.1/32",),
+            max_bytes=MAX_BYTES,
+            timeout_s=5,
+            backoff_s=0.01,
+        )
+
+    def show(self, path: str, content: bytes) -> str:
+        """The URL of a new page."""
+        self.pages[quote(path)] = lambda visit: visit.answer(200, content)
+        return self.url + path
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        accepted = super().get_request()
+        self.connections += 1
+        return accepted
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Visitors that leave early are expected."""
+
+
+def code_of(uri: str, policy: FetchPolicy, resolver: Resolver | None = None) -> Code:
+    """Why `uri` cannot be fetched."""
+    with fetcher_of(policy, resolver) as fetcher, pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    return caught.value.code
+
+
+def fetcher_of(policy: FetchPolicy, resolver: Resolver | None = None) -> Fetcher:
+    """A fetcher, for http with this resolver where one is given."""
+    if resolver is None:
+        return open_fetcher(policy)
+    return Fetcher(policy, {"http": HttpSource(policy, resolver=resolver)})
+
+
+class Place(Protocol):
+    """Where references of one scheme lead in a test."""
+
+    policy: FetchPolicy
+
+    def put(self, name: str, content: bytes) -> str:
+        """A reference to new content that is allowed."""
+
+    def missing(self) -> str:
+        """An allowed reference to nothing."""
+
+    def outside(self) -> str:
+        """A reference to content that is there, and is not allowed."""
+
+    def slow(self) -> tuple[Fetcher, str]:
+        """A reference that takes longer than that fetcher waits, which is half a second."""
+
+    def connections(self) -> int:
+        """How often anything was connected to."""
+
+
+@dataclass
+class FilePlace:
+    root: Path
+    policy: FetchPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.root / "allowed"
+        self.folder.mkdir()
+        self.policy = FetchPolicy(folders=(self.folder,), max_bytes=MAX_BYTES, backoff_s=0.01)
+
+    def put(self, name: str, content: bytes) -> str:
+        (self.folder / name).write_bytes(content)
+        return f"file://{self.folder / name}"
+
+    def missing(self) -> str:
+        return f"file://{self.folder}/missing"
+
+    def outside(self) -> str:
+        (self.root / "outside").write_bytes(b"secret")
+        return f"file://{self.root}/outside"
+
+    def slow(self) -> tuple[Fetcher, str]:
+        ticks = count()
+        fetcher = open_fetcher(replace(self.policy, timeout_s=0.5), clock=lambda: next(ticks))
+        return fetcher, self.put("slow", b"late")
+
+    def connections(self) -> int:
+        return 0
+
+
+@dataclass
+class HttpPlace:
+    site: Site
+
+    @property
+    def policy(self) -> FetchPolicy:
+        return self.site.policy
+
+    def put(self, name: str, content: bytes) -> str:
+        return self.site.show(f"/{name}", content)
+
+    def missing(self) -> str:
+        return f"{self.site.url}/missing"
+
+    def outside(self) -> str:
+        return f"http://localhost:{self.site.port}/secret"
+
+    def slow(self) -> tuple[Fetcher, str]:
+        self.site.pages["/slow"] = Visit.stall
+        return open_fetcher(replace(self.policy, timeout_s=0.5)), f"{self.site.url}/slow"
+
+    def connections(self) -> int:
+        return self.site.connections
+
+
+@dataclass
+class S3Place:
+    """Objects in moto, behind the site, which counts the connections and can stall."""
+
+    site: Site
+    objects: Any
+
+    @property
+    def policy(self) -> FetchPolicy:
+        return FetchPolicy(
+            buckets=("pictures",),
+            s3_endpoint=self.site.url,
+            s3_region="us-east-1",
+            max_bytes=MAX_BYTES,
+            timeout_s=5,
+            backoff_s=0.01,
+        )
+
+    def put(self, name: str, content: bytes) -> str:
+        self.objects.put_object(Bucket="pictures", Key=name, Body=content)
+        return f"s3://pictures/{name}"
+
+    def missing(self) -> str:
+        return "s3://pictures/missing"
+
+    def outside(self) -> str:
+        self.objects.put_object(Bucket="private", Key="secret", Body=b"secret")
+        return "s3://private/secret"
+
+    def slow(self) -> tuple[Fetcher, str]:
+        self.site.pages["/pictures/slow"] = Visit.stall
+        return open_fetcher(replace(self.policy, timeout_s=0.5)), "s3://pictures/slow"
+
+    def connections(self) -> int:
+        return self.site.connections
+
+
+def relay(visit: Visit, origin: str) -> None:
+    """Answers what the server at `origin` answers."""
+    connection = http.client.HTTPConnection(urlsplit(origin).netloc)
+    connection.request("GET", visit.path, headers=dict(visit.headers))
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    visit.answer(response.status, content, Content_Type=response.headers["Content-Type"])

@@ -1,0 +1,225 @@
+"""What holds for every scheme, and the front: form of references, retries, the table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fetch_places import MAX_BYTES, Place
+
+from embedstream_core.errors import Code, ItemError, MissingExtra, SetupError, Stage, TransientError
+from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher, verdicts
+from embedstream_core.fetch.limits import Deadline
+
+
+@pytest.fixture(params=["file", "http", "s3"])
+def place(request: pytest.FixtureRequest) -> Place:
+    found: Place = request.getfixturevalue(f"{request.param}_place")
+    return found
+
+
+def code_of(fetcher: Fetcher, uri: str) -> Code:
+    with pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    assert caught.value.stage is Stage.FETCH
+    return caught.value.code
+
+
+class TestEveryScheme:
+    @pytest.mark.parametrize("size", [0, 1, MAX_BYTES])
+    def test_returns_the_exact_bytes(self, place: Place, size: int) -> None:
+        content = bytes(number % 256 for number in range(size))
+        uri = place.put("picture one.jpg", content)
+        with open_fetcher(place.policy) as fetcher:
+            assert fetcher.fetch(uri) == content
+
+    def test_answers_many_threads_at_once(self, place: Place) -> None:
+        contents = [str(number).encode() for number in range(40)]
+        uris = [place.put(f"{number}.jpg", content) for number, content in enumerate(contents)]
+        with open_fetcher(place.policy) as fetcher, ThreadPoolExecutor(16) as threads:
+            assert list(threads.map(fetcher.fetch, uris)) == contents
+
+    def test_denies_what_is_outside_the_policy_without_a_connection(self, place: Place) -> None:
+        uri = place.outside()
+        with open_fetcher(place.policy) as fetcher:
+            assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
+        assert place.connections() == 0
+
+    def test_an_empty_policy_allows_nothing(self, place: Place) -> None:
+        uri = place.put("picture", b"bytes")
+        with open_fetcher(FetchPolicy()) as fetcher:
+            assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
+        assert place.connections() == 0
+
+    def test_a_scheme_that_is_not_listed_is_closed(self, place: Place) -> None:
+        uri = place.put("picture", b"bytes")
+        with open_fetcher(replace(place.policy, schemes=())) as fetcher:
+            assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
+        assert place.connections() == 0
+
+    def test_tells_what_is_not_there(self, place: Place) -> None:
+        with open_fetcher(place.policy) as fetcher:
+            assert code_of(fetcher, place.missing()) is Code.REFERENCE_NOT_FOUND
+
+    def test_refuses_one_byte_too_many(self, place: Place) -> None:
+        uri = place.put("large", bytes(MAX_BYTES + 1))
+        with open_fetcher(place.policy) as fetcher:
+            assert code_of(fetcher, uri) is Code.IMAGE_TOO_LARGE
+
+    def test_ends_in_time(self, place: Place) -> None:
+        fetcher, uri = place.slow()
+        started = time.monotonic()
+        with fetcher:
+            assert code_of(fetcher, uri) is Code.REFERENCE_TIMEOUT
+        assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:hunter2@images.test/a.jpg",
+        "https://hunter2@images.test/a.jpg",
+        "https://user:hunter2@images.test\\@other.test/a.jpg",
+        "HTTPS:hunter2@images.test/a.jpg",
+        "hunter2:x@images.test/a.jpg",
+        "//user:hunter2@images.test/a.jpg",
+        "file://user:hunter2@localhost/a.jpg",
+        "https:/user:hunter2@images.test/a.jpg",
+        "https:///user:hunter2@images.test/a.jpg",
+    ],
+)
+def test_credentials_are_denied_and_not_told(uri: str, tmp_path: Path) -> None:
+    policy = FetchPolicy(hosts=("images.test",), folders=(tmp_path,))
+    with open_fetcher(policy) as fetcher, pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    assert caught.value.code is Code.REFERENCE_DENIED
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "picture.jpg",
+        "/etc/passwd",
+        "https:",
+        "https://",
+        "https://[images.test/",
+        "https://images.test:http/",
+        "https://images.test:99999/",
+        "https://images.test/\r\nX: y",
+        " https://images.test/",
+        "https://images.test/\ud800",
+        "https://b\u00fccher.test/",
+        "gopher://images.test/",
+    ],
+)
+def test_odd_references_are_denied(uri: str) -> None:
+    with open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher:
+        assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
+
+
+def test_the_message_lists_the_known_and_the_allowed_schemes() -> None:
+    with open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher:
+        with pytest.raises(ItemError, match=r"'ftp' is unknown; known: .*s3; allowed: https$"):
+            fetcher.fetch("ftp://images.test/a.jpg")
+        with pytest.raises(ItemError, match="'s3' is not allowed"):
+            fetcher.fetch("s3://bucket/a.jpg")
+
+
+class Flaky:
+    """A source that fails so many times, then answers."""
+
+    def __init__(self, failures: int, error: Callable[[str], ItemError]) -> None:
+        self.failures = failures
+        self.error = error
+        self.calls = 0
+
+    def fetch(self, uri: str, deadline: Deadline) -> bytes:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error("the server answered 503")
+        return b"bytes"
+
+    def close(self) -> None:
+        pass
+
+
+def flaky_fetcher(source: Flaky, naps: list[float], timeout_s: float = 60) -> Fetcher:
+    policy = FetchPolicy(attempts=3, backoff_s=1, timeout_s=timeout_s)
+    return Fetcher(policy, {"https": source}, sleep=naps.append)
+
+
+class TestRetries:
+    def test_pauses_longer_each_time(self) -> None:
+        naps: list[float] = []
+        source = Flaky(2, verdicts.try_again)
+        assert flaky_fetcher(source, naps).fetch("https://a/") == b"bytes"
+        assert len(naps) == 2
+        assert 0.5 <= naps[0] <= 1 <= naps[1] <= 2
+
+    def test_gives_up_after_the_last_attempt(self) -> None:
+        source = Flaky(9, verdicts.try_again)
+        with pytest.raises(TransientError) as caught:
+            flaky_fetcher(source, []).fetch("https://a/")
+        assert (source.calls, caught.value.code) == (3, Code.REFERENCE_UNREADABLE)
+
+    def test_does_not_repeat_what_is_final(self) -> None:
+        source = Flaky(9, verdicts.not_found)
+        with pytest.raises(ItemError):
+            flaky_fetcher(source, []).fetch("https://a/")
+        assert source.calls == 1
+
+    def test_does_not_pause_beyond_the_deadline(self) -> None:
+        naps: list[float] = []
+        with pytest.raises(TransientError):
+            flaky_fetcher(Flaky(9, verdicts.try_again), naps, timeout_s=0.4).fetch("https://a/")
+        assert naps == []
+
+
+class TestPolicy:
+    def test_rejects_an_unknown_scheme(self) -> None:
+        with pytest.raises(SetupError, match=r"'ftp'.*known: file, http, https, s3"):
+            open_fetcher(FetchPolicy(schemes=("ftp",)))
+
+    def test_names_the_extra_when_a_bucket_is_allowed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "boto3.session", None)
+        with pytest.raises(MissingExtra, match=r"embedstream\[s3\]"):
+            open_fetcher(FetchPolicy(buckets=("pictures",)))
+        open_fetcher(FetchPolicy()).close()
+
+    @pytest.mark.parametrize("host", ["*", "*.", "https://a.test", "a.test/x", "a:b", "", "a b"])
+    def test_rejects_what_is_no_host(self, host: str) -> None:
+        with pytest.raises(SetupError, match="cannot be allowed"):
+            FetchPolicy(hosts=(host,))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"max_bytes": 0},
+            {"attempts": 0},
+            {"timeout_s": 0},
+            {"timeout_s": float("nan")},
+            {"max_redirects": -1},
+            {"networks": ("10.0.0.1/8",)},
+            {"folders": (Path("relative"),)},
+            {"s3_endpoint": "storage.example.com"},
+        ],
+    )
+    def test_rejects_values_without_sense(self, values: dict[str, object]) -> None:
+        with pytest.raises(SetupError):
+            FetchPolicy(**values)  # type: ignore[arg-type]
+
+    def test_a_missing_folder_stops_the_start(self, tmp_path: Path) -> None:
+        with pytest.raises(SetupError, match="missing"):
+            open_fetcher(FetchPolicy(folders=(tmp_path / "missing",)))
+
+    def test_every_row_names_its_list(self) -> None:
+        assert all(not scheme.allowed(FetchPolicy()) for scheme in SCHEMES.values())

@@ -1,0 +1,202 @@
+"""Hostile servers, hostile names, and ordinary trouble."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from fetch_places import MAX_BYTES, Page, Site, Visit, code_of
+
+from embedstream_core.errors import Code
+from embedstream_core.fetch import open_fetcher
+from embedstream_core.fetch.network import resolve
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+class TestRedirects:
+    def test_are_not_followed_unless_allowed(self, site: Site) -> None:
+        site.show("/b", b"bytes")
+        site.pages["/a"] = lambda visit: visit.answer(302, Location="/b")
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_DENIED
+        assert site.requests == ["/a"]
+
+    def test_are_followed_so_many_times(self, site: Site) -> None:
+        site.show("/c", b"bytes")
+        site.pages["/b"] = lambda visit: visit.answer(307, Location=f"{site.url}/c")
+        site.pages["/a"] = lambda visit: visit.answer(301, Location="/b")
+        with open_fetcher(replace(site.policy, max_redirects=2)) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+        one = replace(site.policy, max_redirects=1)
+        assert code_of(f"{site.url}/a", one) is Code.REFERENCE_DENIED
+
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "http://169.254.169.254/latest/meta-data/",
+            "http://localhost/",
+            "//other.test/",
+            "file:///etc/passwd",
+            "s3://pictures/key",
+            "http://user:hunter2@127.0.0.1/",
+        ],
+    )
+    def test_lead_only_where_the_policy_allows(self, site: Site, location: str) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
+        policy = replace(site.policy, max_redirects=5)
+        assert code_of(f"{site.url}/a", policy) is Code.REFERENCE_DENIED
+        assert len(site.requests) == 1
+
+    def test_to_an_allowed_name_at_a_private_address(self, site: Site) -> None:
+        def resolver(host: str, port: int) -> list[str]:
+            return ["10.0.0.1" if host == "images.test" else host]
+
+        site.pages["/a"] = lambda visit: visit.answer(302, Location="http://images.test/")
+        policy = replace(site.policy, max_redirects=5, hosts=(*site.policy.hosts, "images.test"))
+        assert code_of(f"{site.url}/a", policy, resolver) is Code.REFERENCE_DENIED
+
+    def test_from_https_do_not_reach_a_closed_http(self, site: Site) -> None:
+        """The source of both schemes checks the scheme itself, as each redirect comes there."""
+        policy = replace(site.policy, schemes=("https",))
+        assert code_of(f"{site.url}/a", policy, resolve) is Code.REFERENCE_DENIED
+        assert site.connections == 0
+
+    @pytest.mark.parametrize("location", ["http://[", "http://a:b/"])
+    def test_to_no_url(self, site: Site, location: str) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
+        policy = replace(site.policy, max_redirects=5)
+        assert code_of(f"{site.url}/a", policy) in (
+            Code.REFERENCE_DENIED,
+            Code.REFERENCE_UNREADABLE,
+        )
+
+
+def endless(start: bytes, part: bytes) -> Iterator[bytes]:
+    return itertools.chain([start], itertools.repeat(part))
+
+
+class TestHostileBodies:
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            endless(b"", b"H"),
+            endless(OK, b"X-Y: z\r\n"),
+            endless(OK + b"Content-Length: 900\r\n\r\n", b"."),
+            endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n.\r\n"),
+            endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ],
+        ids=["status", "headers", "body", "chunks", "informational"],
+    )
+    def test_dripping_ends_in_time(self, site: Site, parts: Iterator[bytes]) -> None:
+        site.pages["/a"] = lambda visit: visit.drip(parts, 0.1)
+        started = time.monotonic()
+        policy = replace(site.policy, timeout_s=0.5)
+        assert code_of(f"{site.url}/a", policy) is Code.REFERENCE_TIMEOUT
+        assert time.monotonic() - started < 1
+
+    @pytest.mark.parametrize(
+        ("start", "part"),
+        [
+            (OK + b"\r\n", b"." * 500),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1f4\r\n" + b"." * 500 + b"\r\n"),
+        ],
+        ids=["no length", "chunks"],
+    )
+    def test_endless_ends_at_the_limit(self, site: Site, start: bytes, part: bytes) -> None:
+        site.pages["/a"] = lambda visit: visit.drip(endless(start, part), 0.001)
+        assert code_of(f"{site.url}/a", site.policy) is Code.IMAGE_TOO_LARGE
+
+    def test_a_large_length_is_refused_before_reading(self, site: Site) -> None:
+        head = OK + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1)
+        site.pages["/a"] = lambda visit: visit.drip(iter([head, b"."]), 5)
+        started = time.monotonic()
+        assert code_of(f"{site.url}/a", site.policy) is Code.IMAGE_TOO_LARGE
+        assert time.monotonic() - started < 1
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"",
+            OK + b"Content-Length: 100\r\n\r\nshort",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nshort",
+            OK + b"Content-Length: -1\r\n\r\n",
+            OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+            OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            b"no HTTP at all\r\n\r\n",
+            OK + b"X: " + b"y" * 200_000,
+        ],
+        ids=["nothing", "short", "cut", "negative", "digits", "two", "words", "header"],
+    )
+    def test_a_broken_answer_is_tried_again(self, site: Site, raw: bytes) -> None:
+        site.pages["/a"] = lambda visit: visit.raw(raw)
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
+        assert len(site.requests) == 3
+
+    def test_a_reset_is_tried_again(self, site: Site) -> None:
+        def reset_once(visit: Visit) -> None:
+            if len(site.requests) > 1:
+                return visit.answer(200, b"bytes")
+            visit.raw(OK + b"Content-Length: 100\r\n\r\nshort")
+            linger = (1).to_bytes(4, "little") + bytes(4)
+            visit.connection.setsockopt(1, 13, linger)
+            visit.connection.close()
+            return None
+
+        site.pages["/a"] = reset_once
+        with open_fetcher(site.policy) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+
+    def test_compressed_transfer_is_refused(self, site: Site) -> None:
+        bomb = gzip.compress(bytes(MAX_BYTES * 100))
+        site.pages["/a"] = lambda visit: visit.answer(200, bomb, Content_Encoding="gzip")
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
+
+
+def failing_once(status: int) -> Page:
+    answers = iter([status, 200])
+    return lambda visit: visit.answer(next(answers), b"bytes")
+
+
+class TestOrdinaryTrouble:
+    @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+    def test_passing_answers_are_tried_again(self, site: Site, status: int) -> None:
+        site.pages["/a"] = failing_once(status)
+        with open_fetcher(site.policy) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [
+            (204, Code.REFERENCE_UNREADABLE),
+            (206, Code.REFERENCE_UNREADABLE),
+            (304, Code.REFERENCE_UNREADABLE),
+            (401, Code.REFERENCE_UNREADABLE),
+            (403, Code.REFERENCE_UNREADABLE),
+            (404, Code.REFERENCE_NOT_FOUND),
+            (410, Code.REFERENCE_NOT_FOUND),
+        ],
+    )
+    def test_final_answers(self, site: Site, status: int, code: Code) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(status)
+        assert code_of(f"{site.url}/a", site.policy) is code
+        assert len(site.requests) == 1
+
+    def test_nobody_listens(self, site: Site) -> None:
+        policy = replace(site.policy, hosts=("127.0.0.1:1",))
+        assert code_of("http://127.0.0.1:1/", policy) is Code.REFERENCE_UNREADABLE
+
+    def test_connections_are_kept(self, site: Site) -> None:
+        uri = site.show("/a", b"bytes")
+        with open_fetcher(site.policy) as fetcher:
+            assert {fetcher.fetch(uri) for _ in range(5)} == {b"bytes"}
+        assert site.connections == 1
+
+    def test_path_and_query_arrive(self, site: Site) -> None:
+        site.show("/a b/ü.jpg", b"bytes")
+        with open_fetcher(site.policy) as fetcher:
+            fetcher.fetch(f"{site.url}/a b/ü.jpg?x=1&y=%2F#part")
+        assert site.requests == ["/a%20b/%C3%BC.jpg?x=1&y=%2F"]

@@ -1,0 +1,127 @@
+"""What S3 answers, and what boto3 says before it asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fetch_places import S3Place, Visit
+
+from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
+from embedstream_core.fetch import open_fetcher
+
+
+def answer_with(place: S3Place, status: int, code: str) -> str:
+    """A reference that S3 answers with this error."""
+    page = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+    place.site.pages["/pictures/error"] = lambda visit: visit.answer(status, page)
+    return "s3://pictures/error"
+
+
+@pytest.mark.parametrize("key", ["a b.jpg", "a#b?c.jpg", "100%25.jpg", "ü/é.jpg", "a//b", "x@y"])
+def test_a_key_is_taken_as_it_is_written(s3_place: S3Place, key: str) -> None:
+    uri = s3_place.put(key, b"bytes")
+    with open_fetcher(s3_place.policy) as fetcher:
+        assert fetcher.fetch(uri) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://pictures",
+        "s3://pictures/",
+        "s3:///key",
+        "s3://",
+        "s3:pictures/key",
+        "s3://pictures/../private/secret",
+        "s3://pictures/./key",
+        "s3://Pictures/key",
+        "s3://pictures.private/key",
+    ],
+)
+def test_odd_references_are_denied(s3_place: S3Place, uri: str) -> None:
+    s3_place.outside()
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    assert caught.value.code is Code.REFERENCE_DENIED
+    assert s3_place.connections() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "AccessDenied", Code.REFERENCE_UNREADABLE),
+        (404, "NoSuchKey", Code.REFERENCE_NOT_FOUND),
+        (404, "NoSuchBucket", Code.REFERENCE_NOT_FOUND),
+        (400, "KeyTooLongError", Code.REFERENCE_UNREADABLE),
+        (403, "InvalidObjectState", Code.REFERENCE_UNREADABLE),
+    ],
+)
+def test_final_answers(s3_place: S3Place, status: int, code: str, expected: Code) -> None:
+    uri = answer_with(s3_place, status, code)
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    assert caught.value.code is expected
+    assert len(s3_place.site.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout")]
+)
+def test_passing_answers_are_tried_again(s3_place: S3Place, status: int, code: str) -> None:
+    uri = answer_with(s3_place, status, code)
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(TransientError) as caught:
+        fetcher.fetch(uri)
+    assert caught.value.code is Code.REFERENCE_UNREADABLE
+    assert len(s3_place.site.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "ExpiredToken"), (403, "InvalidAccessKeyId"), (403, "SignatureDoesNotMatch")],
+)
+def test_refused_credentials_blame_no_item(s3_place: S3Place, status: int, code: str) -> None:
+    uri = answer_with(s3_place, status, code)
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(SystemicError, match=code):
+        fetcher.fetch(uri)
+    assert len(s3_place.site.requests) == 1
+
+
+def test_missing_credentials_blame_no_item(
+    s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(SystemicError, match="redentials"):
+        fetcher.fetch("s3://pictures/key")
+    assert s3_place.connections() == 0
+
+
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", b""])
+def test_a_broken_answer_is_tried_again(s3_place: S3Place, raw: bytes) -> None:
+    s3_place.site.pages["/pictures/broken"] = lambda visit: visit.raw(raw)
+    with open_fetcher(s3_place.policy) as fetcher, pytest.raises(TransientError) as caught:
+        fetcher.fetch("s3://pictures/broken")
+    assert caught.value.code is Code.REFERENCE_UNREADABLE
+    assert len(s3_place.site.requests) == 3
+
+
+def test_nobody_listens(s3_place: S3Place) -> None:
+    policy = replace(s3_place.policy, s3_endpoint="http://127.0.0.1:1")
+    with open_fetcher(policy) as fetcher, pytest.raises(TransientError) as caught:
+        fetcher.fetch("s3://pictures/key")
+    assert caught.value.code is Code.REFERENCE_UNREADABLE
+
+
+def test_a_dripping_answer_ends_in_time(s3_place: S3Place) -> None:
+    def drip(visit: Visit) -> None:
+        visit.drip(iter([b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", *[b"."] * 20]), 0.1)
+
+    s3_place.site.pages["/pictures/drip"] = drip
+    policy = replace(s3_place.policy, timeout_s=0.5)
+    with open_fetcher(policy) as fetcher, pytest.raises(TransientError) as caught:
+        fetcher.fetch("s3://pictures/drip")
+    assert caught.value.code is Code.REFERENCE_TIMEOUT
