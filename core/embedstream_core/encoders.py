@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from embedstream_core.decode import Interpolation, Preprocessing
 from embedstream_core.errors import MissingExtra, SetupError
@@ -103,7 +101,7 @@ def find_encoder(name: str) -> Encoder:
         return ENCODERS[name]()
     if name.startswith("timm/"):
         return _timm_encoder(name)
-    if name in list_models(module=torchvision.models):
+    if name in _torchvision_names():
         return _torchvision_encoder(name)
     known = known_encoders()
     nearest = difflib.get_close_matches(name, known, n=5) or known[:5]
@@ -115,7 +113,7 @@ def find_encoder(name: str) -> Encoder:
 
 def known_encoders() -> list[str]:
     """All names but timm's, sorted."""
-    return sorted([*ENCODERS, *list_models(module=torchvision.models)])
+    return sorted([*ENCODERS, *_torchvision_names()])
 
 
 # Both apply ImageNet's statistics within the network when their published weights are used.
@@ -125,7 +123,16 @@ _TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+# torchvision takes as long to import as torch itself, so only its own networks pay for it.
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
 def _torchvision_encoder(name: str) -> Encoder:
+    from torchvision.models import get_model_builder, get_model_weights
+
     enum = get_model_weights(name)
     ordered = [enum.DEFAULT, *(member for member in enum if member is not enum.DEFAULT)]
     return Encoder(

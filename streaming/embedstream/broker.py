@@ -45,7 +45,12 @@ _LOG_LINES_TOLD = 15
 _POLL_S = 0.1
 # A start time is told on the system's clock, which may be set right while the broker runs.
 _CLOCK_DRIFT_S = 5.0
+_CONNECT_TIMEOUT_S = 5.0
 _CLIENT_TIMEOUT_MS = 10_000
+
+_WAY_OUT = (
+    "check the address and the credentials, or start a broker with `embedstream broker start`"
+)
 
 _LOGGING = """\
 appender.console.type = Console
@@ -208,15 +213,17 @@ def _admin(bootstrap_servers: str, settings: Mapping[str, Any]) -> Iterator[Any]
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError
 
+    servers = [server for server in bootstrap_servers.split(",") if _accepts(server)]
+    if not servers:
+        raise SetupError(f"nothing listens at {bootstrap_servers}; {_WAY_OUT}")
     timeouts = {"bootstrap_timeout_ms": _CLIENT_TIMEOUT_MS, "request_timeout_ms": 30_000}
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers, **timeouts, **settings)
+        admin = KafkaAdminClient(bootstrap_servers=servers, **timeouts, **settings)
         with contextlib.closing(admin):
             yield admin
     except KafkaError as error:
         raise SetupError(
-            f"Kafka at {bootstrap_servers} does not answer as asked: {error}; check the address "
-            "and the credentials, or start a broker with `embedstream broker start`"
+            f"Kafka at {bootstrap_servers} does not answer as asked: {error}; {_WAY_OUT}"
         ) from error
 
 
@@ -370,7 +377,7 @@ def _spawn(command: list[str], log_file: Path) -> int:
 
 def _wait_until_answering(broker: Broker, settings: Mapping[str, Any], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while not (_accepts(broker.port) and _answers(broker, settings)):
+    while not _answers(broker, settings):
         if not _alive(broker):
             raise SetupError(f"the Kafka broker ended at once; {_log_end(broker)}")
         if time.monotonic() > deadline:
@@ -379,9 +386,11 @@ def _wait_until_answering(broker: Broker, settings: Mapping[str, Any], timeout_s
         time.sleep(_POLL_S)
 
 
-def _accepts(port: int) -> bool:
+def _accepts(server: str) -> bool:
+    """Whether a connection is taken; kafka-python is slow to say no, and leaks the socket."""
+    host, _, port = server.strip().rpartition(":")
     try:
-        with socket.create_connection((_HOST, port), timeout=1):
+        with socket.create_connection((host.strip("[]"), port), timeout=_CONNECT_TIMEOUT_S):
             return True
     except OSError:
         return False

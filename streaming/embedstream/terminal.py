@@ -7,20 +7,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from rich.console import Console
 
-from embedstream.check import Finding, Preflight
 from embedstream.config import Config
-from embedstream.job import Until, start_stream, stop_stream
 from embedstream.progress import BatchReport, ProgressListener, Totals
 from embedstream.session import open_session
 from embedstream_core.errors import EmbedstreamError, SetupError
+
+if TYPE_CHECKING:
+    from embedstream.check import Finding
+    from embedstream.job import Until
 
 __all__ = ["StreamFailed", "check_stream", "run_stream"]
 
@@ -38,6 +42,8 @@ class StreamFailed(EmbedstreamError):
 def check_stream(config: Config) -> bool:
     """Run every check and print what it found; whether all passed."""
     with _session(config) as spark:
+        from embedstream.check import Preflight
+
         return _print_findings(Preflight(spark, config).findings())
 
 
@@ -49,6 +55,9 @@ def run_stream(config: Config, *, until: Until, allow_model_change: bool = False
         StreamFailed: the query ended by an error.
     """
     with _session(config) as spark:
+        from embedstream.check import Preflight
+        from embedstream.job import start_stream
+
         preflight = Preflight(spark, config, allow_model_change=allow_model_change)
         passed = _print_findings(preflight.findings())
         if preflight.model is None or not passed:
@@ -66,13 +75,14 @@ def run_stream(config: Config, *, until: Until, allow_model_change: bool = False
 
 @contextmanager
 def _session(config: Config) -> Iterator[SparkSession]:
-    with console.status("starting Spark"):
-        session = open_session(config.spark, config.pipeline)
-        spark = session.__enter__()
-    try:
+    """Open the session while torch is being imported: each takes seconds, on a core of its own."""
+    importing = threading.Thread(target=import_module, args=("embedstream.check",))
+    with ExitStack() as stack:
+        with console.status("starting Spark"):
+            importing.start()
+            spark = stack.enter_context(open_session(config.spark, config.pipeline))
+            importing.join()
         yield spark
-    finally:
-        session.__exit__(None, None, None)
 
 
 @contextmanager
@@ -101,6 +111,8 @@ def _follow(query: StreamingQuery, stop: threading.Event, *, timeout_s: float) -
     while query.isActive and not stop.wait(_POLL_S):
         pass
     if stop.is_set():
+        from embedstream.job import stop_stream
+
         console.print("stopping: the micro-batch in flight is being finished")
         if stop_stream(query, timeout_s=timeout_s) == "interrupted":
             console.print(f"it took longer than {timeout_s:g} s; the next start repeats it")
