@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from embedstream.broadcast import broadcast_model
+from embedstream.broadcast import BroadcastModel, broadcast_model
 from embedstream.config import Config
 from embedstream.featurize import Featurizer, featurize
 from embedstream.sink import append, create_table, set_model
@@ -19,25 +21,37 @@ from embedstream_core.fetch import FetchPolicy
 from embedstream_core.pipeline import PipelineLimits
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["fetch_policy", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "fetch_policy", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A running job: its query, and the model that its workers share."""
+
+    query: StreamingQuery
+    model: BroadcastModel
+
+
 def start_stream(
     spark: SparkSession, config: Config, model: PreparedModel, *, until: Until = "stopped"
-) -> StreamingQuery:
+) -> Stream:
     """Start the query: it runs until it is stopped, or until what the topics hold now is done."""
     model_id = model.card.model_id
     create_table(spark, config.table.path, model_id=model_id, properties=config.table.properties)
     set_model(spark, config.table.path, model_id)
-    messages = read_messages(spark, config.kafka)
-    outcomes = featurize(messages, featurizer(spark, config, model))
+    function = featurizer(spark, config, model)
+    outcomes = featurize(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
+    return Stream(_triggered(writer, config, until).start(), function.model)
+
+
+def _triggered(writer: DataStreamWriter, config: Config, until: Until) -> DataStreamWriter:
     if until == "drained":
-        return writer.trigger(availableNow=True).start()
+        return writer.trigger(availableNow=True)
     interval_ms = int(config.trigger.interval_s * 1000)
-    return writer.trigger(processingTime=f"{interval_ms} milliseconds").start()
+    return writer.trigger(processingTime=f"{interval_ms} milliseconds")
 
 
 def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished", "interrupted"]:

@@ -65,11 +65,11 @@ def run_stream(config: Config, *, until: Until, allow_model_change: bool = False
         listener = ProgressListener(_print_batch)
         spark.streams.addListener(listener)
         with _stop_signals() as stop:
-            query = start_stream(spark, config, preflight.model, until=until)
+            stream = start_stream(spark, config, preflight.model, until=until)
             console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
-            _follow(query, stop, timeout_s=config.trigger.stop_timeout_s)
+            _follow(stream.query, stop, timeout_s=config.trigger.stop_timeout_s)
         _await_listener(listener)
-        _print_totals(listener.totals, config.table.path)
+        _print_totals(listener.totals, config.table.path, model_loads=stream.model.loads.value)
         return listener.totals
 
 
@@ -162,12 +162,13 @@ def _print_batch(report: BatchReport) -> None:
     console.print("  ".join(parts), markup=False)
 
 
-def _print_totals(totals: Totals, table: str) -> None:
+def _print_totals(totals: Totals, table: str, *, model_loads: int) -> None:
     console.print(
         f"[bold]{totals.rows} rows[/] in {totals.batches} micro-batches, "
         f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
         f"{totals.failures.total()} failures{_reasons(totals.failures)}"
     )
+    console.print(f"the model was loaded {model_loads} times, once by each worker")
     console.print(f"table: {table}", markup=False)
 
 
