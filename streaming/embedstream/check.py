@@ -109,6 +109,11 @@ class Preflight:
         path = self.config.table.path
         self._table_rows = check_table(self.spark, path)
         if self._table_rows is None:
+            if _file_names(self.spark, path):
+                raise SetupError(
+                    f"table.path '{path}' holds files that are no Delta table; choose a path of "
+                    "its own for the table"
+                )
             _check_writable(path, "table.path")
             return f"{path}: will be created"
         self._check_model(path)

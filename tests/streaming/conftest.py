@@ -1,19 +1,5 @@
-"""What the streaming tests share: one broker for the session."""
+"""One broker and one Spark session for all streaming tests."""
 
-from __future__ import annotations
+from stream_fixtures import broker, configure, spark, topic
 
-from collections.abc import Iterator
-
-import pytest
-
-from embedstream.broker import Broker, start_broker, stop_broker
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker on a free port; it has no topic yet."""
-    folder = tmp_path_factory.mktemp("broker")
-    try:
-        yield start_broker(folder)
-    finally:
-        stop_broker(folder)
+__all__ = ["broker", "configure", "spark", "topic"]

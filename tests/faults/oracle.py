@@ -1,0 +1,59 @@
+"""The judge after every stream: each message stands in the outcome table exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+
+from embedstream_core.errors import Code
+
+__all__ = ["Position", "Row", "check_outcomes", "read_rows"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """The identity of a message."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def read_rows(table: Path) -> dict[Position, Row]:
+    """All rows by position, read without Spark. Fails where a position stands twice."""
+    rows: list[Row] = DeltaTable(table).to_pyarrow_table().to_pylist()
+    counts = Counter(map(_position, rows))
+    assert not [position for position, count in counts.items() if count > 1], "doubled rows"
+    return {_position(row): row for row in rows}
+
+
+def check_outcomes(table: Path, positions: Iterable[Position]) -> dict[Position, Row]:
+    """Every position has one row, there is no other, and every row is an embedding or a failure."""
+    rows = read_rows(table)
+    expected = set(positions)
+    assert not expected - rows.keys(), f"lost: {sorted(expected - rows.keys())[:5]}"
+    assert not rows.keys() - expected, f"unknown: {sorted(rows.keys() - expected)[:5]}"
+    for row in rows.values():
+        _check_row(row)
+    return rows
+
+
+def _position(row: Row) -> Position:
+    return Position(row["topic"], row["partition"], row["offset"])
+
+
+def _check_row(row: Row) -> None:
+    assert (row["embedding"] is None) != (row["error"] is None), row
+    assert row["model_id"]
+    assert row["processed_at"] >= row["timestamp"]
+    if row["error"] is not None:
+        assert row["error"]["code"] in set(Code)
+        assert row["error"]["stage"]
+        assert row["error"]["message"]

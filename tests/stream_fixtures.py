@@ -1,0 +1,68 @@
+"""Fixtures of the tests that need Kafka and Spark; their conftest.py files name what they use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from streams import Topic
+
+from embedstream.broker import Broker, create_topic, start_broker, stop_broker
+from embedstream.config import Config, PipelineConfig, SparkConfig
+from embedstream.session import open_session
+
+__all__ = ["broker", "configure", "spark", "topic"]
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker on a free port; it has no topic yet."""
+    folder = tmp_path_factory.mktemp("broker")
+    try:
+        yield start_broker(folder)
+    finally:
+        stop_broker(folder)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session with two task slots, as the job opens it."""
+    config = SparkConfig(
+        master="local[2,4]",
+        log_file=str(tmp_path_factory.mktemp("spark") / "spark.log"),
+        options={"spark.ui.enabled": "false"},
+    )
+    with open_session(config, PipelineConfig()) as session:
+        yield session
+
+
+@pytest.fixture
+def topic(broker: Broker) -> Topic:
+    """A new topic of two partitions."""
+    topic = Topic(f"images-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
+    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    return topic
+
+
+@pytest.fixture
+def configure(topic: Topic, tmp_path: Path) -> Callable[..., Config]:
+    """Make a configuration of the topic, with a table and a checkpoint of the test's own."""
+
+    def make(**sections: dict[str, Any]) -> Config:
+        kafka = {"bootstrap_servers": topic.bootstrap_servers, "subscribe": topic.name}
+        if sections.get("kafka", {}).keys() & {"assign", "subscribe_pattern"}:
+            del kafka["subscribe"]
+        defaults: dict[str, Any] = {
+            "encoder": {"name": "efficientnet_lite0"},
+            "table": {"path": str(tmp_path / "table")},
+            "checkpoint": str(tmp_path / "checkpoint"),
+        }
+        return Config.model_validate(
+            {**defaults, **sections, "kafka": {**kafka, **sections.get("kafka", {})}}
+        )
+
+    return make

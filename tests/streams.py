@@ -1,0 +1,72 @@
+"""Topics to write to and streams to run, for tests of the whole way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from faults.oracle import Position
+from pyspark.sql import SparkSession
+
+from embedstream.broker import topic_end_offsets
+from embedstream.check import Preflight
+from embedstream.config import Config
+from embedstream.job import Stream, start_stream
+from embedstream.produce import OutgoingMessage, produce
+from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+
+__all__ = ["Topic", "drain", "image", "json_message", "prepared", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A Kafka topic of the test's own."""
+
+    name: str
+    bootstrap_servers: str
+
+    def send(self, messages: Iterable[OutgoingMessage]) -> None:
+        failed = produce(messages, bootstrap_servers=self.bootstrap_servers, topic=self.name)
+        assert failed == []
+
+    def end_offsets(self) -> dict[int, int]:
+        return topic_end_offsets(self.bootstrap_servers, self.name)
+
+    def positions(self) -> set[Position]:
+        """Of every message sent so far."""
+        return {
+            Position(self.name, partition, offset)
+            for partition, end in self.end_offsets().items()
+            for offset in range(end)
+        }
+
+
+def image(name: str, content: bytes | None, **headers: str) -> OutgoingMessage:
+    """A message of image bytes; without content, a tombstone."""
+    pairs = tuple((key, value.encode()) for key, value in headers.items())
+    return OutgoingMessage(name, key=name, value=content, headers=pairs)
+
+
+def json_message(name: str, **fields: object) -> OutgoingMessage:
+    """A message in JSON."""
+    return OutgoingMessage(name, key=name, value=json.dumps(fields).encode())
+
+
+def prepared(config: Config) -> PreparedModel:
+    encoder = config.encoder
+    return prepare_model(ModelSpec(encoder.name, encoder.weights, encoder.sha256))
+
+
+def drain(spark: SparkSession, config: Config) -> Stream:
+    """Run the stream over all that its topic holds now."""
+    stream = start_stream(spark, config, prepared(config), until="drained")
+    stream.query.awaitTermination()
+    return stream
+
+
+def refusal(spark: SparkSession, config: Config, subject: str) -> str:
+    """What one of the checks before a start says against a configuration."""
+    findings = {finding.subject: finding for finding in Preflight(spark, config).findings()}
+    assert not findings[subject].passed, findings[subject].detail
+    return findings[subject].detail
