@@ -4,13 +4,12 @@ RUN := .venv/bin
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test lint clean
 
 help:
 	@echo "make demo   run the whole job on this machine, on real pictures"
 	@echo "make test   lint, type check and test"
 	@echo "make lint   lint and type check only"
-	@echo "make docs   write docs/configuration.md anew"
 	@echo "make clean  remove the demo's data"
 
 setup: .venv/.complete
@@ -38,9 +37,6 @@ lint: setup
 test: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest
-
-docs: setup
-	$(RUN)/python -m embedstream.config_reference > docs/configuration.md
 
 clean:
 	rm -rf demo-data

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-import torchvision.transforms as T
 from pictures import real_pictures
 from PIL import Image
 from torch import nn
+from torchvision import transforms
 
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.encoders import find_encoder
@@ -39,14 +39,14 @@ def upright_rgb(content: bytes) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def torchvision_transform(preprocessing: Preprocessing) -> T.Compose:
-    mode = T.InterpolationMode(preprocessing.interpolation)
-    return T.Compose(
+def torchvision_transform(preprocessing: Preprocessing) -> transforms.Compose:
+    mode = transforms.InterpolationMode(preprocessing.interpolation)
+    return transforms.Compose(
         [
-            T.Resize(preprocessing.resize_px, mode, antialias=True),
-            T.CenterCrop(preprocessing.crop_px),
-            T.ToTensor(),
-            T.Normalize(preprocessing.mean, preprocessing.std),
+            transforms.Resize(preprocessing.resize_px, mode, antialias=True),
+            transforms.CenterCrop(preprocessing.crop_px),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
 

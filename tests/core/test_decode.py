@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torchvision.transforms as T
 from pictures import real_pictures
 from PIL import Image
+from torchvision import transforms
 
 from embedstream_core.decode import (
     DecodeLimits,
@@ -284,8 +284,10 @@ def test_scaling_equals_torchvision(
     name: str, resize_px: int, crop_px: int, interpolation: Interpolation
 ) -> None:
     content = real_pictures()[name]
-    mode = T.InterpolationMode(interpolation)
-    transform = T.Compose([T.Resize(resize_px, mode, antialias=True), T.CenterCrop(crop_px)])
+    mode = transforms.InterpolationMode(interpolation)
+    transform = transforms.Compose(
+        [transforms.Resize(resize_px, mode, antialias=True), transforms.CenterCrop(crop_px)]
+    )
     expected = np.asarray(transform(flattened(content)))
     preprocessing = Preprocessing(resize_px, crop_px, interpolation, PHOTO.mean, PHOTO.std)
     picture = decoded(content, preprocessing)
