@@ -53,6 +53,10 @@ _PILLOW_MAX_PIXELS = 89_478_485
 
 _EXIF_ORIENTATION = 0x0112
 
+# Orientations whose stored columns, or rows, run against the displayed picture's.
+_STORED_RIGHT_TO_LEFT = (2, 3, 7, 8)
+_STORED_BOTTOM_UP = (3, 4, 6, 7)
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -182,7 +186,7 @@ def _pixels(
     resized = _to_rgb(image).resize(
         (preprocessing.crop_px, preprocessing.crop_px),
         _RESAMPLING[preprocessing.interpolation],
-        box=_crop_box(image.size, preprocessing),
+        box=_crop_box(image.size, preprocessing, opened.orientation),
     )
     if opened.orientation != 1:
         resized = _oriented(resized, opened.orientation)
@@ -197,13 +201,20 @@ def _draft(image: JpegImagePlugin.JpegImageFile, resize_px: int) -> None:
 
 
 def _crop_box(
-    size: tuple[int, int], preprocessing: Preprocessing
+    size: tuple[int, int], preprocessing: Preprocessing, orientation: int
 ) -> tuple[float, float, float, float]:
-    """The part of a picture of `size` that Resize and CenterCrop keep, in its own pixels."""
+    """The part of a picture of `size` that Resize and CenterCrop keep, in its own pixels.
+
+    An odd margin is cut unevenly, so the side where the displayed picture begins matters.
+    """
     shorter = min(size)
     scaled = [int(preprocessing.resize_px * side / shorter) for side in size]
     crop = preprocessing.crop_px
-    start = [round((side - crop) / 2) for side in scaled]
+    mirrored = orientation in _STORED_RIGHT_TO_LEFT, orientation in _STORED_BOTTOM_UP
+    start = [
+        side - crop - round((side - crop) / 2) if flip else round((side - crop) / 2)
+        for side, flip in zip(scaled, mirrored, strict=True)
+    ]
     left, top = (
         first * side / whole for first, side, whole in zip(start, size, scaled, strict=True)
     )
