@@ -293,7 +293,7 @@ def test_scaling_equals_torchvision(
     preprocessing = Preprocessing(resize_px, 224, interpolation, PHOTO.mean, PHOTO.std)
     picture = decoded(content, preprocessing)
     # Pillow rounds after each of its two passes, and a cropped box has other fractions: measured 2.
-    assert np.abs(picture.pixels.astype(int) - expected).max() <= 2
+    assert np.abs(picture.pixels.astype(int) - expected).max() <= most
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 3)])
