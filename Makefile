@@ -4,12 +4,13 @@ RUN := .venv/bin
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs clean
 
 help:
 	@echo "make demo   run the whole job on this machine, on real pictures"
 	@echo "make test   lint, type check and test"
 	@echo "make lint   lint and type check only"
+	@echo "make docs   write docs/configuration.md from the configuration's models"
 	@echo "make clean  remove the demo's data"
 
 setup: .venv/.complete
@@ -37,6 +38,9 @@ lint: setup
 test: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest
+
+docs: setup
+	$(RUN)/python -m embedstream.config_reference > docs/configuration.md
 
 clean:
 	rm -rf demo-data

@@ -17,6 +17,7 @@ What a picture's mode means here:
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,9 @@ __all__ = [
     "open_image",
     "render",
 ]
+
+# Pillow warns of metadata that it skips, such as broken EXIF: only the pixels matter here.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 

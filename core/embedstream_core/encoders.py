@@ -155,7 +155,7 @@ def _torchvision_weights(member: Any) -> PublishedWeights:
             std=tuple(transforms.std),
         ),
         license="CC-BY-NC-4.0" if "SWAG" in member.name else "BSD-3-Clause",
-        # torchvision's file names end in the first eight characters of the file's sha256.
+        # torchvision's file names end in the first characters of the file's sha256, eight or more.
         sha256=Path(url).stem.rpartition("-")[2],
         download=lambda: _download(url),
     )
