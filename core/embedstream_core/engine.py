@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from embedstream_core.backends import BACKENDS, Backend, Forward, Pixels, Placement, Vectors
 from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import SetupError
 
-__all__ = ["Device", "Engine", "Precision", "choose_batch_size", "choose_precision", "find_device"]
+__all__ = [
+    "Backend",
+    "Device",
+    "Engine",
+    "Pixels",
+    "Precision",
+    "choose_batch_size",
+    "choose_precision",
+    "find_device",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
-
-Pixels = npt.NDArray[np.uint8]
-Vectors = npt.NDArray[np.float32]
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16
@@ -35,12 +41,8 @@ class Engine:
     `batch_size` is the largest number of pictures in one forward pass.
     """
 
-    model: nn.Module
-    device: torch.device
-    dtype: torch.dtype
+    forward: Forward
     batch_size: int
-    scale: torch.Tensor
-    shift: torch.Tensor
 
     @classmethod
     def start(
@@ -50,25 +52,26 @@ class Engine:
         *,
         device: torch.device,
         precision: Precision = "auto",
+        backend: Backend = "torch",
         batch_size: int | None = None,
         cpu_threads: int | None = None,
     ) -> Engine:
-        """Move a model to its device and precision.
+        """Move a model to its device and precision; the model is used up.
 
         `cpu_threads` bounds the threads of one forward pass on a CPU, for the whole process.
+
+        Raises:
+            MissingExtra: the backend's package is not installed.
+            SetupError: the backend does not run on the device.
         """
-        if cpu_threads is not None and device.type == "cpu":
-            torch.set_num_threads(cpu_threads)
-        dtype = choose_precision(precision, device)
-        mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
-        return cls(
-            model=model.to(device, dtype).to(memory_format=torch.channels_last),
+        placement = Placement(
             device=device,
-            dtype=dtype,
+            dtype=choose_precision(precision, device),
             batch_size=batch_size or choose_batch_size(device),
-            scale=(1 / (255 * std)).view(1, 3, 1, 1).to(device),
-            shift=(-mean / std).view(1, 3, 1, 1).to(device),
+            cpu_threads=cpu_threads,
         )
+        forward = BACKENDS[backend](model, preprocessing, placement)
+        return cls(forward, placement.batch_size)
 
     def embed(self, pictures: Sequence[Pixels]) -> Vectors:
         """Embed pictures of shape (crop_px, crop_px, 3), uint8.
@@ -82,7 +85,7 @@ class Engine:
         if len(pictures) > self.batch_size:
             return self._in_parts(pictures, self.batch_size)
         try:
-            return self._forward(np.stack(pictures))
+            return self.forward(np.stack(pictures))
         except torch.OutOfMemoryError:
             if len(pictures) == 1:
                 raise
@@ -92,14 +95,6 @@ class Engine:
     def _in_parts(self, pictures: Sequence[Pixels], size: int) -> Vectors:
         starts = range(0, len(pictures), size)
         return np.concatenate([self.embed(pictures[start : start + size]) for start in starts])
-
-    @torch.inference_mode()
-    def _forward(self, pixels: Pixels) -> Vectors:
-        # Height, width, channel in memory is what torch calls channels_last: nothing is copied.
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
-        normalized = torch.addcmul(self.shift, images.float(), self.scale)
-        output: torch.Tensor = self.model(normalized.to(self.dtype))
-        return output.float().cpu().numpy()
 
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:

@@ -17,6 +17,7 @@ __all__ = ["Message", "MessageFormat", "parse_message"]
 MessageFormat = Literal["auto", "image", "json"]
 
 _JSON_WHITESPACE = b" \t\r\n"
+_UTF_8_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
 
 
 def _looks_like_json(value: bytes) -> bool:
-    return value[:64].lstrip(_JSON_WHITESPACE).startswith(b"{")
+    return value.removeprefix(_UTF_8_MARK).lstrip(_JSON_WHITESPACE).startswith(b"{")
 
 
 def _json_object(value: bytes) -> dict[str, Any]:
@@ -74,16 +75,21 @@ def _item_from_json(fields: dict[str, Any], *, image_id: str, headers: Mapping[s
             "a JSON message needs exactly one of the fields 'uri' and 'data'",
         )
     return Item(
-        image_id=image_id if json_id is None else _attribute(json_id),
+        image_id=image_id if json_id in (None, "") else _attribute(json_id),
         uri=None if uri is None else _string("uri", uri),
         content=None if data is None else _base64(_string("data", data)),
-        attributes={**headers, **{name: _attribute(value) for name, value in fields.items()}},
+        attributes={
+            **headers,
+            **{_unicode(name): _attribute(value) for name, value in fields.items()},
+        },
     )
 
 
 def _string(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise _malformed(f"the field '{name}' is a {type(value).__name__}, not a string")
+    if _unicode(value) != value:
+        raise _malformed(f"the field '{name}' holds half of a surrogate pair")
     return value
 
 
@@ -95,8 +101,16 @@ def _base64(data: str) -> bytes:
 
 
 def _attribute(value: object) -> str:
+    if isinstance(value, str):
+        return _unicode(value)
+    try:
+        return _unicode(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        raise _malformed("the value is nested too deeply") from None
+
+
+def _unicode(text: str) -> str:
     # A lone surrogate is valid in JSON's escapes but not in UTF-8, so Arrow would refuse the row.
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

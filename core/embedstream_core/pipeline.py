@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedstream_core.backends import Pixels
 from embedstream_core.decode import (
     DecodeLimits,
     Fidelity,
@@ -20,7 +21,7 @@ from embedstream_core.decode import (
     open_image,
     render,
 )
-from embedstream_core.engine import Engine, Pixels
+from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 
@@ -73,6 +74,9 @@ class _Slot:
     prepared: Future[_Prepared | Failure]
 
 
+_Arrival = tuple[_Batch, int, Entry]
+
+
 class Pipeline:
     """Featurizes batches of items with one engine.
 
@@ -117,7 +121,7 @@ class Pipeline:
     ) -> Iterator[list[Outcome]]:
         opened: deque[_Batch] = deque()
         waiting: list[tuple[_Slot, _Prepared]] = []
-        for slot in self._read_ahead(self._slots(pool, batches, opened)):
+        for slot in self._read_ahead(pool, _arrivals(batches, opened)):
             prepared = slot.prepared.result()
             if isinstance(prepared, Failure):
                 slot.batch.settle(slot.index, prepared)
@@ -131,26 +135,19 @@ class Pipeline:
             self._embed(waiting)
         yield from _finished(opened)
 
-    def _slots(
-        self,
-        pool: ThreadPoolExecutor,
-        batches: Iterable[Sequence[Entry]],
-        opened: deque[_Batch],
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, arrivals: Iterator[_Arrival]
     ) -> Iterator[_Slot]:
-        for entries in batches:
-            batch = _Batch([None] * len(entries), missing=len(entries))
-            opened.append(batch)
-            for index, entry in enumerate(entries):
-                size = len(entry.content or b"") if isinstance(entry, Item) else 0
-                yield _Slot(batch, index, size, pool.submit(self._prepare, entry))
-
-    def _read_ahead(self, slots: Iterator[_Slot]) -> Iterator[_Slot]:
-        """Keep as many slots under way as the limits allow; hand them on in order."""
+        """Keep as many items under way as the limits allow; hand them on in order."""
         ahead: deque[_Slot] = deque()
         size = 0
-        for slot in slots:
-            ahead.append(slot)
-            size += slot.size
+        for batch, index, entry in arrivals:
+            added = len(entry.content or b"") if isinstance(entry, Item) else 0
+            while ahead and size + added > self._limits.bytes:
+                size -= ahead[0].size
+                yield ahead.popleft()
+            ahead.append(_Slot(batch, index, added, pool.submit(self._prepare, entry)))
+            size += added
             while len(ahead) >= self._limits.rows or size > self._limits.bytes:
                 size -= ahead[0].size
                 yield ahead.popleft()
@@ -209,13 +206,21 @@ class _Gate:
         self._free_pixels -= pixels
 
 
+def _arrivals(batches: Iterable[Sequence[Entry]], opened: deque[_Batch]) -> Iterator[_Arrival]:
+    for entries in batches:
+        batch = _Batch([None] * len(entries), missing=len(entries))
+        opened.append(batch)
+        for index, entry in enumerate(entries):
+            yield batch, index, entry
+
+
 def _finished(opened: deque[_Batch]) -> Iterator[list[Outcome]]:
     while opened and opened[0].missing == 0:
         yield opened.popleft().finished()
 
 
 def _outcome(vector: np.ndarray[tuple[int], np.dtype[np.float32]], prepared: _Prepared) -> Outcome:
-    norm = float(np.linalg.norm(vector))
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm) or norm == 0:
         return Failure(
             Code.EMBEDDING_INVALID,
