@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -14,9 +17,18 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embedstream_core.decode import Preprocessing
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import SetupError
 
-__all__ = ["BACKENDS", "Backend", "Forward", "Pixels", "Placement", "Vectors", "fold_batch_norms"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Forward",
+    "Pixels",
+    "Placement",
+    "Vectors",
+    "fold_batch_norms",
+    "obstacle",
+]
 
 Backend = Literal["torch", "compile", "openvino"]
 
@@ -160,13 +172,22 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     return model
 
 
+def obstacle(backend: Backend, device: torch.device) -> str | None:
+    """Why a backend cannot be used on this machine; None where it can."""
+    match backend:
+        case "openvino" if find_spec("openvino") is None:
+            return "it is not installed: pip install 'embedstream[openvino]'"
+        case "openvino" if device.type != "cpu":
+            return f"it runs on CPUs, not on {device.type}"
+        case "compile" if device.type == "cpu" and shutil.which("g++") is None:
+            return "it needs a C++ compiler (g++)"
+        case _:
+            return None
+
+
 def _open_openvino(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtra(feature="backend 'openvino'", extra="openvino") from None
-    if placement.device.type != "cpu":
-        raise SetupError("backend 'openvino' runs on CPUs only: set encoder.device to cpu")
+    import openvino
+
     properties: dict[str, Any] = {
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": _openvino_precision(model, placement.dtype),
@@ -189,9 +210,19 @@ def _openvino_graph(model: nn.Module, preprocessing: Preprocessing) -> Any:
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
     side = preprocessing.crop_px
-    graph = openvino.convert_model(
-        model.float(), input=[-1, 3, side, side], example_input=torch.zeros(1, 3, side, side)
-    )
+    example = torch.zeros(1, 3, side, side)
+    with warnings.catch_warnings():
+        # It traces with torch.jit, which torch calls deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            graph = openvino.convert_model(
+                model.float(), input=[-1, 3, side, side], example_input=example
+            )
+        except RuntimeError as error:
+            raise SetupError(
+                f"OpenVINO cannot convert {type(model).__name__}; set encoder.backend to torch "
+                f"({str(error).splitlines()[0]})"
+            ) from error
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(
         openvino.Layout("NHWC")

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedstream_core.backends import BACKENDS, Backend, Forward, Pixels, Placement, Vectors
+from embedstream_core.backends import (
+    BACKENDS,
+    Backend,
+    Forward,
+    Pixels,
+    Placement,
+    Vectors,
+    obstacle,
+)
 from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import SetupError
 
@@ -61,9 +69,10 @@ class Engine:
         `cpu_threads` bounds the threads of one forward pass on a CPU, for the whole process.
 
         Raises:
-            MissingExtra: the backend's package is not installed.
-            SetupError: the backend does not run on the device.
+            SetupError: the backend cannot be used here, or cannot run the model.
         """
+        if reason := obstacle(backend, device):
+            raise SetupError(f"backend '{backend}' cannot be used: {reason}")
         placement = Placement(
             device=device,
             dtype=choose_precision(precision, device),

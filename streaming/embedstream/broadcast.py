@@ -13,6 +13,7 @@ from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import EncoderConfig
+from embedstream_core.backends import Backend, obstacle
 from embedstream_core.engine import Device, Engine, Precision, find_device
 from embedstream_core.weights import ModelCard, PreparedModel, load_model
 
@@ -24,6 +25,7 @@ class _EngineKey:
     tensors_sha256: str
     device: Device
     precision: Precision
+    backend: Backend
     batch_size: int | None
 
 
@@ -39,23 +41,28 @@ class BroadcastModel:
     tensors: Broadcast[bytes]
     device: Device
     precision: Precision
+    backend: Backend
     batch_size: int | None
     loads: Accumulator[int]
 
     def engine(self) -> Engine:
         """This worker's engine; loaded by the first task that asks, kept for all later ones."""
-        key = _EngineKey(self.card.tensors_sha256, self.device, self.precision, self.batch_size)
+        key = _EngineKey(
+            self.card.tensors_sha256, self.device, self.precision, self.backend, self.batch_size
+        )
         if key not in _engines:
             _engines[key] = self._start_engine()
             self.loads.add(1)
         return _engines[key]
 
     def _start_engine(self) -> Engine:
+        device = _task_device(self.device)
         return Engine.start(
             load_model(self.card, self._tensors_file()),
             self.card.preprocessing,
-            device=_task_device(self.device),
+            device=device,
             precision=self.precision,
+            backend="torch" if obstacle(self.backend, device) else self.backend,
             batch_size=self.batch_size,
             cpu_threads=_task_cores(),
         )
@@ -81,6 +88,7 @@ def broadcast_model(
         tensors=context.broadcast(model.tensors),
         device=config.device,
         precision=config.precision,
+        backend=config.backend,
         batch_size=config.batch_size,
         loads=context.accumulator(0),
     )

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pyspark.sql import SparkSession
 
 from embedstream.config import Config
 from embedstream.job import fetch_policy
 from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
 from embedstream.source import check_topics
+from embedstream_core.backends import Backend, obstacle
 from embedstream_core.engine import choose_precision, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
@@ -72,7 +74,7 @@ class Preflight:
         if local:
             device = find_device(wanted)
             dtype = str(choose_precision(precision, device)).removeprefix("torch.")
-            return f"{device.type}, {dtype}"
+            return f"{device.type}, {dtype}, {_backend(self.config.encoder.backend, device)}"
         granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
         if wanted == "cuda" and granted in ("", "0"):
             raise SetupError(
@@ -146,6 +148,11 @@ class Preflight:
             )
         _check_writable(path, "checkpoint")
         return f"{path}: {f'{batches} micro-batches done' if batches else 'new'}"
+
+
+def _backend(wanted: Backend, device: torch.device) -> str:
+    reason = obstacle(wanted, device)
+    return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted
 
 
 def _file_names(spark: SparkSession, location: str) -> list[str]:

@@ -218,6 +218,11 @@ class EncoderConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto` is bfloat16 where the hardware computes in it."
     )
+    backend: Literal["torch", "compile", "openvino"] = Field(
+        "torch",
+        description="What computes: `torch`; `compile`, which is torch.compile with a slow start; "
+        "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is.",
+    )
     batch_size: PositiveInt | None = Field(
         None, description="Pictures in a forward pass; by default 16 on a CPU, 128 on a GPU."
     )

@@ -22,7 +22,7 @@ from streams import Topic, image
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-MESSAGES = 120
+MESSAGES = 48
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_signal_lets_the_batch_finish_and_exits_0(
 
 
 def test_kill_9_of_the_driver_loses_and_doubles_nothing(config: Path, topic: Topic) -> None:
-    for batches in (1, 4):
+    for batches in (1, 3):
         with running(config) as process:
             wait_for_batches(config, batches)
             os.killpg(process.pid, signal.SIGKILL)

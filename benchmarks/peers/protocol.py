@@ -1,0 +1,80 @@
+"""The line protocol that every peer speaks, so that one driver can time all of them alike.
+
+A peer prepares itself and prints `{"ready": true, "versions": {...}}`. For each line `run` or
+`run N` on its standard input it featurizes all images, or the first N, and prints
+`{"images": n, "seconds": s}`. At the end of its input it stops. Only these lines go to standard
+output: whatever else a library, a JVM or a worker prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, TextIO
+
+Precision = Literal["float32", "bfloat16"]
+Run = Callable[[int | None], int]
+"""Featurizes all images, or the first N, consumes every embedding, and says how many."""
+Prepare = Callable[[Path, Precision], AbstractContextManager[Run]]
+"""Starts what the peer needs, gives its `Run`, and stops what it started."""
+
+CORES = 2
+EMBEDDING = 2048
+COMMON = ("torch", "torchvision", "pillow", "numpy", "pyarrow")
+
+
+def serve(prepare: Prepare, packages: Sequence[str] = ()) -> None:
+    """Speaks the protocol until the end of standard input."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=Path, required=True, help="Parquet of id and content")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    arguments = parser.parse_args()
+    answers = _own_stdout()
+    _let_workers_import_these_modules()
+    with prepare(arguments.images.resolve(), arguments.precision) as run:
+        _answer(answers, {"ready": True, "versions": _versions(packages)})
+        for limit in _requests(sys.stdin):
+            started = time.perf_counter()
+            images = run(limit)
+            _answer(answers, {"images": images, "seconds": time.perf_counter() - started})
+
+
+def _requests(lines: TextIO) -> Iterator[int | None]:
+    for line in lines:
+        match line.split():
+            case ["run"]:
+                yield None
+            case ["run", count]:
+                yield int(count)
+            case _:
+                raise SystemExit(f"neither 'run' nor 'run N': {line!r}")
+
+
+def _answer(answers: TextIO, answer: dict[str, object]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def _own_stdout() -> TextIO:
+    """Keeps standard output for the answers; for all others it becomes standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _let_workers_import_these_modules() -> None:
+    """Spark's, Ray's and Daft's worker processes inherit the path from this one."""
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.getenv("PYTHONPATH"))))
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    names = (*packages, *COMMON)
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
