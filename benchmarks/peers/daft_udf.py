@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from daft import DataType, Series
 from numpy.typing import NDArray
-from protocol import CORES, EMBEDDING, Precision, Run, serve
+
+from protocol import CORES, EMBEDDING, Backend, Precision, Run, serve
 from resnet import embed, load_model, preprocess
 
 BATCH = 16
@@ -41,13 +42,12 @@ class Featurizer:
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     featurize = Featurizer(precision)
 
-    def run(limit: int | None) -> int:
+    def run() -> int:
         rows = daft.read_parquet(str(images))
-        rows = rows if limit is None else rows.limit(limit)
         embeddings = rows.select("id", featurize(rows["content"]).alias("embedding")).collect()
         return len(embeddings)
 

@@ -23,7 +23,8 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, Schema
 from numpy.typing import NDArray
-from protocol import Precision, Run, serve
+
+from protocol import Backend, Precision, Run, serve
 from resnet import architecture, embed, load_model, preprocess
 from spark import local_session, runner
 
@@ -49,7 +50,7 @@ class Featurizer(PythonModel):
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     with tempfile.TemporaryDirectory() as store, local_session(ARROW_RECORDS) as spark:
         predict = mlflow.pyfunc.spark_udf(
             spark,

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from protocol import Precision, Run, serve
 from pyspark.sql.functions import pandas_udf
-from resnet import architecture, embed, load_model, preprocess
-from spark import local_session, runner
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from protocol import Backend, Precision, Run, serve
+from resnet import architecture, embed, load_model, preprocess
+from spark import local_session, runner
 
 ARROW_RECORDS = 2048
 BATCH = 500
@@ -38,7 +39,7 @@ class ImageDataset(Dataset[Tensor]):
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     with local_session(ARROW_RECORDS) as spark:
         state = spark.sparkContext.broadcast(load_model(precision).state_dict())
 

@@ -15,18 +15,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from protocol import Precision, Run, serve
+
+from protocol import Backend, Precision, Run, serve
 from resnet import embed, load_model, preprocess
 
 BATCH = 16
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     model = load_model(precision)
 
-    def run(limit: int | None) -> int:
-        contents = pq.read_table(images, columns=["content"])["content"].to_pylist()[:limit]
+    def run() -> int:
+        contents = pq.read_table(images, columns=["content"])["content"].to_pylist()
         embeddings: list[NDArray[np.float32]] = []
         for start in range(0, len(contents), BATCH):
             batch = contents[start : start + BATCH]

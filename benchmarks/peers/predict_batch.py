@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from protocol import Precision, Run, serve
 from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql.types import ArrayType, FloatType
+
+from protocol import Backend, Precision, Run, serve
 from resnet import embed, load_model, preprocess
 from spark import local_session, runner
 
@@ -28,7 +29,7 @@ Predict = Callable[[NDArray[np.object_]], NDArray[np.float32]]
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     def make_predict() -> Predict:
         model = load_model(precision)
 

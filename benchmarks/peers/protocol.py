@@ -1,9 +1,9 @@
 """The line protocol that every peer speaks, so that one driver can time all of them alike.
 
-A peer prepares itself and prints `{"ready": true, "versions": {...}}`. For each line `run` or
-`run N` on its standard input it featurizes all images, or the first N, and prints
-`{"images": n, "seconds": s}`. At the end of its input it stops. Only these lines go to standard
-output: whatever else a library, a JVM or a worker prints goes to standard error.
+A peer prepares itself and prints `{"ready": true, "versions": {...}}`. For each line `run` on its
+standard input it featurizes all images and prints `{"images": n, "seconds": s}`. At the end of its
+input it stops. Only these lines go to standard output: whatever else a library, a JVM or a worker
+prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 Precision = Literal["float32", "bfloat16"]
-Run = Callable[[int | None], int]
-"""Featurizes all images, or the first N, consumes every embedding, and says how many."""
-Prepare = Callable[[Path, Precision], AbstractContextManager[Run]]
+Backend = Literal["torch", "compile", "openvino"]
+Run = Callable[[], int | tuple[int, float]]
+"""Featurizes all images, consumes every embedding, and says how many, or how many in what time."""
+Prepare = Callable[[Path, Precision, Backend], AbstractContextManager[Run]]
 """Starts what the peer needs, gives its `Run`, and stops what it started."""
 
 CORES = 2
@@ -36,26 +37,25 @@ def serve(prepare: Prepare, packages: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=Path, required=True, help="Parquet of id and content")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--backend", choices=("torch", "compile", "openvino"), default="torch")
     arguments = parser.parse_args()
     answers = _own_stdout()
     _let_workers_import_these_modules()
-    with prepare(arguments.images.resolve(), arguments.precision) as run:
+    with prepare(arguments.images.resolve(), arguments.precision, arguments.backend) as run:
         _answer(answers, {"ready": True, "versions": _versions(packages)})
-        for limit in _requests(sys.stdin):
+        for _ in _requests(sys.stdin):
             started = time.perf_counter()
-            images = run(limit)
-            _answer(answers, {"images": images, "seconds": time.perf_counter() - started})
+            done = run()
+            elapsed = time.perf_counter() - started
+            images, seconds = done if isinstance(done, tuple) else (done, elapsed)
+            _answer(answers, {"images": images, "seconds": seconds})
 
 
-def _requests(lines: TextIO) -> Iterator[int | None]:
+def _requests(lines: TextIO) -> Iterator[None]:
     for line in lines:
-        match line.split():
-            case ["run"]:
-                yield None
-            case ["run", count]:
-                yield int(count)
-            case _:
-                raise SystemExit(f"neither 'run' nor 'run N': {line!r}")
+        if line.strip() != "run":
+            raise SystemExit(f"not 'run': {line!r}")
+        yield
 
 
 def _answer(answers: TextIO, answer: dict[str, object]) -> None:

@@ -26,7 +26,8 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from protocol import CORES, EMBEDDING, Precision, Run, serve
+
+from protocol import CORES, EMBEDDING, Backend, Precision, Run, serve
 from resnet import embed, load_model, preprocess
 
 BATCH = 16
@@ -48,13 +49,12 @@ class Featurizer:
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=CORES, include_dashboard=False)
 
-    def run(limit: int | None) -> int:
+    def run() -> int:
         rows = ray.data.read_parquet(str(images))
-        rows = rows if limit is None else rows.limit(limit)
         rows = rows.repartition(target_num_rows_per_block=BLOCK)
         embeddings = rows.map(decode).map_batches(
             Featurizer,

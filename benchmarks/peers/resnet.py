@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from protocol import Precision
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
+
+from protocol import Precision
 
 _transforms = ResNet50_Weights.IMAGENET1K_V2.transforms()
 

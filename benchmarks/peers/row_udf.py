@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protocol import Precision, Run, serve
 from pyspark.sql.functions import udf
 from pyspark.sql.types import ArrayType, FloatType
+
+from protocol import Backend, Precision, Run, serve
 from resnet import embed, load_model, preprocess
 from spark import local_session, runner
 
 
 @contextmanager
-def prepare(images: Path, precision: Precision) -> Iterator[Run]:
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     with local_session() as spark:
         model = spark.sparkContext.broadcast(load_model(precision))
 

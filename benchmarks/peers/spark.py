@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protocol import CORES, EMBEDDING, Run
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
+
+from protocol import CORES, EMBEDDING, Run
 
 Featurize = Callable[[str], Column]
 """A UDF: the name of the column of JPEG bytes to the column of embeddings."""
@@ -37,9 +38,8 @@ def runner(spark: SparkSession, images: Path, featurize: Featurize) -> Run:
     """Featurizes on all cores: a file of one row group is one partition until repartitioned."""
     source = spark.read.parquet(str(images))
 
-    def run(limit: int | None) -> int:
-        rows = source if limit is None else source.limit(limit)
-        rows = rows.repartition(spark.sparkContext.defaultParallelism)
+    def run() -> int:
+        rows = source.repartition(spark.sparkContext.defaultParallelism)
         return consume(rows.select("id", featurize("content").alias("embedding")))
 
     return run

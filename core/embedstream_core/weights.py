@@ -19,6 +19,7 @@ from embedstream_core.encoders import Encoder, find_encoder
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "RANDOM_NAME",
     "ModelCard",
     "ModelSpec",
     "PreparedModel",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 RANDOM_SEED = 0
+
+RANDOM_NAME = f"random-seed-{RANDOM_SEED}"
+"""What a `model_id` calls untrained weights."""
 
 # Keys under which training scripts wrap the state dict, in the order they are looked for.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -151,10 +155,9 @@ def _random(encoder: Encoder) -> tuple[_Origin, nn.Module]:
         torch.manual_seed(RANDOM_SEED)
         model = encoder.build()
     encoder.cut(model)
-    name = f"random-seed-{RANDOM_SEED}"
-    sha256 = hashlib.sha256(name.encode()).hexdigest()
+    sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
     published = encoder.default_weights
-    return _Origin(name, sha256, published.preprocessing, published.license), model.eval()
+    return _Origin(RANDOM_NAME, sha256, published.preprocessing, published.license), model.eval()
 
 
 def _is_path(weights: str) -> bool:

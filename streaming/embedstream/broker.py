@@ -48,6 +48,9 @@ _CLOCK_DRIFT_S = 5.0
 _CONNECT_TIMEOUT_S = 5.0
 _CLIENT_TIMEOUT_MS = 10_000
 
+# They are given elsewhere, or a promise hangs on them.
+_OWN_SETTINGS = {"acks", "bootstrap_servers"}
+
 _WAY_OUT = (
     "check the address and the credentials, or start a broker with `embedstream broker start`"
 )
@@ -217,14 +220,29 @@ def _admin(bootstrap_servers: str, settings: Mapping[str, Any]) -> Iterator[Any]
     if not servers:
         raise SetupError(f"nothing listens at {bootstrap_servers}; {_WAY_OUT}")
     timeouts = {"bootstrap_timeout_ms": _CLIENT_TIMEOUT_MS, "request_timeout_ms": 30_000}
+    chosen = {**timeouts, **_admin_settings(settings)}
     try:
-        admin = KafkaAdminClient(bootstrap_servers=servers, **timeouts, **settings)
+        admin = KafkaAdminClient(bootstrap_servers=servers, **chosen)
         with contextlib.closing(admin):
             yield admin
     except KafkaError as error:
         raise SetupError(
             f"Kafka at {bootstrap_servers} does not answer as asked: {error}; {_WAY_OUT}"
         ) from error
+
+
+def _admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those of producers only, which the admin client would refuse."""
+    from kafka import KafkaProducer
+    from kafka.admin import KafkaAdminClient
+
+    known = KafkaProducer.DEFAULT_CONFIG.keys() - _OWN_SETTINGS
+    if unknown := sorted(settings.keys() - known):
+        raise SetupError(
+            f"no client setting that can be given: {', '.join(unknown)}; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    return {name: settings[name] for name in settings.keys() & KafkaAdminClient.DEFAULT_CONFIG}
 
 
 def _log_file(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +37,7 @@ ClientSettings = Annotated[
     typer.Option(
         "--client",
         metavar="NAME=VALUE",
-        help="A setting of kafka-python, as security_protocol=SSL; secrets as env:NAME.",
+        help="A setting of kafka-python, in YAML: security_protocol=SSL; secrets as env:NAME.",
     ),
 ]
 
@@ -105,7 +105,7 @@ def produce(
 ) -> None:
     """Send images to a topic, acknowledged by every in-sync replica."""
     from embedstream.broker import create_topic
-    from embedstream.produce import find_images, image_message
+    from embedstream.produce import find_images, image_messages
     from embedstream.produce import produce as send
 
     servers = bootstrap_servers or _embedded_servers(folder)
@@ -113,19 +113,18 @@ def produce(
     images = find_images(paths)
     if partitions is not None:
         create_topic(servers, topic, partitions=partitions, client_settings=settings)
-    messages = (
-        image_message(path, form="reference" if as_reference else "bytes") for path in images
+    unsent: list[str] = []
+    messages = image_messages(
+        _with_progress(images),
+        form="reference" if as_reference else "bytes",
+        on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),
     )
-    failed = send(
-        _with_progress(messages, total=len(images)),
-        bootstrap_servers=servers,
-        topic=topic,
-        client_settings=settings,
-    )
-    for delivery in failed:
-        print(f"not sent: {delivery.message.name}: {delivery.error}", file=sys.stderr)
-    print(f"{len(images) - len(failed)} of {len(images)} images are in topic '{topic}'")
-    if failed:
+    failed = send(messages, bootstrap_servers=servers, topic=topic, client_settings=settings)
+    unsent += [f"{delivery.message.name}: {delivery.error}" for delivery in failed]
+    for line in unsent:
+        print(f"not sent: {line}", file=sys.stderr)
+    print(f"{len(images) - len(unsent)} of {len(images)} images are in topic '{topic}'")
+    if unsent:
         raise typer.Exit(1)
 
 
@@ -134,7 +133,9 @@ def search(
     image: Annotated[Path, typer.Argument(help="The query picture.")],
     table: Annotated[str, typer.Option(help="The Delta table.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="Write a contact sheet PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
+    ] = None,
     model_id: Annotated[
         str | None, typer.Option(help="Whose rows to search; by default the newest model's.")
     ] = None,
@@ -146,8 +147,17 @@ def search(
     ] = None,
 ) -> None:
     """List the rows nearest to a picture."""
-    from embedstream.search import contact_sheet, embed_pictures, nearest, newest_model
+    from embedstream.search import (
+        check_sheet_path,
+        contact_sheet,
+        embed_pictures,
+        nearest,
+        newest_model,
+        save_sheet,
+    )
 
+    if out is not None:
+        check_sheet_path(out)
     try:
         content = image.read_bytes()
     except OSError as error:
@@ -160,7 +170,7 @@ def search(
         print(f"{neighbour.similarity:7.4f}  {neighbour.image_id}  ({neighbour.uri or position})")
     if out is not None:
         rows = [(image.name, content, neighbours)]
-        contact_sheet(rows, lambda row: _picture(row, bootstrap_servers)).save(out)
+        save_sheet(contact_sheet(rows, lambda row: _picture(row, bootstrap_servers)), out)
         print(f"contact sheet: {out}")
 
 
@@ -218,21 +228,26 @@ def _embedded_servers(folder: Path) -> str:
 def _client_settings(pairs: list[str] | None) -> dict[str, Any]:
     from embedstream.config import resolved_options, revealed
 
-    return revealed(resolved_options(dict(_split_pair(pair) for pair in pairs or ())))
+    given = dict(map(_client_setting, pairs or ()))
+    texts = revealed(resolved_options(given))
+    # Kafka's client for Python, unlike the one for Java, takes numbers and truth values as such.
+    return {name: texts[name] if isinstance(given[name], str) else given[name] for name in given}
 
 
-def _split_pair(pair: str) -> tuple[str, str]:
+def _client_setting(pair: str) -> tuple[str, object]:
+    from embedstream.config_file import parse_value
+
     name, equals, value = pair.partition("=")
     if not equals:
         raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
-    return name, value
+    return name, parse_value(name, value)
 
 
-def _with_progress(messages: Iterable[Any], *, total: int) -> Iterator[Any]:
+def _with_progress(paths: Sequence[Path]) -> Iterable[Path]:
     from rich.console import Console
     from rich.progress import track
 
-    return iter(track(messages, description="sending", total=total, console=Console(stderr=True)))
+    return track(paths, description="sending", console=Console(stderr=True))
 
 
 def _picture(neighbour: Neighbour, bootstrap_servers: str | None) -> bytes | None:

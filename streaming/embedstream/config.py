@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from embedstream_core.errors import SetupError
 
@@ -42,7 +43,8 @@ __all__ = [
     "revealed",
 ]
 
-_WHOLE_REFERENCE = re.compile(r"^(env|file):(.+)$")
+# Two slashes make a URI, such as `spark.eventLog.dir` takes.
+_WHOLE_REFERENCE = re.compile(r"^(env|file):(?!//)(.+)$")
 _INNER_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _SECRET_NAME = re.compile(r"(?i)password|secret|token|credential")
 _PLAIN_PASSWORD = re.compile(r"(?i)password\s*=\s*['\"]?(?!\$\{)[^\s;'\"]")
@@ -52,17 +54,26 @@ class ConfigError(SetupError):
     """The configuration is wrong; the message names the file, the key, the value, the choices."""
 
 
-def _resolve(value: object) -> object:
-    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` within, by a secret."""
+def _as_text(value: object) -> str:
+    """What YAML read as a number, true or false, as Kafka, Spark and Delta write it."""
     if isinstance(value, bool):
         return str(value).lower()
-    if not isinstance(value, str):
+    if isinstance(value, str | int | float):
         return str(value)
-    if whole := _WHOLE_REFERENCE.match(value):
+    raise ValueError(
+        f"its value is a text, a number, true or false, not a {type(value).__name__}; write a "
+        "name with dots as one key, as in `kafka.security.protocol: SSL`"
+    )
+
+
+def _resolve(value: object) -> str | SecretStr:
+    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` within, by a secret."""
+    text = _as_text(value)
+    if whole := _WHOLE_REFERENCE.match(text):
         return SecretStr(_referenced(*whole.groups()))
-    if _INNER_REFERENCE.search(value):
-        return SecretStr(_INNER_REFERENCE.sub(lambda match: _referenced(*match.groups()), value))
-    return value
+    if _INNER_REFERENCE.search(text):
+        return SecretStr(_INNER_REFERENCE.sub(lambda match: _referenced(*match.groups()), text))
+    return text
 
 
 def _referenced(kind: str, name: str) -> str:
@@ -74,6 +85,8 @@ def _referenced(kind: str, name: str) -> str:
         return Path(name).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"the file {name} cannot be read: it is no UTF-8 text") from None
 
 
 def names_secret(name: str) -> bool:
@@ -97,6 +110,7 @@ def _absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
+Property = Annotated[str, BeforeValidator(_as_text)]
 Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
 Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
@@ -274,7 +288,7 @@ class TableConfig(_Section):
     """The Delta table of outcomes."""
 
     path: Location = Field(description="A folder, or a location such as `s3a://bucket/table`.")
-    properties: dict[str, str] = Field(
+    properties: dict[str, Property] = Field(
         default_factory=dict, description="Table properties, set when the table is created."
     )
 
@@ -339,12 +353,18 @@ def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr
     """Options from elsewhere than the file, with their `env:` and `file:` references resolved.
 
     Raises:
-        ConfigError: a reference leads nowhere, or a secret stands in plain text.
+        ConfigError: a reference leads nowhere, or a secret stands in plain text; the message names
+            each such option.
     """
     try:
         return TypeAdapter(Options).validate_python(options)
     except ValidationError as error:
-        raise ConfigError(str(error.errors()[0]["msg"])) from None
+        problems = error.errors(include_url=False, include_input=False)
+        raise ConfigError("\n".join(map(_explain_option, problems))) from None
+
+
+def _explain_option(problem: ErrorDetails) -> str:
+    return ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
 
 
 def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from embedstream.config import Config, ConfigError, names_secret
 
-__all__ = ["load_config"]
+__all__ = ["load_config", "parse_value"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
+
+# PyYAML quotes aliases and tags in its errors, and a password may begin like one; its own names for
+# the parts of a document, as '<block end>', and single characters are left.
+_QUOTED_INPUT = re.compile(r"""(['"])[^<\s]\S{2,}\1""")
 
 
 def load_config(
@@ -50,11 +56,12 @@ Setting = tuple[list[str], Any]
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} is not YAML: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the configuration {path} is not YAML: it is no UTF-8 text") from None
+    tree = _parse(text, f"the configuration {path}")
     if not isinstance(tree, dict):
         raise ConfigError(f"the configuration {path} holds no keys; see conf/local.yaml")
     return tree
@@ -64,24 +71,24 @@ def _from_environment(environment: Mapping[str, str]) -> Iterable[Setting]:
     for name, value in sorted(environment.items()):
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if name.startswith(ENVIRONMENT_PREFIX) and keys[0] in Config.model_fields:
-            yield keys, _yaml_value(name, value)
+            yield keys, parse_value(name, value)
 
 
 def _from_override(override: str) -> Setting:
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"--set takes key=value, as kafka.subscribe=images; not '{override}'")
-    return _split_key(key.strip()), _yaml_value(key, value)
+    return _split_key(key.strip()), parse_value(key, value)
 
 
 def _split_key(key: str) -> list[str]:
-    """Split at dots, but leave whole the name of an option, which has dots of its own."""
+    """Split at dots, but leave whole the name of an option or a topic, which may have dots."""
     section: type[BaseModel] | None = Config
     keys = key.split(".")
     for depth, name in enumerate(keys):
         field = section.model_fields.get(name) if section else None
         annotation = field.annotation if field else None
-        if get_origin(annotation) is dict and depth + 1 < len(keys):
+        if _may_be_map(annotation) and depth + 1 < len(keys):
             return [*keys[: depth + 1], ".".join(keys[depth + 1 :])]
         section = _as_section(annotation)
     return keys
@@ -93,11 +100,38 @@ def _as_section(annotation: object) -> type[BaseModel] | None:
     return None
 
 
-def _yaml_value(name: str, value: str) -> object:
+def _may_be_map(annotation: object) -> bool:
+    return any(get_origin(choice) is dict for choice in (annotation, *get_args(annotation)))
+
+
+def parse_value(name: str, value: str) -> object:
+    """Read the YAML that stands outside a file for a key.
+
+    Raises:
+        ConfigError: it is not YAML; the value is not repeated.
+    """
+    return _parse(value, f"the value of {name}")
+
+
+def _parse(text: str, subject: str) -> object:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {name} is not YAML: {error}") from None
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{subject} is not YAML: {_without_input(error)}") from None
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(
+            f"{subject} is not YAML: a character, a number or a date in it does not exist"
+        ) from None
+
+
+def _without_input(error: yaml.MarkedYAMLError) -> str:
+    """What PyYAML says is wrong, and where, but nothing of what it read: that may be a secret."""
+    parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
+    return ", ".join(
+        f"{_QUOTED_INPUT.sub('…', text)} in line {mark.line + 1}, column {mark.column + 1}"
+        for text, mark in parts
+        if text and mark
+    )
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:
@@ -119,7 +153,6 @@ def _explain(error: ValidationError, path: Path, tree: Mapping[str, Any]) -> str
 def _explain_one(problem: Any, tree: Mapping[str, Any]) -> str:
     location = [part for part in problem["loc"] if part in _known_parts(tree, problem["loc"])]
     key = ".".join(map(str, location)) or "configuration"
-    value = _value_at(tree, location)
     match problem["type"]:
         case "extra_forbidden":
             return f"  {key}: unknown key; {_choices(location)}"
@@ -128,9 +161,20 @@ def _explain_one(problem: Any, tree: Mapping[str, Any]) -> str:
         case "value_error":
             return f"  {key}: {problem['ctx']['error']}"
         case _:
-            shown = "" if names_secret(key) else f", not {value!r}"
             message = problem["msg"].removeprefix("Input ")
+            shown = _shown(problem["type"], location, _value_at(tree, location))
             return f"  {key}: {message}{shown}"
+
+
+def _shown(problem: str, location: Sequence[str | int], value: object) -> str:
+    """A wrong value as a message repeats it: only a plain one, where no options belong.
+
+    Any other may hold a secret in plain text.
+    """
+    options = problem == "model_type" or "options" in location
+    plain = isinstance(value, str | int | float | date | None)
+    secret = any(names_secret(str(part)) for part in location)
+    return f", not {value!r}" if plain and not options and not secret else ""
 
 
 def _known_parts(tree: Any, location: Iterable[str | int]) -> set[str | int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,25 @@ from typing import Any, Literal
 from embedstream.broker import topic_end_offsets
 from embedstream_core.errors import SetupError
 
-__all__ = ["Delivery", "OutgoingMessage", "find_images", "image_message", "produce"]
+__all__ = [
+    "Delivery",
+    "OutgoingMessage",
+    "find_images",
+    "image_message",
+    "image_messages",
+    "produce",
+]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
-# Above any broker's limit, so that it is the broker who refuses, and its word that is reported.
-_MAX_REQUEST_BYTES = 256 * 2**20
+_PRODUCER_SETTINGS = {
+    # Above any broker's limit, so that it is the broker who refuses, and its word that is reported.
+    "max_request_size": 256 * 2**20,
+    # One refused message is the end of an idempotent producer of kafka-python: it fails all others.
+    "enable_idempotence": False,
+    # Without idempotence, this keeps the order of a partition's messages when one is retried.
+    "max_in_flight_requests_per_connection": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +56,59 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     """The files named, and the images in the folders named, sorted within each.
 
     Raises:
-        SetupError: a path is not there, or no image was found.
+        SetupError: a path is not there or may not be looked at, or no image was found.
     """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise SetupError(f"'{path}' is not there; name files, or folders of images")
-        inner = sorted(path.rglob("*")) if path.is_dir() else []
-        found += [file for file in inner if file.suffix.lower() in IMAGE_SUFFIXES]
-        found += [] if path.is_dir() else [path]
+    try:
+        found = [file for path in paths for file in _images_at(path)]
+    except OSError as error:
+        raise SetupError(f"'{error.filename}' cannot be read: {error.strerror}") from None
     if not found:
         raise SetupError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in the folders named")
     return found
+
+
+def _images_at(path: Path) -> list[Path]:
+    if not path.exists():
+        raise SetupError(f"'{path}' is not there; name files, or folders of images")
+    if not path.is_dir():
+        return [path]
+    named = [inner for inner in path.rglob("*") if inner.suffix.lower() in IMAGE_SUFFIXES]
+    # Folders may be named like images, and links may lead nowhere.
+    return sorted(inner for inner in named if inner.is_file())
+
+
+def image_messages(
+    paths: Iterable[Path],
+    *,
+    form: Literal["bytes", "reference"],
+    on_unreadable: Callable[[Path, str], None],
+) -> Iterator[OutgoingMessage]:
+    """Files as messages, each read when it is asked for.
+
+    A file that cannot be read is left out, and told to `on_unreadable` with the reason.
+    """
+    for path in paths:
+        try:
+            message = image_message(path, form=form)
+        except OSError as error:
+            on_unreadable(path, f"cannot be read: {error.strerror}")
+        else:
+            yield message
 
 
 def image_message(path: Path, *, form: Literal["bytes", "reference"]) -> OutgoingMessage:
     """A file as a message: its bytes, or a JSON reference to where it lies.
 
     The key, and so the image's id, is the path as it was given.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     image_id = path.as_posix()
     if form == "reference":
         value = json.dumps({"id": image_id, "uri": path.absolute().as_uri()}).encode()
         return OutgoingMessage(name=image_id, key=image_id, value=value)
-    headers = (("file_name", path.name.encode()),)
+    headers = (("file_name", os.fsencode(path.name)),)
     return OutgoingMessage(image_id, key=image_id, value=path.read_bytes(), headers=headers)
 
 
@@ -79,10 +122,13 @@ def produce(
 ) -> list[Delivery]:
     """Send messages, each acknowledged by all in-sync replicas; return those that failed.
 
+    A failed message does not hold up the others. Messages of one key keep their order; one whose
+    acknowledgement is lost is sent again, and then is in the topic twice.
+
     `client_settings` are kafka-python's, such as `security_protocol`.
 
     Raises:
-        SetupError: no broker answers, or the topic is not there.
+        SetupError: no broker answers, the topic is not there, or a client setting is wrong.
     """
     failed: list[Delivery] = []
 
@@ -104,13 +150,15 @@ def produce(
 @contextmanager
 def _producer(bootstrap_servers: str, settings: Mapping[str, Any]) -> Iterator[Any]:
     from kafka import KafkaProducer
+    from kafka.errors import KafkaError
 
-    producer = KafkaProducer(
-        bootstrap_servers=bootstrap_servers,
-        acks="all",
-        max_request_size=_MAX_REQUEST_BYTES,
-        **settings,
-    )
+    chosen = {**_PRODUCER_SETTINGS, **settings}
+    try:
+        producer = KafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", **chosen)
+    except (KafkaError, TypeError, ValueError, RuntimeError) as error:
+        raise SetupError(
+            f"no producer starts with these client settings: {error}; correct or omit them"
+        ) from error
     try:
         yield producer
     finally:
@@ -126,7 +174,7 @@ def _send(
         future = producer.send(
             topic, key=message.key.encode(), value=message.value, headers=list(message.headers)
         )
-    except KafkaError as error:
+    except (KafkaError, UnicodeEncodeError) as error:
         settle(Delivery(message, _reason(error)))
         return
     future.add_callback(lambda _: settle(Delivery(message)))
@@ -136,4 +184,6 @@ def _send(
 def _reason(error: Exception) -> str:
     if "MessageSizeTooLarge" in type(error).__name__:
         return "larger than the broker allows in one message (message.max.bytes)"
+    if isinstance(error, UnicodeEncodeError):
+        return "its key, the path as it was given, is no UTF-8 text"
     return f"{type(error).__name__}: {error}"

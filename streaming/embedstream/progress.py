@@ -20,7 +20,7 @@ __all__ = ["BatchReport", "ProgressListener", "Totals"]
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One micro-batch that was committed. `lag` is the messages that are still to be read."""
+    """One micro-batch that was committed; `lag` is of the partition that is furthest behind."""
 
     batch_id: int
     messages: int
@@ -105,7 +105,7 @@ def _report(progress: Any, observed: Any) -> BatchReport:
 
 
 def _lag(progress: Any) -> int | None:
-    """The messages behind the newest, as the Kafka source reports them: an average a partition."""
+    """The messages still to be read in the partition that is furthest behind."""
     metrics = progress.sources[0].metrics if progress.sources else {}
     behind = metrics.get("maxOffsetsBehindLatest")
     return None if behind is None else int(behind)

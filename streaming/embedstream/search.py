@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,22 +14,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from embedstream_core.decode import DecodeLimits, open_image
 from embedstream_core.engine import Engine, find_device
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.message import Message, parse_message
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
-from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
+from embedstream_core.weights import RANDOM_NAME, ModelSpec, load_prepared, prepare_model
 
 __all__ = [
     "Neighbour",
     "Vector",
+    "check_sheet_path",
     "contact_sheet",
     "embed_pictures",
     "file_content",
     "kafka_content",
     "nearest",
     "newest_model",
+    "save_sheet",
 ]
 
 Vector = npt.NDArray[np.float32]
@@ -37,7 +40,7 @@ Vector = npt.NDArray[np.float32]
 _COLUMNS = ["embedding", "image_id", "uri", "topic", "partition", "offset", "model_id"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """A row near the query. `similarity` is the cosine, from -1 to 1."""
 
@@ -71,12 +74,7 @@ def embed_pictures(
     Raises:
         SetupError: the model cannot be had again, or an image cannot be read.
     """
-    encoder, weights_name, sha256 = model_id.rsplit("/", 2)
-    random = weights_name.startswith("random")
-    spec = ModelSpec(
-        encoder, "random" if random else weights or weights_name, None if random else sha256
-    )
-    model = prepare_model(spec)
+    model = prepare_model(_model_spec(model_id, weights))
     engine = Engine.start(
         load_prepared(model), model.card.preprocessing, device=find_device("auto")
     )
@@ -87,6 +85,18 @@ def embed_pictures(
         if isinstance(outcome, Failure):
             raise SetupError(f"the query picture cannot be used: {outcome.message}")
     return [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
+
+
+def _model_spec(model_id: str, weights: str | None) -> ModelSpec:
+    match model_id.rsplit("/", 2):
+        case [encoder, name, _] if name == RANDOM_NAME and weights is None:
+            return ModelSpec(encoder, "random")
+        case [encoder, name, sha256]:
+            return ModelSpec(encoder, weights or name, sha256)
+    raise SetupError(
+        f"'{model_id}' is no model_id: one is <encoder>/<weights>/<start of the sha256>, as "
+        "resnet50/IMAGENET1K_V2/11ad3fa6f4b5; see the table's column model_id"
+    )
 
 
 def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
@@ -102,7 +112,8 @@ def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbo
     found: list[Neighbour] = []
     for batch in dataset.to_batches(columns=_COLUMNS, filter=good, batch_size=1024):
         if batch.num_rows:
-            found = heapq.nlargest(k, [*found, *_neighbours(batch, unit, k)])
+            candidates = [*found, *_neighbours(batch, unit, k)]
+            found = heapq.nlargest(k, candidates, key=attrgetter("similarity"))
     return found
 
 
@@ -110,7 +121,7 @@ def _neighbours(batch: Any, unit: Vector, k: int) -> list[Neighbour]:
     flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
     vectors = flat.reshape(batch.num_rows, -1)
     similarities = vectors @ unit / np.linalg.norm(vectors, axis=1)
-    best = np.argsort(-similarities)[:k]
+    best = np.argsort(-similarities, kind="stable")[:k]
     rows = batch.take(best).drop_columns(["embedding", "model_id"]).to_pylist()
     return [
         Neighbour(similarity=float(similarities[index]), **row)
@@ -135,17 +146,33 @@ def _no_references(uri: str) -> bytes:
 
 
 def file_content(uri: str) -> bytes | None:
-    """The bytes of a row's picture, read from this machine; None where there is no such file."""
-    parts = urlsplit(uri)
-    path = Path(unquote(parts.path))
-    return path.read_bytes() if parts.scheme == "file" and path.is_file() else None
+    """The bytes of a row's picture, read from this machine; None where no such file is readable."""
+    try:
+        parts = urlsplit(uri)
+        path = Path(unquote(parts.path))
+        return path.read_bytes() if parts.scheme == "file" and path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
-    """The bytes of a row's picture, read back from its message; None where Kafka has let it go."""
-    from kafka import KafkaConsumer, TopicPartition
+    """The bytes of a row's picture, read back from its message; None where Kafka has let it go.
 
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None)
+    Raises:
+        SetupError: no broker answers.
+    """
+    from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError
+
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap_servers, group_id=None, bootstrap_timeout_ms=10_000
+        )
+    except KafkaError as error:
+        raise SetupError(
+            f"no picture can be read back from Kafka at {bootstrap_servers}: {error}; check the "
+            "address, or leave --bootstrap-servers out"
+        ) from error
     try:
         partition = TopicPartition(neighbour.topic, neighbour.partition)
         consumer.assign([partition])
@@ -163,6 +190,40 @@ def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | No
 
 # Lengths of the contact sheet, in pixels.
 _TILE, _CAPTION, _GAP = 168, 34, 10
+_EMPTY = "#eeeeee"
+_SHEET_SUFFIXES = (".png", ".jpg")
+
+
+def check_sheet_path(path: Path) -> None:
+    """Check, before any work, that a contact sheet can be written there.
+
+    Raises:
+        SetupError: the folder is not there, or the suffix is no picture's.
+    """
+    if path.suffix.lower() not in _SHEET_SUFFIXES:
+        raise SetupError(
+            f"the contact sheet '{path}' cannot be written: it is a picture, and its name ends in "
+            f"{' or '.join(_SHEET_SUFFIXES)}"
+        )
+    if not path.parent.is_dir():
+        raise SetupError(
+            f"the contact sheet '{path}' cannot be written: there is no folder '{path.parent}'; "
+            "create it first"
+        )
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a contact sheet, in the format of the file's suffix.
+
+    Raises:
+        SetupError: the file cannot be written.
+    """
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise SetupError(
+            f"the contact sheet '{path}' cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def contact_sheet(
@@ -171,7 +232,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw a row for each query: its name and picture, then its neighbours, the nearest first.
 
-    `content` gives a neighbour's image bytes, or None, which draws an empty tile.
+    `content` gives a neighbour's image bytes, or None. A tile is empty without bytes, and where
+    they are no image, as of a file that was overwritten since.
     """
     columns = 1 + max((len(neighbours) for _, _, neighbours in rows), default=0)
     width = columns * (_TILE + _GAP) + 2 * _GAP
@@ -191,16 +253,23 @@ def _draw_tile(
     sheet: Image.Image, corner: tuple[int, int], content: bytes | None, name: str, note: str
 ) -> None:
     left, top = corner
-    tile = Image.new("RGB", (_TILE, _TILE), "#eeeeee")
-    if content is not None:
-        with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        tile = ImageOps.pad(upright, (_TILE, _TILE), color="#eeeeee")
-    sheet.paste(tile, corner)
+    sheet.paste(_EMPTY, (left, top, left + _TILE, top + _TILE))
+    if content is not None and (picture := _fitted(content)) is not None:
+        sheet.paste(picture, corner)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
     draw.text((left, top + _TILE + 3), _short(name), fill="black", font=font)
     draw.text((left, top + _TILE + 17), note, fill="#666666", font=font)
+
+
+def _fitted(content: bytes) -> Image.Image | None:
+    try:
+        image = open_image(content, DecodeLimits()).image
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:
+        # Pillow's decoders raise a dozen types on broken data; a sheet is drawn without it.
+        return None
+    return ImageOps.pad(upright, (_TILE, _TILE), color=_EMPTY)
 
 
 def _short(name: str, length: int = 28) -> str:

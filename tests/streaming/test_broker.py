@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
+from streams import Topic, image
 
 from embedstream.broker import (
     MAX_MESSAGE_BYTES,
@@ -36,6 +38,27 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "broker"
     yield path
     stop_broker(path)
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose broker each test starts if it does not run, and may stop or kill.
+
+    A start takes seconds, so what one test leaves running, the next one takes.
+    """
+    path = tmp_path_factory.mktemp("own") / "möwe 1\\2 鳥"
+    yield path
+    stop_broker(path)
+
+
+@pytest.fixture
+def kept(own_folder: Path) -> Topic:
+    """A topic in the broker of `own_folder` that holds one message."""
+    servers = start_broker(own_folder).bootstrap_servers
+    topic = Topic(f"kept-{uuid.uuid4().hex[:8]}", servers)
+    create_topic(servers, topic.name, partitions=1)
+    topic.send([image("cat", b"value")])
+    return topic
 
 
 def produce(broker: Broker, topic: str, value: bytes) -> None:
@@ -111,45 +134,48 @@ def test_a_second_start_returns_the_running_one(broker: Broker) -> None:
         start_broker(broker.folder, port=1)
 
 
-def test_stop_leaves_no_process_and_restart_keeps_port_and_data(folder: Path) -> None:
-    first = start_broker(folder)
-    create_topic(first.bootstrap_servers, "kept", partitions=1)
-    produce(first, "kept", b"value")
-    assert stop_broker(folder)
-    assert is_gone(first.pid)
-    assert running_broker(folder) is None
-    assert not stop_broker(folder)
-
-    second = start_broker(folder)
-    assert second.port == first.port
-    assert second.pid != first.pid
-    assert consume(second, "kept") == b"value"
-
-
-def test_it_starts_again_after_a_kill(folder: Path) -> None:
-    first = start_broker(folder)
-    create_topic(first.bootstrap_servers, "kept", partitions=1)
-    produce(first, "kept", b"value")
-    os.kill(first.pid, signal.SIGKILL)
-    psutil.Process(first.pid).wait(30)
-    assert running_broker(folder) is None
-
-    second = start_broker(folder)
-    assert second.port == first.port
-    assert consume(second, "kept") == b"value"
-
-
-def test_it_outlives_the_process_that_started_it(folder: Path) -> None:
+def test_it_outlives_the_process_that_started_it(own_folder: Path) -> None:
+    stop_broker(own_folder)
     code = (
         "from pathlib import Path; from embedstream.broker import start_broker; "
-        f"print(start_broker(Path({str(folder)!r})).pid)"
+        f"print(start_broker(Path({str(own_folder)!r})).pid)"
     )
     pid = int(subprocess.check_output([sys.executable, "-c", code], timeout=120))
-    running = running_broker(folder)
+    running = running_broker(own_folder)
     assert running is not None
     assert running.pid == pid
-    assert stop_broker(folder)
-    assert is_gone(pid)
+
+
+def test_any_folder_name_will_do(own_folder: Path) -> None:
+    broker = start_broker(own_folder)
+    assert (own_folder / "data" / "meta.properties").exists()
+    assert "ERROR" not in broker.log_file.read_text()
+
+
+def test_stop_leaves_no_process_and_restart_keeps_port_and_data(
+    own_folder: Path, kept: Topic
+) -> None:
+    first = start_broker(own_folder)
+    assert stop_broker(own_folder)
+    assert is_gone(first.pid)
+    assert running_broker(own_folder) is None
+    assert not stop_broker(own_folder)
+
+    second = start_broker(own_folder)
+    assert second.port == first.port
+    assert second.pid != first.pid
+    assert consume(second, kept.name) == b"value"
+
+
+def test_it_starts_again_after_a_kill(own_folder: Path, kept: Topic) -> None:
+    first = start_broker(own_folder)
+    os.kill(first.pid, signal.SIGKILL)
+    psutil.Process(first.pid).wait(30)
+    assert running_broker(own_folder) is None
+
+    second = start_broker(own_folder)
+    assert second.port == first.port
+    assert consume(second, kept.name) == b"value"
 
 
 def test_a_port_in_use_is_told(folder: Path) -> None:
@@ -195,16 +221,6 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="cannot use the broker folder"):
         start_broker(tmp_path / "file" / "broker")
-
-
-def test_any_folder_name_will_do(tmp_path: Path) -> None:
-    folder = tmp_path / "möwe 1\\2 鳥"
-    try:
-        broker = start_broker(folder)
-        assert (folder / "data" / "meta.properties").exists()
-        assert "ERROR" not in broker.log_file.read_text()
-    finally:
-        stop_broker(folder)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:1,[::1]:1", "no port"])

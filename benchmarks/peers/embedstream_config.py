@@ -1,0 +1,30 @@
+"""embedstream as it comes, on two cores, with the model that all peers have."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from embedstream.config import Config
+from protocol import CORES, Backend, Precision
+
+
+def config(precision: Precision, backend: Backend, **sections: dict[str, Any]) -> Config:
+    folder = tempfile.mkdtemp(prefix="embedstream-benchmark-")
+    defaults: dict[str, Any] = {
+        "kafka": {"bootstrap_servers": "localhost:9092", "subscribe": "images"},
+        "encoder": {
+            "name": "resnet50",
+            "weights": "random",
+            "precision": precision,
+            "backend": backend,
+        },
+        "table": {"path": f"{folder}/table"},
+        "checkpoint": f"{folder}/checkpoint",
+        "spark": {
+            "master": f"local[{CORES},4]",
+            "log_file": f"{folder}/spark.log",
+            "options": {"spark.ui.enabled": "false"},
+        },
+    }
+    return Config.model_validate({**defaults, **sections})

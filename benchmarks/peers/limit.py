@@ -1,0 +1,52 @@
+"""The hardware's limit: forward passes on all cores, and decoding on one, without Spark.
+
+With F forward passes a second on all cores and d seconds to decode an image on one, no pipeline on
+these cores does more than 1 / (1/F + d/cores) images a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from embedstream_core.decode import DecodeLimits, open_image, render
+from embedstream_core.engine import Engine
+from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
+from protocol import CORES, Backend, Precision, Run, serve
+
+
+@contextmanager
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
+    prepared = prepare_model(ModelSpec("resnet50", "random"))
+    preprocessing = prepared.card.preprocessing
+    engine = Engine.start(
+        load_prepared(prepared),
+        preprocessing,
+        device=torch.device("cpu"),
+        precision=precision,
+        backend=backend,
+        cpu_threads=CORES,
+    )
+    contents = pq.read_table(images, columns=["content"])["content"].to_pylist()
+
+    def run() -> tuple[int, float]:
+        started = time.perf_counter()
+        pictures = [
+            render(open_image(content, DecodeLimits()), preprocessing).pixels
+            for content in contents
+        ]
+        decoded = time.perf_counter()
+        engine.embed(pictures)
+        ended = time.perf_counter()
+        return len(contents), (ended - decoded) + (decoded - started) / CORES
+
+    yield run
+
+
+if __name__ == "__main__":
+    serve(prepare)

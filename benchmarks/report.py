@@ -1,0 +1,76 @@
+"""What every benchmark leaves: a table on the terminal, a JSON file, and a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["RESULTS", "bars", "machine", "print_table", "write_result"]
+
+RESULTS = Path(__file__).parent / "results"
+console = Console()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    console.print(table)
+
+
+def write_result(name: str, result: Mapping[str, Any]) -> None:
+    """`results/<name>.json`, with the machine it was measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+    console.print(f"written: benchmarks/results/{path.name}")
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": bool(torch.cpu.get_capabilities().get("avx512_bf16", False)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def bars(name: str, title: str, unit: str, values: Mapping[str, float]) -> None:
+    """`results/<name>.png`: a bar for each value, in their order."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.4 * len(values)))
+    labels = list(values)
+    own = ["#1f77b4" if "embedstream" in label else "#b0b0b0" for label in labels]
+    drawn = axes.barh(labels, list(values.values()), color=own)
+    axes.bar_label(drawn, fmt="%.3g", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.1)
+    figure.tight_layout()
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
+    plt.close(figure)
+
+
+def _text(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

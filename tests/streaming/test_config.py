@@ -1,0 +1,621 @@
+"""A configuration is read from three places, is wrong with a sentence, and tells no secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from embedstream.config import Config, ConfigError, resolved_options, revealed
+from embedstream.config_file import load_config
+
+CONFIGURATIONS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
+
+MINIMAL: dict[str, Any] = {
+    "kafka": {"bootstrap_servers": "localhost:9092", "subscribe": "images"},
+    "table": {"path": "/data/table"},
+    "checkpoint": "/data/checkpoint",
+}
+
+SECRET = "hunter2-und-möwe"
+
+JAAS = 'ScramLoginModule required username="me" password="{}";'
+
+
+def write(folder: Path, changes: Mapping[str, Any]) -> Path:
+    """The minimal configuration, with these keys set in its sections."""
+    tree = {name: value for name, value in MINIMAL.items() if name not in changes}
+    for name, value in changes.items():
+        old = MINIMAL.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        tree[name] = {**old, **value} if both else value  # type: ignore[dict-item]
+    path = folder / "stream.yaml"
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def load(
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    *overrides: str,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    return load_config(write(folder, changes or {}), overrides, environment=environment or {})
+
+
+def problems(folder: Path, changes: Mapping[str, Any], *overrides: str) -> list[str]:
+    """What is told of a wrong configuration, a line each."""
+    with pytest.raises(ConfigError) as error:
+        load(folder, changes, *overrides)
+    return str(error.value).splitlines()
+
+
+def shown(config: Config) -> str:
+    """All that a careless print or a log line could show of a configuration."""
+    return "\n".join(
+        [repr(config), str(config), str(config.model_dump()), config.model_dump_json()]
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_every_configuration_that_is_shipped_loads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["KAFKA_PASSWORD", "KAFKA_TRUSTSTORE_PASSWORD"]
+    for name in [*names, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]:
+        monkeypatch.setenv(name, SECRET)
+
+    config = load_config(path, environment={})
+
+    assert config.kafka.subscribe == "images"
+    assert SECRET not in shown(config)
+
+
+def test_there_are_configurations_to_load() -> None:
+    assert {path.stem for path in CONFIGURATIONS} >= {"cluster", "compose", "demo", "local"}
+
+
+def test_the_clusters_options_get_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "one")
+    monkeypatch.setenv("KAFKA_TRUSTSTORE_PASSWORD", "two")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "three")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "four")
+    (path,) = (path for path in CONFIGURATIONS if path.stem == "cluster")
+
+    config = load_config(path, environment={})
+
+    kafka, spark = revealed(config.kafka.options), revealed(config.spark.options)
+    assert kafka["kafka.sasl.jaas.config"].endswith('username="embedstream" password="one";')
+    assert kafka["kafka.ssl.truststore.password"] == "two"
+    assert spark["spark.hadoop.fs.s3a.access.key"] == "three"
+    assert spark["spark.hadoop.fs.s3a.secret.key"] == "four"
+    assert spark["spark.executor.cores"] == "8"
+
+
+def test_the_cluster_says_which_variable_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAFKA_PASSWORD", raising=False)
+    (path,) = (path for path in CONFIGURATIONS if path.stem == "cluster")
+    with pytest.raises(ConfigError, match="the environment variable KAFKA_PASSWORD is not set"):
+        load_config(path, environment={})
+
+
+def test_three_keys_are_enough(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.kafka.starting_offsets == "earliest"
+    assert config.encoder.name == "resnet50"
+    assert config.references.folders == ()
+    assert config.spark.master is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "nearest", "choices"),
+    [
+        ({"kafak": {}}, "kafak", "kafka", ["kafka", "encoder", "table", "checkpoint"]),
+        (
+            {"kafka": {"subscirbe": "cats"}},
+            "kafka.subscirbe",
+            "subscribe",
+            ["bootstrap_servers", "subscribe_pattern", "assign"],
+        ),
+        ({"encoder": {"weigths": "x"}}, "encoder.weigths", "weights", ["name", "precision"]),
+        ({"spark": {"jars_sets": []}}, "spark.jars_sets", "jar_sets", ["master", "options"]),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_and_all_choices(
+    tmp_path: Path, changes: dict[str, Any], key: str, nearest: str, choices: list[str]
+) -> None:
+    header, line = problems(tmp_path, changes)
+    assert header == f"the configuration {tmp_path / 'stream.yaml'} is wrong:"
+    assert line.startswith(f"  {key}: unknown key; did you mean '{nearest}'? known: ")
+    assert set(line.partition("known: ")[2].split(", ")) >= {nearest, *choices}
+
+
+def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> None:
+    (_, line) = problems(tmp_path, {"message": {"zzz": 1}})
+    assert line == "  message.zzz: unknown key; known: format, id_header"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"kafka": {"max_offsets_per_trigger": "many"}},
+            "  kafka.max_offsets_per_trigger: should be a valid integer, unable to parse string as "
+            "an integer, not 'many'",
+        ),
+        (
+            {"kafka": {"min_partitions": 0}},
+            "  kafka.min_partitions: should be greater than 0, not 0",
+        ),
+        (
+            {"encoder": {"device": "tpu"}},
+            "  encoder.device: should be 'auto', 'cpu' or 'cuda', not 'tpu'",
+        ),
+        (
+            {"references": {"schemes": ["file", "ftp"]}},
+            "  references.schemes.1: should be 'file', 'http', 'https' or 's3', not 'ftp'",
+        ),
+        (
+            {"references": {"folders": "/pictures"}},
+            "  references.folders: should be a valid tuple, not '/pictures'",
+        ),
+        ({"checkpoint": 7}, "  checkpoint: should be a valid string, not 7"),
+        ({"trigger": {"interval_s": -1}}, "  trigger.interval_s: should be greater than or equal"),
+        ({"kafka": {"assign": {"images": "0"}}}, "  kafka.assign.images: should be a valid list"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_key(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    (_, told) = problems(tmp_path, changes)
+    assert told.startswith(line)
+
+
+@pytest.mark.parametrize("name", ["table", "checkpoint", "kafka"])
+def test_a_missing_key_is_told(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text(yaml.safe_dump({key: MINIMAL[key] for key in MINIMAL if key != name}))
+    with pytest.raises(ConfigError, match=f"\n  {name}: required, but not given$"):
+        load_config(path, environment={})
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "stream.yaml"
+    tree = {
+        "kafka": {"bootstrap_servers": "x", "subscribe": "a", "assign": {"a": [0]}},
+        "table": {},
+        "encodr": {"name": "resnet18"},
+        "decode": {"max_image_bytes": "big"},
+        "spark": {"options": {"executor.cores": 1}},
+    }
+    path.write_text(yaml.safe_dump(tree))
+
+    with pytest.raises(ConfigError) as error:
+        load_config(path, environment={})
+
+    keys = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert sorted(keys) == [
+        "checkpoint",
+        "decode.max_image_bytes",
+        "encodr",
+        "kafka",
+        "spark",
+        "table.path",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kafka",
+    [
+        {"assign": {"images": [0]}},
+        {"subscribe_pattern": "images.*"},
+        {"subscribe": None},
+        {"subscribe": None, "subscribe_pattern": "a", "assign": {"images": [0]}},
+    ],
+)
+def test_topics_are_chosen_in_one_way(tmp_path: Path, kafka: dict[str, Any]) -> None:
+    (_, line) = problems(tmp_path, {"kafka": kafka})
+    assert line == "  kafka: give exactly one of subscribe, subscribe_pattern and assign"
+
+
+def test_the_first_start_is_given_once(tmp_path: Path) -> None:
+    both = {"starting_offsets": "earliest", "starting_timestamp": "2026-01-01T00:00:00Z"}
+    (_, line) = problems(tmp_path, {"kafka": both})
+    assert line == "  kafka: give starting_offsets or starting_timestamp, not both"
+    assert load(tmp_path, {"kafka": {"starting_timestamp": "2026-01-01T00:00:00Z"}})
+
+
+def test_a_spark_option_begins_with_spark(tmp_path: Path) -> None:
+    (_, line) = problems(tmp_path, {"spark": {"options": {"executor.cores": 2}}})
+    assert line == "  spark: 'executor.cores' is no setting of Spark: all begin with 'spark.'"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "name", "value"),
+    [
+        ("kafka.subscribe=cats", "kafka", "subscribe", "cats"),
+        ("kafka.subscribe = cats ", "kafka", "subscribe", "cats"),
+        ("kafka.max_offsets_per_trigger=50", "kafka", "max_offsets_per_trigger", 50),
+        ("references.folders=[/a, /b]", "references", "folders", ("/a", "/b")),
+        ("encoder={name: resnet18}", "encoder", "name", "resnet18"),
+        ("spark.master=local[*,4]", "spark", "master", "local[*,4]"),
+        ("table.path=s3a://bucket/a=b", "table", "path", "s3a://bucket/a=b"),
+        (
+            "kafka.starting_offsets={images: {0: 5}}",
+            "kafka",
+            "starting_offsets",
+            {"images": {0: 5}},
+        ),
+    ],
+)
+def test_an_override_sets_one_key(
+    tmp_path: Path, override: str, section: str, name: str, value: object
+) -> None:
+    config = load(tmp_path, {}, override)
+    assert getattr(getattr(config, section), name) == value
+    assert config.kafka.bootstrap_servers == "localhost:9092"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "option", "value"),
+    [
+        ("kafka.options.kafka.security.protocol=SSL", "kafka", "kafka.security.protocol", "SSL"),
+        ("spark.options.spark.x.y=1", "spark", "spark.x.y", "1"),
+        ("spark.options.spark.ui.enabled=false", "spark", "spark.ui.enabled", "false"),
+        ("kafka.options={kafka.client.id: me}", "kafka", "kafka.client.id", "me"),
+    ],
+)
+def test_an_options_name_keeps_its_dots(
+    tmp_path: Path, override: str, section: str, option: str, value: str
+) -> None:
+    changes = {"kafka": {"options": {"kafka.a.b": 1}}, "spark": {"options": {"spark.a.b": 1}}}
+    config = load(tmp_path, changes, override)
+    assert getattr(config, section).options == {f"{section}.a.b": "1", option: value}
+
+
+def test_a_table_propertys_name_keeps_its_dots(tmp_path: Path) -> None:
+    config = load(tmp_path, {}, "table.properties.delta.logRetentionDuration=interval 7 days")
+    assert config.table.properties == {"delta.logRetentionDuration": "interval 7 days"}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"), [("true", "true"), ("7", "7"), ("1.5", "1.5"), ("interval 7 days",) * 2]
+)
+def test_a_table_property_is_written_as_delta_writes_it(
+    tmp_path: Path, given: str, text: str
+) -> None:
+    config = load(tmp_path, {}, f"table.properties.delta.x={given}")
+    assert config.table.properties == {"delta.x": text}
+
+
+def test_a_topics_name_keeps_its_dots(tmp_path: Path) -> None:
+    changes = {"kafka": {"subscribe": None, "starting_offsets": "latest"}}
+    overrides = ["kafka.assign.shop.images=[0, 1]", "kafka.starting_offsets.shop.images={0: 5}"]
+    config = load(tmp_path, changes, *overrides)
+    assert config.kafka.assign == {"shop.images": [0, 1]}
+    assert config.kafka.starting_offsets == {"shop.images": {0: 5}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kafka.subscribe", "--set takes key=value, .* not 'kafka.subscribe'"),
+        ("kafka.subscribe=[", r"the value of kafka\.subscribe is not YAML"),
+        ("kafka.subscribe=2026-13-45", r"the value of kafka\.subscribe is not YAML"),
+        ("kafka.subscrib=cats", r"kafka\.subscrib: unknown key; did you mean 'subscribe'"),
+        ("=cats", "unknown key"),
+    ],
+)
+def test_a_wrong_override_is_told(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, {}, override)
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "subscribe"),
+    [
+        ({}, (), "file"),
+        ({"EMBEDSTREAM_KAFKA__SUBSCRIBE": "environment"}, (), "environment"),
+        ({}, ("kafka.subscribe=set",), "set"),
+        ({"EMBEDSTREAM_KAFKA__SUBSCRIBE": "environment"}, ("kafka.subscribe=set",), "set"),
+        ({}, ("kafka.subscribe=first", "kafka.subscribe=last"), "last"),
+        ({"KAFKA__SUBSCRIBE": "other", "EMBEDSTREAM_JARS": "/jars"}, (), "file"),
+    ],
+)
+def test_the_environment_wins_over_the_file_and_set_over_both(
+    tmp_path: Path, environment: dict[str, str], overrides: Sequence[str], subscribe: str
+) -> None:
+    changes = {"kafka": {"subscribe": "file"}}
+    config = load(tmp_path, changes, *overrides, environment=environment)
+    assert config.kafka.subscribe == subscribe
+
+
+def test_the_environment_reaches_every_depth(tmp_path: Path) -> None:
+    environment = {
+        "EMBEDSTREAM_CHECKPOINT": "/other",
+        "EMBEDSTREAM_ENCODER__BATCH_SIZE": "4",
+        "EMBEDSTREAM_KAFKA__OPTIONS": "{kafka.security.protocol: SSL}",
+        "EMBEDSTREAM_SPARK__JAR_SETS": "[spark, s3]",
+    }
+    changes = {"kafka": {"options": {"kafka.client.id": "me"}}}
+
+    config = load(tmp_path, changes, environment=environment)
+
+    assert config.checkpoint == "/other"
+    assert config.encoder.batch_size == 4
+    assert config.kafka.options == {"kafka.client.id": "me", "kafka.security.protocol": "SSL"}
+    assert config.spark.jar_sets == ("spark", "s3")
+
+
+def test_the_processes_environment_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDSTREAM_KAFKA__SUBSCRIBE", "cats")
+    assert load_config(write(tmp_path, {})).kafka.subscribe == "cats"
+
+
+def test_a_mistyped_variable_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.subscrib: unknown key"):
+        load(tmp_path, environment={"EMBEDSTREAM_KAFKA__SUBSCRIB": "cats"})
+
+
+def test_an_empty_section_can_be_filled(tmp_path: Path) -> None:
+    config = load(tmp_path, {"encoder": None}, "encoder.name=resnet18")
+    assert config.encoder.name == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ("env:TEST_SECRET", SECRET),
+        ("file:{folder}/secret", SECRET),
+        (JAAS.format("${env:TEST_SECRET}"), JAAS.format(SECRET)),
+        ("${env:TEST_USER}:${file:{folder}/secret}", f"me:{SECRET}"),
+    ],
+)
+@pytest.mark.parametrize("section", ["kafka", "spark"])
+def test_a_secret_is_resolved_and_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, given: str, resolved: str
+) -> None:
+    monkeypatch.setenv("TEST_SECRET", SECRET)
+    monkeypatch.setenv("TEST_USER", "me")
+    (tmp_path / "secret").write_text(f"{SECRET}\n", encoding="utf-8")
+    name = f"{section}.some.password"
+    option = given.replace("{folder}", str(tmp_path))
+
+    config = load(tmp_path, {section: {"options": {name: option}}})
+
+    assert revealed(getattr(config, section).options) == {name: resolved}
+    assert SECRET not in shown(config)
+
+
+def test_an_option_that_is_no_reference_stays_readable(tmp_path: Path) -> None:
+    options = {"kafka.a": "file", "kafka.b": "environment:x", "kafka.c": True, "kafka.d": 1.5}
+    config = load(tmp_path, {"kafka": {"options": options}})
+    assert config.kafka.options == {
+        "kafka.a": "file",
+        "kafka.b": "environment:x",
+        "kafka.c": "true",
+        "kafka.d": "1.5",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("env:TEST_ABSENT", "the environment variable TEST_ABSENT is not set"),
+        ("a ${env:TEST_ABSENT} b", "the environment variable TEST_ABSENT is not set"),
+        ("file:/no/such", "the file /no/such cannot be read: No such file or directory"),
+        ("${file:/}", "the file / cannot be read: Is a directory"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_told(tmp_path: Path, given: str, message: str) -> None:
+    assert "TEST_ABSENT" not in os.environ
+    changes = {"kafka": {"options": {"kafka.ssl.key.password": given}}}
+    (_, line) = problems(tmp_path, changes)
+    assert line == f"  kafka.options.kafka.ssl.key.password: {message}"
+
+
+def test_a_secret_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe\x00")
+    changes = {"kafka": {"options": {"kafka.ssl.key.password": f"file:{tmp_path / 'secret'}"}}}
+    (_, line) = problems(tmp_path, changes)
+    assert f"the file {tmp_path / 'secret'} cannot be read" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "options"),
+    [
+        ("kafka", {"kafka.ssl.key.password": SECRET}),
+        ("kafka", {"kafka.ssl.key.PASSWORD": 12345678}),
+        ("kafka", {"kafka.sasl.jaas.config": JAAS.format(SECRET)}),
+        ("kafka", {"kafka.sasl.jaas.config": f"x password = {SECRET};"}),
+        ("spark", {"spark.hadoop.fs.s3a.secret.key": SECRET}),
+        ("spark", {"spark.hadoop.fs.s3a.session.token": SECRET}),
+        ("kafka", {"kafka": {"ssl": {"key": {"password": SECRET}}}}),
+    ],
+)
+def test_a_secret_in_plain_text_is_refused_and_not_repeated(
+    tmp_path: Path, section: str, options: dict[str, Any]
+) -> None:
+    text = "\n".join(problems(tmp_path, {section: {"options": options}}))
+    assert f"  {section}.options" in text
+    assert SECRET not in text
+    assert "12345678" not in text
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [("kafka", "options"), ("spark", "options"), ("table", "properties")]
+)
+@pytest.mark.parametrize(
+    ("value", "kind"), [(None, "NoneType"), ([SECRET], "list"), ({"y": SECRET}, "dict")]
+)
+def test_an_option_that_is_no_single_value_is_refused(
+    tmp_path: Path, section: str, name: str, value: object, kind: str
+) -> None:
+    (_, line) = problems(tmp_path, {section: {name: {f"{section}.x": value}}})
+    assert line == (
+        f"  {section}.{name}.{section}.x: its value is a text, a number, true or false, not a "
+        f"{kind}; write a name with dots as one key, as in `kafka.security.protocol: SSL`"
+    )
+
+
+def test_a_plain_secret_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    changes = {"kafka": {"options": {"kafka.ssl.key.password": SECRET}}}
+    (_, line) = problems(tmp_path, changes)
+    assert line == (
+        "  kafka.options: 'kafka.ssl.key.password' holds a secret in plain text; give it as "
+        "env:NAME or file:PATH, or as ${env:NAME} within a longer value"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kafka": {"options": {"kafka.ssl.key.password": SECRET}, "subscirbe": "x"}},
+        {"kafka": {"options": [{"kafka.ssl.key.password": SECRET}]}},
+        {"kafka": {"options": JAAS.format(SECRET)}},
+        {"kafka": [{"options": {"kafka.ssl.key.password": SECRET}}]},
+        {"spark": {"options": ["spark.hadoop.fs.s3a.secret.key", SECRET]}},
+    ],
+    ids=["beside", "list", "text", "section", "pairs"],
+)
+def test_no_error_message_holds_a_secret(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert SECRET not in "\n".join(problems(tmp_path, changes))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"{{{SECRET}",
+        f"[{SECRET}",
+        f'"{SECRET}',
+        "*hunter2",
+        "!hunter2",
+        "!hunter2!x",
+        "!hunter'2",
+        "!!int hunter2",
+        "\x00hunter2",
+    ],
+    ids=["mapping", "list", "text", "alias", "tag", "handle", "quote", "number", "character"],
+)
+def test_a_secret_that_is_not_yaml_is_not_repeated(tmp_path: Path, value: str) -> None:
+    override = f"kafka.options.kafka.ssl.key.password={value}"
+    text = "\n".join(problems(tmp_path, {}, override))
+    assert text.startswith("the value of kafka.options.kafka.ssl.key.password is not YAML: ")
+    assert "hunter" not in text
+
+
+def test_a_file_that_is_not_yaml_is_told_without_its_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        f"kafka:\n  options:\n    ssl.password: [{SECRET}\ntable: x\n", encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="is not YAML") as error:
+        load_config(path)
+    assert "line 3" in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kafka": {"options": {"kafka.ssl.key.password": "env:TEST_SECRET"}, "subscribe": 5}},
+        {"spark": {"options": {"x.secret": "env:TEST_SECRET"}}},
+    ],
+)
+def test_no_error_message_holds_a_resolved_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("TEST_SECRET", SECRET)
+    assert SECRET not in "\n".join(problems(tmp_path, changes))
+
+
+def test_options_from_elsewhere_keep_the_same_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_SECRET", SECRET)
+    options = resolved_options({"security_protocol": "SSL", "ssl_password": "env:TEST_SECRET"})
+    assert SECRET not in repr(options)
+    assert revealed(options) == {"security_protocol": "SSL", "ssl_password": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"ssl_password": "env:TEST_ABSENT", "ssl_cafile": "file:/no/such"},
+            "ssl_password: the environment variable TEST_ABSENT is not set\n"
+            "ssl_cafile: the file /no/such cannot be read: No such file or directory",
+        ),
+        ({"ssl_password": SECRET}, "'ssl_password' holds a secret in plain text; give it as env:"),
+    ],
+)
+def test_wrong_options_from_elsewhere_are_told_in_plain_words(
+    options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolved_options(options)
+    assert str(error.value).startswith(message)
+    assert SECRET not in str(error.value)
+
+
+def sections(config: BaseModel) -> list[BaseModel]:
+    inner = [value for _, value in config if isinstance(value, BaseModel)]
+    return [config, *(section for one in inner for section in sections(one))]
+
+
+def test_nothing_can_be_changed(tmp_path: Path) -> None:
+    found = sections(load(tmp_path))
+    assert len(found) == 10
+    for section in found:
+        (name, *_) = type(section).model_fields
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, name, None)
+
+
+def test_places_do_not_depend_on_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load(
+        tmp_path,
+        {
+            "table": {"path": "table"},
+            "checkpoint": "s3a://bucket/checkpoint",
+            "references": {"folders": ["~/pictures"]},
+        },
+    )
+    assert config.table.path == str(tmp_path / "table")
+    assert config.checkpoint == "s3a://bucket/checkpoint"
+    assert config.references.folders == ("/home/me/pictures",)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "absent.yaml"
+    with pytest.raises(ConfigError, match="No such file or directory") as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"kafka: [", "is not YAML: "),
+        (b"kafka:\n\t- tab", "is not YAML: "),
+        (b"\xff\xfe\x00\xd8", "is not YAML: "),
+        (b"- kafka\n- table\n", "holds no keys; see conf/local.yaml"),
+        (b"kafka", "holds no keys"),
+        (b"", "holds no keys"),
+    ],
+)
+def test_what_is_no_mapping_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert str(error.value).startswith(f"the configuration {path} {message}")
