@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pictures import jpegs, write_images
+from images import jpegs, write_images
 from report import RESULTS, bars, print_table, write_result
 from systems import SYSTEMS, Running, running
 
