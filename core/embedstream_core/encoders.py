@@ -1,11 +1,12 @@
 """The encoders by name: architecture, published weights, preprocessing and license.
 
-An encoder is a classification network whose head is cut off. Three families are known:
+An encoder is a classification network whose head is cut off. Four families are known:
 
 | name | from |
 | --- | --- |
 | `resnet50`, `vit_b_16`, … | every classification network of torchvision |
 | `timm/<model>`, `timm/<model>.<tag>` | every network of timm (extra `timm`) |
+| `module:function` | a function of yours that returns an `Encoder` |
 | a row of `ENCODERS` | this table |
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,19 +103,36 @@ def find_encoder(name: str) -> Encoder:
         return ENCODERS[name]()
     if name.startswith("timm/"):
         return _timm_encoder(name)
+    if ":" in name:
+        return _own_encoder(name)
     if name in _torchvision_names():
         return _torchvision_encoder(name)
     known = known_encoders()
     nearest = difflib.get_close_matches(name, known, n=5) or known[:5]
     raise SetupError(
         f"unknown encoder '{name}'; nearest of the {len(known)} known: {', '.join(nearest)}, "
-        "or timm/<model>"
+        "or timm/<model>, or module:function"
     )
 
 
 def known_encoders() -> list[str]:
     """All names but timm's, sorted."""
     return sorted([*ENCODERS, *_torchvision_names()])
+
+
+def _own_encoder(name: str) -> Encoder:
+    module, _, function = name.partition(":")
+    try:
+        encoder = getattr(import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise SetupError(
+            f"encoder '{name}' cannot be had ({error}): name a function that returns an Encoder, "
+            "in a module that the driver and the workers can import"
+        ) from error
+    if not isinstance(encoder, Encoder):
+        raise SetupError(f"'{name}' returns {type(encoder).__name__}, not an Encoder")
+    # Workers find it again by this name.
+    return replace(encoder, name=name)
 
 
 # Both apply ImageNet's statistics within the network when their published weights are used.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import PipelineConfig, SparkConfig, revealed
@@ -19,6 +21,8 @@ __all__ = ["open_session"]
 
 # Four attempts for each task: plain local[*] fails the whole job at a task's first failure.
 DEFAULT_MASTER = "local[*,4]"
+
+_JVM_END_TIMEOUT_S = 30
 
 _SECRETS = "(?i)secret|password|token|credential|access[.]?key|sasl|jaas"
 
@@ -54,7 +58,24 @@ def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[Spar
     try:
         yield spark
     finally:
-        spark.stop()
+        _end(spark)
+
+
+def _end(spark: SparkSession) -> None:
+    """Stop Spark and wait until its JVM is gone: nothing is left running.
+
+    A JVM that PySpark did not launch, as under spark-submit, is not ours to end.
+    """
+    gateway: Any = SparkContext._gateway
+    spark.stop()
+    jvm: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    if jvm is None or jvm.stdin is None:
+        return
+    gateway.shutdown()
+    jvm.stdin.close()
+    jvm.wait(_JVM_END_TIMEOUT_S)
+    # PySpark launches a new one when it finds none.
+    SparkContext._gateway = SparkContext._jvm = None
 
 
 def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:

@@ -164,12 +164,17 @@ def _print_batch(report: BatchReport) -> None:
 
 def _print_totals(totals: Totals, table: str, *, model_loads: int) -> None:
     console.print(
-        f"[bold]{totals.rows} rows[/] in {totals.batches} micro-batches, "
+        f"[bold]{totals.rows} rows[/] in {_counted(totals.batches, 'micro-batch', 'es')}, "
         f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
         f"{totals.failures.total()} failures{_reasons(totals.failures)}"
     )
-    console.print(f"the model was loaded {model_loads} times, once by each worker")
+    loaded = _counted(model_loads, "time", "s")
+    console.print(f"the model was loaded {loaded}, once by each worker")
     console.print(f"table: {table}", markup=False)
+
+
+def _counted(count: int, noun: str, plural: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else plural}"
 
 
 def _reasons(failures: Counter[str]) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
 
-from embedstream_core.encoders import cut_head, find_encoder, known_encoders
+from embedstream_core.decode import Preprocessing
+from embedstream_core.encoders import (
+    Encoder,
+    PublishedWeights,
+    cut_head,
+    find_encoder,
+    known_encoders,
+)
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, prepare_model
 
@@ -101,3 +112,40 @@ def test_a_timm_tag_chooses_the_weights() -> None:
 def test_an_unknown_timm_model_names_the_nearest() -> None:
     with pytest.raises(SetupError, match=r"unknown timm model 'resnet19'; nearest: .*resnet18"):
         find_encoder("timm/resnet19")
+
+
+def small_encoder() -> Encoder:
+    """What `module:function` names."""
+    preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
+    none = PublishedWeights("none", preprocessing, "CC0-1.0", "", lambda: Path("nowhere"))
+    return Encoder("small", lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), {"none": none})
+
+
+def no_encoder() -> int:
+    return 5
+
+
+def test_an_encoder_of_ones_own_is_named_by_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+
+    card = prepare_model(ModelSpec("mine:small_encoder", weights="random")).card
+
+    assert card.encoder == "mine:small_encoder"
+    assert card.dimension == 192
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no.such.module:encoder", "No module named 'no'"),
+        ("mine:missing", "has no attribute 'missing'"),
+        ("mine:no_encoder", "returns int, not an Encoder"),
+    ],
+)
+def test_what_is_no_encoder_of_ones_own_is_told(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+
+    with pytest.raises(SetupError, match=message):
+        find_encoder(name)
