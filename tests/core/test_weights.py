@@ -47,7 +47,8 @@ def test_a_model_loads_as_it_was_prepared(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(prepared.tensors)
     here, there = vectors(load_prepared(prepared)), vectors(load_model(card, path))
-    assert torch.equal(here, there)
+    # Not equal to the last bit: kernels are chosen by where a tensor lies in memory.
+    torch.testing.assert_close(here, there)
     assert here.shape == (2, card.dimension)
     assert card.tensors_sha256 == sha256_of(path)
     encoder, weights, digest = card.model_id.rsplit("/", 2)
