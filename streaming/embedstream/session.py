@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
@@ -17,7 +17,10 @@ from embedstream.config import PipelineConfig, SparkConfig, revealed
 from embedstream.jars import default_jars_folder, fetch_jars
 from embedstream.java import find_java
 
-__all__ = ["open_session"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["open_session", "warm_workers"]
 
 # Four attempts for each task: plain local[*] fails the whole job at a task's first failure.
 DEFAULT_MASTER = "local[*,4]"
@@ -59,6 +62,18 @@ def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[Spar
         yield spark
     finally:
         _end(spark)
+
+
+def warm_workers(spark: SparkSession) -> None:
+    """Start the Python workers, whose imports take seconds, and wait until they are there."""
+    slots = spark.sparkContext.defaultParallelism
+    spark.range(0, slots, 1, slots).mapInPandas(_same, "id long").write.format("noop").mode(
+        "overwrite"
+    ).save()
+
+
+def _same(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    return frames
 
 
 def _end(spark: SparkSession) -> None:

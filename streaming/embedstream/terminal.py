@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from embedstream.config import Config
 from embedstream.progress import BatchReport, ProgressListener, Totals
-from embedstream.session import open_session
+from embedstream.session import open_session, warm_workers
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run_stream(config: Config, *, until: Until, allow_model_change: bool = False
         from embedstream.check import Preflight
         from embedstream.job import start_stream
 
+        threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
         preflight = Preflight(spark, config, allow_model_change=allow_model_change)
         passed = _print_findings(preflight.findings())
         if preflight.model is None or not passed:
@@ -83,6 +84,12 @@ def _session(config: Config) -> Iterator[SparkSession]:
             spark = stack.enter_context(open_session(config.spark, config.pipeline))
             importing.join()
         yield spark
+
+
+def _warm_workers(spark: SparkSession) -> None:
+    # Only the time is at stake; a session that is stopped meanwhile raises whatever it likes.
+    with suppress(Exception):
+        warm_workers(spark)
 
 
 @contextmanager
