@@ -1,7 +1,13 @@
-"""JPEG pictures of one size, cut from the real ones of scikit-image and scikit-learn."""
+"""JPEG pictures of one size, cut from the real ones of scikit-image and scikit-learn.
+
+    python benchmarks/images.py --out images.parquet [--count 256]
+
+writes a Parquet file of them, for a machine that has neither package.
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
 from collections.abc import Iterator, Sequence
@@ -62,3 +68,15 @@ def _path(name: str) -> Path:
         Path(sklearn.datasets.__file__).parent / "images",
     )
     return next(folder / name for folder in folders if (folder / name).exists())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=256)
+    arguments = parser.parse_args()
+    write_images(arguments.out, list(jpegs(arguments.count)))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["RESULTS", "bars", "machine", "print_table", "write_result"]
+__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 console = Console()
@@ -52,24 +52,49 @@ def machine() -> dict[str, Any]:
 
 def bars(name: str, title: str, unit: str, values: Mapping[str, float]) -> None:
     """`results/<name>.png`: a bar for each value, in their order."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.4 * len(values)))
+    figure, axes = _pyplot().subplots(figsize=(8, 0.6 + 0.4 * len(values)))
     labels = list(values)
     own = ["#1f77b4" if "embedstream" in label else "#b0b0b0" for label in labels]
     drawn = axes.barh(labels, list(values.values()), color=own)
     axes.bar_label(drawn, fmt="%.3g", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
+    axes.margins(x=0.1)
+    _save(name, title, figure, axes)
+
+
+def lines(
+    name: str,
+    title: str,
+    axis_labels: tuple[str, str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
+    """`results/<name>.png`: a line for each series of x and y."""
+    figure, axes = _pyplot().subplots(figsize=(8, 4))
+    for label, (x, y) in series.items():
+        axes.plot(x, y, label=label)
+    axes.set_xlabel(axis_labels[0])
+    axes.set_ylabel(axis_labels[1])
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    _save(name, title, figure, axes)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(name: str, title: str, figure: Any, axes: Any) -> None:
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.1)
     figure.tight_layout()
     figure.savefig(RESULTS / f"{name}.png", dpi=120)
-    plt.close(figure)
+    _pyplot().close(figure)
 
 
 def _text(value: object) -> str:

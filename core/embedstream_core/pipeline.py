@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from embedstream_core.decode import (
 )
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.known import Known
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 
 __all__ = ["Pipeline", "PipelineLimits"]
@@ -35,7 +36,7 @@ class PipelineLimits:
     """What may be under way at once, so that memory is bounded whatever comes.
 
     `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
-    a single item over a bound passes alone.
+    a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
     """
 
     fetch_threads: int = 16
@@ -43,12 +44,6 @@ class PipelineLimits:
     rows: int = 256
     bytes: int = 64 * 2**20
     pixels: int = 100_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    picture: Picture
-    content_sha256: str
 
 
 @dataclass(slots=True)
@@ -71,10 +66,44 @@ class _Slot:
     batch: _Batch
     index: int
     size: int
-    prepared: Future[_Prepared | Failure]
+    prepared: Future[_Prepared]
+
+
+@dataclass(slots=True)
+class _Content:
+    """The bytes of one image, or of several that are alike, and the slots that await its outcome.
+
+    Only the thread that runs the pipeline touches the slots and the outcome. `sha256` is empty
+    where the bytes could not be had.
+    """
+
+    sha256: str = ""
+    slots: list[_Slot] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    def take(self, slot: _Slot) -> None:
+        if self.outcome is None:
+            self.slots.append(slot)
+        else:
+            slot.batch.settle(slot.index, self.outcome)
+
+    def settle(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        for slot in self.slots:
+            slot.batch.settle(slot.index, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An item before the model: `found` is None where another item brings its outcome."""
+
+    content: _Content
+    found: Picture | Outcome | None
 
 
 _Arrival = tuple[_Batch, int, Entry]
+_Submit = Callable[[Entry], Future[_Prepared]]
+_UnderWay = dict[str, _Content]
 
 
 class Pipeline:
@@ -82,6 +111,9 @@ class Pipeline:
 
     One outcome per item, in order, one output batch per input batch; never raises for bad bytes.
     Model batches are cut across input batches.
+
+    With `known`, images of the same bytes are decoded and embedded once: what is known needs
+    neither, and a repetition of what is under way shares its outcome, be it a failure.
     """
 
     def __init__(
@@ -93,6 +125,7 @@ class Pipeline:
         decode_limits: DecodeLimits | None = None,
         fidelity: Fidelity = "exact",
         limits: PipelineLimits | None = None,
+        known: Known | None = None,
     ) -> None:
         """`fetch` turns a reference into bytes or raises an ItemError; threads share it."""
         self._engine = engine
@@ -101,6 +134,7 @@ class Pipeline:
         self._decode_limits = decode_limits or DecodeLimits()
         self._fidelity = fidelity
         self._limits = limits or PipelineLimits()
+        self._known = known
         self._decoding = _Gate(threads=self._limits.decode_threads, pixels=self._limits.pixels)
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
@@ -111,33 +145,52 @@ class Pipeline:
         """
         threads = self._limits.fetch_threads + self._limits.decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        under_way: _UnderWay = {}
         try:
-            yield from self._run(pool, batches)
+            yield from self._run(
+                lambda entry: pool.submit(self._prepare, under_way, entry), under_way, batches
+            )
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(
-        self, pool: ThreadPoolExecutor, batches: Iterable[Sequence[Entry]]
+        self,
+        submit: _Submit,
+        under_way: _UnderWay,
+        batches: Iterable[Sequence[Entry]],
     ) -> Iterator[list[Outcome]]:
         opened: deque[_Batch] = deque()
-        waiting: list[tuple[_Slot, _Prepared]] = []
-        for slot in self._read_ahead(pool, _arrivals(batches, opened)):
+        waiting: list[tuple[_Content, Picture]] = []
+        for slot in self._read_ahead(submit, _arrivals(batches, opened)):
             prepared = slot.prepared.result()
-            if isinstance(prepared, Failure):
-                slot.batch.settle(slot.index, prepared)
-            else:
-                waiting.append((slot, prepared))
-            if len(waiting) == self._engine.batch_size:
-                self._embed(waiting)
+            prepared.content.take(slot)
+            found = self._found_by_now(prepared)
+            if isinstance(found, Picture):
+                waiting.append((prepared.content, found))
+            elif found is not None:
+                _settle(under_way, prepared.content, found)
+            if self._is_full(waiting):
+                self._embed(under_way, waiting)
                 waiting.clear()
             yield from _finished(opened)
         if waiting:
-            self._embed(waiting)
+            self._embed(under_way, waiting)
         yield from _finished(opened)
 
-    def _read_ahead(
-        self, pool: ThreadPoolExecutor, arrivals: Iterator[_Arrival]
-    ) -> Iterator[_Slot]:
+    def _found_by_now(self, prepared: _Prepared) -> Picture | Outcome | None:
+        """What was found, unless another process has embedded it since: it was read far ahead."""
+        if self._known is None or not isinstance(prepared.found, Picture):
+            return prepared.found
+        return self._known.get(prepared.content.sha256) or prepared.found
+
+    def _is_full(self, waiting: Sequence[tuple[_Content, Picture]]) -> bool:
+        """Whether the model is to run: also when too many repetitions wait for a batch to fill."""
+        full = len(waiting) == self._engine.batch_size
+        if full or self._known is None:
+            return full
+        return sum(len(content.slots) - 1 for content, _ in waiting) >= self._limits.rows
+
+    def _read_ahead(self, submit: _Submit, arrivals: Iterator[_Arrival]) -> Iterator[_Slot]:
         """Keep as many items under way as the limits allow; hand them on in order."""
         ahead: deque[_Slot] = deque()
         size = 0
@@ -146,39 +199,57 @@ class Pipeline:
             while ahead and size + added > self._limits.bytes:
                 size -= ahead[0].size
                 yield ahead.popleft()
-            ahead.append(_Slot(batch, index, added, pool.submit(self._prepare, entry)))
+            ahead.append(_Slot(batch, index, added, submit(entry)))
             size += added
             while len(ahead) >= self._limits.rows or size > self._limits.bytes:
                 size -= ahead[0].size
                 yield ahead.popleft()
         yield from ahead
 
-    def _prepare(self, entry: Entry) -> _Prepared | Failure:
+    def _prepare(self, under_way: _UnderWay, entry: Entry) -> _Prepared:
         if isinstance(entry, Failure):
-            return entry
-        sha256 = None
+            return _Prepared(_Content(), entry)
         try:
-            content = self._content(entry)
-            sha256 = hashlib.sha256(content).hexdigest()
-            opened = open_image(content, self._decode_limits)
-            with self._decoding.admit(opened.width * opened.height):
-                picture = render(opened, self._preprocessing, fidelity=self._fidelity)
-            return _Prepared(picture, sha256)
+            data = self._data(entry)
         except ItemError as error:
-            return Failure(error.code, error.stage, error.message, content_sha256=sha256)
+            return _Prepared(_Content(), _failure(error))
+        content = _Content(hashlib.sha256(data).hexdigest())
+        if self._known is None:
+            return _Prepared(content, self._decode(data, content.sha256))
+        # setdefault is one step: of equal contents one is first. What is known is looked up after
+        # it, for a content is under way until its embedding is known.
+        first = under_way.setdefault(content.sha256, content)
+        if first is not content:
+            return _Prepared(first, None)
+        known = self._known.get(content.sha256)
+        return _Prepared(content, known or self._decode(data, content.sha256))
 
-    def _content(self, item: Item) -> bytes:
+    def _data(self, item: Item) -> bytes:
         if item.content is not None:
             return item.content
         if item.uri is None:
             raise ValueError(f"item '{item.image_id}' has neither content nor uri")
         return self._fetch(item.uri)
 
-    def _embed(self, waiting: Sequence[tuple[_Slot, _Prepared]]) -> None:
-        pictures: list[Pixels] = [prepared.picture.pixels for _, prepared in waiting]
+    def _decode(self, data: bytes, sha256: str) -> Picture | Failure:
+        try:
+            opened = open_image(data, self._decode_limits)
+            with self._decoding.admit(opened.width * opened.height):
+                return render(opened, self._preprocessing, fidelity=self._fidelity)
+        except ItemError as error:
+            return _failure(error, content_sha256=sha256)
+
+    def _embed(self, under_way: _UnderWay, waiting: Sequence[tuple[_Content, Picture]]) -> None:
+        pictures: list[Pixels] = [picture.pixels for _, picture in waiting]
         vectors = self._engine.embed(pictures)
-        for (slot, prepared), vector in zip(waiting, vectors, strict=True):
-            slot.batch.settle(slot.index, _outcome(vector, prepared))
+        outcomes = [
+            _outcome(vector, picture, content.sha256)
+            for vector, (content, picture) in zip(vectors, waiting, strict=True)
+        ]
+        if self._known is not None:
+            self._known.put([outcome for outcome in outcomes if isinstance(outcome, Embedding)])
+        for (content, _), outcome in zip(waiting, outcomes, strict=True):
+            _settle(under_way, content, outcome)
 
 
 class _Gate:
@@ -219,19 +290,24 @@ def _finished(opened: deque[_Batch]) -> Iterator[list[Outcome]]:
         yield opened.popleft().finished()
 
 
-def _outcome(vector: np.ndarray[tuple[int], np.dtype[np.float32]], prepared: _Prepared) -> Outcome:
+def _settle(under_way: _UnderWay, content: _Content, outcome: Outcome) -> None:
+    under_way.pop(content.sha256, None)
+    content.settle(outcome)
+
+
+def _failure(error: ItemError, *, content_sha256: str | None = None) -> Failure:
+    return Failure(error.code, error.stage, error.message, content_sha256=content_sha256)
+
+
+def _outcome(
+    vector: np.ndarray[tuple[int], np.dtype[np.float32]], picture: Picture, sha256: str
+) -> Outcome:
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm) or norm == 0:
         return Failure(
             Code.EMBEDDING_INVALID,
             Stage.EMBED,
             f"the embedding's norm is {norm}",
-            content_sha256=prepared.content_sha256,
+            content_sha256=sha256,
         )
-    picture = prepared.picture
-    return Embedding(
-        vector,
-        width=picture.width,
-        height=picture.height,
-        content_sha256=prepared.content_sha256,
-    )
+    return Embedding(vector, width=picture.width, height=picture.height, content_sha256=sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class BroadcastModel:
             self.loads.add(1)
         return _engines[key]
 
+    def known_file(self, *decoding: object) -> Path:
+        """Where this executor's workers remember embeddings, if the job has them do so.
+
+        What moves a vector is in the file's name, `decoding` included, by its repr: two files never
+        hold different vectors for one image, and one never serves two models.
+        """
+        made_by = (self.card, self.device, self.precision, self.backend, *decoding)
+        name = hashlib.sha256(repr(made_by).encode()).hexdigest()
+        return _executor_folder() / f"{name}.known.sqlite3"
+
     def _start_engine(self) -> Engine:
         device = _task_device(self.device)
         return Engine.start(
@@ -69,7 +80,7 @@ class BroadcastModel:
 
     def _tensors_file(self) -> Path:
         """The tensors on this executor's disk: written by its first worker, mapped by all."""
-        path = Path(SparkFiles.getRootDirectory()) / f"{self.card.tensors_sha256}.safetensors"
+        path = _executor_folder() / f"{self.card.tensors_sha256}.safetensors"
         if not path.exists():
             handle, unfinished = tempfile.mkstemp(dir=path.parent)
             with os.fdopen(handle, "wb") as file:
@@ -92,6 +103,10 @@ def broadcast_model(
         batch_size=config.batch_size,
         loads=context.accumulator(0),
     )
+
+
+def _executor_folder() -> Path:
+    return Path(SparkFiles.getRootDirectory())
 
 
 def _task_device(device: Device) -> torch.device:

@@ -110,6 +110,12 @@ def _absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
+def _as_switch(value: object) -> object:
+    """YAML reads a plain `on` as true and `off` as false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
 Property = Annotated[str, BeforeValidator(_as_text)]
 Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
 Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
@@ -281,6 +287,21 @@ class PipelineConfig(_Section):
     )
     arrow_batch_bytes: PositiveInt = Field(
         32 * 2**20, description="The most bytes in one Arrow batch between Spark and Python."
+    )
+    transport: Literal["pandas", "arrow"] = Field(
+        "pandas",
+        description="How Python takes these batches: as `pandas` frames, or as they are, which is "
+        "faster. The rows are the same.",
+    )
+    dedupe: Switch = Field(
+        "off",
+        description="`on` embeds images of the same bytes once on each executor; every message "
+        "still has its row.",
+    )
+    dedupe_entries: PositiveInt = Field(
+        100_000,
+        description="The most embeddings that an executor knows for that, the newest; one takes "
+        "four bytes a dimension on its disk.",
     )
 
 

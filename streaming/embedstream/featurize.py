@@ -1,75 +1,50 @@
-"""The mapInPandas adapter: frames of messages in, the core pipeline, frames of outcomes out."""
+"""The adapter to Spark: batches of messages in, the core pipeline, batches of outcomes out."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
-from pyspark.sql.types import (
-    ArrayType,
-    BinaryType,
-    FloatType,
-    IntegerType,
-    LongType,
-    MapType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampType,
-)
 
 from embedstream.broadcast import BroadcastModel
+from embedstream.outcomes import (
+    CARRIED_COLUMNS,
+    OUTCOME_SCHEMA,
+    Origin,
+    outcome_batch,
+    outcome_frame,
+)
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.known import Known, open_known
 from embedstream_core.message import Message, MessageFormat, parse_message
 from embedstream_core.pipeline import Pipeline, PipelineLimits
-from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.records import Failure, Item
 
-__all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize"]
+__all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize"]
 
-OUTCOME_SCHEMA = StructType(
-    [
-        StructField("topic", StringType()),
-        StructField("partition", IntegerType()),
-        StructField("offset", LongType()),
-        StructField("timestamp", TimestampType()),
-        StructField("key", BinaryType()),
-        StructField("image_id", StringType()),
-        StructField("uri", StringType()),
-        StructField("embedding", ArrayType(FloatType())),
-        StructField(
-            "error",
-            StructType(
-                [
-                    StructField("code", StringType()),
-                    StructField("stage", StringType()),
-                    StructField("message", StringType()),
-                ]
-            ),
-        ),
-        StructField("model_id", StringType()),
-        StructField("width", IntegerType()),
-        StructField("height", IntegerType()),
-        StructField("content_sha256", StringType()),
-        StructField("processed_at", TimestampType()),
-        StructField("attributes", MapType(StringType(), StringType())),
-    ]
-)
+Transport = Literal["pandas", "arrow"]
 
-_CARRIED_COLUMNS = ["topic", "partition", "offset", "timestamp", "key"]
+_ITEM_COLUMNS = ["topic", "partition", "offset", "key", "value", "headers"]
 
 Entry = Item | Failure
+Batch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
 
 
 @dataclass(frozen=True)
 class Featurizer:
-    """What a task needs to know. Called by Spark on a worker with the frames of one partition."""
+    """What a task needs to know. Called by Spark on a worker with the batches of one partition.
+
+    `dedupe_entries` bounds the embeddings that are known at once; None makes each anew.
+    """
 
     model: BroadcastModel
     message_format: MessageFormat
@@ -78,18 +53,21 @@ class Featurizer:
     decode_limits: DecodeLimits
     fidelity: Fidelity
     pipeline_limits: PipelineLimits
+    transport: Transport
+    dedupe_entries: int | None
 
-    def __call__(self, frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """One outcome row per message, in order."""
-        under_way: deque[tuple[pd.DataFrame, list[Entry]]] = deque()
+        under_way: deque[tuple[Batch, list[Origin]]] = deque()
+        build = outcome_batch if self.transport == "arrow" else outcome_frame
 
-        def batches() -> Iterator[list[Entry]]:
-            for frame in frames:
-                entries = [self._entry(*row) for row in _rows(frame)]
-                under_way.append((frame[_CARRIED_COLUMNS], entries))
+        def entries_of_batches() -> Iterator[list[Entry]]:
+            for batch in batches:
+                entries, origins = self._read(_columns(batch))
+                under_way.append((_carried(batch), origins))
                 yield entries
 
-        with open_fetcher(self.fetch_policy) as fetcher:
+        with open_fetcher(self.fetch_policy) as fetcher, self._open_known() as known:
             pipeline = Pipeline(
                 self.model.engine(),
                 self.model.card.preprocessing,
@@ -97,10 +75,23 @@ class Featurizer:
                 decode_limits=self.decode_limits,
                 fidelity=self.fidelity,
                 limits=self.pipeline_limits,
+                known=known,
             )
-            for outcomes in pipeline.run(batches()):
-                frame, entries = under_way.popleft()
-                yield outcome_frame(frame, entries, outcomes, self.model.card.model_id)
+            for outcomes in pipeline.run(entries_of_batches()):
+                carried, origins = under_way.popleft()
+                yield build(carried, origins, outcomes, model_id=self.model.card.model_id)
+
+    def _open_known(self) -> AbstractContextManager[Known | None]:
+        if self.dedupe_entries is None:
+            return nullcontext()
+        path = self.model.known_file(self.decode_limits, self.fidelity)
+        return open_known(path, entries=self.dedupe_entries)
+
+    def _read(self, columns: dict[str, list[Any]]) -> tuple[list[Entry], list[Origin]]:
+        positions = _positions(columns)
+        rows = zip(positions, columns["key"], columns["value"], columns["headers"], strict=True)
+        entries = [self._entry(*row) for row in rows]
+        return entries, [*map(Origin.of, entries, positions)]
 
     def _entry(
         self, position: str, key: bytes | None, value: bytes, headers: Sequence[Any] | None
@@ -122,51 +113,31 @@ def featurize(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
 
     Failures are counted by code in the observation `outcomes`.
     """
-    outcomes = messages.mapInPandas(featurizer, OUTCOME_SCHEMA)
+    arrow = featurizer.transport == "arrow"
+    transported = messages.mapInArrow if arrow else messages.mapInPandas
+    outcomes = transported(featurizer, OUTCOME_SCHEMA)
     failed = [f.count_if(f.col("error.code") == code).alias(code) for code in Code]
     return outcomes.observe("outcomes", f.count("embedding").alias("embeddings"), *failed)
 
 
-def outcome_frame(
-    frame: pd.DataFrame, entries: Sequence[Entry], outcomes: Sequence[Outcome], model_id: str
-) -> pd.DataFrame:
-    """The rows of one input frame, in the columns of `OUTCOME_SCHEMA`."""
-    positions = _positions(frame)
-    columns: dict[str, Any] = {
-        **{name: frame[name] for name in _CARRIED_COLUMNS},
-        "image_id": [
-            entry.image_id if isinstance(entry, Item) else position
-            for entry, position in zip(entries, positions, strict=True)
-        ],
-        "uri": [entry.uri if isinstance(entry, Item) else None for entry in entries],
-        "embedding": [_of_embedding(outcome, "vector") for outcome in outcomes],
-        "error": [_error(outcome) for outcome in outcomes],
-        "model_id": model_id,
-        "width": pd.array([_of_embedding(outcome, "width") for outcome in outcomes], "Int32"),
-        "height": pd.array([_of_embedding(outcome, "height") for outcome in outcomes], "Int32"),
-        "content_sha256": [outcome.content_sha256 for outcome in outcomes],
-        "processed_at": pd.Timestamp.now("UTC"),
-        "attributes": [
-            dict(entry.attributes) if isinstance(entry, Item) else {} for entry in entries
-        ],
-    }
-    return pd.DataFrame(columns, index=frame.index)
+def _columns(batch: Batch) -> dict[str, list[Any]]:
+    """The columns that make an item, as lists of Python's own types.
+
+    An image's bytes are copied once, out of Arrow: Pillow would copy a view of them too, and a view
+    would keep its whole batch in memory.
+    """
+    if isinstance(batch, pd.DataFrame):
+        return {name: batch[name].tolist() for name in _ITEM_COLUMNS}
+    return {name: batch.column(name).to_pylist() for name in _ITEM_COLUMNS}
 
 
-def _rows(frame: pd.DataFrame) -> Iterator[tuple[str, bytes | None, bytes, Any]]:
-    return zip(_positions(frame), frame["key"], frame["value"], frame["headers"], strict=True)
+def _carried(batch: Batch) -> Batch:
+    if isinstance(batch, pd.DataFrame):
+        return batch[CARRIED_COLUMNS]
+    # All columns of a batch lie in one piece of memory, the images too: take copies out of it.
+    return batch.select(CARRIED_COLUMNS).take(pa.array(range(batch.num_rows), pa.int64()))
 
 
-def _positions(frame: pd.DataFrame) -> list[str]:
-    triples = zip(frame["topic"], frame["partition"], frame["offset"], strict=True)
+def _positions(columns: dict[str, list[Any]]) -> list[str]:
+    triples = zip(columns["topic"], columns["partition"], columns["offset"], strict=True)
     return [f"{topic}-{partition}-{offset}" for topic, partition, offset in triples]
-
-
-def _of_embedding(outcome: Outcome, name: str) -> Any:
-    return getattr(outcome, name) if isinstance(outcome, Embedding) else None
-
-
-def _error(outcome: Outcome) -> dict[str, str] | None:
-    if isinstance(outcome, Embedding):
-        return None
-    return {"code": outcome.code, "stage": outcome.stage, "message": outcome.message}

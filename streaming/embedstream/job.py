@@ -21,7 +21,7 @@ from embedstream_core.fetch import FetchPolicy
 from embedstream_core.pipeline import PipelineLimits
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Stream", "Until", "fetch_policy", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "fetch_policy", "make_table", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
@@ -37,14 +37,29 @@ class Stream:
 def start_stream(
     spark: SparkSession, config: Config, model: PreparedModel, *, until: Until = "stopped"
 ) -> Stream:
-    """Start the query: it runs until it is stopped, or until what the topics hold now is done."""
-    model_id = model.card.model_id
-    create_table(spark, config.table.path, model_id=model_id, properties=config.table.properties)
-    set_model(spark, config.table.path, model_id)
+    """Start the query: it runs until it is stopped, or until what the topics hold now is done.
+
+    It keeps no other driver out: hold `claim.claimed` meanwhile, as `embedstream run` does.
+    """
+    make_table(spark, config, model)
+    set_model(spark, config.table.path, model.card.model_id)
     function = featurizer(spark, config, model)
     outcomes = featurize(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     return Stream(_triggered(writer, config, until).start(), function.model)
+
+
+def make_table(spark: SparkSession, config: Config, model: PreparedModel) -> None:
+    """Create the table where there is none; before its folder is claimed.
+
+    Delta creates none in a folder that holds a file, such as a claim.
+    """
+    create_table(
+        spark,
+        config.table.path,
+        model_id=model.card.model_id,
+        properties=config.table.properties,
+    )
 
 
 def _triggered(writer: DataStreamWriter, config: Config, until: Until) -> DataStreamWriter:
@@ -78,6 +93,7 @@ def _next_batch_id(query: StreamingQuery) -> int:
 
 def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Featurizer:
     """The function that the workers run, with the model on its way to them."""
+    pipeline = config.pipeline
     return Featurizer(
         model=broadcast_model(spark, model, config.encoder),
         message_format=config.message.format,
@@ -90,6 +106,8 @@ def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Fea
         ),
         fidelity=config.decode.fidelity,
         pipeline_limits=_pipeline_limits(spark, config),
+        transport=pipeline.transport,
+        dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
     )
 
 

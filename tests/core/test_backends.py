@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from pictures import real_pictures
 
 from embedstream_core.backends import BACKENDS, Backend
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.engine import Engine, Precision
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
+from pictures import real_pictures
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 3

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from pictures import real_pictures
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -21,6 +20,7 @@ from embedstream_core.engine import Engine, Precision
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
 from embedstream_core.weights import ModelSpec, PreparedModel, load_prepared, prepare_model
+from pictures import real_pictures
 
 CPU = torch.device("cpu")
 SPECS = [ModelSpec("efficientnet_lite0"), ModelSpec("resnet18", weights="random")]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pictures import real_pictures
 from PIL import Image
 from torchvision import transforms
 
@@ -26,6 +25,7 @@ from embedstream_core.decode import (
     render,
 )
 from embedstream_core.errors import Code, ItemError, Stage
+from pictures import real_pictures
 
 Pixels = npt.NDArray[np.uint8]
 

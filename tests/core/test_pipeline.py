@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import nn
 from embedstream_core.decode import DecodeLimits, Preprocessing
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
+from embedstream_core.known import Known, open_known
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 
@@ -53,6 +55,7 @@ def pipeline(
     fetch: Fetch = no_fetch,
     limits: PipelineLimits | None = None,
     decode_limits: DecodeLimits | None = None,
+    known: Known | None = None,
 ) -> Pipeline:
     engine = Engine.start(
         model or MeanColour(),
@@ -61,7 +64,14 @@ def pipeline(
         precision="float32",
         batch_size=batch_size,
     )
-    return Pipeline(engine, PREPROCESSING, fetch=fetch, limits=limits, decode_limits=decode_limits)
+    return Pipeline(
+        engine,
+        PREPROCESSING,
+        fetch=fetch,
+        limits=limits,
+        decode_limits=decode_limits,
+        known=known,
+    )
 
 
 def png(red: int, size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
@@ -415,9 +425,11 @@ def test_endless_input_is_drawn_as_needed() -> None:
     assert reds_of(itertools.islice(outcomes, 300))[-3:] == [[41], [42], [43]]
 
 
-def most_under_way(drawn: Drawn, limits: PipelineLimits, batch_size: int = 1) -> int:
+def most_under_way(
+    drawn: Drawn, limits: PipelineLimits, batch_size: int = 1, known: Known | None = None
+) -> int:
     """Batches that were drawn when a batch came out, with that one and those after it."""
-    outcomes = pipeline(batch_size=batch_size, limits=limits).run(drawn)
+    outcomes = pipeline(batch_size=batch_size, limits=limits, known=known).run(drawn)
     return max(drawn.batches - done for done, _ in enumerate(itertools.islice(outcomes, 20)))
 
 
@@ -554,3 +566,190 @@ def test_an_item_over_the_byte_bound_is_prepared_alone(
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 3
     assert [together for together in decoding.seen if 100 in together] == [[100]]
+
+
+# Images of the same bytes.
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Iterator[Known]:
+    with open_known(tmp_path / "known.sqlite3", entries=100) as file:
+        yield file
+
+
+@pytest.fixture
+def unusable(tmp_path: Path) -> Iterator[Known]:
+    """A file that cannot be opened: nothing becomes known."""
+    with open_known(tmp_path, entries=100) as file:
+        yield file
+
+
+def test_without_known_repetitions_are_embedded_again() -> None:
+    model = MeanColour()
+
+    assert reds_of(pipeline(model, batch_size=64).run([[item(7)] * 5])) == [[7] * 5]
+    assert model.sizes == [5]
+
+
+@pytest.mark.parametrize("file", ["known", "unusable"])
+@pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 0, 7]], ids=str)
+def test_repetitions_are_decoded_and_embedded_once(
+    sizes: list[int],
+    file: str,
+    use_probes: Callable[[Decoding], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    model = MeanColour()
+    once = pipeline(
+        model, batch_size=64, decode_limits=PROBE_LIMITS, known=request.getfixturevalue(file)
+    )
+
+    batches = list(once.run([[probe(4, 5)] * size for size in sizes]))
+
+    assert [len(outcomes) for outcomes in batches] == sizes
+    assert model.sizes == [1]
+    assert decoding.seen == [[20]]
+    assert len({id(outcome) for outcomes in batches for outcome in outcomes}) == 1
+
+
+def test_what_an_earlier_run_embedded_is_known(
+    known: Known, use_probes: Callable[[Decoding], None]
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    model = MeanColour()
+    first = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+    ((early, _),) = first.run([[probe(4, 5), probe(3, 2)]])
+    later = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+
+    ((new, again, new_again),) = later.run([[probe(7, 7), probe(4, 5), probe(7, 7)]])
+
+    assert model.sizes == [2, 1]
+    assert sorted(pixels for together in decoding.seen for pixels in together) == [6, 20, 49]
+    assert new is new_again
+    assert isinstance(early, Embedding)
+    assert isinstance(again, Embedding)
+    assert (again.width, again.height) == (early.width, early.height) == (4, 5)
+    assert again.content_sha256 == early.content_sha256
+    np.testing.assert_array_equal(again.vector, early.vector)
+
+
+def test_what_another_process_embeds_meanwhile_is_not_embedded_again(known: Known) -> None:
+    other, model = MeanColour(), MeanColour()
+
+    class Meanwhile:
+        """Another process embeds the image as soon as it was looked up in vain."""
+
+        def get(self, content_sha256: str) -> Embedding | None:
+            found = known.get(content_sha256)
+            if found is None:
+                list(pipeline(other, known=known).run([[item(2)]]))
+            return found
+
+        def put(self, embeddings: Sequence[Embedding]) -> None:
+            known.put(embeddings)
+
+    assert reds_of(pipeline(model, known=Meanwhile()).run([[item(2)]])) == [[2]]
+    assert (model.sizes, other.sizes) == ([], [1])
+
+
+def test_a_file_that_cannot_be_used_changes_no_outcome(unusable: Known) -> None:
+    model = MeanColour()
+    once = pipeline(model, known=unusable)
+
+    assert reds_of(once.run([[item(1), item(2), item(1)]])) == [[1, 2, 1]]
+    assert reds_of(once.run([[item(1)]])) == [[1]]
+    assert model.sizes == [2, 1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 256])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("file", ["known", "unusable"])
+def test_repetitions_keep_their_places(
+    rows: int, batch_size: int, file: str, request: pytest.FixtureRequest
+) -> None:
+    rng = np.random.default_rng(rows * batch_size)
+    batches = [rng.integers(12, size=size).tolist() for size in (30, 0, 1, 17, 40)]
+    items = [[item(red) if red % 2 else reference(red) for red in batch] for batch in batches]
+    model = MeanColour()
+    known: Known = request.getfixturevalue(file)
+
+    outcomes = pipeline(
+        model,
+        batch_size=batch_size,
+        fetch=fetch_png,
+        limits=PipelineLimits(rows=rows),
+        known=known,
+    ).run(items)
+
+    assert reds_of(outcomes) == batches
+    assert file == "unusable" or sum(model.sizes) == 12
+
+
+def test_the_first_to_arrive_is_embedded_for_one_before_it(known: Known) -> None:
+    second_is_there = threading.Event()
+
+    def fetch(uri: str) -> bytes:
+        if uri == "late":
+            assert second_is_there.wait(PATIENCE_S)
+            return png(1)
+        if uri == "after":
+            second_is_there.set()
+        return png(1 if uri == "early" else 2)
+
+    model = MeanColour()
+    entries = [Item(uri, uri=uri) for uri in ("late", "early", "after")]
+
+    assert reds_of(pipeline(model, fetch=fetch, known=known).run([entries])) == [[1, 1, 2]]
+    assert model.sizes == [2]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 256])
+def test_repetitions_of_what_cannot_be_decoded_have_its_failure(known: Known, rows: int) -> None:
+    broken = Item("broken", content=png(9)[:-30])
+    entries = [item(1), *[broken, item(2)] * 20]
+
+    (outcomes,) = pipeline(limits=PipelineLimits(rows=rows), known=known).run([entries])
+
+    assert reds_of([outcomes[::2]]) == [[1] + [2] * 20]
+    failures = {failure_of(outcome) for outcome in outcomes[1::2]}
+    assert {failure.code for failure in failures} == {Code.IMAGE_CORRUPT}
+    assert len(failures) == 1
+
+
+def test_repetitions_of_an_invalid_embedding_share_its_failure_and_it_is_not_kept(
+    known: Known,
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), "black").save(file, "PNG")
+    black = Item("black", content=file.getvalue())
+    model = MeanColour()
+    once = pipeline(model, known=known)
+
+    ((first, second),) = once.run([[black, black]])
+    ((later,),) = once.run([[black]])
+
+    assert failure_of(first).code == Code.EMBEDDING_INVALID
+    assert first is second
+    assert later == first
+    assert model.sizes == [1, 1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+def test_repetitions_that_wait_for_the_model_are_bounded(unusable: Known, rows: int) -> None:
+    limits = PipelineLimits(rows=rows)
+
+    under_way = most_under_way(Drawn(png(1)), limits, batch_size=64, known=unusable)
+
+    assert under_way <= 2 * rows
+
+
+def test_an_error_among_repetitions_ends_the_run_and_the_next_is_whole(known: Known) -> None:
+    broken = pipeline(Broken(), known=known)
+    with pytest.raises(SystemicError, match="the device is gone"):
+        list(broken.run([[item(1), item(1)], [item(1)]]))
+
+    assert preparing() == []
+    assert reds_of(pipeline(known=known).run([[item(1), item(1)]])) == [[1, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import time
 from collections import Counter
@@ -14,16 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
-from faults.oracle import Position, Row, check_outcomes, read_rows
 from PIL import Image
+from pyspark import SparkFiles
 from pyspark.sql import SparkSession
-from streams import Topic, drain, image, json_message, prepared, refusal
 
 from embedstream.config import Config
 from embedstream.job import start_stream, stop_stream
 from embedstream.progress import ProgressListener
 from embedstream.search import embed_pictures
 from embedstream.sink import embeddings, failures
+from embedstream_core.known import open_known
+from faults.oracle import Position, Row, check_outcomes, read_rows
+from streams import Topic, drain, image, json_message, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
@@ -183,6 +186,41 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     assert len(batches) >= 20
     assert 1 <= stream.model.loads.value <= 2
     _checked(config, topic)
+
+
+@pytest.mark.parametrize("transport", ["pandas", "arrow"])
+def test_images_of_the_same_bytes_are_embedded_once_and_each_message_has_its_row(
+    spark: SparkSession, topic: Topic, configure: Configure, transport: str
+) -> None:
+    contents = [*pictures(8), b"no image"]
+    topic.send(
+        image(f"{copy}-{index}", content, copy=str(copy))
+        for copy in range(3)
+        for index, content in enumerate(contents)
+    )
+    config = configure(
+        kafka={"max_offsets_per_trigger": 9},
+        # As YAML reads `dedupe: on`.
+        pipeline={"dedupe": True, "transport": transport},
+    )
+
+    drain(spark, config)
+
+    rows = {row["image_id"]: row for row in _checked(config, topic).values()}
+    assert len(rows) == 27
+    files = [*Path(SparkFiles.getRootDirectory()).glob("*.known.sqlite3")]
+    assert len(files) == 1
+    with open_known(files[0], entries=100) as known:
+        for index, content in enumerate(contents[:-1]):
+            its_rows = [rows[f"{copy}-{index}"] for copy in range(3)]
+            embedding = known.get(hashlib.sha256(content).hexdigest())
+            assert embedding is not None
+            assert [row["embedding"] for row in its_rows] == [embedding.vector.tolist()] * 3
+            assert [dict(row["attributes"]) for row in its_rows] == [
+                {"copy": str(copy)} for copy in range(3)
+            ]
+        assert known.get(hashlib.sha256(b"no image").hexdigest()) is None
+    assert {rows[f"{copy}-8"]["error"]["code"] for copy in range(3)} == {"image_unsupported"}
 
 
 def test_null_values_are_counted_and_make_no_row(

@@ -1,0 +1,140 @@
+"""Milliseconds to decode an image on one thread, and how far the pixels are from torchvision's.
+
+    python benchmarks/decode.py [--images 50] [--megapixel-budget 100] [--rounds 2]
+
+The reference is what a torchvision user writes: Pillow's `convert("RGB")`, then `Resize` and
+`CenterCrop` of ResNet-50's transforms. `exact` and `fast` are the two values of `decode.fidelity`.
+Each image goes through all three in turns; a figure is the median over the rounds of their means.
+Differences are of uint8 pixels, 0 to 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from embedstream_core.decode import DecodeLimits, Fidelity, open_image, render
+from free import PREPROCESSING
+from images import jpegs
+from report import bars, print_table, write_result
+
+SIZES = ((500, 375), (1600, 1200), (4000, 3000))
+
+Pixels = npt.NDArray[np.uint8]
+Decode = Callable[[bytes], Pixels]
+
+_TRANSFORMS = Compose(
+    [Resize(PREPROCESSING.resize_px, InterpolationMode.BILINEAR), CenterCrop(PREPROCESSING.crop_px)]
+)
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    measured = {
+        f"{width}x{height}": _measure(_contents((width, height), arguments), arguments.rounds)
+        for width, height in SIZES
+    }
+    _report(measured, arguments)
+
+
+def _contents(size: tuple[int, int], arguments: argparse.Namespace) -> list[bytes]:
+    """Fewer of the larger ones."""
+    affordable = int(arguments.megapixel_budget * 1e6 / (size[0] * size[1]))
+    return list(jpegs(max(4, min(arguments.images, affordable)), size=size))
+
+
+def _reference(content: bytes) -> Pixels:
+    return np.asarray(_TRANSFORMS(Image.open(io.BytesIO(content)).convert("RGB")))
+
+
+def _own(fidelity: Fidelity) -> Decode:
+    def decode(content: bytes) -> Pixels:
+        return render(open_image(content, DecodeLimits()), PREPROCESSING, fidelity=fidelity).pixels
+
+    return decode
+
+
+WAYS: Mapping[str, Decode] = {
+    "torchvision": _reference,
+    "exact": _own("exact"),
+    "fast": _own("fast"),
+}
+
+
+def _measure(contents: Sequence[bytes], rounds: int) -> dict[str, Any]:
+    _times(contents[:4])
+    times = [_times(contents) for _ in range(rounds)]
+    milliseconds = {way: median(each[way] for each in times) for way in WAYS}
+    return {
+        "images": len(contents),
+        "ms_an_image": milliseconds,
+        "times_as_fast": {way: milliseconds["torchvision"] / milliseconds[way] for way in WAYS},
+        "difference": {way: _difference(contents, WAYS[way]) for way in ("exact", "fast")},
+    }
+
+
+def _times(contents: Sequence[bytes]) -> dict[str, float]:
+    """Milliseconds an image; the ways take turns at each image."""
+    total = dict.fromkeys(WAYS, 0.0)
+    for content in contents:
+        for way, decode in WAYS.items():
+            started = time.perf_counter()
+            decode(content)
+            total[way] += time.perf_counter() - started
+    return {way: 1000 * seconds / len(contents) for way, seconds in total.items()}
+
+
+def _difference(contents: Sequence[bytes], decode: Decode) -> dict[str, float]:
+    differences = [
+        np.abs(decode(content).astype(np.int16) - _reference(content)) for content in contents
+    ]
+    return {
+        "max": float(max(each.max() for each in differences)),
+        "mean": fmean(float(each.mean()) for each in differences),
+    }
+
+
+def _report(measured: Mapping[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
+    rows = [
+        (
+            f"{size}, {way}",
+            each["ms_an_image"][way],
+            each["times_as_fast"][way],
+            each["difference"][way]["max"] if way in each["difference"] else "",
+            each["difference"][way]["mean"] if way in each["difference"] else "",
+        )
+        for size, each in measured.items()
+        for way in WAYS
+    ]
+    columns = ["JPEG", "ms an image", "times as fast", "largest difference", "mean difference"]
+    print_table("Decoding to 224x224 on one thread", columns, rows)
+    write_result("decode", {"rounds": arguments.rounds, "sizes": measured})
+    ratios = {
+        f"{size}, embedstream {way}": each["times_as_fast"][way]
+        for size, each in measured.items()
+        for way in ("exact", "fast")
+    }
+    bars("decode", "Decoding to 224x224", "times as fast as torchvision", ratios)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=50, help="of each size, at most")
+    parser.add_argument("--megapixel-budget", type=float, default=100, help="of each size, at most")
+    parser.add_argument("--rounds", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

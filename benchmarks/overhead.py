@@ -1,0 +1,253 @@
+"""What embedstream costs beside decoding: images a second with an encoder that costs nothing.
+
+    python benchmarks/overhead.py [--images 1000] [--rounds 2]
+
+The same 500x375 JPEGs go, in turns and on two cores, through decoding alone (threads, no Spark),
+through embedstream over a DataFrame, and from Kafka to Delta, with both values of
+`pipeline.transport`. A share is the median of the ratios to the decoding beside it. Then two
+profiles say where the time goes: Spark's own account of the last stream's micro-batch
+(`durationMs`), and the pieces of a worker's task, each timed alone on the same images in one thread
+without Spark, from one batch in Arrow to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle, islice
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from pyspark.sql.pandas.types import to_arrow_schema
+
+import free
+from embedstream.featurize import Transport
+from embedstream.outcomes import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
+from embedstream_core.decode import DecodeLimits, Picture, open_image, render
+from embedstream_core.engine import Engine
+from embedstream_core.message import Message, parse_message
+from embedstream_core.records import Embedding, Item
+from embedstream_core.weights import PreparedModel, load_prepared
+from images import jpegs, write_images
+from report import bars, print_table, write_result
+from streams import (
+    CORES,
+    Drained,
+    drain,
+    fill,
+    opened,
+    over_dataframe,
+    settings,
+    workplace,
+)
+
+DISTINCT = 500
+BATCH = 256
+"""Messages in an Arrow batch, as `pipeline.arrow_batch_rows` has it."""
+
+BOUND = "decoding alone"
+TRANSPORTS: tuple[Transport, ...] = ("pandas", "arrow")
+SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+
+Round = dict[str, float]
+
+
+def main() -> None:
+    arguments = _arguments()
+    contents = _contents(arguments.images)
+    with workplace() as place:
+        images = write_images(place.folder / "images.parquet", contents)
+        fill(place.servers, "images", contents)
+        configs = {
+            transport: settings(place, "images", pipeline={"transport": transport})
+            for transport in TRANSPORTS
+        }
+        with opened(configs["pandas"]) as (spark, model):
+
+            def one_round() -> tuple[Round, dict[str, Drained]]:
+                rates: Round = {BOUND: _decode_rate(contents)}
+                streams: dict[str, Drained] = {}
+                for transport, config in configs.items():
+                    count, seconds = over_dataframe(spark, config, model, images)
+                    drained = drain(spark, config, model)
+                    rates[f"embedstream, DataFrame, {transport}"] = count / seconds
+                    rates[f"embedstream, Kafka to Delta, {transport}"] = drained.images_per_s
+                    streams[transport] = drained
+                return rates, streams
+
+            one_round()
+            rounds = [one_round() for _ in range(arguments.rounds)]
+            pieces = _pieces(contents[:BATCH], model)
+    durations = {name: _durations(drained) for name, drained in rounds[-1][1].items()}
+    _report([rates for rates, _ in rounds], durations, pieces, arguments)
+
+
+def _contents(count: int) -> list[bytes]:
+    """Messages repeat pictures, so that making them does not take longer than the benchmark."""
+    return list(islice(cycle(list(jpegs(min(count, DISTINCT)))), count))
+
+
+def _decode_rate(contents: Sequence[bytes]) -> float:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CORES) as pool:
+        for _ in pool.map(_decoded, contents):
+            pass
+    return len(contents) / (time.perf_counter() - started)
+
+
+def _decoded(content: bytes) -> Picture:
+    return render(open_image(content, DecodeLimits()), free.PREPROCESSING)
+
+
+def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]:
+    """Milliseconds an image for each piece of a worker's task, one after the other."""
+    threads = torch.get_num_threads()
+    engine = Engine.start(
+        load_prepared(model),
+        model.card.preprocessing,
+        device=torch.device("cpu"),
+        precision="float32",
+        cpu_threads=1,
+    )
+    tasks = {transport: _task(contents, engine, model, transport) for transport in TRANSPORTS}
+    for transport in TRANSPORTS:
+        tasks[transport] = _task(contents, engine, model, transport)
+    torch.set_num_threads(threads)
+    return {
+        transport: {name: 1000 * seconds / len(contents) for name, seconds in task.items()}
+        for transport, task in tasks.items()
+    }
+
+
+def _task(
+    contents: Sequence[bytes], engine: Engine, model: PreparedModel, transport: Transport
+) -> Round:
+    """Seconds of each piece, for one batch."""
+    clock = _Clock()
+    batch = _messages(contents)
+    arrow = transport == "arrow"
+    with clock.piece("messages from Arrow"):
+        messages = batch if arrow else batch.to_pandas()
+        columns = {name: _list(messages, name) for name in ("offset", "key", "value")}
+    with clock.piece("parse"):
+        items = [_parsed(*row) for row in zip(*columns.values(), strict=True)]
+        origins = [Origin.of(item, "") for item in items]
+    with clock.piece("hash"):
+        hashes = [hashlib.sha256(content).hexdigest() for content in columns["value"]]
+    with clock.piece("decode"):
+        pictures = [_decoded(content) for content in columns["value"]]
+    with clock.piece("forward"):
+        vectors = engine.embed([picture.pixels for picture in pictures])
+    outcomes = [
+        Embedding(vector, picture.width, picture.height, sha256)
+        for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True)
+    ]
+    with clock.piece("outcomes to Arrow"):
+        if arrow:
+            outcome_batch(messages, origins, outcomes, model_id=model.card.model_id)
+        else:
+            frame = outcome_frame(messages, origins, outcomes, model_id=model.card.model_id)
+            pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
+    return clock.seconds
+
+
+def _list(messages: pd.DataFrame | pa.RecordBatch, name: str) -> list[Any]:
+    column = messages[name]
+    return column.tolist() if isinstance(messages, pd.DataFrame) else column.to_pylist()
+
+
+def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
+    count = len(contents)
+    columns = {
+        "topic": pa.array(["images"] * count),
+        "partition": pa.array([0] * count, pa.int32()),
+        "offset": pa.array(range(count), pa.int64()),
+        "timestamp": pa.array([0] * count, pa.timestamp("us", "UTC")),
+        "key": pa.array([b"picture-%d" % index for index in range(count)], pa.binary()),
+        "value": pa.array(contents, pa.binary()),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _parsed(offset: int, key: bytes, value: bytes) -> Item:
+    message = Message(value=value, position=f"images-0-{offset}", key=key)
+    return parse_message(message, message_format="auto", id_header="image-id")
+
+
+class _Clock:
+    """The seconds of named pieces."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def piece(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def _durations(drained: Drained) -> dict[str, float]:
+    """Seconds of each phase, over all micro-batches of the query."""
+    total: Counter[str] = Counter()
+    for batch in drained.progress:
+        total.update(dict(batch.durationMs))
+    phases = sorted(total.items(), key=lambda phase: -phase[1])
+    return {
+        "whole query": drained.seconds,
+        **{name: milliseconds / 1000 for name, milliseconds in phases},
+    }
+
+
+def _report(
+    rounds: Sequence[Round],
+    durations: dict[str, Round],
+    pieces: dict[str, Round],
+    arguments: argparse.Namespace,
+) -> None:
+    rates = {name: median(each[name] for each in rounds) for name in rounds[0]}
+    shares = {name: median(each[name] / each[BOUND] for each in rounds) for name in rounds[0]}
+    print_table(
+        "An encoder that costs nothing, 500x375 JPEG, two cores",
+        ["", "images/s", "of decoding alone"],
+        [(name, rates[name], shares[name]) for name in rates],
+    )
+    _print_profile("The last stream by Spark's own account, s", "phase", durations)
+    _print_profile("A task's pieces, one thread, no Spark, ms an image", "piece", pieces)
+    write_result(
+        "overhead",
+        {
+            "images": arguments.images,
+            "images_per_s": rates,
+            "share_of_decoding": shares,
+            "rounds": rounds,
+            "stream_s": durations,
+            "task_ms_an_image": pieces,
+        },
+    )
+    bars("overhead", "An encoder that costs nothing", "images/s", rates)
+
+
+def _print_profile(title: str, kind: str, profile: dict[str, Round]) -> None:
+    names = next(iter(profile.values()))
+    rows = [(name, *(each.get(name, 0.0) for each in profile.values())) for name in names]
+    print_table(title, [kind, *profile], rows)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=1000, help="in one pass")
+    parser.add_argument("--rounds", type=int, default=2, help="passes once warm")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

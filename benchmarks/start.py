@@ -1,0 +1,171 @@
+"""How long until the first row, at a start and after a quiet time.
+
+    python benchmarks/start.py [--rounds 1] [--quiet-s 300]
+
+At a start: from starting `embedstream run` to the first row visible in the table, against what it
+cannot do without, each by hand in a process of its own: importing torch and loading ResNet-50 from
+its file, and starting Spark up to its first job. All take turns, after one round that fills the
+file cache.
+
+After a quiet time: one image's time from its append in Kafka to its visible commit, when the stream
+was quiet for `--quiet-s`, against the median of images sent to it while it was warm. Spark ends
+Python workers that were idle for a minute, so the quiet one pays for a new one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from torchvision.models import resnet50
+
+from commits import await_rows, latencies
+from embedstream.broker import create_topic
+from embedstream.config import Config
+from embedstream.job import start_stream, stop_stream
+from images import jpegs
+from report import bars, print_table, write_result
+from streams import CORES, Workplace, fill, opened, producer, settings, workplace
+
+APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
+TIMEOUT_S = 300.0
+WARM_IMAGES = 5
+PAUSE_S = 2.0
+
+LOAD_BY_HAND = """\
+import sys
+import torch
+from torchvision.models import resnet50
+model = resnet50()
+model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
+model.eval()
+print("done", flush=True)
+"""
+
+SPARK_BY_HAND = f"""\
+from pyspark.sql import SparkSession
+builder = SparkSession.builder.master("local[{CORES}]").config("spark.ui.enabled", False)
+spark = builder.config("spark.driver.host", "127.0.0.1").getOrCreate()
+spark.range(1).count()
+print("done", flush=True)
+"""
+
+BY_HAND = {"torch and model by hand": LOAD_BY_HAND, "Spark by hand": SPARK_BY_HAND}
+OWN = "embedstream run"
+
+
+def main() -> None:
+    arguments = _arguments()
+    with workplace(APPEND_TIME) as place:
+        weights = place.folder / "resnet50.pt"
+        torch.save(resnet50().state_dict(), weights)
+        fill(place.servers, "images", list(jpegs(2 * CORES)))
+        _start(place, weights)
+        starts = [_start(place, weights) for _ in range(arguments.rounds)]
+        quiet = _quiet(place, str(weights), arguments)
+    _report(starts, quiet, arguments)
+
+
+def _start(place: Workplace, weights: Path) -> dict[str, float]:
+    """Seconds of one start, and of its parts by hand."""
+    by_hand = {name: _seconds_by_hand(script, str(weights)) for name, script in BY_HAND.items()}
+    return {**by_hand, OWN: _seconds_to_first_row(place, weights)}
+
+
+def _seconds_by_hand(script: str, *arguments: str) -> float:
+    """Until it prints its line; what it does at its end does not count."""
+    started = time.perf_counter()
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - started
+    if line.strip() != "done":
+        raise SystemExit(f"this failed:\n{script}")
+    return seconds
+
+
+def _seconds_to_first_row(place: Workplace, weights: Path) -> float:
+    config = settings(place, "images", encoder="resnet50", weights=str(weights))
+    file = place.folder / "start.yaml"
+    file.write_text(yaml.safe_dump(_plain(config)))
+    command = [sys.executable, "-m", "embedstream", "run", str(file), "--available-now"]
+    with (place.folder / "start.log").open("ab") as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            table = Path(config.table.path)
+            await_rows(table, 1, timeout_s=TIMEOUT_S, alive=lambda: process.poll() is None)
+            return time.perf_counter() - started
+        finally:
+            process.wait(TIMEOUT_S)
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _quiet(place: Workplace, weights: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds from append to commit of one image at a time, warm and after a quiet time."""
+    create_topic(place.servers, "quiet", partitions=CORES)
+    config = settings(place, "quiet", encoder="resnet50", weights=weights)
+    table = Path(config.table.path)
+    contents = iter(jpegs(WARM_IMAGES + 2, seed=1))
+    with opened(config) as (spark, model):
+        query = start_stream(spark, config, model).query
+        for rows in range(1, WARM_IMAGES + 2):
+            _send(place.servers, next(contents))
+            await_rows(table, rows, timeout_s=TIMEOUT_S, alive=lambda: query.isActive)
+            time.sleep(PAUSE_S)
+        time.sleep(arguments.quiet_s)
+        _send(place.servers, next(contents))
+        await_rows(table, WARM_IMAGES + 2, timeout_s=TIMEOUT_S, alive=lambda: query.isActive)
+        stop_stream(query, timeout_s=TIMEOUT_S)
+    # The very first image found no worker either.
+    _, *warm, quiet = latencies(table)
+    return {"warm": median(warm), f"after {arguments.quiet_s:g} quiet seconds": quiet}
+
+
+def _send(servers: str, content: bytes) -> None:
+    with producer(servers) as client:
+        client.send("quiet", value=content)
+
+
+def _report(
+    starts: list[dict[str, float]], quiet: dict[str, float], arguments: argparse.Namespace
+) -> None:
+    seconds = {name: median(each[name] for each in starts) for name in starts[0]}
+    parts = BY_HAND.keys()
+    ratio = median(each[OWN] / sum(each[part] for part in parts) for each in starts)
+    print_table(
+        "ResNet-50: from nothing to the first row",
+        ["", "s", "of both by hand"],
+        [(name, each, ratio if name == OWN else "") for name, each in seconds.items()],
+    )
+    print_table("ResNet-50: one image, append to visible commit", ["", "s"], [*quiet.items()])
+    write_result(
+        "start",
+        {"start_s": seconds, "start_of_by_hand": ratio, "starts": starts, "one_image_s": quiet},
+    )
+    labelled = {f"embedstream, one image, {name}": each for name, each in quiet.items()}
+    bars("start", "Starts with ResNet-50", "seconds", {**seconds, **labelled})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=1, help="starts that count")
+    parser.add_argument("--quiet-s", type=float, default=300)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

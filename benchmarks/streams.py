@@ -1,0 +1,205 @@
+"""What the benchmarks of whole streams share: settings, a broker with messages, a drained query."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+from kafka import KafkaProducer
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as f
+
+import free
+from embedstream.broker import create_topic, start_broker, stop_broker
+from embedstream.config import Config
+from embedstream.featurize import featurize
+from embedstream.job import featurizer, start_stream
+from embedstream.session import open_session
+from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+
+__all__ = [
+    "CORES",
+    "Drained",
+    "Workplace",
+    "broker",
+    "drain",
+    "embeddings",
+    "fill",
+    "fresh",
+    "opened",
+    "over_dataframe",
+    "producer",
+    "settings",
+    "workplace",
+]
+
+CORES = 2
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A query that ended once all messages were in the table; `progress` of its micro-batches."""
+
+    embeddings: int
+    seconds: float
+    progress: Sequence[Any]
+    settings: Config
+
+    @property
+    def images_per_s(self) -> float:
+        return self.embeddings / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A folder of its own and a broker that runs in it."""
+
+    folder: Path
+    servers: str
+
+
+@contextmanager
+def workplace(properties: Mapping[str, str] | None = None) -> Iterator[Workplace]:
+    """All of it is gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="embedstream-benchmark-", ignore_cleanup_errors=True
+        ) as folder,
+        broker(Path(folder), properties) as servers,
+    ):
+        yield Workplace(Path(folder), servers)
+
+
+@contextmanager
+def broker(folder: Path, properties: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A broker's address."""
+    try:
+        yield start_broker(folder / "broker", properties=properties).bootstrap_servers
+    finally:
+        stop_broker(folder / "broker")
+
+
+@contextmanager
+def producer(servers: str) -> Iterator[Any]:
+    client = KafkaProducer(bootstrap_servers=servers, acks="all", max_request_size=16 * 2**20)
+    try:
+        yield client
+        client.flush()
+    finally:
+        client.close()
+
+
+def fill(servers: str, topic: str, values: Sequence[bytes], *, partitions: int = CORES) -> None:
+    """Messages in a new topic, dealt to its partitions in turns, so that tasks are alike."""
+    create_topic(servers, topic, partitions=partitions)
+    with producer(servers) as client:
+        sent = [
+            client.send(topic, key=b"picture-%d" % index, value=value, partition=index % partitions)
+            for index, value in enumerate(values)
+        ]
+    for future in sent:
+        future.get(60)
+
+
+def settings(
+    place: Workplace,
+    topic: str,
+    *,
+    encoder: str = free.NAME,
+    weights: str = "random",
+    master: str = f"local[{CORES},4]",
+    options: Mapping[str, str] | None = None,
+    **sections: dict[str, Any],
+) -> Config:
+    """embedstream as it comes, on two cores, in float32."""
+    folder = place.folder / uuid.uuid4().hex
+    chosen: dict[str, Any] = {
+        "kafka": {"bootstrap_servers": place.servers, "subscribe": topic},
+        "encoder": {"name": encoder, "weights": weights, "precision": "float32"},
+        "table": {"path": str(folder / "table")},
+        "checkpoint": str(folder / "checkpoint"),
+        "spark": {
+            "master": master,
+            "log_file": str(place.folder / "spark.log"),
+            "options": {
+                "spark.ui.enabled": "false",
+                "spark.sql.warehouse.dir": str(place.folder / "warehouse"),
+                **(options or {}),
+            },
+        },
+    }
+    return Config.model_validate({**chosen, **sections})
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[tuple[SparkSession, PreparedModel]]:
+    """A session whose workers can import these modules, and the model."""
+    paths = (str(_HERE), *os.getenv("PYTHONPATH", "").split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+    with open_session(config.spark, config.pipeline) as spark:
+        yield spark, prepare_model(ModelSpec(config.encoder.name, config.encoder.weights))
+
+
+def fresh(config: Config, topic: str | None = None) -> Config:
+    """The same with an empty table and checkpoint, and another topic where one is given."""
+    folder = Path(config.checkpoint).parent.parent / uuid.uuid4().hex
+    return config.model_copy(
+        update={
+            "kafka": config.kafka.model_copy(update={"subscribe": topic or config.kafka.subscribe}),
+            "table": config.table.model_copy(update={"path": str(folder / "table")}),
+            "checkpoint": str(folder / "checkpoint"),
+        }
+    )
+
+
+def drain(
+    spark: SparkSession, config: Config, model: PreparedModel, *, topic: str | None = None
+) -> Drained:
+    """From the start of the query to its end, all messages into an empty table."""
+    new = fresh(config, topic)
+    started = time.perf_counter()
+    query = start_stream(spark, new, model, until="drained").query
+    query.awaitTermination()
+    seconds = time.perf_counter() - started
+    return Drained(embeddings(new.table.path), seconds, query.recentProgress, new)
+
+
+def embeddings(table: str) -> int:
+    """How many rows of a Delta table have one."""
+    column = DeltaTable(table).to_pyarrow_table(columns=["embedding"])["embedding"]
+    return len(column) - int(column.null_count)
+
+
+def over_dataframe(
+    spark: SparkSession, config: Config, model: PreparedModel, images: Path
+) -> tuple[int, float]:
+    """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
+    seen = Observation()
+    started = time.perf_counter()
+    outcomes = featurize(_messages(spark, images), featurizer(spark, config, model))
+    counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
+    counted.write.format("noop").mode("overwrite").save()
+    return int(seen.get["embeddings"]), time.perf_counter() - started
+
+
+def _messages(spark: SparkSession, images: Path) -> DataFrame:
+    rows = spark.read.parquet(str(images)).repartition(spark.sparkContext.defaultParallelism)
+    return rows.select(
+        f.lit("images").alias("topic"),
+        f.lit(0).alias("partition"),
+        f.monotonically_increasing_id().alias("offset"),
+        f.current_timestamp().alias("timestamp"),
+        f.col("id").cast("binary").alias("key"),
+        f.col("content").alias("value"),
+        f.lit(None).cast("array<struct<key:string,value:binary>>").alias("headers"),
+    )
