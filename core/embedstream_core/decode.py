@@ -144,9 +144,12 @@ def render(
 
     Raises:
         ItemError: the image data is broken.
+        MemoryError: this process has not enough.
     """
     try:
         pixels = _pixels(opened, preprocessing, fidelity)
+    except MemoryError:
+        raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
         raise _failure(

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,10 @@ from embedstream_core.decode import (
 )
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
 from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.watchdog import Watchdog
 
 __all__ = ["Pipeline", "PipelineLimits"]
 
@@ -37,6 +39,7 @@ class PipelineLimits:
 
     `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
     a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
+    The timeouts are the watchdog's, for one image and one forward pass.
     """
 
     fetch_threads: int = 16
@@ -44,6 +47,8 @@ class PipelineLimits:
     rows: int = 256
     bytes: int = 64 * 2**20
     pixels: int = 100_000_000
+    decode_timeout_s: float = 30.0
+    forward_timeout_s: float = 300.0
 
 
 @dataclass(slots=True)
@@ -126,8 +131,14 @@ class Pipeline:
         fidelity: Fidelity = "exact",
         limits: PipelineLimits | None = None,
         known: Known | None = None,
+        isolated: IsolatedDecoder | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
-        """`fetch` turns a reference into bytes or raises an ItemError; threads share it."""
+        """`fetch` turns a reference into bytes or raises an ItemError; threads share it.
+
+        `isolated` decodes, where it is given; otherwise this process does. `watchdog` watches over
+        that, and over each forward pass.
+        """
         self._engine = engine
         self._preprocessing = preprocessing
         self._fetch = fetch
@@ -135,6 +146,8 @@ class Pipeline:
         self._fidelity = fidelity
         self._limits = limits or PipelineLimits()
         self._known = known
+        self._isolated = isolated
+        self._watchdog = watchdog
         self._decoding = _Gate(threads=self._limits.decode_threads, pixels=self._limits.pixels)
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
@@ -233,15 +246,26 @@ class Pipeline:
 
     def _decode(self, data: bytes, sha256: str) -> Picture | Failure:
         try:
-            opened = open_image(data, self._decode_limits)
-            with self._decoding.admit(opened.width * opened.height):
-                return render(opened, self._preprocessing, fidelity=self._fidelity)
+            return self._isolated.decode(data) if self._isolated else self._decode_here(data)
         except ItemError as error:
             return _failure(error, content_sha256=sha256)
 
+    def _decode_here(self, data: bytes) -> Picture:
+        timeout_s = self._limits.decode_timeout_s
+        with self._watch("reading an image's header", timeout_s):
+            opened = open_image(data, self._decode_limits)
+        # Waiting for a turn is no hang, so the watch begins after it.
+        turn = self._decoding.admit(opened.width * opened.height)
+        with turn, self._watch("decoding an image", timeout_s):
+            return render(opened, self._preprocessing, fidelity=self._fidelity)
+
+    def _watch(self, work: str, timeout_s: float) -> AbstractContextManager[None]:
+        return self._watchdog.watch(work, timeout_s=timeout_s) if self._watchdog else nullcontext()
+
     def _embed(self, under_way: _UnderWay, waiting: Sequence[tuple[_Content, Picture]]) -> None:
         pictures: list[Pixels] = [picture.pixels for _, picture in waiting]
-        vectors = self._engine.embed(pictures)
+        with self._watch("a forward pass", self._limits.forward_timeout_s):
+            vectors = self._engine.embed(pictures)
         outcomes = [
             _outcome(vector, picture, content.sha256)
             for vector, (content, picture) in zip(vectors, waiting, strict=True)

@@ -243,6 +243,9 @@ class EncoderConfig(_Section):
         description="What computes: `torch`; `compile`, which is torch.compile with a slow start; "
         "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is.",
     )
+    timeout_s: PositiveFloat = Field(
+        300.0, description="Seconds for one forward pass; a worker that takes longer is ended."
+    )
     batch_size: PositiveInt | None = Field(
         None, description="Pictures in a forward pass; by default 16 on a CPU, 128 on a GPU."
     )
@@ -261,6 +264,14 @@ class DecodeConfig(_Section):
         ("JPEG", "PNG", "WEBP", "GIF", "BMP"),
         min_length=1,
         description="The formats that are decoded.",
+    )
+    timeout_s: PositiveFloat = Field(
+        30.0,
+        description="Seconds for decoding one image. A worker that takes longer is ended, and its "
+        "task done again with each image in a process of its own, where only the image fails.",
+    )
+    isolated_memory_bytes: PositiveInt = Field(
+        2 * 2**30, description="Memory for decoding one image in a process of its own."
     )
     fidelity: Literal["exact", "fast"] = Field(
         "exact",

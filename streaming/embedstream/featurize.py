@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
+from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
@@ -24,10 +25,12 @@ from embedstream.outcomes import (
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.isolated import IsolatedDecoder, Isolation
 from embedstream_core.known import Known, open_known
 from embedstream_core.message import Message, MessageFormat, parse_message
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Failure, Item
+from embedstream_core.watchdog import Watchdog
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize"]
 
@@ -53,6 +56,7 @@ class Featurizer:
     decode_limits: DecodeLimits
     fidelity: Fidelity
     pipeline_limits: PipelineLimits
+    isolation: Isolation
     transport: Transport
     dedupe_entries: int | None
 
@@ -67,7 +71,12 @@ class Featurizer:
                 under_way.append((_carried(batch), origins))
                 yield entries
 
-        with open_fetcher(self.fetch_policy) as fetcher, self._open_known() as known:
+        with (
+            open_fetcher(self.fetch_policy) as fetcher,
+            self._open_known() as known,
+            self._open_isolated() as isolated,
+            Watchdog() as watchdog,
+        ):
             pipeline = Pipeline(
                 self.model.engine(),
                 self.model.card.preprocessing,
@@ -76,10 +85,32 @@ class Featurizer:
                 fidelity=self.fidelity,
                 limits=self.pipeline_limits,
                 known=known,
+                isolated=isolated,
+                watchdog=watchdog,
             )
             for outcomes in pipeline.run(entries_of_batches()):
                 carried, origins = under_way.popleft()
                 yield build(carried, origins, outcomes, model_id=self.model.card.model_id)
+
+    @contextmanager
+    def _open_isolated(self) -> Iterator[IsolatedDecoder | None]:
+        """A decoder in a process of its own where this task has failed before.
+
+        One of its images may have ended the worker: now it ends no more than its own decoding.
+        """
+        if _attempt() == 0:
+            yield None
+            return
+        decoder = IsolatedDecoder(
+            self.model.card.preprocessing,
+            self.decode_limits,
+            fidelity=self.fidelity,
+            isolation=self.isolation,
+        )
+        try:
+            yield decoder
+        finally:
+            decoder.close()
 
     def _open_known(self) -> AbstractContextManager[Known | None]:
         if self.dedupe_entries is None:
@@ -118,6 +149,11 @@ def featurize(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
     outcomes = transported(featurizer, OUTCOME_SCHEMA)
     failed = [f.count_if(f.col("error.code") == code).alias(code) for code in Code]
     return outcomes.observe("outcomes", f.count("embedding").alias("embeddings"), *failed)
+
+
+def _attempt() -> int:
+    task = TaskContext.get()
+    return task.attemptNumber() if task else 0
 
 
 def _columns(batch: Batch) -> dict[str, list[Any]]:

@@ -18,6 +18,7 @@ from embedstream.sink import append, create_table, set_model
 from embedstream.source import read_messages
 from embedstream_core.decode import DecodeLimits
 from embedstream_core.fetch import FetchPolicy
+from embedstream_core.isolated import Isolation
 from embedstream_core.pipeline import PipelineLimits
 from embedstream_core.weights import PreparedModel
 
@@ -106,6 +107,7 @@ def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Fea
         ),
         fidelity=config.decode.fidelity,
         pipeline_limits=_pipeline_limits(spark, config),
+        isolation=Isolation(config.decode.timeout_s, config.decode.isolated_memory_bytes),
         transport=pipeline.transport,
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
     )
@@ -143,4 +145,6 @@ def _pipeline_limits(spark: SparkSession, config: Config) -> PipelineLimits:
         rows=pipeline.read_ahead_rows,
         bytes=pipeline.read_ahead_bytes,
         pixels=pipeline.decoding_pixels,
+        decode_timeout_s=config.decode.timeout_s,
+        forward_timeout_s=config.encoder.timeout_s,
     )

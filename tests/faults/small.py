@@ -1,0 +1,50 @@
+"""Small streams for the fault tests: tiny pictures, and a configuration file for the command."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import skimage.data
+import yaml
+from PIL import Image
+
+from streams import Topic, image
+
+__all__ = ["send_pictures", "tiny_picture", "write_config"]
+
+
+def tiny_picture() -> bytes:
+    """A real picture, made tiny."""
+    data = io.BytesIO()
+    picture = Image.open(Path(skimage.data.__file__).parent / "coffee.png")
+    picture.resize((40, 40)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def send_pictures(topic: Topic, count: int) -> None:
+    content = tiny_picture()
+    topic.send(image(str(index), content) for index in range(count))
+
+
+def write_config(topic: Topic, folder: Path) -> Path:
+    """A stream in small micro-batches; its table, checkpoint and log lie in the folder."""
+    tree = {
+        "kafka": {
+            "bootstrap_servers": topic.bootstrap_servers,
+            "subscribe": topic.name,
+            "max_offsets_per_trigger": 8,
+        },
+        "encoder": {"name": "efficientnet_lite0"},
+        "table": {"path": str(folder / "table")},
+        "checkpoint": str(folder / "checkpoint"),
+        "trigger": {"interval_s": 0},
+        "spark": {
+            "master": "local[2,4]",
+            "log_file": str(folder / "spark.log"),
+            "options": {"spark.ui.enabled": "false"},
+        },
+    }
+    path = folder / "stream.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
