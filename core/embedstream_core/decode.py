@@ -40,6 +40,8 @@ __all__ = [
 
 # Pillow warns of metadata that it skips, such as broken EXIF: only the pixels matter here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# It warns of large pictures too, which the limits here refuse.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
@@ -56,6 +58,7 @@ _RESAMPLING = {
 _PILLOW_MAX_PIXELS = 89_478_485
 
 _EXIF_ORIENTATION = 0x0112
+_START_OF_SCAN = b"\xff\xda"
 
 # Orientations whose stored columns, or rows, run against the displayed picture's.
 _STORED_RIGHT_TO_LEFT = (2, 3, 7, 8)
@@ -79,10 +82,15 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What is refused before any pixel is decoded."""
+    """What is refused before any pixel is decoded.
+
+    `max_scans` bounds the passes of a progressive JPEG: encoders make about ten, and one of a few
+    bytes costs as much as one over the whole picture.
+    """
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = _PILLOW_MAX_PIXELS
+    max_scans: int = 100
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
@@ -126,6 +134,11 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
         raise _failure(
             Code.IMAGE_TOO_LARGE,
             f"the image has {image.width}x{image.height} pixels; the limit is {limits.max_pixels}",
+        )
+    scans = content.count(_START_OF_SCAN) if image.info.get("progressive") else 1
+    if scans > limits.max_scans:
+        raise _failure(
+            Code.IMAGE_TOO_LARGE, f"the image has {scans} scans; the limit is {limits.max_scans}"
         )
     orientation = _orientation(image)
     # Orientations 5 to 8 turn the picture by a quarter (EXIF 2.3, tag 0x0112).

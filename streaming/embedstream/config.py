@@ -260,6 +260,9 @@ class DecodeConfig(_Section):
     max_image_pixels: int = Field(
         89_478_485, gt=0, le=89_478_485, description="Larger images are failures, before decoding."
     )
+    max_scans: PositiveInt = Field(
+        100, description="Progressive JPEGs with more passes are failures, before decoding."
+    )
     formats: tuple[Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"], ...] = Field(
         ("JPEG", "PNG", "WEBP", "GIF", "BMP"),
         min_length=1,

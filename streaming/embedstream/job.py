@@ -103,6 +103,7 @@ def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Fea
         decode_limits=DecodeLimits(
             max_bytes=config.decode.max_image_bytes,
             max_pixels=config.decode.max_image_pixels,
+            max_scans=config.decode.max_scans,
             formats=config.decode.formats,
         ),
         fidelity=config.decode.fidelity,

@@ -345,6 +345,22 @@ def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     assert time.perf_counter() - start < 0.2
 
 
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    photo = Image.open(io.BytesIO(real_pictures()["retina.jpg"])).resize((4000, 4000))
+    content = encoded(photo, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    # A scan's header and one byte of data, as often as an attacker likes.
+    bomb = content[:-2] + content[last : last + 11] * 20_000 + content[-2:]
+    start = time.perf_counter()
+
+    error = failure(bomb)
+
+    assert time.perf_counter() - start < 0.2
+    assert error.code == Code.IMAGE_TOO_LARGE
+    assert "scans; the limit is 100" in error.message
+    decoded(content, PHOTO)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -386,7 +402,7 @@ def test_mutations_raise_nothing_but_item_errors() -> None:
     small = [content for content in real_pictures().values() if len(content) < 300_000]
     small += [encoded(Image.fromarray(noise(4)), "WEBP"), encoded(palette_picture()[0], "BMP")]
     codes: set[Code | None] = set()
-    for _ in range(200):
+    for _ in range(1_000):
         try:
             decoded(mutated(source.choice(small), source), PHOTO)
             codes.add(None)

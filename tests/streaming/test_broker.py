@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from streams import Topic, image
 
 from embedstream.broker import (
     MAX_MESSAGE_BYTES,
@@ -26,6 +25,7 @@ from embedstream.broker import (
     topic_end_offsets,
 )
 from embedstream_core.errors import SetupError
+from streams import Topic, image
 
 pytestmark = pytest.mark.kafka
 

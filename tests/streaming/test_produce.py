@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from streams import Topic, image
 
 from embedstream.broker import MAX_MESSAGE_BYTES
 from embedstream.produce import (
@@ -23,6 +22,7 @@ from embedstream.produce import (
     produce,
 )
 from embedstream_core.errors import SetupError
+from streams import Topic, image
 
 TOO_LARGE = "larger than the broker allows in one message (message.max.bytes)"
 

@@ -15,10 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 from deltalake import DeltaTable, write_deltalake
-from pictures import real_pictures
 from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
-from streams import Topic, image, json_message
 
 from embedstream.cli import main
 from embedstream.featurize import OUTCOME_SCHEMA
@@ -36,6 +34,8 @@ from embedstream.search import (
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, prepare_model
+from pictures import real_pictures
+from streams import Topic, image, json_message
 
 SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
