@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
-from streams import Topic
 
 from embedstream.broker import Broker, create_topic, start_broker, stop_broker
 from embedstream.config import Config, PipelineConfig, SparkConfig
 from embedstream.session import open_session
+from streams import Topic
 
 __all__ = ["broker", "configure", "spark", "topic"]
 
@@ -31,6 +31,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session with two task slots, as the job opens it."""
+    # Each folder of tests has this fixture for itself, but a process has one session.
+    if (active := SparkSession.getActiveSession()) is not None:
+        yield active
+        return
     config = SparkConfig(
         master="local[2,4]",
         log_file=str(tmp_path_factory.mktemp("spark") / "spark.log"),

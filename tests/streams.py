@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from faults.oracle import Position
 from pyspark.sql import SparkSession
 
 from embedstream.broker import topic_end_offsets
@@ -15,6 +14,7 @@ from embedstream.config import Config
 from embedstream.job import Stream, start_stream
 from embedstream.produce import OutgoingMessage, produce
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+from faults.oracle import Position
 
 __all__ = ["Topic", "drain", "image", "json_message", "prepared", "refusal"]
 
@@ -65,8 +65,9 @@ def drain(spark: SparkSession, config: Config) -> Stream:
     return stream
 
 
-def refusal(spark: SparkSession, config: Config, subject: str) -> str:
+def refusal(spark: SparkSession, config: Config, subject: str, *, adopt: bool = False) -> str:
     """What one of the checks before a start says against a configuration."""
-    findings = {finding.subject: finding for finding in Preflight(spark, config).findings()}
+    preflight = Preflight(spark, config, adopt=adopt)
+    findings = {finding.subject: finding for finding in preflight.findings()}
     assert not findings[subject].passed, findings[subject].detail
     return findings[subject].detail

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pyspark.sql import SparkSession
 
+from embedstream.checkpoint import Checkpoint
+from embedstream.claim import check_unclaimed
 from embedstream.config import Config
+from embedstream.delta_log import writers
+from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.job import fetch_policy
+from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
-from embedstream.source import check_topics
+from embedstream.source import TopicState, check_topics
+from embedstream.storage import Folder
 from embedstream_core.backends import Backend, obstacle
 from embedstream_core.engine import choose_precision, find_device
 from embedstream_core.errors import SetupError
@@ -23,23 +28,18 @@ from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
 __all__ = ["Finding", "Preflight"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found: `detail` says what is there, or what is wrong and what to do."""
-
-    subject: str
-    passed: bool
-    detail: str
-
-
 @dataclass(slots=True)
 class Preflight:
-    """The checks of one configuration. `model` is there once its check has passed."""
+    """The checks of one configuration. `model` and `resumption` are there once theirs passed."""
 
     spark: SparkSession
     config: Config
     allow_model_change: bool = False
+    adopt: bool = False
+    accept_loss: bool = False
     model: PreparedModel | None = None
+    resumption: Resumption | None = field(default=None, init=False)
+    _topic_states: Mapping[str, TopicState] | None = field(default=None, init=False)
     _table_rows: int | None = field(default=None, init=False)
 
     def findings(self) -> Iterator[Finding]:
@@ -59,6 +59,7 @@ class Preflight:
             "references": self._references,
             "table": self._table,
             "checkpoint": self._checkpoint,
+            "driver": lambda: check_unclaimed(self.spark, self.config),
         }
 
     def _encoder(self) -> str:
@@ -92,8 +93,8 @@ class Preflight:
         return f"{self.spark.sparkContext.master}, workers are reused"
 
     def _topics(self) -> str:
-        topics = check_topics(self.spark, self.config.kafka)
-        named = ", ".join(f"{topic} ({count} partitions)" for topic, count in topics.items())
+        self._topic_states = topics = check_topics(self.spark, self.config.kafka)
+        named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
         return f"{self.config.kafka.bootstrap_servers}: {named}"
 
     def _references(self) -> str:
@@ -109,9 +110,12 @@ class Preflight:
 
     def _table(self) -> str:
         path = self.config.table.path
+        folder = Folder(self.spark, path)
+        if problems := table_problems(folder, thorough=False):
+            raise SetupError("; ".join(problems))
         self._table_rows = check_table(self.spark, path)
         if self._table_rows is None:
-            if _file_names(self.spark, path):
+            if folder.sizes():
                 raise SetupError(
                     f"table.path '{path}' holds files that are no Delta table; choose a path of "
                     "its own for the table"
@@ -133,38 +137,43 @@ class Preflight:
 
     def _checkpoint(self) -> str:
         path = self.config.checkpoint
-        batches = len(_file_names(self.spark, f"{path}/commits"))
-        if batches and self._table_rows is None:
+        checkpoint = Checkpoint(Folder(self.spark, path))
+        done = len(checkpoint.committed)
+        if done and self._table_rows is None:
             raise SetupError(
-                f"the checkpoint '{path}' has finished {batches} micro-batches, but there is no "
+                f"the checkpoint '{path}' has finished {done} micro-batches, but there is no "
                 f"table at '{self.config.table.path}': their rows would be missing; bring the "
                 "table back, or start anew with another checkpoint"
             )
-        if self._table_rows and not _file_names(self.spark, f"{path}/offsets"):
+        if self._table_rows and not checkpoint.planned and not self.adopt:
             raise SetupError(
                 f"the table has {self._table_rows} rows, but there is no checkpoint at '{path}': "
-                "its messages would be read again; bring the checkpoint back, or choose another "
-                "table"
+                "its messages would be read again; bring the checkpoint back, go on after the "
+                "table's last messages with --adopt, or choose another table"
             )
         _check_writable(path, "checkpoint")
-        return f"{path}: {f'{batches} micro-batches done' if batches else 'new'}"
+        return f"{path}: {self._resumed(checkpoint)}"
+
+    def _resumed(self, checkpoint: Checkpoint) -> str:
+        """Where the stream goes on; without the topics' state that is not known."""
+        table = self.config.table.path
+        readable = not table_problems(Folder(self.spark, table), thorough=False)
+        known = writers(self.spark, table) if readable else None
+        if problems := checkpoint_problems(checkpoint, known, table=table, thorough=False):
+            raise SetupError("; ".join(problems))
+        done = len(checkpoint.committed)
+        if readable and self._topic_states is not None:
+            self.resumption = plan(self.spark, self.config, self._topic_states, adopt=self.adopt)
+            if not self.accept_loss and self.config.kafka.on_data_loss == "fail":
+                refuse_loss(self.resumption)
+            if self.resumption.adopts:
+                return "new, goes on after the table's last messages"
+        return f"{done} micro-batches done" if done else "new"
 
 
 def _backend(wanted: Backend, device: torch.device) -> str:
     reason = obstacle(wanted, device)
     return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted
-
-
-def _file_names(spark: SparkSession, location: str) -> list[str]:
-    """The files of a folder on any file system that Spark knows, without hidden ones."""
-    jvm: Any = spark.sparkContext._jvm
-    java_context: Any = spark.sparkContext._jsc
-    path = jvm.org.apache.hadoop.fs.Path(location)
-    file_system = path.getFileSystem(java_context.hadoopConfiguration())
-    if not file_system.exists(path):
-        return []
-    names = [status.getPath().getName() for status in file_system.listStatus(path)]
-    return [name for name in names if not name.startswith(".")]
 
 
 def _check_writable(location: str, key: str) -> None:

@@ -65,6 +65,12 @@ def run(
     allow_model_change: Annotated[
         bool, typer.Option("--allow-model-change", help="Go on with another model's table.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Without a checkpoint, go on after the table's rows.")
+    ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Note what Kafka deleted unread, and go on.")
+    ] = False,
 ) -> None:
     """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first."""
     settings = _load(config, overrides)
@@ -74,6 +80,8 @@ def run(
         settings,
         until="drained" if available_now else "stopped",
         allow_model_change=allow_model_change,
+        adopt=adopt,
+        accept_loss=accept_loss,
     )
 
 
@@ -84,6 +92,16 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
     from embedstream.terminal import check_stream
 
     if not check_stream(settings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what is wrong with checkpoint, table and topics, and the mend: nothing is written."""
+    settings = _load(config, overrides)
+    from embedstream.terminal import examine_stream
+
+    if not examine_stream(settings):
         raise typer.Exit(1)
 
 

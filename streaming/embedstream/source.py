@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -11,11 +14,24 @@ from pyspark.sql import functions as f
 from embedstream.config import KafkaConfig, revealed
 from embedstream_core.errors import SetupError
 
-__all__ = ["MESSAGE_COLUMNS", "check_topics", "read_messages"]
+__all__ = ["MESSAGE_COLUMNS", "TopicState", "check_topics", "offsets_at", "read_messages"]
 
 MESSAGE_COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 
 _ADMIN_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the broker has it now.
+
+    `id` is Kafka's own: a topic that is deleted and created again has another. `earliest` is the
+    first offset that a partition still holds, `end` the one that its next message takes.
+    """
+
+    id: str
+    earliest: Mapping[int, int]
+    end: Mapping[int, int]
 
 
 def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
@@ -80,8 +96,8 @@ def _if_set(name: str, value: object) -> dict[str, str]:
     return {} if value is None else {name: str(value)}
 
 
-def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, int]:
-    """The subscribed topics with their numbers of partitions, asked of the broker.
+def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicState]:
+    """The subscribed topics and the partitions that are read of them, asked of the broker.
 
     The question goes through the Kafka client that the stream itself uses, with the same options.
 
@@ -97,8 +113,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, int]:
                 f"topic '{missing[0]}' is not on {config.bootstrap_servers}; create it, or correct "
                 "kafka.subscribe"
             )
-        descriptions = admin.describeTopics(sorted(topics)).allTopicNames().get()
-        return {topic: descriptions[topic].partitions().size() for topic in sorted(topics)}
+        return _states(spark, admin, config, sorted(topics))
     except Exception as error:
         if isinstance(error, SetupError):
             raise
@@ -109,6 +124,73 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, int]:
         ) from None
     finally:
         admin.close()
+
+
+def offsets_at(
+    spark: SparkSession, config: KafkaConfig, time: datetime, topics: Mapping[str, TopicState]
+) -> dict[str, dict[int, int]]:
+    """The first offset of each partition that is not before a time; its end where there is none."""
+    spec = _offset_spec(spark)
+    positions = [(name, number) for name, state in topics.items() for number in state.end]
+    admin = _admin(spark, config)
+    try:
+        moment = spec.forTimestamp(int(time.timestamp() * 1000))
+        found = _list_offsets(spark, admin, positions, moment)
+    finally:
+        admin.close()
+    return {
+        name: {
+            number: end if found[name, number] < 0 else found[name, number]
+            for number, end in state.end.items()
+        }
+        for name, state in topics.items()
+    }
+
+
+def _states(
+    spark: SparkSession, admin: Any, config: KafkaConfig, topics: list[str]
+) -> dict[str, TopicState]:
+    descriptions = admin.describeTopics(topics).allTopicNames().get()
+    ids = {topic: descriptions[topic].topicId().toString() for topic in topics}
+    positions = [
+        (topic, number)
+        for topic in topics
+        for number in _partitions(config, topic, descriptions[topic].partitions())
+    ]
+    spec = _offset_spec(spark)
+    earliest = _list_offsets(spark, admin, positions, spec.earliest())
+    end = _list_offsets(spark, admin, positions, spec.latest())
+    return {
+        topic: TopicState(
+            ids[topic],
+            {number: offset for (name, number), offset in earliest.items() if name == topic},
+            {number: offset for (name, number), offset in end.items() if name == topic},
+        )
+        for topic in topics
+    }
+
+
+def _partitions(config: KafkaConfig, topic: str, existing: Any) -> list[int]:
+    numbers = {partition.partition() for partition in existing}
+    return sorted(numbers if config.assign is None else numbers & set(config.assign[topic]))
+
+
+def _offset_spec(spark: SparkSession) -> Any:
+    jvm: Any = spark.sparkContext._jvm
+    return jvm.org.apache.kafka.clients.admin.OffsetSpec
+
+
+def _list_offsets(
+    spark: SparkSession, admin: Any, positions: list[tuple[str, int]], spec: Any
+) -> dict[tuple[str, int], int]:
+    jvm: Any = spark.sparkContext._jvm
+    asked = jvm.java.util.HashMap()
+    for topic, number in positions:
+        asked.put(jvm.org.apache.kafka.common.TopicPartition(topic, number), spec)
+    answers = admin.listOffsets(asked).all().get()
+    return {
+        (position.topic(), position.partition()): answers[position].offset() for position in answers
+    }
 
 
 def _admin(spark: SparkSession, config: KafkaConfig) -> Any:

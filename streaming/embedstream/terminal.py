@@ -24,9 +24,10 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.check import Finding
+    from embedstream.claim import HeldClaim
     from embedstream.job import Until
 
-__all__ = ["StreamFailed", "check_stream", "run_stream"]
+__all__ = ["StreamFailed", "check_stream", "examine_stream", "run_stream"]
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -47,28 +48,55 @@ def check_stream(config: Config) -> bool:
         return _print_findings(Preflight(spark, config).findings())
 
 
-def run_stream(config: Config, *, until: Until, allow_model_change: bool = False) -> Totals:
+def examine_stream(config: Config) -> bool:
+    """Print what is wrong with checkpoint, table and topics; whether nothing is."""
+    with console.status("starting Spark"), open_session(config.spark, config.pipeline) as spark:
+        from embedstream.doctor import diagnose
+
+        return _print_findings(diagnose(spark, config))
+
+
+def run_stream(
+    config: Config,
+    *,
+    until: Until,
+    allow_model_change: bool = False,
+    adopt: bool = False,
+    accept_loss: bool = False,
+) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     Raises:
-        SetupError: a check failed; nothing was started.
+        SetupError: a check failed, or another driver is there; nothing was started.
         StreamFailed: the query ended by an error.
+        ClaimLost: another driver has taken over.
     """
     with _session(config) as spark:
         from embedstream.check import Preflight
-        from embedstream.job import start_stream
+        from embedstream.claim import claimed
+        from embedstream.job import make_table, start_stream
+        from embedstream.resume import settle
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
-        preflight = Preflight(spark, config, allow_model_change=allow_model_change)
+        preflight = Preflight(spark, config, allow_model_change, adopt, accept_loss)
         passed = _print_findings(preflight.findings())
-        if preflight.model is None or not passed:
+        if preflight.model is None or preflight.resumption is None or not passed:
             raise SetupError("the stream was not started: mend what is marked above")
         listener = ProgressListener(_print_batch)
         spark.streams.addListener(listener)
-        with _stop_signals() as stop:
-            stream = start_stream(spark, config, preflight.model, until=until)
+        make_table(spark, config, preflight.model)
+        with claimed(spark, config) as claim, _stop_signals() as stop:
+            resumption = settle(
+                spark, config, preflight.resumption, adopt=adopt, accept_loss=accept_loss
+            )
+            for loss in resumption.lost:
+                console.print(f"lost: {loss}", markup=False)
+            stream = start_stream(spark, resumption.config, preflight.model, until=until)
             console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
-            _follow(stream.query, stop, timeout_s=config.trigger.stop_timeout_s)
+            try:
+                _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
+            except StreamingQueryException as error:
+                raise _failure(spark, config, error) from error
         _await_listener(listener)
         _print_totals(listener.totals, config.table.path, model_loads=stream.model.loads.value)
         return listener.totals
@@ -114,9 +142,11 @@ def _stop_signals() -> Iterator[threading.Event]:
         restore()
 
 
-def _follow(query: StreamingQuery, stop: threading.Event, *, timeout_s: float) -> None:
+def _follow(
+    query: StreamingQuery, stop: threading.Event, claim: HeldClaim, *, timeout_s: float
+) -> None:
     while query.isActive and not stop.wait(_POLL_S):
-        pass
+        claim.verify()
     if stop.is_set():
         from embedstream.job import stop_stream
 
@@ -124,10 +154,15 @@ def _follow(query: StreamingQuery, stop: threading.Event, *, timeout_s: float) -
         if stop_stream(query, timeout_s=timeout_s) == "interrupted":
             console.print(f"it took longer than {timeout_s:g} s; the next start repeats it")
         return
-    try:
-        query.awaitTermination()
-    except StreamingQueryException as error:
-        raise StreamFailed(f"the stream ended by an error: {_cause(error)}") from error
+    query.awaitTermination()
+
+
+def _failure(spark: SparkSession, config: Config, error: Exception) -> StreamFailed:
+    """The error in a sentence; Kafka is asked whether it still has what was to be read."""
+    from embedstream.resume import explain_failure
+
+    missing = explain_failure(spark, config)
+    return StreamFailed(missing or f"the stream ended by an error: {_cause(error)}")
 
 
 def _cause(error: Exception) -> str:

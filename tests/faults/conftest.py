@@ -1,5 +1,5 @@
-"""One broker for all fault tests; each starts Spark in a process of its own, to end it."""
+"""One broker for all fault tests, and one Spark session for those that end no driver."""
 
-from stream_fixtures import broker, topic
+from stream_fixtures import broker, configure, spark, topic
 
-__all__ = ["broker", "topic"]
+__all__ = ["broker", "configure", "spark", "topic"]

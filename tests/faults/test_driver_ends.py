@@ -16,8 +16,9 @@ import psutil
 import pytest
 import skimage.data
 import yaml
-from faults.oracle import check_outcomes, read_rows
 from PIL import Image
+
+from faults.oracle import check_outcomes, read_rows
 from streams import Topic, image
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

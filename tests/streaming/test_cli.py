@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from pictures import real_pictures
-from streams import Topic
 from typer.testing import CliRunner
 
 from embedstream.broker import MAX_MESSAGE_BYTES, running_broker, stop_broker
 from embedstream.cli import app, main
+from pictures import real_pictures
+from streams import Topic
 
 OPTIONS = {
-    "run": {"--set", "--available-now", "--allow-model-change"},
+    "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
     "check": {"--set"},
+    "doctor": {"--set"},
     "produce": {
         "--topic",
         "--bootstrap-servers",
@@ -130,7 +131,7 @@ def test_help_lists_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     listed = set(re.findall(r"^[│ ]+([a-z]+)\b", result.output, re.M))
-    assert listed >= {"run", "check", "produce", "search", "jars", "broker"}
+    assert listed >= {"run", "check", "doctor", "produce", "search", "jars", "broker"}
 
 
 @pytest.mark.parametrize("arguments", ["--help", *(f"{command} --help" for command in OPTIONS)])
@@ -153,7 +154,7 @@ def test_help_imports_nothing_heavy(arguments: str) -> None:
     assert not HEAVY & loaded
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "doctor"])
 def test_a_wrong_configuration_is_a_sentence_and_exit_code_2(tmp_path: Path, command: str) -> None:
     path = configuration(tmp_path, subscirbe="cats")
     ended = process(command, path)
@@ -164,7 +165,7 @@ def test_a_wrong_configuration_is_a_sentence_and_exit_code_2(tmp_path: Path, com
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", "check", "doctor"])
 @pytest.mark.parametrize(
     ("override", "message"),
     [

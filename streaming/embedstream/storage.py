@@ -1,0 +1,151 @@
+"""The files of a folder on any file system that Spark knows: checkpoints, Delta logs, claims."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+__all__ = ["OWN_FOLDER", "Folder", "UnreadableFile"]
+
+OWN_FOLDER = "_embedstream"
+"""Where embedstream keeps files of its own beside Spark's and Delta's.
+
+Delta ignores names that begin with an underscore, and VACUUM leaves them alone.
+"""
+
+# HDFS and local disks refuse a second file by themselves; object stores only when they are asked.
+_CONDITIONAL_CREATE = "fs.option.create.conditional.overwrite"
+
+
+class UnreadableFile(Exception):
+    """The file system gives no text for a file that is there; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder, there or not. On a local disk a file that is written appears whole or not at all;
+    so it does on object stores."""
+
+    spark: SparkSession
+    location: str
+
+    def folder(self, name: str) -> Folder:
+        return Folder(self.spark, f"{self.location}/{name}")
+
+    def sizes(self) -> dict[str, int]:
+        """The files and folders in it with their bytes, without hidden ones; none if not there."""
+        path, files = self._path(), self._files()
+        if not files.exists(path):
+            return {}
+        found = {status.getPath().getName(): status.getLen() for status in files.listStatus(path)}
+        return {name: size for name, size in found.items() if not name.startswith(".")}
+
+    def read(self, name: str) -> str | None:
+        """The text of a file; None where there is none.
+
+        Raises:
+            UnreadableFile: the file is there, but not its text.
+        """
+        try:
+            path, files = self._path(name), self._files()
+            if not files.exists(path):
+                return None
+            stream = files.open(path)
+            try:
+                return bytes(stream.readAllBytes()).decode()
+            finally:
+                stream.close()
+        except UnicodeDecodeError:
+            raise UnreadableFile("it is no text in UTF-8") from None
+        except Exception as error:
+            raise _unreadable(error) from None
+
+    def create(self, name: str, text: str) -> bool:
+        """Write a file that is not there yet; False where there is one, which stays as it is.
+
+        Of two that try at once, one succeeds. An object store without conditional writes lets
+        both: the later one's text stays.
+        """
+        if (local := self._local(name)) is not None:
+            return _create_local(local, text)
+        path, files = self._path(name), self._files()
+        if files.exists(path):
+            return False
+        try:
+            builder = files.createFile(path).overwrite(False).opt(_CONDITIONAL_CREATE, True)
+            _write(builder.recursive().build(), text)
+        except Exception:
+            if files.exists(path):
+                return False
+            raise
+        return True
+
+    def replace(self, name: str, text: str) -> None:
+        """Write a file, whether it is there or not."""
+        if (local := self._local(name)) is not None:
+            _replace_local(local, text)
+        else:
+            _write(self._files().create(self._path(name), True), text)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; fine if it is gone."""
+        self._files().delete(self._path(name), False)
+
+    def _path(self, name: str = "") -> Any:
+        jvm: Any = self.spark.sparkContext._jvm
+        return jvm.org.apache.hadoop.fs.Path(f"{self.location}/{name}" if name else self.location)
+
+    def _files(self) -> Any:
+        java_context: Any = self.spark.sparkContext._jsc
+        return self._path().getFileSystem(java_context.hadoopConfiguration())
+
+    def _local(self, name: str) -> Path | None:
+        # Hadoop's own local file system looks whether a file is there and then overwrites it.
+        if self._files().getUri().getScheme() != "file":
+            return None
+        return Path(self._path(name).toUri().getPath())
+
+
+def _create_local(path: Path, text: str) -> bool:
+    draft = _draft(path, text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _replace_local(path: Path, text: str) -> None:
+    _draft(path, text).replace(path)
+    # Hadoop's checksum of what stood there before would make the new text unreadable.
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+
+
+def _draft(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
+
+
+def _write(stream: Any, text: str) -> None:
+    stream.write(bytearray(text.encode()))
+    stream.close()
+
+
+def _unreadable(error: Exception) -> UnreadableFile:
+    cause: Any = getattr(error, "java_exception", None)
+    if cause is None or isinstance(error, PySparkException):
+        return UnreadableFile(str(error).partition("\n")[0])
+    return UnreadableFile(str(cause.getMessage() or cause.getClass().getSimpleName()))

@@ -1,0 +1,247 @@
+"""A checkpoint or a table's log that is damaged or gone: told by file, and mended as told."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from embedstream.broker import Broker, create_topic
+from embedstream.config import Config
+from embedstream.doctor import diagnose
+from faults.oracle import check_outcomes
+from faults.small import send_pictures
+from faults.streams_by_start import start
+from streams import Topic, image, refusal
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+START_OVER = "move the checkpoint away and start with `embedstream run --adopt`"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a stream that has done three micro-batches, for one test to damage."""
+
+    spark: SparkSession
+    config: Config
+    topic: Topic
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.config.checkpoint)
+
+    @property
+    def log(self) -> Path:
+        return Path(self.config.table.path, "_delta_log")
+
+    def problems(self) -> list[str]:
+        """What the doctor says; it leaves every file as it is."""
+        before = _contents(self.checkpoint.parent)
+        self.forget()
+        found = [one.detail for one in diagnose(self.spark, self.config) if not one.passed]
+        assert _contents(self.checkpoint.parent) == before
+        return found
+
+    def start(self, *, adopt: bool = False) -> None:
+        """Go on, and judge the table."""
+        self.forget()
+        start(self.spark, self.config, adopt=adopt)
+        check_outcomes(Path(self.config.table.path), self.topic.positions())
+        assert self.problems() == []
+
+    def forget(self) -> None:
+        """A driver that starts has seen nothing yet of the log."""
+        jvm = self.spark.sparkContext._jvm
+        assert jvm is not None
+        jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+@pytest.fixture(scope="module")
+def done(
+    spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Topic, Path]:
+    topic = Topic(f"checkpoints-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
+    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    folder = tmp_path_factory.mktemp("done")
+    send_pictures(topic, 12)
+    start(spark, _config(topic, folder))
+    return topic, folder
+
+
+@pytest.fixture
+def copy(spark: SparkSession, done: tuple[Topic, Path], tmp_path: Path) -> Copy:
+    topic, folder = done
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Copy(spark, _config(topic, tmp_path), topic)
+
+
+def test_a_whole_stream_has_no_problem(copy: Copy) -> None:
+    assert copy.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda c: empty(c.checkpoint / "offsets/2"), f"offsets/2 is empty.*{START_OVER}"),
+        (lambda c: cut(c.checkpoint / "offsets/2"), f"offsets/2 is cut short.*{START_OVER}"),
+        (lambda c: remove(c.checkpoint / "offsets/1"), f"offsets/1 is not there.*{START_OVER}"),
+        (lambda c: empty(c.checkpoint / "offsets/0"), "offsets/0 is empty.*nothing is lost"),
+        (lambda c: remove(c.checkpoint / "offsets/2"), "commits/2 has no offsets/2"),
+        (lambda c: remove(c.checkpoint / "metadata"), "metadata is missing.*write into it"),
+        (lambda c: empty(c.checkpoint / "metadata"), "metadata is empty.*write into it"),
+        (lambda c: cut(c.log / f"{2:020}.json"), f"{2:020}.json is cut short.*from a copy"),
+        (lambda c: remove(c.log / f"{2:020}.json"), f"{2:020}.json is missing between"),
+        (lambda c: other_query(c), "belongs to another table"),
+        (lambda c: older(c), "the checkpoint is an older copy"),
+        (lambda c: shutil.rmtree(c.checkpoint), "there is no checkpoint at"),
+    ],
+)
+def test_each_damage_is_named_and_keeps_run_from_starting(
+    copy: Copy, damage: Callable[[Copy], None], told: str
+) -> None:
+
+    damage(copy)
+
+    problems = copy.problems()
+
+    assert any(re.search(told, problem) for problem in problems), problems
+    subject = "table" if "_delta_log" in problems[0] else "checkpoint"
+    if "nothing is lost" not in told:
+        assert refusal(copy.spark, copy.config, subject)
+
+
+def test_a_broken_commit_is_deleted_as_told(copy: Copy) -> None:
+    empty(copy.checkpoint / "commits/2")
+    (problem,) = copy.problems()
+    assert "commits/2 is empty" in problem
+    assert "Spark repeats it and the table skips it" in problem
+    assert "commits/2" in refusal(copy.spark, copy.config, "checkpoint")
+
+    remove(copy.checkpoint / "commits/2")
+
+    copy.start()
+
+
+def test_a_broken_plan_of_a_micro_batch_that_is_not_done_is_deleted_as_told(copy: Copy) -> None:
+    (copy.checkpoint / "offsets/3").write_text("v1\n{")
+    (problem,) = copy.problems()
+    assert "offsets/3 has 2 lines where Spark writes 3" in problem
+    assert "it is planned again" in problem
+
+    remove(copy.checkpoint / "offsets/3")
+
+    copy.start()
+
+
+def test_a_log_cut_off_at_its_end_is_mended_as_told(copy: Copy) -> None:
+    """The last entry holds a micro-batch that Spark has down as done."""
+    last = max(copy.log.glob("*.json"))
+    empty(last)
+    (problem,) = copy.problems()
+    assert f"{last.name} is empty" in problem
+    assert "ask `embedstream doctor` again" in problem
+    assert last.name in refusal(copy.spark, copy.config, "table")
+
+    for path in (last, last.with_suffix(".crc"), last.with_name(f".{last.name}.crc")):
+        path.unlink(missing_ok=True)
+    (problem,) = copy.problems()
+    assert "commits/2 says that micro-batch 2 is done, but the last one in the table" in problem
+    assert START_OVER in problem
+
+    shutil.rmtree(copy.checkpoint)
+    copy.start(adopt=True)
+
+
+def test_without_its_checkpoint_a_table_is_gone_on_with_by_adopt(
+    spark: SparkSession, topic: Topic, tmp_path: Path
+) -> None:
+    """Messages without a value stand at the end of what was read, and before what comes."""
+    stream = Copy(spark, _config(topic, tmp_path), topic)
+    send_pictures(topic, 6)
+    pictures = topic.positions()
+    topic.send(image(str(index), None) for index in range(4))
+    tombstones = topic.positions() - pictures
+    start(spark, stream.config)
+    shutil.rmtree(stream.checkpoint)
+    assert "--adopt" in refusal(spark, stream.config, "checkpoint")
+    send_pictures(topic, 6)
+
+    start(spark, stream.config, adopt=True)
+
+    check_outcomes(Path(stream.config.table.path), topic.positions() - tombstones)
+    send_pictures(topic, 2)
+    start(spark, stream.config, adopt=True)
+    check_outcomes(Path(stream.config.table.path), topic.positions() - tombstones)
+    assert stream.problems() == []
+
+
+def test_the_command_exits_1_until_all_is_well(copy: Copy) -> None:
+    path = copy.checkpoint.parent / "stream.yaml"
+    path.write_text(yaml.safe_dump(copy.config.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-m", "embedstream", "doctor", str(path)]
+    empty(copy.checkpoint / "commits/2")
+
+    damaged = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    remove(copy.checkpoint / "commits/2")
+    whole = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+    assert damaged.returncode == 1, damaged.stderr
+    assert "FAIL checkpoint  commits/2 is empty: Spark cannot start" in damaged.stdout
+    assert whole.returncode == 0, whole.stdout
+    assert "ok   table" in whole.stdout
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+
+
+def other_query(copy: Copy) -> None:
+    remove(copy.checkpoint / "metadata")
+    (copy.checkpoint / "metadata").write_text(json.dumps({"id": str(uuid.uuid4())}))
+
+
+def older(copy: Copy) -> None:
+    """As restored from a copy that was made a micro-batch earlier."""
+    remove(copy.checkpoint / "offsets/2")
+    remove(copy.checkpoint / "commits/2")
+
+
+def _config(topic: Topic, folder: Path) -> Config:
+    return Config.model_validate(
+        {
+            "kafka": {
+                "bootstrap_servers": topic.bootstrap_servers,
+                "subscribe": topic.name,
+                "max_offsets_per_trigger": 4,
+            },
+            "encoder": {"name": "efficientnet_lite0"},
+            "table": {"path": str(folder / "table")},
+            "checkpoint": str(folder / "checkpoint"),
+        }
+    )
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,152 @@
+"""Topics that were created again, and messages that Kafka deleted before they were read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+
+from embedstream.broker import create_topic
+from embedstream.config import Config
+from embedstream.data_loss import LostRange
+from embedstream.resume import explain_failure
+from faults.oracle import Position, check_outcomes
+from faults.small import send_pictures
+from faults.streams_by_start import start
+from streams import Topic, drain, refusal
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+Configure = Callable[..., Config]
+
+
+def delete_topic(topic: Topic) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
+    try:
+        admin.delete_topics([topic.name])
+        deadline = time.monotonic() + 30
+        while topic.name in admin.list_topics():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        admin.close()
+
+
+def delete_before(topic: Topic, offsets: dict[int, int]) -> None:
+    """What retention does: the messages before these offsets go."""
+    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
+    try:
+        admin.delete_records(
+            {TopicPartition(topic.name, number): offset for number, offset in offsets.items()}
+        )
+    finally:
+        admin.close()
+
+
+@pytest.mark.parametrize("sent_again", [2, 20], ids=["shorter", "outgrown"])
+def test_a_topic_created_again_is_refused(
+    spark: SparkSession, topic: Topic, configure: Configure, sent_again: int
+) -> None:
+    config = configure()
+    send_pictures(topic, 8)
+    start(spark, config)
+    before = topic.positions()
+    delete_topic(topic)
+    create_topic(topic.bootstrap_servers, topic.name, partitions=2)
+    send_pictures(topic, sent_again)
+
+    message = refusal(spark, config, "checkpoint")
+
+    assert f"topic '{topic.name}' is another than the one that was read so far" in message
+    assert "start anew with another table and checkpoint" in message
+    check_outcomes(Path(config.table.path), before)
+
+
+def test_a_topic_created_again_is_known_without_the_checkpoint(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure()
+    send_pictures(topic, 2)
+    start(spark, config)
+    delete_topic(topic)
+    create_topic(topic.bootstrap_servers, topic.name, partitions=2)
+    send_pictures(topic, 8)
+    without = config.model_copy(update={"checkpoint": str(tmp_path / "new")})
+
+    assert "is another than" in refusal(spark, without, "checkpoint", adopt=True)
+
+
+def test_what_retention_took_is_told_and_gone_past_on_demand(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure()
+    send_pictures(topic, 8)
+    start(spark, config)
+    read, due = topic.positions(), topic.end_offsets()
+    send_pictures(topic, 12)
+    earliest = {number: offset + 2 for number, offset in due.items()}
+    delete_before(topic, earliest)
+
+    message = refusal(spark, config, "checkpoint")
+    for number, offset in due.items():
+        lost = f"partition {number}: offsets {offset} to {offset + 1} (2 offsets)"
+        assert f"topic '{topic.name}' {lost}" in message
+    assert "--accept-loss" in message
+
+    told = start(spark, config, accept_loss=True)
+
+    assert told == [LostRange(topic.name, n, due[n], due[n] + 1) for n in sorted(due)]
+    gone = {Position(topic.name, n, offset + k) for n, offset in due.items() for k in (0, 1)}
+    check_outcomes(Path(config.table.path), topic.positions() - gone | read)
+    noted = Path(config.checkpoint, "_embedstream", "losses.jsonl").read_text().splitlines()
+    assert [json.loads(line)["first"] for line in noted] == [due[n] for n in sorted(due)]
+    send_pictures(topic, 4)
+    assert start(spark, config) == []
+    check_outcomes(Path(config.table.path), topic.positions() - gone)
+
+
+def test_a_loss_within_a_planned_micro_batch_is_gone_past(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    """The driver ended after it had planned a micro-batch, and retention took some of it."""
+    config = configure()
+    send_pictures(topic, 8)
+    start(spark, config)
+    read, due = topic.positions(), topic.end_offsets()
+    send_pictures(topic, 8)
+    offsets = Path(config.checkpoint, "offsets")
+    planned = (offsets / "0").read_text().splitlines()
+    planned[-1] = json.dumps({topic.name: topic.end_offsets()})
+    (offsets / "1").write_text("\n".join(planned))
+    delete_before(topic, {0: due[0] + 1})
+
+    assert f"offsets {due[0]} to {due[0]} (1 offset)" in refusal(spark, config, "checkpoint")
+    start(spark, config, accept_loss=True)
+
+    gone = {Position(topic.name, 0, due[0])}
+    check_outcomes(Path(config.table.path), topic.positions() - gone | read)
+
+
+def test_a_running_stream_that_meets_a_loss_stops_with_a_sentence(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure()
+    send_pictures(topic, 8)
+    start(spark, config)
+    due = topic.end_offsets()
+    send_pictures(topic, 8)
+    delete_before(topic, {0: due[0] + 1})
+
+    with pytest.raises(StreamingQueryException):
+        drain(spark, config)
+
+    told = explain_failure(spark, config)
+    assert told is not None
+    assert f"topic '{topic.name}' partition 0: offsets {due[0]} to {due[0]} (1 offset)" in told
