@@ -39,9 +39,9 @@ _SETTINGS: Mapping[str, str] = {
     "spark.sql.redaction.options.regex": f"{_SECRETS}|url",
     "spark.ui.showConsoleProgress": "false",
     # By default each commit to the table runs 50 to 200 tasks over a log of a few kilobytes: on two
-    # cores that took 40 s where these take 16 s, start included.
-    "spark.databricks.delta.snapshotPartitions": "4",
-    "spark.sql.shuffle.partitions": "4",
+    # cores the first then took 40 s, and takes 16 s so; see docs/decisions/0006.
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.shuffle.partitions": "1",
 }
 
 

@@ -28,6 +28,9 @@ MODEL_PROPERTY = "embedstream.model_id"
 PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
     "delta.autoOptimize.autoCompact": "true",
+    # A checkpoint of the log takes a second of the commit that it falls on; Delta writes one for
+    # every tenth by default.
+    "delta.checkpointInterval": "50",
     # Statistics of long arrays and messages cost time and skip nothing.
     "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
     "content_sha256,processed_at",
