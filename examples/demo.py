@@ -141,6 +141,9 @@ def bad_messages(good: Path) -> list[OutgoingMessage]:
 
 def show(table: str, servers: str) -> None:
     """What people want to know: is all there, what failed, and do the vectors mean something?"""
+    if not Path(table, "_delta_log").exists():
+        console.print("stopped early: 'make demo' again does the rest")
+        return
     rows = read_rows(table)
     messages = sum(topic_end_offsets(servers, TOPIC).values())
     positions = Counter((row["topic"], row["partition"], row["offset"]) for row in rows)

@@ -190,6 +190,8 @@ def _open_openvino(model: nn.Module, preprocessing: Preprocessing, placement: Pl
 
     properties: dict[str, Any] = {
         "NUM_STREAMS": 1,
+        # Pinned, the workers of a machine would all run on its first cores.
+        "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": _openvino_precision(model, placement.dtype),
     }
     if placement.cpu_threads is not None:

@@ -50,6 +50,12 @@ class Preflight:
             except SetupError as error:
                 yield Finding(subject, passed=False, detail=str(error))
 
+    def checked(self) -> tuple[PreparedModel, Resumption]:
+        """What a start needs, once all checks have passed."""
+        if self.model is None or self.resumption is None:
+            raise ValueError("the checks have not passed")
+        return self.model, self.resumption
+
     def _checks(self) -> dict[str, Callable[[], str]]:
         return {
             "encoder": self._encoder,

@@ -23,7 +23,7 @@ from embedstream.session import open_session, warm_workers
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
-    from embedstream.check import Finding
+    from embedstream.check import Finding, Preflight
     from embedstream.claim import HeldClaim
     from embedstream.job import Until
 
@@ -71,35 +71,45 @@ def run_stream(
         StreamFailed: the query ended by an error.
         ClaimLost: another driver has taken over.
     """
-    with _session(config) as spark:
+    with _session(config) as spark, _stop_signals() as stop:
         from embedstream.check import Preflight
-        from embedstream.claim import claimed
-        from embedstream.job import make_table, start_stream
-        from embedstream.resume import settle
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
         preflight = Preflight(spark, config, allow_model_change, adopt, accept_loss)
         passed = _print_findings(preflight.findings())
-        if preflight.model is None or preflight.resumption is None or not passed:
+        if stop.is_set():
+            console.print("stopped before the stream was started")
+            return Totals()
+        if not passed:
             raise SetupError("the stream was not started: mend what is marked above")
-        listener = ProgressListener(_print_batch)
-        spark.streams.addListener(listener)
-        make_table(spark, config, preflight.model)
-        with claimed(spark, config) as claim, _stop_signals() as stop:
-            resumption = settle(
-                spark, config, preflight.resumption, adopt=adopt, accept_loss=accept_loss
-            )
-            for loss in resumption.lost:
-                console.print(f"lost: {loss}", markup=False)
-            stream = start_stream(spark, resumption.config, preflight.model, until=until)
-            console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
-            try:
-                _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
-            except StreamingQueryException as error:
-                raise _failure(spark, config, error) from error
-        _await_listener(listener)
-        _print_totals(listener.totals, config.table.path, model_loads=stream.model.loads.value)
-        return listener.totals
+        return _run_checked(preflight, stop, until=until)
+
+
+def _run_checked(preflight: Preflight, stop: threading.Event, *, until: Until) -> Totals:
+    from embedstream.claim import claimed
+    from embedstream.job import make_table, start_stream
+    from embedstream.resume import settle
+
+    spark, config = preflight.spark, preflight.config
+    model, resumption = preflight.checked()
+    listener = ProgressListener(_print_batch)
+    spark.streams.addListener(listener)
+    make_table(spark, config, model)
+    with claimed(spark, config) as claim:
+        settled = settle(
+            spark, config, resumption, adopt=preflight.adopt, accept_loss=preflight.accept_loss
+        )
+        for loss in settled.lost:
+            console.print(f"lost: {loss}", markup=False)
+        stream = start_stream(spark, settled.config, model, until=until)
+        console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
+        try:
+            _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
+        except StreamingQueryException as error:
+            raise _failure(spark, config, error) from error
+    _await_listener(listener)
+    _print_totals(listener.totals, config.table.path, model_loads=stream.model.loads.value)
+    return listener.totals
 
 
 @contextmanager

@@ -21,10 +21,9 @@ def start(
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
     preflight = Preflight(spark, config, adopt=adopt, accept_loss=accept_loss)
     assert [one for one in preflight.findings() if not one.passed] == []
-    assert preflight.model is not None
-    assert preflight.resumption is not None
-    make_table(spark, config, preflight.model)
+    model, resumption = preflight.checked()
+    make_table(spark, config, model)
     with claimed(spark, config):
-        found = settle(spark, config, preflight.resumption, adopt=adopt, accept_loss=accept_loss)
+        found = settle(spark, config, resumption, adopt=adopt, accept_loss=accept_loss)
         drain(spark, found.config)
     return list(found.lost)
