@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import warnings
 from collections import Counter
@@ -53,11 +54,30 @@ class Forward(Protocol):
         """Embed uint8 of shape (n, crop_px, crop_px, 3); returns float32 (n, dimension)."""
 
 
+# Of glibc's malloc.h; the values are in bytes.
+_MALLOC = {-1: 256 * 2**20, -3: 128 * 2**20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+
 def _open_torch(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
-    if placement.cpu_threads is not None and placement.device.type == "cpu":
-        torch.set_num_threads(placement.cpu_threads)
+    if placement.device.type == "cpu":
+        _reuse_memory()
+        if placement.cpu_threads is not None:
+            torch.set_num_threads(placement.cpu_threads)
     rounded = _in_dtype(fold_batch_norms(model), placement.dtype)
     return _TorchForward.of(rounded, preprocessing, placement)
+
+
+def _reuse_memory() -> None:
+    """Let malloc keep what one forward pass frees for the next, for the whole process.
+
+    By default glibc gives anything over 32 MiB back, as most activations are, so that each one
+    comes as fresh pages that the kernel has to clear. Measured on one core in float32, 16 pictures
+    a pass: ResNet-50 1.12 times as fast, EfficientNet-Lite0 2.0 times, with 200 MB more memory.
+    """
+    # Not every C library has it.
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter, value in _MALLOC.items():
+            mallopt(parameter, value)
 
 
 def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
@@ -85,22 +105,27 @@ class _TorchForward:
     def of(
         cls, model: nn.Module, preprocessing: Preprocessing, placement: Placement
     ) -> _TorchForward:
-        mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
+        # Tiled to a row of a picture: three values at a time are slow to go through.
+        mean, std = (
+            torch.tensor(values).repeat(preprocessing.crop_px)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
         mixed = any(isinstance(module, _Rounded) for module in model.modules())
         return cls(
             model=model.to(placement.device).to(memory_format=torch.channels_last),
             device=placement.device,
             input_dtype=torch.float32 if mixed else placement.dtype,
-            scale=(1 / (255 * std)).view(1, 3, 1, 1).to(placement.device),
-            shift=(-mean / std).view(1, 3, 1, 1).to(placement.device),
+            scale=(1 / (255 * std)).to(placement.device),
+            shift=(-mean / std).to(placement.device),
         )
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Vectors:
+        rows = torch.from_numpy(pixels).to(self.device).float().flatten(2)
+        normalized = torch.addcmul(self.shift, rows, self.scale).view(pixels.shape)
         # Height, width, channel in memory is what torch calls channels_last: nothing is copied.
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
-        normalized = torch.addcmul(self.shift, images.float(), self.scale)
-        output: torch.Tensor = self.model(normalized.to(self.input_dtype))
+        images = normalized.permute(0, 3, 1, 2)
+        output: torch.Tensor = self.model(images.to(self.input_dtype))
         return output.float().cpu().numpy()
 
 
@@ -150,11 +175,11 @@ def _is_pointwise(layer: nn.Module) -> bool:
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Fold each batch norm into the convolution before it, in place; the output stays the same.
 
-    Measured with ResNet-50 in float32 on two cores: 1.13 times as fast. A network that torch.fx
-    cannot trace is left as it is.
+    Measured in float32 on one core: ResNet-50 1.13 times as fast. A network that torch.fx cannot
+    trace is left as it is.
     """
     try:
-        nodes = fx.symbolic_trace(model).graph.nodes
+        nodes = _ConvolutionTracer().trace(model).nodes
     except Exception:
         # Tracing raises whatever the network's own Python raises on symbols; none of it matters.
         return model
@@ -167,9 +192,29 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         convolution, norm = modules[str(before.target)], modules[str(node.target)]
         once = calls[before.target] == calls[node.target] == 1
         if once and isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            model.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
-            model.set_submodule(str(node.target), nn.Identity())
+            folded = fuse_conv_bn_eval(convolution, norm)
+            if _is_alike(folded, nn.Sequential(convolution, norm)):
+                model.set_submodule(str(before.target), folded)
+                model.set_submodule(str(node.target), nn.Identity())
     return model
+
+
+class _ConvolutionTracer(fx.Tracer):
+    """Takes convolutions whole, also those that networks derive from torch's to pad otherwise."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+@torch.inference_mode()
+def _is_alike(folded: nn.Conv2d, apart: nn.Sequential) -> bool:
+    """Whether folding kept the output: not where a convolution normalizes its own weights."""
+    if type(folded) is nn.Conv2d:
+        return True
+    weight = folded.weight
+    example = torch.linspace(-1, 1, folded.in_channels * 16 * 16).view(1, -1, 16, 16)
+    example = example.to(weight.device, weight.dtype)
+    return torch.allclose(folded(example), apart(example), rtol=1e-3, atol=1e-4)
 
 
 def obstacle(backend: Backend, device: torch.device) -> str | None:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import nn
 
-from embedstream_core.backends import BACKENDS, Backend
+from embedstream_core.backends import BACKENDS, Backend, fold_batch_norms
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.engine import Engine, Precision
 from embedstream_core.errors import SetupError
@@ -76,6 +77,41 @@ def test_backends_give_the_same_vectors(
     assert vectors.shape == expected.shape
     assert vectors.dtype == np.float32
     assert least_cosine(vectors, expected) >= least
+
+
+@torch.inference_mode()
+def test_batch_norms_fold_into_convolutions_that_pad_by_themselves() -> None:
+    """EfficientNet-Lite0's convolutions are classes of its own."""
+    prepared = prepare_model(ModelSpec("efficientnet_lite0"))
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    apart = load_prepared(prepared)(images)
+
+    folded = fold_batch_norms(load_prepared(prepared))
+
+    assert not [layer for layer in folded.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert torch.allclose(folded(images), apart, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_convolution_that_normalizes_its_weights_keeps_its_batch_norm() -> None:
+    """It would undo what was folded into them."""
+
+    class Standardized(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+            normalized = self.weight / self.weight.norm()
+            return nn.functional.conv2d(input, normalized, self.bias)
+
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    norm.running_var = torch.full((4,), 9.0)
+    model = nn.Sequential(Standardized(3, 4, 3), norm).eval()
+    images = torch.rand(2, 3, 16, 16)
+    apart = model(images)
+
+    folded = fold_batch_norms(model)
+
+    assert isinstance(folded.get_submodule("1"), nn.BatchNorm2d)
+    assert torch.equal(folded(images), apart)
 
 
 def test_every_backend_is_held_to_that() -> None:
