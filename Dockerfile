@@ -14,6 +14,7 @@ WORKDIR /opt/embedstream
 ENV EMBEDSTREAM_JARS=/opt/embedstream/jars \
     PATH=/opt/embedstream/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1
 

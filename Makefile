@@ -4,11 +4,12 @@ RUN := .venv/bin
 
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test test-faults lint bench docs clean
 
 help:
 	@echo "make demo   run the whole job on this machine, on real pictures"
 	@echo "make test   lint, type check and test"
+	@echo "make test-faults  the long fault tests: kills, outages, a soak"
 	@echo "make lint   lint and type check only"
 	@echo "make bench  run every benchmark, in about 15 minutes on two cores"
 	@echo "make docs   write docs/configuration.md from the configuration's models"
@@ -23,7 +24,7 @@ $(UV):
 
 .venv/.complete: $(UV) pyproject.toml uv.lock
 	@echo "installing (about 7 GB, once)"
-	@$(UV) sync --frozen --quiet --python $(PYTHON)
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
 	@touch $@
 
 demo: setup
@@ -35,21 +36,26 @@ lint: setup
 	$(RUN)/ruff format --check
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/python scripts/audit.py
 
 test: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest
 
+test-faults: setup
+	@$(PYTHON) scripts/check_machine.py
+	$(RUN)/pytest tests/faults -m long --log-cli-level=INFO
+
 bench: setup
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/python benchmarks/decode.py
-	$(RUN)/python benchmarks/overhead.py
+	$(RUN)/python benchmarks/overhead.py --rounds 1
 	$(RUN)/python benchmarks/scale.py
 	$(RUN)/python benchmarks/references.py
-	$(RUN)/python benchmarks/dedupe.py
+	$(RUN)/python benchmarks/dedupe.py --rounds 1
 	$(RUN)/python benchmarks/latency.py
-	$(RUN)/python benchmarks/start.py --quiet-s 90
-	$(RUN)/python benchmarks/throughput.py --images 32 --rounds 1
+	$(RUN)/python benchmarks/start.py --quiet-s 70
+	$(RUN)/python benchmarks/throughput.py --images 64 --rounds 1 --only dataframe stream row_udf
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 

@@ -29,9 +29,11 @@ def main() -> None:
         images = write_images(Path(folder) / "images.parquet", list(jpegs(arguments.images)))
         with running(SYSTEMS["limit"], images, arguments.precision, log) as limit:
             limit.run()
-            measured = {
-                name: _measure(name, images, limit, arguments, log) for name in arguments.only
-            }
+            measured: dict[str, dict[str, Any]] = {}
+            for name in arguments.only:
+                measured[name] = _measure(name, images, limit, arguments, log)
+                # An hour's work is kept also when a later system fails.
+                _write(measured, arguments)
     _report(measured, arguments)
 
 
@@ -70,11 +72,15 @@ def _report(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) 
     ]
     columns = ["system", "images/s", "of the limit", "embedstream is so many times as fast"]
     print_table(f"ResNet-50, {arguments.precision}, 500x375 JPEG, two cores", columns, rows)
-    name = f"throughput-{arguments.precision}"
-    settings = {"images": arguments.images, "rounds": arguments.rounds}
-    write_result(name, {"precision": arguments.precision, **settings, "systems": measured})
     shares = {each["label"]: each["share_of_limit"] for each in measured.values()}
-    bars(name, f"ResNet-50, {arguments.precision}, 500x375 JPEG", "share of the limit", shares)
+    title = f"ResNet-50, {arguments.precision}, 500x375 JPEG"
+    bars(f"throughput-{arguments.precision}", title, "share of the limit", shares)
+
+
+def _write(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
+    sizes = {"images": arguments.images, "rounds": arguments.rounds}
+    result = {"precision": arguments.precision, **sizes, "systems": measured}
+    write_result(f"throughput-{arguments.precision}", result)
 
 
 def _arguments() -> argparse.Namespace:

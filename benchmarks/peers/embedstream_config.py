@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+from pathlib import Path
 from typing import Any
 
 from embedstream.config import Config
 from protocol import CORES, Backend, Precision
 
 
-def config(precision: Precision, backend: Backend, **sections: dict[str, Any]) -> Config:
-    folder = tempfile.mkdtemp(prefix="embedstream-benchmark-")
+def config(
+    folder: Path, precision: Precision, backend: Backend, **sections: dict[str, Any]
+) -> Config:
+    """Whatever it writes lies in `folder`."""
     defaults: dict[str, Any] = {
         "kafka": {"bootstrap_servers": "localhost:9092", "subscribe": "images"},
         "encoder": {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pyspark.sql import functions as f
 
@@ -19,8 +20,10 @@ from spark import consume
 
 @contextmanager
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
-    settings = config(precision, backend)
-    with open_session(settings.spark, settings.pipeline) as spark:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="embedstream-benchmark-")))
+        settings = config(folder, precision, backend)
+        spark = stack.enter_context(open_session(settings.spark, settings.pipeline))
         model = prepare_model(ModelSpec("resnet50", "random"))
         function = featurizer(spark, settings, model)
         messages = (
