@@ -149,7 +149,9 @@ class KafkaConfig(_Section):
         None, description="Where the first start begins, as a time; instead of starting_offsets."
     )
     max_offsets_per_trigger: PositiveInt | None = Field(
-        None, description="The most messages in one micro-batch."
+        None,
+        description="The most messages in one micro-batch; by default 1,024 for each task that "
+        "runs at once, 65,536 where each has a GPU.",
     )
     min_partitions: PositiveInt | None = Field(
         None,
@@ -209,6 +211,12 @@ class ReferencesConfig(_Section):
     max_redirects: int = Field(0, ge=0, le=10, description="Redirects to follow.")
     timeout_s: PositiveFloat = Field(10.0, description="Seconds for one whole fetch.")
     attempts: PositiveInt = Field(3, description="Tries of a fetch that may succeed later.")
+    outage_after: PositiveInt | None = Field(
+        20,
+        description="So many references of a task in a row that fail for passing reasons are an "
+        "outage: the micro-batch is tried again, in the end by a new start, and none of them "
+        "becomes a failure. With null each does.",
+    )
     connections_per_host: PositiveInt = Field(
         8, description="The most connections of one task to one host."
     )
@@ -325,6 +333,12 @@ class TableConfig(_Section):
     path: Location = Field(description="A folder, or a location such as `s3a://bucket/table`.")
     properties: dict[str, Property] = Field(
         default_factory=dict, description="Table properties, set when the table is created."
+    )
+    compact_every: int = Field(
+        50,
+        ge=0,
+        description="Small files are joined every so many micro-batches, beside the stream; 0 "
+        "leaves that to you.",
     )
 
 

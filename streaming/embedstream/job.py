@@ -16,6 +16,8 @@ from embedstream.config import Config
 from embedstream.featurize import Featurizer, featurize
 from embedstream.sink import append, create_table, set_model
 from embedstream.source import read_messages
+from embedstream.storage import Folder
+from embedstream.upkeep import keep_up
 from embedstream_core.decode import DecodeLimits
 from embedstream_core.fetch import FetchPolicy
 from embedstream_core.isolated import Isolation
@@ -44,17 +46,22 @@ def start_stream(
     """
     make_table(spark, config, model)
     set_model(spark, config.table.path, model.card.model_id)
+    Folder(spark, config.checkpoint).make_private()
     function = featurizer(spark, config, model)
     outcomes = featurize(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
-    return Stream(_triggered(writer, config, until).start(), function.model)
+    query = _triggered(writer, config, until).start()
+    keep_up(spark, query, config.table.path, compact_every=config.table.compact_every)
+    return Stream(query, function.model)
 
 
 def make_table(spark: SparkSession, config: Config, model: PreparedModel) -> None:
     """Create the table where there is none; before its folder is claimed.
 
-    Delta creates none in a folder that holds a file, such as a claim.
+    Delta creates none in a folder that holds a file, such as a claim, or a log without an entry,
+    which a driver leaves that is killed while it creates the table.
     """
+    Folder(spark, f"{config.table.path}/_delta_log").remove_if_empty()
     create_table(
         spark,
         config.table.path,
@@ -131,6 +138,7 @@ def fetch_policy(config: Config) -> FetchPolicy:
         max_bytes=config.decode.max_image_bytes,
         timeout_s=references.timeout_s,
         attempts=references.attempts,
+        outage_after=references.outage_after,
         connections_per_host=references.connections_per_host,
         s3_endpoint=references.s3_endpoint,
         s3_region=references.s3_region,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pyspark.errors import AnalysisException
@@ -16,24 +17,31 @@ __all__ = [
     "MODEL_PROPERTY",
     "append",
     "check_table",
+    "compact",
     "create_table",
     "embeddings",
     "failures",
     "set_model",
     "table_properties",
+    "was_altered",
 ]
 
 MODEL_PROPERTY = "embedstream.model_id"
 
 PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
-    "delta.autoOptimize.autoCompact": "true",
     # A checkpoint of the log takes a second of the commit that it falls on; Delta writes one for
     # every tenth by default.
     "delta.checkpointInterval": "50",
     # Statistics of long arrays and messages cost time and skip nothing.
     "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
     "content_sha256,processed_at",
+}
+
+# As Delta's own auto compaction has them: what is rewritten now and then stays small.
+_COMPACTION: Mapping[str, int] = {
+    "spark.databricks.delta.optimize.minFileSize": 64 * 2**20,
+    "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
 }
 
 _ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
@@ -74,6 +82,14 @@ def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWrit
     )
 
 
+def compact(spark: SparkSession, path: str) -> None:
+    """Join the table's small files. Appends go on meanwhile."""
+    session = spark.newSession()
+    for name, value in _COMPACTION.items():
+        session.conf.set(name, value)
+    session.sql(f"OPTIMIZE {_table(path)}")
+
+
 def embeddings(spark: SparkSession, path: str) -> DataFrame:
     """The good outcomes."""
     return spark.read.format("delta").load(path).where("embedding IS NOT NULL").drop("error")
@@ -110,6 +126,11 @@ def check_table(spark: SparkSession, path: str) -> int | None:
             "or alter the table"
         )
     return rows
+
+
+def was_altered(error: Exception) -> bool:
+    """Whether a micro-batch was refused, all of it, since someone altered the table meanwhile."""
+    return re.search(r"DELTA_(METADATA|PROTOCOL)_CHANGED", str(error)) is not None
 
 
 def table_properties(spark: SparkSession, path: str) -> dict[str, str]:

@@ -1,0 +1,49 @@
+"""What a running stream needs beside its micro-batches: kept workers, and few files in its table.
+
+Both are done now and then by a thread of the driver, so that no micro-batch waits for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from embedstream.session import warm_workers
+from embedstream.sink import compact
+
+__all__ = ["keep_up"]
+
+# Spark ends Python workers when none of an executor's had a task for a minute.
+_INTERVAL_S = 30
+
+
+def keep_up(spark: SparkSession, query: StreamingQuery, table: str, *, compact_every: int) -> None:
+    """Look after a stream until its query ends.
+
+    `compact_every` is in micro-batches; 0 never compacts.
+    """
+    threading.Thread(
+        target=_keep_up, args=(spark, query, table, compact_every), name="upkeep", daemon=True
+    ).start()
+
+
+def _keep_up(spark: SparkSession, query: StreamingQuery, table: str, compact_every: int) -> None:
+    # Executors that come and go would never be idle, and so never be released.
+    warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
+    compacted_until = None
+    # A query that failed tells so to whoever awaits it; a session may be stopped meanwhile.
+    with suppress(Exception):
+        while not query.awaitTermination(_INTERVAL_S):
+            last = query.lastProgress
+            if last is not None and compact_every:
+                turn = last.batchId // compact_every
+                if compacted_until is not None and turn > compacted_until:
+                    # Another that compacts, or replays, may be quicker: then there is a next time.
+                    with suppress(Exception):
+                        compact(spark, table)
+                compacted_until = turn
+            if warms and not query.status["isTriggerActive"]:
+                warm_workers(spark)
