@@ -96,6 +96,8 @@ class _Content:
         self.outcome = outcome
         for slot in self.slots:
             slot.batch.settle(slot.index, outcome)
+        # They lead back here; kept, they would hold their pixels until the next garbage collection.
+        self.slots.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class Pipeline:
         ahead: deque[_Slot] = deque()
         size = 0
         for batch, index, entry in arrivals:
-            added = len(entry.content or b"") if isinstance(entry, Item) else 0
+            added = _size(entry)
             while ahead and size + added > self._limits.bytes:
                 size -= ahead[0].size
                 yield ahead.popleft()
@@ -277,28 +279,42 @@ class Pipeline:
 
 
 class _Gate:
-    """Admits work while both its threads and its pixels are within bounds, or when it is idle."""
+    """Admits work in the order of its arrival, while threads and pixels are within bounds.
+
+    Each waits for a turn of its own: woken all at once, they would spend more than the decoding.
+    """
 
     def __init__(self, *, threads: int, pixels: int) -> None:
         self._free_threads, self._free_pixels, self._all_pixels = threads, pixels, pixels
-        self._changed = threading.Condition()
+        self._waiting: deque[tuple[int, threading.Lock]] = deque()
+        self._changing = threading.Lock()
 
     @contextmanager
     def admit(self, pixels: int) -> Iterator[None]:
         taken = min(pixels, self._all_pixels)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free_threads > 0 and self._free_pixels >= taken)
-            self._take(threads=1, pixels=taken)
+        turn = threading.Lock()
+        turn.acquire()
+        with self._changing:
+            self._waiting.append((taken, turn))
+            self._give_turns()
+        turn.acquire()
         try:
             yield
         finally:
-            with self._changed:
-                self._take(threads=-1, pixels=-taken)
-                self._changed.notify_all()
+            with self._changing:
+                self._free_threads += 1
+                self._free_pixels += taken
+                self._give_turns()
 
-    def _take(self, *, threads: int, pixels: int) -> None:
-        self._free_threads -= threads
-        self._free_pixels -= pixels
+    def _give_turns(self) -> None:
+        while self._waiting and self._free_threads > 0:
+            taken, turn = self._waiting[0]
+            if taken > self._free_pixels:
+                return
+            self._waiting.popleft()
+            self._free_threads -= 1
+            self._free_pixels -= taken
+            turn.release()
 
 
 def _arrivals(batches: Iterable[Sequence[Entry]], opened: deque[_Batch]) -> Iterator[_Arrival]:
@@ -307,6 +323,14 @@ def _arrivals(batches: Iterable[Sequence[Entry]], opened: deque[_Batch]) -> Iter
         opened.append(batch)
         for index, entry in enumerate(entries):
             yield batch, index, entry
+
+
+def _size(entry: Entry) -> int:
+    """What an item keeps in memory; a character of text counts as a byte."""
+    if isinstance(entry, Failure):
+        return 0
+    texts = (len(name) + len(value) for name, value in entry.attributes.items())
+    return len(entry.content or b"") + sum(texts)
 
 
 def _finished(opened: deque[_Batch]) -> Iterator[list[Outcome]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import itertools
 import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,11 @@ def preparing() -> list[threading.Thread]:
 class Drawn(Iterator[list[Item]]):
     """Endless batches of one content, drawn and counted one by one."""
 
-    def __init__(self, content: bytes, batch_rows: int = 1) -> None:
+    def __init__(
+        self, content: bytes, batch_rows: int = 1, attributes: Mapping[str, str] | None = None
+    ) -> None:
         self.batches = 0
-        self._batch = [Item("endless", content=content)] * batch_rows
+        self._batch = [Item("endless", content, attributes=attributes or {})] * batch_rows
 
     def __next__(self) -> list[Item]:
         self.batches += 1
@@ -404,6 +407,18 @@ def test_a_run_to_the_end_leaves_no_threads() -> None:
     assert preparing() == []
 
 
+def test_pixels_are_gone_with_their_outcome() -> None:
+    """Not at the next garbage collection, before which a worker would hold gigabytes."""
+    run = pipeline().run([[item(index % 255) for index in range(400)]])
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(next(run)) == 400
+        assert gc.collect() < 400
+    finally:
+        gc.enable()
+
+
 def test_closing_early_leaves_no_threads() -> None:
     outcomes = pipeline(batch_size=1).run(Drawn(png(1)))
     next(outcomes)
@@ -456,6 +471,14 @@ def test_bytes_bound_what_is_read_ahead(items: int) -> None:
     drawn = Drawn(png(1).ljust(1_000, b"\0"))
 
     # That the bound is reached shows only by the item that is over it.
+    assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
+
+
+@pytest.mark.parametrize("items", [1, 2, 5])
+def test_attributes_are_counted_in_bytes_too(items: int) -> None:
+    content = png(1)
+    drawn = Drawn(content, attributes={"shop": "4" * (995 - len(content)), "x": ""})
+
     assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
 
 
