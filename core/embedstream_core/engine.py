@@ -21,7 +21,8 @@ from embedstream_core.backends import (
     obstacle,
 )
 from embedstream_core.decode import Preprocessing
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import SetupError, SystemicError
+from embedstream_core.probe import flaw, probe_pictures
 
 __all__ = [
     "Backend",
@@ -40,6 +41,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16
 _CUDA_BATCH_SIZE = 128
+
+# Libraries below torch say it in words of their own, in a plain RuntimeError.
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +93,48 @@ class Engine:
         out of memory the batch is halved, down to one picture.
 
         Raises:
-            torch.OutOfMemoryError: not even one picture fits.
+            RuntimeError: not even one picture fits, or the network itself fails.
+            SystemicError: the GPU failed. Every later call in this process would fail too: CUDA
+                keeps such an error until the process ends.
         """
         if len(pictures) > self.batch_size:
             return self._in_parts(pictures, self.batch_size)
         try:
             return self.forward(np.stack(pictures))
-        except torch.OutOfMemoryError:
-            if len(pictures) == 1:
+        except RuntimeError as error:
+            if _is_device_failure(error):
+                raise SystemicError(f"the GPU failed: {str(error).splitlines()[0]}") from error
+            if len(pictures) == 1 or not _is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         return self._in_parts(pictures, len(pictures) // 2)
 
+    def check(self, preprocessing: Preprocessing) -> None:
+        """Embed two pictures that every encoder tells apart.
+
+        Raises:
+            SystemicError: the model or the device is broken.
+        """
+        if found := flaw(self.embed([*probe_pictures(preprocessing.crop_px)])):
+            raise SystemicError(
+                f"the encoder gives {found} on this device, though not where it was prepared; try "
+                "encoder.precision float32, or encoder.backend torch"
+            )
+
     def _in_parts(self, pictures: Sequence[Pixels], size: int) -> Vectors:
         starts = range(0, len(pictures), size)
         return np.concatenate([self.embed(pictures[start : start + size]) for start in starts])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
+
+
+def _is_device_failure(error: RuntimeError) -> bool:
+    of_device = "CUDA error" in str(error) or "cuDNN error" in str(error)
+    return of_device and not _is_out_of_memory(error)
 
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:

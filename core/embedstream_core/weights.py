@@ -17,6 +17,7 @@ from torch import nn
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import Encoder, find_encoder
 from embedstream_core.errors import SetupError
+from embedstream_core.probe import flaw, probe_pictures
 
 __all__ = [
     "RANDOM_NAME",
@@ -77,11 +78,12 @@ class PreparedModel(NamedTuple):
 def prepare_model(spec: ModelSpec) -> PreparedModel:
     """Find, check and cut a model.
 
-    One forward pass of an empty picture proves that the output is a vector.
+    One forward pass of two pictures proves that the outputs are vectors, and not the same.
 
     Raises:
         SetupError: the encoder or the weights are unknown, the file is missing, is not plain
-            tensors, does not fit the architecture or has another sha256.
+            tensors, does not fit the architecture or has another sha256; or the model does not tell
+            pictures apart.
     """
     encoder = find_encoder(spec.encoder)
     origin, model = _trained(encoder, spec)
@@ -237,10 +239,18 @@ def _skeleton(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _dimension(model: nn.Module, preprocessing: Preprocessing) -> int:
-    side = preprocessing.crop_px
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    pictures = torch.from_numpy(probe_pictures(preprocessing.crop_px)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        output = model(torch.zeros(1, 3, side, side))
-    if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 1:
+        output = model((pictures / 255 - mean) / std)
+    if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 2:
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
-        raise SetupError(f"{type(model).__name__} gives {shape} for one image, not one vector")
+        raise SetupError(f"{type(model).__name__} gives {shape} for two images, not two vectors")
+    if found := flaw(output.float().numpy()):
+        raise SetupError(
+            f"{type(model).__name__} gives {found}: its weights are damaged, or were not saved "
+            "with it; fetch or export them anew"
+        )
     return int(output.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,7 @@ __all__ = ["BroadcastModel", "broadcast_model"]
 
 @dataclass(frozen=True)
 class _EngineKey:
-    tensors_sha256: str
+    card: ModelCard
     device: Device
     precision: Precision
     backend: Backend
@@ -48,9 +49,7 @@ class BroadcastModel:
 
     def engine(self) -> Engine:
         """This worker's engine; loaded by the first task that asks, kept for all later ones."""
-        key = _EngineKey(
-            self.card.tensors_sha256, self.device, self.precision, self.backend, self.batch_size
-        )
+        key = _EngineKey(self.card, self.device, self.precision, self.backend, self.batch_size)
         if key not in _engines:
             _engines[key] = self._start_engine()
             self.loads.add(1)
@@ -64,19 +63,26 @@ class BroadcastModel:
         """
         made_by = (self.card, self.device, self.precision, self.backend, *decoding)
         name = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        return _executor_folder() / f"{name}.known.sqlite3"
+        path = _executor_folder() / f"{name}.known.sqlite3"
+        # SQLite would make it for all to read; where it cannot be made, SQLite says so.
+        with suppress(OSError):
+            path.touch(mode=0o600)
+        return path
 
     def _start_engine(self) -> Engine:
         device = _task_device(self.device)
-        return Engine.start(
+        preprocessing = self.card.preprocessing
+        engine = Engine.start(
             load_model(self.card, self._tensors_file()),
-            self.card.preprocessing,
+            preprocessing,
             device=device,
             precision=self.precision,
             backend="torch" if obstacle(self.backend, device) else self.backend,
             batch_size=self.batch_size,
             cpu_threads=_task_cores(),
         )
+        engine.check(preprocessing)
+        return engine
 
     def _tensors_file(self) -> Path:
         """The tensors on this executor's disk: written by its first worker, mapped by all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import cast
 
@@ -20,7 +21,7 @@ from embedstream_core.engine import (
     choose_precision,
     find_device,
 )
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import SetupError, SystemicError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -32,23 +33,30 @@ STD = (0.229, 0.224, 0.225)
 
 
 def preprocessing(
-    mean: tuple[float, float, float] = (0, 0, 0), std: tuple[float, float, float] = (1, 1, 1)
+    mean: tuple[float, float, float] = (0, 0, 0),
+    std: tuple[float, float, float] = (1, 1, 1),
+    *,
+    side: int = SIDE,
 ) -> Preprocessing:
-    return Preprocessing(SIDE, SIDE, "bilinear", mean, std)
+    return Preprocessing(side, side, "bilinear", mean, std)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("no memory for that many")
 
 
 class MeanColour(nn.Module):
     """Notes how many pictures it is given, and has memory for no more than `fits`."""
 
-    def __init__(self, fits: int = 1_000) -> None:
+    def __init__(self, fits: int = 1_000, error: Exception = OUT_OF_MEMORY) -> None:
         super().__init__()
         self.fits = fits
+        self.error = error
         self.sizes: list[int] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.sizes.append(len(images))
         if len(images) > self.fits:
-            raise torch.OutOfMemoryError("no memory for that many")
+            raise self.error
         return images.mean((2, 3))
 
 
@@ -99,7 +107,11 @@ def normalized(picture: Pixels) -> npt.NDArray[np.float64]:
 
 def test_the_network_sees_normalized_channels() -> None:
     engine = Engine.start(
-        nn.Flatten(), preprocessing(MEAN, STD), device=CPU, precision="float32", batch_size=1
+        nn.Flatten(),
+        preprocessing(MEAN, STD, side=16),
+        device=CPU,
+        precision="float32",
+        batch_size=1,
     )
 
     (vector,) = engine.embed([all_values()])
@@ -109,7 +121,11 @@ def test_the_network_sees_normalized_channels() -> None:
 
 def test_bfloat16_rounds_only_after_normalizing() -> None:
     engine = Engine.start(
-        nn.Flatten(), preprocessing(MEAN, STD), device=CPU, precision="bfloat16", batch_size=1
+        nn.Flatten(),
+        preprocessing(MEAN, STD, side=16),
+        device=CPU,
+        precision="bfloat16",
+        batch_size=1,
     )
 
     (vector,) = engine.embed([all_values()])
@@ -198,17 +214,50 @@ def test_a_single_picture_that_does_not_fit_raises() -> None:
     assert model.sizes == [4, 2, 1]
 
 
-class Broken(MeanColour):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(images))
-        raise RuntimeError("a bug in the network")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_libraries_are_out_of_memory_in_words_of_their_own(message: str) -> None:
+    pictures = noise(8)
+    model = MeanColour(fits=2, error=RuntimeError(message))
+
+    vectors = start(model, batch_size=8).embed(pictures)
+
+    np.testing.assert_allclose(vectors, mean_colours(pictures), rtol=0, atol=1e-6)
+    assert model.sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
 def test_other_errors_are_not_tried_again() -> None:
-    model = Broken()
+    model = MeanColour(fits=0, error=RuntimeError("a bug in the network"))
     engine = start(model, batch_size=4)
 
     with pytest.raises(RuntimeError, match="a bug in the network"):
+        engine.embed(noise(4))
+
+    assert model.sizes == [4]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_a_gpu_that_fails_is_no_pictures_fault(message: str) -> None:
+    model = MeanColour(fits=0, error=RuntimeError(f"{message}\nCompile with TORCH_USE_CUDA_DSA"))
+    engine = start(model, batch_size=4)
+
+    with pytest.raises(SystemicError, match=f"the GPU failed: {re.escape(message)}$"):
         engine.embed(noise(4))
 
     assert model.sizes == [4]

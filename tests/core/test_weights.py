@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,24 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         # The file would have run it: loading without the check makes the folder.
         torch.load(path, weights_only=False)["fc.weight"].shape  # noqa: B018
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mine.pth", "holds more than tensors"),
+        ("mine.bin", "holds more than tensors"),
+        ("mine.safetensors", "is broken"),
+    ],
+)
+def test_a_plain_pickle_is_not_run(name: str, reason: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / name, tmp_path / "marker"
+    # The protocol that torch.save takes, too: of any other torch warns.
+    path.write_bytes(pickle.dumps({"fc.weight": Exploit(marker)}, protocol=2))
+    assert reason in refused(path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())
     assert marker.exists()
 
 
