@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,7 +24,8 @@ from embedstream.outcomes import (
     outcome_frame,
 )
 from embedstream_core.decode import DecodeLimits, Fidelity
-from embedstream_core.errors import Code, ItemError
+from embedstream_core.engine import Engine
+from embedstream_core.errors import Code, ItemError, SystemicError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
 from embedstream_core.isolated import IsolatedDecoder, Isolation
 from embedstream_core.known import Known, open_known
@@ -35,6 +37,12 @@ from embedstream_core.watchdog import Watchdog
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize"]
 
 Transport = Literal["pandas", "arrow"]
+
+# A task that failed by no item's fault ends after a pause; it doubles with each attempt.
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+_LOADING_TIMEOUT_S = 120.0
 
 _ITEM_COLUMNS = ["topic", "partition", "offset", "key", "value", "headers"]
 
@@ -61,7 +69,19 @@ class Featurizer:
     dedupe_entries: int | None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """One outcome row per message, in order."""
+        """One outcome row per message, in order.
+
+        Raises:
+            SystemicError: after a pause, for Spark tries a task again at once. The next attempt has
+                a process of its own: Spark ends a worker whose task failed.
+        """
+        try:
+            yield from self._outcomes(batches)
+        except SystemicError:
+            time.sleep(min(_PAUSE_S * 2 ** _attempt(), _LONGEST_PAUSE_S))
+            raise
+
+    def _outcomes(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         under_way: deque[tuple[Batch, list[Origin]]] = deque()
         build = outcome_batch if self.transport == "arrow" else outcome_frame
 
@@ -78,7 +98,7 @@ class Featurizer:
             Watchdog() as watchdog,
         ):
             pipeline = Pipeline(
-                self.model.engine(),
+                self._engine(watchdog),
                 self.model.card.preprocessing,
                 fetch=fetcher.fetch,
                 decode_limits=self.decode_limits,
@@ -91,6 +111,12 @@ class Featurizer:
             for outcomes in pipeline.run(entries_of_batches()):
                 carried, origins = under_way.popleft()
                 yield build(carried, origins, outcomes, model_id=self.model.card.model_id)
+
+    def _engine(self, watchdog: Watchdog) -> Engine:
+        """This worker's engine: the first forward pass, as it starts, may hang like any other."""
+        timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
+        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
+            return self.model.engine()
 
     @contextmanager
     def _open_isolated(self) -> Iterator[IsolatedDecoder | None]:

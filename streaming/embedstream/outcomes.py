@@ -24,6 +24,7 @@ from pyspark.sql.types import (
 )
 
 from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.redaction import redacted_attributes, redacted_text, redacted_uri
 
 __all__ = ["CARRIED_COLUMNS", "OUTCOME_SCHEMA", "Origin", "outcome_batch", "outcome_frame"]
 
@@ -64,7 +65,12 @@ _ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a row tells of its item; unlike the item, it does not hold the content."""
+    """What a row tells of its item; unlike the item, it holds neither the content nor secrets.
+
+    Tables are copied and shared, so a URI stands in its row without user name, password, signature
+    or key, as `embedstream_core.redaction` has it, and so do attributes that are named as secrets.
+    The message's own key is kept as it is.
+    """
 
     image_id: str
     uri: str | None
@@ -74,7 +80,9 @@ class Origin:
     def of(cls, entry: Item | Failure, position: str) -> Origin:
         """A message that could not be read is known by its position."""
         if isinstance(entry, Item):
-            return cls(entry.image_id, entry.uri, entry.attributes)
+            uri = None if entry.uri is None else redacted_uri(entry.uri)
+            attributes = redacted_attributes(entry.attributes)
+            return cls(redacted_text(entry.image_id), uri, attributes)
         return cls(position, None, {})
 
 

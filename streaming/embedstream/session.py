@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import PipelineConfig, SparkConfig, revealed
 from embedstream.jars import default_jars_folder, fetch_jars
 from embedstream.java import find_java
+from embedstream_core.errors import EmbedstreamError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["open_session", "warm_workers"]
+__all__ = ["JvmEnded", "open_session", "warm_workers"]
 
 # Four attempts for each task: plain local[*] fails the whole job at a task's first failure.
 DEFAULT_MASTER = "local[*,4]"
 
 _JVM_END_TIMEOUT_S = 30
+_JVM_GONE_S = 0.5
 
-_SECRETS = "(?i)secret|password|token|credential|access[.]?key|sasl|jaas"
+_SECRETS = (
+    "(?i)secret|password|token|credential|(access|account|private)[.]?key|keystore|sasl|jaas|[.]sas"
+)
 
 _SETTINGS: Mapping[str, str] = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -35,8 +42,6 @@ _SETTINGS: Mapping[str, str] = {
     "spark.sql.session.timeZone": "UTC",
     "spark.python.worker.reuse": "true",
     "spark.python.daemon.module": "embedstream.daemon",
-    "spark.redaction.regex": _SECRETS,
-    "spark.sql.redaction.options.regex": f"{_SECRETS}|url",
     "spark.ui.showConsoleProgress": "false",
     # By default each commit to the table runs 50 to 200 tasks over a log of a few kilobytes: on two
     # cores the first then took 40 s, and takes 16 s so; see docs/decisions/0006.
@@ -45,23 +50,41 @@ _SETTINGS: Mapping[str, str] = {
 }
 
 
+class JvmEnded(EmbedstreamError):
+    """Spark's JVM ended by itself, or was killed."""
+
+    def __init__(self, exit_code: int) -> None:
+        how = f"by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
+        super().__init__(
+            f"Spark's JVM has ended {how}: its log tells why, or the system's, which kills when "
+            "memory runs out; start again, and the stream goes on where it was"
+        )
+
+
 @contextmanager
 def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[SparkSession]:
     """A session for the stream, stopped on leaving.
 
     Raises:
         SetupError: Java is missing or too old, or a jar cannot be had.
+        JvmEnded: Spark's JVM ended before it was to.
     """
     _use_java()
-    builder = SparkSession.builder.appName(config.app_name)
-    for name, value in _settings(config, pipeline).items():
-        builder = builder.config(name, value)
-    with _standard_error_to(config.log_file):
-        spark = builder.getOrCreate()
-    try:
-        yield spark
-    finally:
-        _end(spark)
+    settings = _settings(config, pipeline)
+    with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
+        if settings["spark.master"].startswith("local["):
+            # Spark's own can be entered by all on the machine. Clusters have theirs set up.
+            settings.setdefault("spark.local.dir", scratch)
+        with _standard_error_to(config.log_file):
+            spark = _start(config, settings)
+        try:
+            yield spark
+        except Exception as error:
+            if (code := _exit_code()) is not None:
+                raise JvmEnded(code) from error
+            raise
+        finally:
+            _end(spark)
 
 
 def warm_workers(spark: SparkSession) -> None:
@@ -70,6 +93,32 @@ def warm_workers(spark: SparkSession) -> None:
     spark.range(0, slots, 1, slots).mapInPandas(_same, "id long").write.format("noop").mode(
         "overwrite"
     ).save()
+
+
+def _start(config: SparkConfig, settings: Mapping[str, str]) -> SparkSession:
+    """Launch the JVM without secrets: its command line can be read by all on the machine.
+
+    What the driver's JVM itself is launched with, `spark.driver.*`, has to stand there.
+    """
+    secrets = [name for name in _given_as_secret(config) if not name.startswith("spark.driver.")]
+    launch = SparkConf()
+    builder = SparkSession.builder.appName(config.app_name)
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+        if name not in secrets:
+            launch.set(name, value)
+    SparkContext._ensure_initialized(conf=launch)
+    return builder.getOrCreate()
+
+
+def _given_as_secret(config: SparkConfig) -> list[str]:
+    return [name for name, value in config.options.items() if isinstance(value, SecretStr)]
+
+
+def _hidden(config: SparkConfig) -> str:
+    """What Spark's pages and logs hide: what is named like a secret, and what was given as one."""
+    names = [name.removeprefix("spark.hadoop.") for name in _given_as_secret(config)]
+    return "|".join([_SECRETS, *map(re.escape, names)])
 
 
 def _same(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -82,8 +131,9 @@ def _end(spark: SparkSession) -> None:
     A JVM that PySpark did not launch, as under spark-submit, is not ours to end.
     """
     gateway: Any = SparkContext._gateway
-    spark.stop()
-    jvm: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    jvm = _own_jvm()
+    if jvm is None or jvm.poll() is None:
+        spark.stop()
     if jvm is None or jvm.stdin is None:
         return
     gateway.shutdown()
@@ -93,9 +143,27 @@ def _end(spark: SparkSession) -> None:
     SparkContext._gateway = SparkContext._jvm = None
 
 
+def _own_jvm() -> subprocess.Popen[bytes] | None:
+    jvm: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)
+    return jvm
+
+
+def _exit_code() -> int | None:
+    """That of our JVM, if it has ended; a killed one's sockets close a moment before."""
+    jvm = _own_jvm()
+    if jvm is None:
+        return None
+    try:
+        return jvm.wait(_JVM_GONE_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
     settings = {
         **_SETTINGS,
+        "spark.redaction.regex": _hidden(config),
+        "spark.sql.redaction.options.regex": f"{_hidden(config)}|url",
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(pipeline.arrow_batch_rows),
         "spark.sql.execution.arrow.maxBytesPerBatch": str(pipeline.arrow_batch_bytes),
         **revealed(config.options),

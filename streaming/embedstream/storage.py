@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-__all__ = ["OWN_FOLDER", "Folder", "UnreadableFile"]
+from embedstream_core.errors import SetupError
+
+__all__ = ["OWN_FOLDER", "Folder", "UnreadableFile", "check_writable", "disk_trouble"]
 
 OWN_FOLDER = "_embedstream"
 """Where embedstream keeps files of its own beside Spark's and Delta's.
@@ -19,8 +23,12 @@ OWN_FOLDER = "_embedstream"
 Delta ignores names that begin with an underscore, and VACUUM leaves them alone.
 """
 
+_LETS_BOTH_WRITE = {"file", "s3", "s3a", "s3n"}
+
 # HDFS and local disks refuse a second file by themselves; object stores only when they are asked.
 _CONDITIONAL_CREATE = "fs.option.create.conditional.overwrite"
+
+_GOES_ON = "the stream goes on where it stopped, without a row lost or doubled"
 
 
 class UnreadableFile(Exception):
@@ -37,6 +45,18 @@ class Folder:
 
     def folder(self, name: str) -> Folder:
         return Folder(self.spark, f"{self.location}/{name}")
+
+    def keeps_writers_apart(self) -> bool:
+        """Whether of two processes that create the same file one is refused."""
+        return self._files().getUri().getScheme() not in _LETS_BOTH_WRITE
+
+    def make_private(self) -> None:
+        """Create it where there is none, on a local disk for its owner alone.
+
+        Elsewhere whoever writes the first file creates it, as the store has it.
+        """
+        if (local := self._local("")) is not None:
+            _make_private(local)
 
     def sizes(self) -> dict[str, int]:
         """The files and folders in it with their bytes, without hidden ones; none if not there."""
@@ -97,6 +117,14 @@ class Folder:
         """Remove a file; fine if it is gone."""
         self._files().delete(self._path(name), False)
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder and the hidden files in it, unless it holds any other; fine if gone."""
+        path, files = self._path(), self._files()
+        if files.exists(path) and not self.sizes():
+            for status in files.listStatus(path):
+                files.delete(status.getPath(), False)
+            files.delete(path, False)
+
     def _path(self, name: str = "") -> Any:
         jvm: Any = self.spark.sparkContext._jvm
         return jvm.org.apache.hadoop.fs.Path(f"{self.location}/{name}" if name else self.location)
@@ -110,6 +138,56 @@ class Folder:
         if self._files().getUri().getScheme() != "file":
             return None
         return Path(self._path(name).toUri().getPath())
+
+
+def check_writable(key: str, location: str) -> None:
+    """That files may be written under a local location, there or not.
+
+    Raises:
+        SetupError: they may not.
+    """
+    folder = _local_folder(location)
+    if folder is not None and not _is_writable(folder):
+        raise SetupError(
+            f"{key} '{location}' cannot be written: '{folder}' is no folder that you may write to; "
+            "make it one, or choose another path"
+        )
+
+
+def disk_trouble(error: Exception, locations: Mapping[str, str]) -> str | None:
+    """The sentence for an error whose reason is a local disk: full, or no longer to be written.
+
+    `locations` are the folders that are written to, by the key that sets each.
+    """
+    local = {key: folder for key in locations if (folder := _local_folder(locations[key]))}
+    if local and "No space left on device" in f"{error} {getattr(error, '_stackTrace', '')}":
+        free = {key: shutil.disk_usage(folder).free for key, folder in local.items()}
+        key = min(free, key=free.__getitem__)
+        return (
+            f"the disk of {key} '{locations[key]}' is full ({free[key] / 2**20:.1f} MiB are free): "
+            f"make room there and start again; {_GOES_ON}"
+        )
+    for key, folder in local.items():
+        if not _is_writable(folder):
+            return (
+                f"{key} '{locations[key]}' can no longer be written: make '{folder}' writable and "
+                f"start again; {_GOES_ON}"
+            )
+    return None
+
+
+def _local_folder(location: str) -> Path | None:
+    """The innermost part of a local location that is there; None for one that is elsewhere."""
+    if "://" in location:
+        return None
+    folder = Path(location)
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _create_local(path: Path, text: str) -> bool:
@@ -129,13 +207,24 @@ def _replace_local(path: Path, text: str) -> None:
     path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
 
 
+def _make_private(folder: Path) -> None:
+    """Create a folder that only its owner may enter, where there is none; its parents as usual."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def _draft(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_private(path.parent.parent)
+    _make_private(path.parent)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     return draft
 
 

@@ -18,6 +18,7 @@ from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.file import FileSource
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Clock, Deadline
+from embedstream_core.fetch.outage import Outage
 from embedstream_core.fetch.policy import FetchPolicy
 from embedstream_core.fetch.s3 import S3Source
 
@@ -68,6 +69,7 @@ class Fetcher:
     ) -> None:
         self._policy = policy
         self._sources = sources
+        self._outage = Outage(policy.outage_after)
         self._sleep = sleep
         self._clock = clock
 
@@ -75,19 +77,12 @@ class Fetcher:
         """The exact bytes that `uri` refers to, within `timeout_s` and `max_bytes`.
 
         Raises ItemError with the reason's code, after retries where these could help;
-        SystemicError when no reference of this scheme can be fetched now. No message holds the
-        path, query or credentials of the reference.
+        SystemicError when no reference of this scheme can be fetched now, or none at all. No
+        message holds the path, query or credentials of the reference.
         """
         source = self._source_of(uri)
-        deadline = Deadline(self._policy.timeout_s, self._clock)
-        for pause_s in self._pauses_s():
-            try:
-                return source.fetch(uri, deadline)
-            except TransientError:
-                if pause_s >= deadline.left_s():
-                    raise
-                self._sleep(pause_s)
-        return source.fetch(uri, deadline)
+        with self._outage.watched():
+            return self._fetch(source, uri)
 
     def close(self) -> None:
         """Closes what is open; nothing can be fetched after."""
@@ -104,6 +99,17 @@ class Fetcher:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _fetch(self, source: Source, uri: str) -> bytes:
+        deadline = Deadline(self._policy.timeout_s, self._clock)
+        for pause_s in self._pauses_s():
+            try:
+                return source.fetch(uri, deadline)
+            except TransientError:
+                if pause_s >= deadline.left_s():
+                    raise
+                self._sleep(pause_s)
+        return source.fetch(uri, deadline)
 
     def _source_of(self, uri: str) -> Source:
         _check_form(uri)

@@ -56,6 +56,8 @@ class FetchPolicy:
     one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
     backoff_s: the pause before the second attempt; it doubles with each further one.
+    outage_after: so many references in a row that fail for passing reasons are an outage, which is
+    no reference's fault; None knows no outage.
 
     Raises SetupError for values that make no sense.
     """
@@ -70,6 +72,7 @@ class FetchPolicy:
     timeout_s: float = 30.0
     attempts: int = 3
     backoff_s: float = 0.2
+    outage_after: int | None = 20
     connections_per_host: int = 16
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -94,6 +97,8 @@ class FetchPolicy:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise SetupError(f"{name} is {getattr(self, name)}; it is at least {least}")
+        if self.outage_after is not None and self.outage_after < 1:
+            raise SetupError(f"outage_after is {self.outage_after}; it is at least 1, or None")
         if not self.timeout_s > 0:
             raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
 

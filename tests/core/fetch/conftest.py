@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from fetch_places import FilePlace, HttpPlace, S3Place, Site, relay
+from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
 from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
+    with open_site() as site:
+        yield site
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -113,6 +114,36 @@ class Site(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Visitors that leave early are expected."""
+
+
+@contextmanager
+def open_site() -> Iterator[Site]:
+    """A site that answers until it is left."""
+    with Site() as site:
+        thread = threading.Thread(target=site.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield site
+        finally:
+            site.closing.set()
+            site.shutdown()
+            thread.join()
+
+
+def listener() -> socket.socket:
+    """A socket at an address that no policy of these tests admits; nothing answers there."""
+    return socket.create_server(("127.0.0.2", 0))
+
+
+def connections(listener: socket.socket) -> int:
+    """How many connections wait there."""
+    found = 0
+    listener.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            found += 1
+    return found
 
 
 def code_of(uri: str, policy: FetchPolicy, resolver: Resolver | None = None) -> Code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fetch_places import MAX_BYTES, Place
+from fetch_places import MAX_BYTES, Place, Site, Visit
 
 from embedstream_core.errors import Code, ItemError, MissingExtra, SetupError, Stage, TransientError
 from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher, verdicts
@@ -77,6 +78,32 @@ class TestEveryScheme:
         with fetcher:
             assert code_of(fetcher, uri) is Code.REFERENCE_TIMEOUT
         assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_at_most_so_many_are_fetched_from_a_host_at_once(
+    request: pytest.FixtureRequest, site: Site, scheme: str
+) -> None:
+    place: Place = request.getfixturevalue(f"{scheme}_place")
+    lock = threading.Lock()
+    active, peak = 0, 0
+
+    def slow(visit: Visit) -> None:
+        nonlocal active, peak
+        with lock:
+            active += 1
+            peak = max(peak, active)
+        time.sleep(0.02)
+        with lock:
+            active -= 1
+        visit.answer(200, b"bytes")
+
+    site.pages["/pictures/slow"] = slow
+    uri = f"{site.url}/pictures/slow" if scheme == "http" else "s3://pictures/slow"
+    policy = replace(place.policy, connections_per_host=3)
+    with open_fetcher(policy) as fetcher, ThreadPoolExecutor(12) as threads:
+        assert set(threads.map(fetcher.fetch, [uri] * 30)) == {b"bytes"}
+    assert peak == 3
 
 
 @pytest.mark.parametrize(
@@ -205,6 +232,7 @@ class TestPolicy:
         [
             {"max_bytes": 0},
             {"attempts": 0},
+            {"outage_after": 0},
             {"timeout_s": 0},
             {"timeout_s": float("nan")},
             {"max_redirects": -1},

@@ -6,13 +6,25 @@ import gzip
 import itertools
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from fetch_places import MAX_BYTES, Page, Site, Visit, code_of
+from fetch_places import (
+    MAX_BYTES,
+    Page,
+    Site,
+    Visit,
+    code_of,
+    connections,
+    listener,
+)
 
-from embedstream_core.errors import Code
+from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import open_fetcher
+from embedstream_core.fetch.http import HttpSource
+from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.network import resolve
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -64,6 +76,20 @@ class TestRedirects:
         policy = replace(site.policy, schemes=("https",))
         assert code_of(f"{site.url}/a", policy, resolve) is Code.REFERENCE_DENIED
         assert site.connections == 0
+
+    def test_to_a_refused_address_make_no_connection(self, site: Site) -> None:
+        with listener() as refused:
+            port = refused.getsockname()[1]
+            location = f"http://inside.test:{port}/"
+            site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
+            hosts = (*site.policy.hosts, f"inside.test:{port}")
+            policy = replace(site.policy, max_redirects=5, hosts=hosts)
+
+            def resolver(host: str, port: int) -> list[str]:
+                return ["127.0.0.2" if host == "inside.test" else host]
+
+            assert code_of(f"{site.url}/a", policy, resolver) is Code.REFERENCE_DENIED
+            assert connections(refused) == 0
 
     @pytest.mark.parametrize("location", ["http://[", "http://a:b/"])
     def test_to_no_url(self, site: Site, location: str) -> None:
@@ -184,6 +210,29 @@ class TestOrdinaryTrouble:
         site.pages["/a"] = lambda visit: visit.answer(status)
         assert code_of(f"{site.url}/a", site.policy) is code
         assert len(site.requests) == 1
+
+    def test_credentials_make_no_connection(self, site: Site) -> None:
+        uri = f"http://user:hunter2@127.0.0.1:{site.port}/a"
+        assert code_of(uri, site.policy) is Code.REFERENCE_DENIED
+        assert site.connections == 0
+
+    def test_a_full_host_holds_up_no_other_and_waiting_ends_in_time(self, site: Site) -> None:
+        site.pages["/stalled"] = Visit.stall
+        site.show("/a", b"bytes")
+        hosts = (*site.policy.hosts, f"localhost:{site.port}")
+        policy = replace(site.policy, hosts=hosts, connections_per_host=1)
+        source = HttpSource(policy, resolver=lambda host, port: ["127.0.0.1"])
+        with closing(source), ThreadPoolExecutor(1) as pool:
+            stalled = pool.submit(source.fetch, f"{site.url}/stalled", Deadline(20))
+            while not site.requests:
+                time.sleep(0.01)
+            assert source.fetch(f"http://localhost:{site.port}/a", Deadline(5)) == b"bytes"
+            with pytest.raises(ItemError) as caught:
+                source.fetch(f"{site.url}/a", Deadline(0.2))
+            assert caught.value.code is Code.REFERENCE_TIMEOUT
+            site.closing.set()
+            assert isinstance(stalled.exception(), ItemError)
+        assert site.requests == ["/stalled", "/a"]
 
     def test_nobody_listens(self, site: Site) -> None:
         policy = replace(site.policy, hosts=("127.0.0.1:1",))

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fetch_places import Site, code_of, fetcher_of
+from fetch_places import Site, code_of, connections, fetcher_of, listener
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import FetchPolicy
@@ -106,6 +106,23 @@ class TestNames:
                 fetcher.fetch(uri)
         assert caught.value.code is Code.REFERENCE_DENIED
         assert site.connections == 1
+
+    def test_a_name_that_leads_elsewhere_the_second_time_makes_no_connection_there(
+        self, site: Site
+    ) -> None:
+        with listener() as refused:
+            port = refused.getsockname()[1]
+            site.show("/a", b"bytes")
+            names = (f"images.test:{site.port}", f"images.test:{port}")
+            answers = iter([["127.0.0.1"], ["127.0.0.2"], ["127.0.0.1", "127.0.0.2"]])
+            policy = replace(site.policy, hosts=names)
+            with fetcher_of(policy, lambda host, port: next(answers)) as fetcher:
+                assert fetcher.fetch(f"http://images.test:{site.port}/a") == b"bytes"
+                for _ in range(2):
+                    with pytest.raises(ItemError) as caught:
+                        fetcher.fetch(f"http://images.test:{port}/a")
+                    assert caught.value.code is Code.REFERENCE_DENIED
+            assert connections(refused) == 0
 
     def test_a_dead_address_is_passed_over(self, site: Site) -> None:
         policy = replace(

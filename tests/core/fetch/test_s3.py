@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
+import boto3
+import moto.settings
 import pytest
 from fetch_places import S3Place, Visit
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
-from embedstream_core.fetch import open_fetcher
+from embedstream_core.fetch import FetchPolicy, open_fetcher
 
 
 def answer_with(place: S3Place, status: int, code: str) -> str:
@@ -85,6 +88,35 @@ def test_refused_credentials_blame_no_item(s3_place: S3Place, status: int, code:
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(SystemicError, match=code):
         fetcher.fetch(uri)
     assert len(s3_place.site.requests) == 1
+
+
+@pytest.fixture
+def guarded(moto_url: str, s3_place: S3Place, monkeypatch: pytest.MonkeyPatch) -> FetchPolicy:
+    """moto checks credentials from here on; ours are of a user who may do nothing."""
+    s3_place.put("key", b"bytes")
+    iam = boto3.client("iam", endpoint_url=moto_url, region_name="us-east-1")
+    name = iam.create_user(UserName=uuid.uuid4().hex)["User"]["UserName"]
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    iam.close()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    return replace(s3_place.policy, s3_endpoint=moto_url)
+
+
+def test_a_bucket_that_we_may_not_read(guarded: FetchPolicy) -> None:
+    with open_fetcher(guarded) as fetcher, pytest.raises(ItemError, match="403 AccessDenied") as e:
+        fetcher.fetch("s3://pictures/key")
+    assert e.value.code is Code.REFERENCE_UNREADABLE
+
+
+@pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_blame_no_item(
+    guarded: FetchPolicy, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv(wrong, "AKIAWRONG")
+    with open_fetcher(guarded) as fetcher, pytest.raises(SystemicError, match="credentials"):
+        fetcher.fetch("s3://pictures/key")
 
 
 def test_missing_credentials_blame_no_item(

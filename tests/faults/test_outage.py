@@ -1,0 +1,107 @@
+"""The servers of references are all out of order: the micro-batch waits, and no row tells of it."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fetch_places import Site, open_site
+from PIL import Image
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+
+from embedstream.broker import Broker, create_topic
+from embedstream.config import Config
+from embedstream.job import start_stream
+from faults.oracle import check_outcomes, read_rows
+from streams import Topic, drain, json_message, prepared
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+Configure = Callable[..., Config]
+
+MESSAGES = 40
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A server of pictures that is out of order."""
+    with open_site() as site:
+        site.otherwise = lambda visit: visit.answer(503)
+        yield site
+
+
+@pytest.fixture
+def topic(broker: Broker) -> Topic:
+    """One partition, and so one task: all references are in it."""
+    topic = Topic(f"outage-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
+    create_topic(broker.bootstrap_servers, topic.name, partitions=1)
+    return topic
+
+
+@pytest.fixture
+def config(site: Site, topic: Topic, configure: Configure) -> Config:
+    """A stream over references to the site."""
+    topic.send(json_message(str(n), uri=f"{site.url}/{n}.png") for n in range(MESSAGES))
+    references = {
+        "schemes": ["http"],
+        "hosts": [f"127.0.0.1:{site.port}"],
+        "networks": ["127.0.0.0/8"],
+        "attempts": 1,
+    }
+    return configure(references=references, kafka={"min_partitions": 1})
+
+
+def repair(site: Site) -> None:
+    """Let the site have its pictures again."""
+    data = io.BytesIO()
+    Image.effect_noise((40, 40), 50).convert("RGB").save(data, "PNG")
+    site.otherwise = lambda visit: visit.answer(200, data.getvalue())
+
+
+def check_all_good(config: Config, topic: Topic) -> None:
+    rows = check_outcomes(Path(config.table.path), topic.positions())
+    assert [row["error"] for row in rows.values() if row["error"]] == []
+
+
+def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
+    spark: SparkSession, site: Site, topic: Topic, config: Config
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(StreamingQueryException) as caught:
+        drain(spark, config)
+    trace = str(getattr(caught.value, "_stackTrace", ""))
+    assert re.search("an outage: [2-4][0-9] references in a row .* the server answered 503", trace)
+    # Four attempts: after each a pause, which doubles.
+    assert time.monotonic() - started > 1 + 2 + 4
+    assert len(site.requests) >= 4 * 20
+    assert read_rows(Path(config.table.path)) == {}
+
+    repair(site)
+    drain(spark, config)
+
+    check_all_good(config, topic)
+
+
+def test_an_outage_that_ends_in_the_pause_is_not_noticed(
+    spark: SparkSession, site: Site, topic: Topic, config: Config
+) -> None:
+    stream = start_stream(spark, config, prepared(config), until="drained")
+    _wait_for_a_pause(site)
+    repair(site)
+    stream.query.awaitTermination()
+
+    check_all_good(config, topic)
+
+
+def _wait_for_a_pause(site: Site) -> None:
+    deadline, seen = time.monotonic() + 60, -1
+    while len(site.requests) < 20 or len(site.requests) > seen:
+        assert time.monotonic() < deadline, "the references are not asked for"
+        seen = len(site.requests)
+        time.sleep(0.3)

@@ -1,0 +1,290 @@
+"""Secrets in the configuration, the environment, references and headers stay where they are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from fetch_places import Site, open_site
+from PIL import Image
+from pyspark.sql import SparkSession
+
+from embedstream.config import Config
+from faults.oracle import Row, check_outcomes
+from faults.small import write_config
+from streams import Topic, image, json_message, refusal
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+CANARY = "c4n4ry"
+"""Every secret begins so; the rest tells where it was."""
+
+ENVIRONMENT = {
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-environment",
+    "VENDOR_LICENCE": f"{CANARY}-executor",
+    "STORE_KEY": f"{CANARY}-store",
+    "SASL_PASSWORD": f"{CANARY}-sasl",
+}
+
+JAAS = (
+    "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    'username="embedstream" password="${env:SASL_PASSWORD}";'
+)
+
+PAGES = ["environment/", "jobs/", "stages/", "SQL/", "SQL/execution/?id=0", "StreamingQuery/"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a stream told while it ran, by where, and who may read what it wrote."""
+
+    texts: Mapping[str, str]
+    rows: Mapping[str, Row]
+    modes: Mapping[str, int]
+
+
+def test_a_broker_that_refuses_a_password_is_told_without_it(
+    spark: SparkSession, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SASL_PASSWORD", ENVIRONMENT["SASL_PASSWORD"])
+    options = {
+        "kafka.security.protocol": "SASL_PLAINTEXT",
+        "kafka.sasl.mechanism": "PLAIN",
+        "kafka.sasl.jaas.config": JAAS,
+    }
+    config = configure(kafka={"options": options})
+
+    assert CANARY not in refusal(spark, config, "topics")
+    assert CANARY not in repr(config)
+
+
+def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
+    with open_site() as site:
+        send_secrets(topic, site)
+        told = tell(topic, site, tmp_path)
+
+    assert {name for name, text in told.texts.items() if CANARY in text} == set()
+    assert [row for row in told.rows.values() if CANARY in str(row)] == []
+    # What is looked at is what there is to see.
+    environment = dict(json.loads(told.texts["api environment"])["sparkProperties"])
+    assert environment["spark.executorEnv.VENDOR_LICENCE"] == "*********(redacted)"
+    assert environment["spark.master"] == "local[2,4]"
+    assert " INFO " in told.texts["spark.log"]
+    assert "5 embeddings" in told.texts["output"]
+    codes = {name: row["error"] and row["error"]["code"] for name, row in told.rows.items()}
+    assert codes == {
+        "user": "reference_denied",
+        "denied": "reference_denied",
+        "missing": "reference_not_found",
+        "broken": "reference_unreadable",
+        "redirect": "reference_denied",
+        "malformed": "message_malformed",
+        **dict.fromkeys(["signed", "header", "field", "again", "plain"]),
+    }
+    assert told.rows["signed"]["uri"] == f"{site.url}/signed?id=1&X-Amz-Signature=[redacted]"
+    assert dict(told.rows["header"]["attributes"]) == {"authorization": "[redacted]", "shop": "42"}
+
+    # Nobody else may look into what is written, the table excepted.
+    folders = dict.fromkeys(["checkpoint", "table/_embedstream", "scratch"], 0o700)
+    assert told.modes == {**folders, "model": 0o600, "known": 0o600}
+
+
+def send_secrets(topic: Topic, site: Site) -> None:
+    """References of each outcome and headers, with a secret in each."""
+    host = f"127.0.0.1:{site.port}"
+    answer = picture()
+    for name in ("signed", "again"):
+        site.pages[f"/{name}"] = lambda visit: visit.answer(
+            200, answer, Set_Cookie=f"{CANARY}-answer"
+        )
+    site.pages["/broken"] = lambda visit: visit.answer(503, f"{CANARY}-page".encode())
+    site.pages["/redirect"] = lambda visit: visit.answer(
+        302, Location=f"http://{CANARY}-user:{CANARY}-password@{host}/"
+    )
+    references = {
+        "user": f"http://{CANARY}-user:{CANARY}-password@{host}/signed",
+        "denied": f"http://elsewhere.test/?X-Amz-Signature={CANARY}-denied",
+        "missing": f"{site.url}/missing?sig={CANARY}-missing",
+        "broken": f"{site.url}/broken?sig={CANARY}-broken",
+        "redirect": f"{site.url}/redirect?token={CANARY}-redirect",
+        "signed": f"{site.url}/signed?id=1&X-Amz-Signature={CANARY}-signed",
+        "again": f"{site.url}/again#access_token={CANARY}-fragment",
+    }
+    headers = {"authorization": f"Bearer {CANARY}-header", "shop": "42"}
+    topic.send(
+        [
+            *(json_message(name, uri=uri) for name, uri in references.items()),
+            json_message("field", uri=f"{site.url}/signed", api_key=f"{CANARY}-field"),
+            image("header", answer, **headers),
+            image("plain", answer),
+            image("malformed", f'{{"uri": "{CANARY}-malformed'.encode(), **headers),
+        ]
+    )
+
+
+def picture() -> bytes:
+    data = io.BytesIO()
+    Image.effect_noise((40, 40), 50).convert("RGB").save(data, "PNG")
+    return data.getvalue()
+
+
+def tell(topic: Topic, site: Site, folder: Path) -> Told:
+    """Run the stream, and look at it in every way."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ui = server.getsockname()[1]
+    config = secret_config(topic, site, folder, ui)
+    with running(config, temporary) as driver:
+        wait_for_commit(folder, driver)
+        pages = {page: read(f"http://127.0.0.1:{ui}/{page}") for page in PAGES}
+        (application,) = json.loads(read(f"http://127.0.0.1:{ui}/api/v1/applications"))
+        for name in ("environment", "sql?details=true"):
+            url = f"http://127.0.0.1:{ui}/api/v1/applications/{application['id']}/{name}"
+            pages[f"api {name}"] = read(url)
+        (scratch,) = temporary.glob("embedstream-*")
+        modes = {
+            "checkpoint": mode(folder / "checkpoint"),
+            "table/_embedstream": mode(folder / "table/_embedstream"),
+            "scratch": mode(scratch),
+            "model": mode(next(scratch.rglob("*.safetensors"))),
+            "known": mode(next(scratch.rglob("*.sqlite3"))),
+        }
+        assert list(scratch.glob("blockmgr-*"))
+        commands = "\n".join(map(command_line, psutil.Process(driver.pid).children(recursive=True)))
+        driver.send_signal(signal.SIGTERM)
+        output, _ = driver.communicate(timeout=120)
+        assert driver.returncode == 0, output
+    assert list(temporary.iterdir()) == []
+    found = check_outcomes(folder / "table", topic.positions()).values()
+    return Told(
+        texts={
+            **pages,
+            "output": output,
+            "command lines": commands,
+            "spark.log": (folder / "spark.log").read_text(),
+            **{str(path): path.read_bytes().decode("latin-1") for path in files(folder)},
+        },
+        rows={row["key"].decode(): row for row in found},
+        modes=modes,
+    )
+
+
+def secret_config(topic: Topic, site: Site, folder: Path, ui: int) -> Path:
+    """A stream with a secret in each section that takes one."""
+    path = write_config(topic, folder)
+    tree = yaml.safe_load(path.read_text())
+    tree["kafka"]["max_offsets_per_trigger"] = 100
+    tree["kafka"]["options"] = {
+        "kafka.sasl.jaas.config": JAAS,
+        "kafka.ssl.truststore.password": "env:SASL_PASSWORD",
+    }
+    tree["references"] = {
+        "schemes": ["http"],
+        "hosts": [f"127.0.0.1:{site.port}"],
+        "networks": ["127.0.0.0/8"],
+        "attempts": 1,
+        "max_redirects": 1,
+    }
+    tree["pipeline"] = {"dedupe": "on"}
+    tree["spark"]["options"] = {
+        "spark.ui.enabled": "true",
+        "spark.ui.port": ui,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_at_info(folder)}",
+        "spark.logConf": "true",
+        "spark.executorEnv.VENDOR_LICENCE": "env:VENDOR_LICENCE",
+        "spark.hadoop.fs.azure.account.key.images": "env:STORE_KEY",
+        "spark.hadoop.fs.vendor.licence": "env:VENDOR_LICENCE",
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def log_at_info(folder: Path) -> Path:
+    """A configuration of the log: where Python drives Spark, only loggers with a level of their own
+    tell more than warnings."""
+    path = folder / "log4j2.properties"
+    path.write_text(
+        """
+        appender.console.type = Console
+        appender.console.name = console
+        appender.console.target = SYSTEM_ERR
+        appender.console.layout.type = PatternLayout
+        appender.console.layout.pattern = %d %p %c{1}: %m%n%ex
+        logger.apache.name = org.apache
+        logger.apache.level = info
+        logger.delta.name = io.delta
+        logger.delta.level = info
+        rootLogger.level = info
+        rootLogger.appenderRef.console.ref = console
+        """
+    )
+    return path
+
+
+@contextmanager
+def running(config: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "embedstream", "run", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **ENVIRONMENT, "TMPDIR": str(temporary)},
+    )
+    try:
+        yield driver
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+
+
+def wait_for_commit(folder: Path, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 180
+    while not (folder / "checkpoint/commits/0").exists():
+        assert time.monotonic() < deadline, "the stream does not get on"
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        text: str = response.read().decode()
+    return text
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def files(folder: Path) -> list[Path]:
+    """Of the checkpoint and the table."""
+    return [
+        path
+        for name in ("checkpoint", "table")
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    ]
