@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from pyspark.sql import SparkSession
 
 from embedstream.checkpoint import Checkpoint
 from embedstream.claim import check_unclaimed
-from embedstream.config import Config
+from embedstream.config import Config, EncoderConfig
 from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.job import fetch_policy
 from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
-from embedstream.source import TopicState, check_topics
-from embedstream.storage import Folder
+from embedstream.source import TopicState, check_topics, messages_per_trigger
+from embedstream.storage import Folder, check_writable
 from embedstream_core.backends import Backend, obstacle
-from embedstream_core.engine import choose_precision, find_device
+from embedstream_core.engine import choose_batch_size, choose_precision, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
 
-__all__ = ["Finding", "Preflight"]
+__all__ = ["Finding", "Preflight", "prepare"]
 
 
 @dataclass(slots=True)
 class Preflight:
-    """The checks of one configuration. `model` and `resumption` are there once theirs passed."""
+    """The checks of one configuration. `model`, `topics`, `table_rows` (None where there is no
+    table yet) and `resumption` are there once theirs passed. `prepare` gives the model where its
+    preparation has begun already."""
 
     spark: SparkSession
     config: Config
     allow_model_change: bool = False
     adopt: bool = False
     accept_loss: bool = False
-    model: PreparedModel | None = None
+    prepare: Callable[[], PreparedModel] | None = None
+    model: PreparedModel | None = field(default=None, init=False)
     resumption: Resumption | None = field(default=None, init=False)
-    _topic_states: Mapping[str, TopicState] | None = field(default=None, init=False)
-    _table_rows: int | None = field(default=None, init=False)
+    topics: Mapping[str, TopicState] | None = field(default=None, init=False)
+    table_rows: int | None = field(default=None, init=False)
 
-    def findings(self) -> Iterator[Finding]:
-        """Run every check, in order; a later one runs although an earlier one failed."""
-        for subject, check in self._checks().items():
+    def findings(self, *, beside_a_driver: bool = False) -> Iterator[Finding]:
+        """Run every check, in order; a later one runs although an earlier one failed.
+
+        `beside_a_driver` leaves out those of what only the driver of the stream writes to.
+        """
+        for subject, check in self._checks(beside_a_driver).items():
             try:
                 yield Finding(subject, passed=True, detail=check())
             except SetupError as error:
@@ -56,21 +60,25 @@ class Preflight:
             raise ValueError("the checks have not passed")
         return self.model, self.resumption
 
-    def _checks(self) -> dict[str, Callable[[], str]]:
-        return {
+    def _checks(self, beside_a_driver: bool) -> dict[str, Callable[[], str]]:
+        checks = {
             "encoder": self._encoder,
             "device": self._device,
             "workers": self._workers,
             "topics": self._topics,
             "references": self._references,
             "table": self._table,
+        }
+        if beside_a_driver:
+            return checks
+        return {
+            **checks,
             "checkpoint": self._checkpoint,
             "driver": lambda: check_unclaimed(self.spark, self.config),
         }
 
     def _encoder(self) -> str:
-        encoder = self.config.encoder
-        self.model = prepare_model(ModelSpec(encoder.name, encoder.weights, encoder.sha256))
+        self.model = self.prepare() if self.prepare else prepare(self.config.encoder)
         card, tensors = self.model
         megabytes = len(tensors) / 1e6
         return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
@@ -81,7 +89,9 @@ class Preflight:
         if local:
             device = find_device(wanted)
             dtype = str(choose_precision(precision, device)).removeprefix("torch.")
-            return f"{device.type}, {dtype}, {_backend(self.config.encoder.backend, device)}"
+            backend = _backend(self.config.encoder.backend, device)
+            pictures = self.config.encoder.batch_size or choose_batch_size(device)
+            return f"{device.type}, {dtype}, {backend}, {pictures} pictures a forward pass"
         granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
         if wanted == "cuda" and granted in ("", "0"):
             raise SetupError(
@@ -96,12 +106,22 @@ class Preflight:
                 "spark.python.worker.reuse is false: every task would load the model again; "
                 "remove it from spark.options"
             )
-        return f"{self.spark.sparkContext.master}, workers are reused"
+        context, pipeline = self.spark.sparkContext, self.config.pipeline
+        threads = context.getConf().get("spark.task.cpus", "1")
+        return (
+            f"{context.master}: {context.defaultParallelism} tasks at once, torch threads in each: "
+            f"{threads}; Arrow batches to {pipeline.arrow_batch_rows} rows or "
+            f"{pipeline.arrow_batch_bytes / 2**20:g} MiB, read ahead to {pipeline.read_ahead_rows} "
+            f"rows or {pipeline.read_ahead_bytes / 2**20:g} MiB"
+        )
 
     def _topics(self) -> str:
-        self._topic_states = topics = check_topics(self.spark, self.config.kafka)
+        self.topics = topics = check_topics(self.spark, self.config.kafka)
         named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
-        return f"{self.config.kafka.bootstrap_servers}: {named}"
+        most = messages_per_trigger(self.spark, self.config.kafka)
+        return (
+            f"{self.config.kafka.bootstrap_servers}: {named}; up to {most} messages a micro-batch"
+        )
 
     def _references(self) -> str:
         policy = fetch_policy(self.config)
@@ -119,17 +139,17 @@ class Preflight:
         folder = Folder(self.spark, path)
         if problems := table_problems(folder, thorough=False):
             raise SetupError("; ".join(problems))
-        self._table_rows = check_table(self.spark, path)
-        if self._table_rows is None:
-            if folder.sizes():
+        check_writable("table.path", path)
+        self.table_rows = check_table(self.spark, path)
+        if self.table_rows is None:
+            if folder.sizes().keys() - {"_delta_log"} or folder.folder("_delta_log").sizes():
                 raise SetupError(
                     f"table.path '{path}' holds files that are no Delta table; choose a path of "
                     "its own for the table"
                 )
-            _check_writable(path, "table.path")
             return f"{path}: will be created"
         self._check_model(path)
-        return f"{path}: {self._table_rows} rows"
+        return f"{path}: {self.table_rows} rows"
 
     def _check_model(self, path: str) -> None:
         filled_by = table_properties(self.spark, path).get(MODEL_PROPERTY)
@@ -145,19 +165,19 @@ class Preflight:
         path = self.config.checkpoint
         checkpoint = Checkpoint(Folder(self.spark, path))
         done = len(checkpoint.committed)
-        if done and self._table_rows is None:
+        if done and self.table_rows is None:
             raise SetupError(
                 f"the checkpoint '{path}' has finished {done} micro-batches, but there is no "
                 f"table at '{self.config.table.path}': their rows would be missing; bring the "
                 "table back, or start anew with another checkpoint"
             )
-        if self._table_rows and not checkpoint.planned and not self.adopt:
+        if self.table_rows and not checkpoint.planned and not self.adopt:
             raise SetupError(
-                f"the table has {self._table_rows} rows, but there is no checkpoint at '{path}': "
+                f"the table has {self.table_rows} rows, but there is no checkpoint at '{path}': "
                 "its messages would be read again; bring the checkpoint back, go on after the "
                 "table's last messages with --adopt, or choose another table"
             )
-        _check_writable(path, "checkpoint")
+        check_writable("checkpoint", path)
         return f"{path}: {self._resumed(checkpoint)}"
 
     def _resumed(self, checkpoint: Checkpoint) -> str:
@@ -168,8 +188,8 @@ class Preflight:
         if problems := checkpoint_problems(checkpoint, known, table=table, thorough=False):
             raise SetupError("; ".join(problems))
         done = len(checkpoint.committed)
-        if readable and self._topic_states is not None:
-            self.resumption = plan(self.spark, self.config, self._topic_states, adopt=self.adopt)
+        if readable and self.topics is not None:
+            self.resumption = plan(self.spark, self.config, self.topics, adopt=self.adopt)
             if not self.accept_loss and self.config.kafka.on_data_loss == "fail":
                 refuse_loss(self.resumption)
             if self.resumption.adopts:
@@ -177,19 +197,15 @@ class Preflight:
         return f"{done} micro-batches done" if done else "new"
 
 
+def prepare(config: EncoderConfig) -> PreparedModel:
+    """The configured model, checked.
+
+    Raises:
+        SetupError: as `prepare_model` does.
+    """
+    return prepare_model(ModelSpec(config.name, config.weights, config.sha256))
+
+
 def _backend(wanted: Backend, device: torch.device) -> str:
     reason = obstacle(wanted, device)
     return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted
-
-
-def _check_writable(location: str, key: str) -> None:
-    if "://" in location:
-        return
-    folder = Path(location)
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise SetupError(
-            f"{key} '{location}' cannot be written: '{folder}' is no folder that you may write to; "
-            "choose another path"
-        )

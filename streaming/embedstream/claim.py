@@ -31,7 +31,16 @@ from embedstream.config import Config
 from embedstream.storage import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import EmbedstreamError, SetupError
 
-__all__ = ["LEASE_S", "RENEW_S", "Claim", "ClaimLost", "HeldClaim", "check_unclaimed", "claimed"]
+__all__ = [
+    "LEASE_S",
+    "RENEW_S",
+    "Claim",
+    "ClaimLost",
+    "HeldClaim",
+    "check_unclaimed",
+    "claimed",
+    "table_claimed",
+]
 
 RENEW_S = 10.0
 LEASE_S = 60.0
@@ -144,6 +153,28 @@ def claimed(spark: SparkSession, config: Config) -> Iterator[HeldClaim]:
     held.take()
     try:
         yield held
+    finally:
+        held.release()
+
+
+@contextmanager
+def table_claimed(spark: SparkSession, config: Config) -> Iterator[None]:
+    """For one who writes to the table beside its stream: where that cannot be, claim the table.
+
+    Delta numbers its commits by files that must not be there yet. Local disks and S3 do not refuse
+    a second writer by themselves: one process's commit could replace another's.
+
+    Raises:
+        SetupError: there, and a driver runs; the message names it.
+    """
+    folder = Folder(spark, f"{config.table.path}/{OWN_FOLDER}")
+    if folder.keeps_writers_apart():
+        yield
+        return
+    held = HeldClaim((folder,), _own(spark, config))
+    held.take()
+    try:
+        yield
     finally:
         held.release()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.config import Config
+    from embedstream.replay import OffsetRange, Selection
     from embedstream.search import Neighbour
 
 __all__ = ["app", "main"]
@@ -103,6 +106,60 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 
     if not examine_stream(settings):
         raise typer.Exit(1)
+
+
+ChunkRows = Annotated[int, typer.Option(min=1, help="About so many rows in one commit.")]
+OnlyFrom = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Messages from this time on.")
+]
+OnlyUntil = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Messages before this time.")
+]
+
+
+@app.command()
+def replay(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    offsets: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC:PARTITION:FIRST-LAST", help="These messages; repeatable."),
+    ] = None,
+    since: OnlyFrom = None,
+    until: OnlyUntil = None,
+    failures: Annotated[bool, typer.Option("--failures", help="Only rows that failed.")] = False,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only failures of this code; repeatable.")
+    ] = None,
+    chunk_rows: ChunkRows = 2000,
+) -> None:
+    """Embed messages of the table again, in place of their rows; beside the live stream."""
+    settings = _load(config, overrides)
+    selection = _selection(offsets, since, until, failures=failures, codes=code)
+    from embedstream.terminal import run_replay
+
+    run_replay(settings, kind="replay", selection=selection, chunk_rows=chunk_rows)
+
+
+@app.command()
+def backfill(
+    config: ConfigPath,
+    encoder: Annotated[str, typer.Option(help="The other encoder's name, as in encoder.name.")],
+    weights: Annotated[str, typer.Option(help="Its weights, as in encoder.weights.")] = "default",
+    sha256: Annotated[str | None, typer.Option(help="What they must hash to.")] = None,
+    overrides: Overrides = None,
+    since: OnlyFrom = None,
+    until: OnlyUntil = None,
+    chunk_rows: ChunkRows = 2000,
+) -> None:
+    """Embed the table's messages with another model too; beside the live stream."""
+    settings = _load(config, overrides)
+    other = {"name": encoder, "weights": weights, "sha256": sha256}
+    settings = settings.model_copy(update={"encoder": settings.encoder.model_copy(update=other)})
+    selection = _selection(None, since, until)
+    from embedstream.terminal import run_replay
+
+    run_replay(settings, kind="backfill", selection=selection, chunk_rows=chunk_rows)
 
 
 @app.command()
@@ -229,6 +286,58 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
     from embedstream.config_file import load_config
 
     return load_config(path, overrides or ())
+
+
+def _selection(
+    offsets: list[str] | None,
+    since: str | None,
+    until: str | None,
+    *,
+    failures: bool = False,
+    codes: list[str] | None = None,
+) -> Selection:
+    from embedstream.replay import Selection
+
+    return Selection(
+        offsets=tuple(map(_offset_range, offsets or ())),
+        since=_time("--since", since),
+        until=_time("--until", until),
+        failures=failures,
+        codes=tuple(map(_code, codes or ())),
+    )
+
+
+def _offset_range(text: str) -> OffsetRange:
+    from embedstream.replay import OffsetRange
+
+    found = re.fullmatch(r"(.+):(\d+):(\d+)-(\d+)", text)
+    if found is None or int(found[3]) > int(found[4]):
+        raise SetupError(
+            f"--offsets takes TOPIC:PARTITION:FIRST-LAST, as images:0:100-199; not '{text}'"
+        )
+    return OffsetRange(found[1], int(found[2]), int(found[3]), int(found[4]))
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    """A time without a zone is in UTC, as the table's are."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise SetupError(
+            f"{option} takes a time, as 2026-01-31T12:00 or 2026-01-31T12:00+01:00; not '{text}'"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _code(text: str) -> str:
+    from embedstream_core.errors import Code
+
+    known = [str(code) for code in Code]
+    if text not in known:
+        raise SetupError(f"there is no failure code '{text}'; there are: {', '.join(known)}")
+    return text
 
 
 def _embedded_servers(folder: Path) -> str:

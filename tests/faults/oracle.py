@@ -26,17 +26,24 @@ class Position:
     offset: int
 
 
-def read_rows(table: Path) -> dict[Position, Row]:
-    """All rows by position, read without Spark. Fails where a position stands twice."""
+def read_rows(table: Path, *, model_id: str | None = None) -> dict[Position, Row]:
+    """All rows, or one model's, by position, read without Spark.
+
+    Fails where a position stands twice.
+    """
     rows: list[Row] = DeltaTable(table).to_pyarrow_table().to_pylist()
+    if model_id is not None:
+        rows = [row for row in rows if row["model_id"] == model_id]
     counts = Counter(map(_position, rows))
     assert not [position for position, count in counts.items() if count > 1], "doubled rows"
     return {_position(row): row for row in rows}
 
 
-def check_outcomes(table: Path, positions: Iterable[Position]) -> dict[Position, Row]:
+def check_outcomes(
+    table: Path, positions: Iterable[Position], *, model_id: str | None = None
+) -> dict[Position, Row]:
     """Every position has one row, there is no other, and every row is an embedding or a failure."""
-    rows = read_rows(table)
+    rows = read_rows(table, model_id=model_id)
     expected = set(positions)
     assert not expected - rows.keys(), f"lost: {sorted(expected - rows.keys())[:5]}"
     assert not rows.keys() - expected, f"unknown: {sorted(rows.keys() - expected)[:5]}"

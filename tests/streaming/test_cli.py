@@ -25,6 +25,24 @@ OPTIONS = {
     "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
     "check": {"--set"},
     "doctor": {"--set"},
+    "replay": {
+        "--set",
+        "--offsets",
+        "--since",
+        "--until",
+        "--failures",
+        "--code",
+        "--chunk-rows",
+    },
+    "backfill": {
+        "--encoder",
+        "--weights",
+        "--sha256",
+        "--set",
+        "--since",
+        "--until",
+        "--chunk-rows",
+    },
     "produce": {
         "--topic",
         "--bootstrap-servers",
@@ -117,6 +135,25 @@ def picture(tmp_path: Path) -> Path:
 
 def test_the_commands_are_those_that_are_tested() -> None:
     assert commands(app) == OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--offsets", "images:0:9-3", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--offsets", "images", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--since", "yesterday", "--since takes a time"),
+        ("--until", "12:00", "--until takes a time"),
+        ("--code", "image_broken", "there is no failure code 'image_broken'; there are: "),
+    ],
+)
+def test_a_selection_that_cannot_be_read_is_told(
+    embedstream: Command, tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    ended = embedstream("replay", configuration(tmp_path), option, value)
+
+    assert ended.code == 2
+    assert said in ended.err
 
 
 @pytest.mark.parametrize("command", OPTIONS)

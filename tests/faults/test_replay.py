@@ -1,0 +1,229 @@
+"""Messages are embedded again, in place of their rows or with another model beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from embedstream.broker import create_topic
+from embedstream.check import Preflight
+from embedstream.config import Config
+from embedstream.job import start_stream, stop_stream
+from embedstream.replay import Kind, OffsetRange, Plan, Replay, Selection
+from embedstream_core.errors import Code, SetupError
+from faults.oracle import Position, Row, check_outcomes, read_rows
+from faults.small import send_pictures, tiny_picture
+from faults.streams_by_start import start
+from faults.test_topics import delete_before, delete_topic
+from streams import Topic, image, json_message, prepared
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+Configure = Callable[..., Config]
+OTHER = {"name": "resnet18", "weights": "random"}
+
+
+def replaying(
+    spark: SparkSession, config: Config, *, kind: Kind = "replay", **selection: object
+) -> Replay:
+    preflight = Preflight(spark, config, allow_model_change=kind == "backfill")
+    assert [one for one in preflight.findings(beside_a_driver=True) if not one.passed] == []
+    assert preflight.model is not None
+    assert preflight.topics is not None
+    chosen = Selection(**selection)  # type: ignore[arg-type]
+    return Replay(spark, config, preflight.model, preflight.topics, kind=kind, selection=chosen)
+
+
+def finish(replay: Replay, *, chunk_rows: int = 2000) -> Plan:
+    """Do all that is left; what that was."""
+    plan = replay.plan(chunk_rows=chunk_rows)
+    reports = [replay.run(chunk) for chunk in plan.chunks]
+    assert sum(report.rows for report in reports) == plan.rows
+    replay.finish()
+    return plan
+
+
+def other_model(config: Config) -> Config:
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update=OTHER)})
+
+
+def model_id(config: Config) -> str:
+    return prepared(config).card.model_id
+
+
+@pytest.fixture
+def referring(configure: Configure, tmp_path: Path) -> Config:
+    """A stream that may read the folder `pictures`, which is empty."""
+    (tmp_path / "pictures").mkdir()
+    return configure(references={"folders": [str(tmp_path / "pictures")], "attempts": 1})
+
+
+def send_references(topic: Topic, folder: Path, count: int) -> None:
+    topic.send(
+        json_message(f"{index}", uri=(folder / f"{index}.jpg").as_uri(), shelf="top")
+        for index in range(count)
+    )
+
+
+def test_failures_give_way_to_what_the_second_attempt_brings(
+    spark: SparkSession, topic: Topic, referring: Config, tmp_path: Path
+) -> None:
+    send_references(topic, tmp_path / "pictures", 4)
+    topic.send([image("broken", b"no image"), image("good", tiny_picture())])
+    start(spark, referring)
+    before = check_outcomes(tmp_path / "table", topic.positions())
+    (tmp_path / "pictures" / "2.jpg").write_bytes(tiny_picture())
+
+    one = finish(replaying(spark, referring, codes=(Code.IMAGE_UNSUPPORTED,)))
+    plan = finish(replaying(spark, referring, failures=True))
+
+    assert one.rows == 1
+    assert (plan.rows, plan.gone) == (5, 0)
+    after = check_outcomes(tmp_path / "table", topic.positions())
+    mended = [
+        row for position, row in after.items() if _is_good(row) and not _is_good(before[position])
+    ]
+    assert [row["image_id"] for row in mended] == ["2"]
+    assert mended[0]["attributes"] == [("shelf", "top")]
+    for position, row in before.items():
+        # What was good stays as it was; what failed again is told anew.
+        assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
+
+
+def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
+    spark: SparkSession, topic: Topic, referring: Config, tmp_path: Path
+) -> None:
+    send_references(topic, tmp_path / "pictures", 6)
+    topic.send(image(f"bytes-{index}", tiny_picture()) for index in range(6))
+    start(spark, referring)
+    ends = topic.end_offsets()
+    before = read_rows(tmp_path / "table")
+    for index in range(6):
+        (tmp_path / "pictures" / f"{index}.jpg").write_bytes(tiny_picture())
+    delete_before(topic, ends)
+
+    plan = finish(replaying(spark, referring))
+
+    assert (plan.rows, plan.gone) == (6, 6)
+    after = check_outcomes(tmp_path / "table", before)
+    assert all(map(_is_good, after.values()))
+    told = ["image_id", "uri", "key", "timestamp", "attributes"]
+    for position, row in before.items():
+        assert [after[position][name] for name in told] == [row[name] for name in told]
+
+
+def test_a_selection_leaves_all_other_rows_as_they_are(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure()
+    send_pictures(topic, 12)
+    start(spark, config)
+    before = read_rows(tmp_path / "table")
+    chosen = OffsetRange(topic.name, 0, 1, 2)
+    times = sorted(row["timestamp"] for row in before.values())
+
+    plan = finish(replaying(spark, config, offsets=(chosen,)))
+    none = finish(replaying(spark, config, until=times[0]))
+    all_of_them = replaying(spark, config, since=times[0]).plan(chunk_rows=5)
+
+    assert (plan.rows, none.rows, all_of_them.rows) == (2, 0, 12)
+    after = check_outcomes(tmp_path / "table", topic.positions())
+    changed = {p for p in after if after[p]["processed_at"] != before[p]["processed_at"]}
+    assert changed == {Position(topic.name, 0, offset) for offset in (1, 2)}
+    assert all(after[p]["embedding"] == pytest.approx(before[p]["embedding"]) for p in changed)
+
+
+def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure()
+    send_pictures(topic, 12)
+    start(spark, config)
+    interrupted = replaying(spark, config)
+    first, *rest = interrupted.plan(chunk_rows=1).chunks
+    interrupted.run(first)
+
+    resumed = finish(replaying(spark, config), chunk_rows=1)
+
+    assert resumed.rows == sum(chunk.rows for chunk in rest) == 12 - first.rows
+    assert replaying(spark, config).plan(chunk_rows=100).rows == 12
+    check_outcomes(tmp_path / "table", topic.positions())
+
+
+def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure()
+    other = other_model(config)
+    send_pictures(topic, 10)
+    topic.send([image("broken", b"no image")])
+    start(spark, config)
+    begun = replaying(spark, other, kind="backfill")
+    begun.run(begun.plan(chunk_rows=1).chunks[0])
+
+    rest = finish(replaying(spark, other, kind="backfill"))
+    again = finish(replaying(spark, other, kind="backfill"))
+
+    assert 0 < rest.rows < 11
+    assert again.rows == 0
+    for one in (config, other):
+        rows = check_outcomes(tmp_path / "table", topic.positions(), model_id=model_id(one))
+        assert sum(map(_is_good, rows.values())) == 10
+
+
+def test_beside_the_live_stream_nothing_is_lost_or_doubled(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    """Both write to the same table, which is compacted at every other commit."""
+    compact = {"delta.autoOptimize.autoCompact": "true"}
+    spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", "2")
+    config = configure(
+        table={"path": str(tmp_path / "table"), "properties": compact},
+        trigger={"interval_s": 0},
+        kafka={"max_offsets_per_trigger": 4},
+    )
+    send_pictures(topic, 16)
+    start(spark, config)
+    live = start_stream(spark, config, prepared(config)).query
+    try:
+        for _ in range(2):
+            send_pictures(topic, 8)
+            finish(replaying(spark, config), chunk_rows=1)
+            finish(replaying(spark, other_model(config), kind="backfill"), chunk_rows=1)
+        _await_rows(tmp_path / "table", topic, model_id(config))
+        assert live.isActive, live.exception()
+    finally:
+        stop_stream(live, timeout_s=60)
+        spark.conf.unset("spark.databricks.delta.autoCompact.minNumFiles")
+
+    check_outcomes(tmp_path / "table", topic.positions(), model_id=model_id(config))
+    # Each position once; what came during a backfill is for the next one.
+    read_rows(tmp_path / "table", model_id=model_id(other_model(config)))
+
+
+def test_a_topic_created_again_is_refused(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure()
+    send_pictures(topic, 2)
+    start(spark, config)
+    delete_topic(topic)
+    create_topic(topic.bootstrap_servers, topic.name, partitions=2)
+
+    with pytest.raises(SetupError, match="is another than"):
+        replaying(spark, config)
+
+
+def _is_good(row: Row) -> bool:
+    return row["embedding"] is not None
+
+
+def _await_rows(table: Path, topic: Topic, model: str) -> None:
+    deadline = time.monotonic() + 120
+    while read_rows(table, model_id=model).keys() != topic.positions():
+        assert time.monotonic() < deadline, "the live stream does not get on"
+        time.sleep(0.2)
