@@ -51,8 +51,10 @@ _CLIENT_TIMEOUT_MS = 10_000
 # They are given elsewhere, or a promise hangs on them.
 _OWN_SETTINGS = {"acks", "bootstrap_servers"}
 
-_WAY_OUT = (
-    "check the address and the credentials, or start a broker with `embedstream broker start`"
+_WAY_OUT = "check the address, or start a broker with `embedstream broker start`"
+_CLIENT_WAY_OUT = (
+    "check the address and the client settings, such as security_protocol, ssl_cafile, "
+    "sasl_mechanism and sasl_plain_password"
 )
 
 _LOGGING = """\
@@ -227,7 +229,7 @@ def _admin(bootstrap_servers: str, settings: Mapping[str, Any]) -> Iterator[Any]
             yield admin
     except KafkaError as error:
         raise SetupError(
-            f"Kafka at {bootstrap_servers} does not answer as asked: {error}; {_WAY_OUT}"
+            f"Kafka at {bootstrap_servers} does not answer as asked: {error}; {_CLIENT_WAY_OUT}"
         ) from error
 
 

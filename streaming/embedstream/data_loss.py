@@ -12,7 +12,15 @@ from embedstream.source import TopicState
 from embedstream.storage import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import SetupError
 
-__all__ = ["LostRange", "check_ends", "lost_ranges", "record_losses", "skipped_batches", "without"]
+__all__ = [
+    "LostRange",
+    "check_ends",
+    "lost_ranges",
+    "record_losses",
+    "skipped_batches",
+    "with_added",
+    "without",
+]
 
 _FILE = f"{OWN_FOLDER}/losses.jsonl"
 
@@ -32,6 +40,17 @@ class LostRange:
             f"topic '{self.topic}' partition {self.partition}: offsets {self.first} to {self.last} "
             f"({count} {'offset' if count == 1 else 'offsets'})"
         )
+
+
+def with_added(due: Offsets, topics: Mapping[str, TopicState]) -> Offsets:
+    """What is due, with the partitions that were added since: Spark reads them from offset 0.
+
+    Before the first start nothing is due yet, and the configuration says where it begins.
+    """
+    added = {
+        name: {**dict.fromkeys(state.end, 0), **due.get(name, {})} for name, state in topics.items()
+    }
+    return {**due, **added} if due else due
 
 
 def lost_ranges(due: Offsets, topics: Mapping[str, TopicState]) -> list[LostRange]:

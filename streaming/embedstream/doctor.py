@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from embedstream.checkpoint import Checkpoint, Unparsable
 from embedstream.claim import check_unclaimed
 from embedstream.config import Config
-from embedstream.data_loss import check_ends, lost_ranges, skipped_batches
+from embedstream.data_loss import check_ends, lost_ranges, skipped_batches, with_added
 from embedstream.delta_log import LogProblem, Writer, log_problems, writers
 from embedstream.source import check_topics
 from embedstream.storage import Folder
@@ -94,7 +94,7 @@ def _topics(
     except Unparsable:
         return f"{', '.join(topics)}: what was read of them cannot be told, see checkpoint"
     check_ends(due, topics)
-    if lost := lost_ranges(due, topics):
+    if lost := lost_ranges(with_added(due, topics), topics):
         told = "; ".join(map(str, lost))
         raise SetupError(
             f"Kafka deleted messages before they were read: {told}; `embedstream run "

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +20,23 @@ from pyspark.sql.streaming.listener import (
     StreamingQueryListener,
 )
 
-__all__ = ["BatchReport", "ProgressListener", "Totals"]
+from embedstream.source import TopicState
+from embedstream_core.errors import SetupError
+
+__all__ = ["BatchReport", "Margin", "ProgressListener", "Totals"]
+
+_ASKED_EVERY_S = 30.0
+
+_Offsets = dict[tuple[str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One micro-batch that was committed; `lag` is of the partition that is furthest behind."""
+    """One micro-batch that was committed.
+
+    `lag` is of the partition that is furthest behind, `margin` of the one where the oldest message
+    that Kafka keeps is nearest to the reader: so many will retention delete before unread ones.
+    """
 
     batch_id: int
     messages: int
@@ -29,6 +45,7 @@ class BatchReport:
     failures: Counter[str]
     duration_s: float
     lag: int | None
+    margin: int | None = None
 
     @property
     def rows(self) -> int:
@@ -61,17 +78,59 @@ class Totals:
         self.busy_s += report.duration_s
 
 
+@dataclass(slots=True)
+class Margin:
+    """How far the reader is after Kafka's oldest messages; it is asked every half minute."""
+
+    ask: Callable[[], Mapping[str, TopicState]]
+    clock: Callable[[], float] = time.monotonic
+    _asked_at: float = field(default=-math.inf, init=False)
+    _oldest: _Offsets = field(default_factory=dict, init=False)
+
+    def of(self, source: Any) -> int | None:
+        """Of the partitions with unread messages, the least; None where Kafka does not answer."""
+        read, newest = _offsets(source.endOffset), _offsets(source.latestOffset)
+        unread = {at: offset for at, offset in read.items() if offset < newest.get(at, 0)}
+        if self.clock() - self._asked_at >= _ASKED_EVERY_S:
+            self._ask()
+        margins = [unread[at] - self._oldest[at] for at in unread.keys() & self._oldest.keys()]
+        return min(margins, default=None)
+
+    def _ask(self) -> None:
+        self._asked_at = self.clock()
+        # An outage is for the query to report.
+        with suppress(SetupError):
+            self._oldest = {
+                (topic, number): offset
+                for topic, state in self.ask().items()
+                for number, offset in state.earliest.items()
+            }
+
+
+def _offsets(told: str) -> _Offsets:
+    return {
+        (topic, int(number)): offset
+        for topic, partitions in json.loads(told).items()
+        for number, offset in partitions.items()
+    }
+
+
 class ProgressListener(StreamingQueryListener):
     """Hands each committed micro-batch that held messages to `on_batch`, on Spark's thread."""
 
-    def __init__(self, on_batch: Callable[[BatchReport], None]) -> None:
+    def __init__(
+        self, on_batch: Callable[[BatchReport], None], margin: Margin | None = None
+    ) -> None:
         self._on_batch = on_batch
+        self._margin = margin
         self.totals = Totals()
         self.last_batch_id = -1
         self.ended = False
+        self._running: set[uuid.UUID] = set()
 
     def onQueryStarted(self, event: QueryStartedEvent) -> None:  # noqa: N802
-        pass
+        self._running.add(event.runId)
+        self.ended = False
 
     def onQueryIdle(self, event: QueryIdleEvent) -> None:  # noqa: N802
         pass
@@ -80,19 +139,22 @@ class ProgressListener(StreamingQueryListener):
         observed = event.progress.observedMetrics
         if event.progress.numInputRows == 0 or "outcomes" not in observed:
             return
-        report = _report(event.progress, observed)
+        report = _report(event.progress, observed, self._margin)
         self.last_batch_id = report.batch_id
         self.totals.add(report)
         self._on_batch(report)
 
     def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:  # noqa: N802
-        self.ended = True
+        # Spark tells of the end of a query later than of the start of the next.
+        self._running.discard(event.runId)
+        self.ended = not self._running
 
 
-def _report(progress: Any, observed: Any) -> BatchReport:
+def _report(progress: Any, observed: Any, margin: Margin | None) -> BatchReport:
     outcomes = observed["outcomes"].asDict()
     messages = observed["messages"].asDict()
     embeddings = outcomes.pop("embeddings")
+    lag = _lag(progress)
     return BatchReport(
         batch_id=progress.batchId,
         messages=messages["read"],
@@ -100,7 +162,8 @@ def _report(progress: Any, observed: Any) -> BatchReport:
         embeddings=embeddings,
         failures=Counter({code: count for code, count in outcomes.items() if count}),
         duration_s=progress.durationMs["triggerExecution"] / 1000,
-        lag=_lag(progress),
+        lag=lag,
+        margin=margin.of(progress.sources[0]) if margin and lag else None,
     )
 
 

@@ -13,9 +13,17 @@ from pyspark.sql import SparkSession
 from embedstream.adopt import adopted_config
 from embedstream.checkpoint import Checkpoint, Unparsable
 from embedstream.config import Config
-from embedstream.data_loss import LostRange, check_ends, lost_ranges, record_losses, without
+from embedstream.data_loss import (
+    LostRange,
+    check_ends,
+    lost_ranges,
+    record_losses,
+    with_added,
+    without,
+)
 from embedstream.delta_log import Writer, writers
 from embedstream.doctor import last_in_table
+from embedstream.sink import check_table
 from embedstream.source import TopicState, check_topics
 from embedstream.storage import Folder
 from embedstream.topic_ids import check_ids, record_ids
@@ -58,7 +66,8 @@ def plan(
             f"{error}; ask `embedstream doctor`"
         ) from None
     check_ends(due, topics)
-    return Resumption(config, topics, known, tuple(lost_ranges(due, topics)), adopts=False)
+    lost = lost_ranges(with_added(due, topics), topics)
+    return Resumption(config, topics, known, tuple(lost), adopts=False)
 
 
 def refuse_loss(resumption: Resumption) -> None:
@@ -110,7 +119,8 @@ def _go_past(checkpoint: Checkpoint, found: Resumption) -> None:
     record_losses(checkpoint.folder, found.lost, skipped_by=batch)
     try:
         due = checkpoint.next_offsets(in_table=in_table) or {}
-        checkpoint.skip_to(without(due, found.lost), in_table=in_table)
+        after = without(with_added(due, found.topics), found.lost)
+        checkpoint.skip_to(after, in_table=in_table)
     except Unparsable as error:
         raise SetupError(
             f"the checkpoint '{checkpoint.folder.location}' cannot go past the loss: its last "
@@ -120,8 +130,9 @@ def _go_past(checkpoint: Checkpoint, found: Resumption) -> None:
 
 
 def explain_failure(spark: SparkSession, config: Config) -> str | None:
-    """The sentence for a stream that ended since messages, or a whole topic, had gone."""
+    """The sentence for a stream that ended since messages, a topic, or a column had gone."""
     try:
+        check_table(spark, config.table.path)
         refuse_loss(plan(spark, config, check_topics(spark, config.kafka), adopt=False))
     except SetupError as error:
         return str(error)

@@ -14,11 +14,28 @@ from pyspark.sql import functions as f
 from embedstream.config import KafkaConfig, revealed
 from embedstream_core.errors import SetupError
 
-__all__ = ["MESSAGE_COLUMNS", "TopicState", "check_topics", "offsets_at", "read_messages"]
+__all__ = [
+    "MESSAGE_COLUMNS",
+    "TopicState",
+    "check_topics",
+    "messages_per_trigger",
+    "offsets_at",
+    "read_messages",
+]
 
 MESSAGE_COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 
 _ADMIN_TIMEOUT_MS = 10_000
+
+# While Kafka is away, the driver's question for offsets takes `kafka.default.api.timeout.ms`, a
+# minute. Spark asks three times, and then ends the query. A task bears 12 minutes: Spark tries it
+# four times, and each waits `kafkaConsumer.pollTimeoutMs`, two minutes, and then asks for offsets.
+_OUTAGE = {"fetchOffset.numRetries": "10"}
+
+# A backlog's micro-batch should take half a minute or so: a fault repeats no more than that, and
+# the commit is a small part of it.
+_MESSAGES_A_CORE = 1024
+_MESSAGES_A_GPU = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,7 @@ def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """The options of Spark's Kafka source, secrets in clear."""
     min_partitions = config.min_partitions or spark.sparkContext.defaultParallelism
     return {
+        **_OUTAGE,
         **client_options(config),
         **_subscription(config),
         **_first_start(config),
@@ -59,8 +77,17 @@ def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
         "failOnDataLoss": "true" if config.on_data_loss == "fail" else "false",
         "kafka.isolation.level": config.isolation,
         "minPartitions": str(min_partitions),
-        **_if_set("maxOffsetsPerTrigger", config.max_offsets_per_trigger),
+        "maxOffsetsPerTrigger": str(messages_per_trigger(spark, config)),
     }
+
+
+def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
+    """The most messages of one micro-batch: as configured, or by how many tasks run at once."""
+    if config.max_offsets_per_trigger is not None:
+        return config.max_offsets_per_trigger
+    context = spark.sparkContext
+    gpus = context.getConf().get("spark.task.resource.gpu.amount", "0")
+    return context.defaultParallelism * (_MESSAGES_A_CORE if gpus == "0" else _MESSAGES_A_GPU)
 
 
 def client_options(config: KafkaConfig) -> dict[str, str]:
@@ -102,7 +129,8 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
     The question goes through the Kafka client that the stream itself uses, with the same options.
 
     Raises:
-        SetupError: no broker answers, a topic is not there, or nothing matches the pattern.
+        SetupError: no broker answers, or it refuses the credentials or is not trusted; a topic is
+            not there, or nothing matches the pattern.
     """
     admin = _admin(spark, config)
     try:
@@ -114,14 +142,10 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
                 "kafka.subscribe"
             )
         return _states(spark, admin, config, sorted(topics))
+    except SetupError:
+        raise
     except Exception as error:
-        if isinstance(error, SetupError):
-            raise
-        raise SetupError(
-            f"no Kafka broker answers at {config.bootstrap_servers} within "
-            f"{_ADMIN_TIMEOUT_MS // 1000} s ({_root_cause(error)}); start it, or correct "
-            "kafka.bootstrap_servers and kafka.options"
-        ) from None
+        raise SetupError(_refusal(config.bootstrap_servers, error)) from None
     finally:
         admin.close()
 
@@ -204,7 +228,7 @@ def _admin(spark: SparkSession, config: KafkaConfig) -> Any:
     try:
         return jvm.org.apache.kafka.clients.admin.Admin.create(properties)
     except Exception as error:
-        raise SetupError(f"the Kafka options are wrong: {_root_cause(error)}") from None
+        raise SetupError(_wrong_options(_root_cause(error))) from None
 
 
 def _wanted_topics(spark: SparkSession, config: KafkaConfig, existing: set[str]) -> set[str]:
@@ -226,10 +250,47 @@ def _wanted_topics(spark: SparkSession, config: KafkaConfig, existing: set[str])
     return matching
 
 
-def _root_cause(error: Exception) -> str:
+def _wrong_options(cause: str) -> str:
+    if "JAAS" in cause:
+        # Kafka's own words can hold a part of the password.
+        return (
+            "kafka.options: kafka.sasl.jaas.config is not as Kafka reads it; it is `CLASS required "
+            'username="…" password="…";`, with a backslash before a quote within a value'
+        )
+    return f"the Kafka options are wrong: {cause}"
+
+
+def _refusal(servers: str, error: Exception) -> str:
+    told = _root_cause(error)
+    kinds = {cause.getClass().getSimpleName() for cause in _causes(error)}
+    if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
+        return (
+            f"Kafka at {servers} refuses the credentials ({told}); correct kafka.sasl.mechanism "
+            "and kafka.sasl.jaas.config in kafka.options"
+        )
+    if "SslAuthenticationException" in kinds:
+        return (
+            f"no trusted TLS connection to Kafka at {servers} ({told}); correct "
+            "kafka.ssl.truststore.* or kafka.security.protocol in kafka.options"
+        )
+    return (
+        f"no Kafka broker answers at {servers} within {_ADMIN_TIMEOUT_MS // 1000} s ({told}); "
+        "start it, or correct kafka.bootstrap_servers and kafka.options"
+    )
+
+
+def _causes(error: Exception) -> list[Any]:
+    """The Java exceptions behind an error, each followed by its cause."""
+    causes: list[Any] = []
     cause: Any = getattr(error, "java_exception", None)
-    if cause is None:
-        return str(error)
-    while cause.getCause() is not None:
+    while cause is not None:
+        causes.append(cause)
         cause = cause.getCause()
-    return str(cause.getMessage() or cause.getClass().getSimpleName())
+    return causes
+
+
+def _root_cause(error: Exception) -> str:
+    causes = _causes(error)
+    if not causes:
+        return str(error)
+    return str(causes[-1].getMessage() or causes[-1].getClass().getSimpleName())

@@ -6,28 +6,33 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pyspark.errors import StreamingQueryException
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkFiles
+from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from rich.console import Console
 
 from embedstream.config import Config
-from embedstream.progress import BatchReport, ProgressListener, Totals
+from embedstream.progress import BatchReport, Margin, ProgressListener, Totals
 from embedstream.session import open_session, warm_workers
+from embedstream.source import check_topics
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.check import Finding, Preflight
     from embedstream.claim import HeldClaim
     from embedstream.job import Until
+    from embedstream.replay import Kind, Replay, Selection
+    from embedstream_core.weights import PreparedModel
 
-__all__ = ["StreamFailed", "check_stream", "examine_stream", "run_stream"]
+__all__ = ["StreamFailed", "check_stream", "examine_stream", "run_replay", "run_stream"]
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -42,10 +47,10 @@ class StreamFailed(EmbedstreamError):
 
 def check_stream(config: Config) -> bool:
     """Run every check and print what it found; whether all passed."""
-    with _session(config) as spark:
+    with _session(config) as (spark, prepare):
         from embedstream.check import Preflight
 
-        return _print_findings(Preflight(spark, config).findings())
+        return _print_findings(Preflight(spark, config, prepare=prepare).findings())
 
 
 def examine_stream(config: Config) -> bool:
@@ -68,14 +73,16 @@ def run_stream(
 
     Raises:
         SetupError: a check failed, or another driver is there; nothing was started.
-        StreamFailed: the query ended by an error.
+        StreamFailed: the query ended by an error, or a disk is full or cannot be written.
         ClaimLost: another driver has taken over.
     """
-    with _session(config) as spark, _stop_signals() as stop:
+    with _session(config) as (spark, prepare), _stop_signals() as stop:
         from embedstream.check import Preflight
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
-        preflight = Preflight(spark, config, allow_model_change, adopt, accept_loss)
+        preflight = Preflight(
+            spark, config, allow_model_change, adopt, accept_loss, prepare=prepare
+        )
         passed = _print_findings(preflight.findings())
         if stop.is_set():
             console.print("stopped before the stream was started")
@@ -87,41 +94,159 @@ def run_stream(
 
 def _run_checked(preflight: Preflight, stop: threading.Event, *, until: Until) -> Totals:
     from embedstream.claim import claimed
-    from embedstream.job import make_table, start_stream
+    from embedstream.job import make_table
     from embedstream.resume import settle
 
     spark, config = preflight.spark, preflight.config
     model, resumption = preflight.checked()
-    listener = ProgressListener(_print_batch)
+    margin = Margin(lambda: check_topics(spark, config.kafka))
+    listener = ProgressListener(_print_batch, margin)
     spark.streams.addListener(listener)
-    make_table(spark, config, model)
-    with claimed(spark, config) as claim:
-        settled = settle(
-            spark, config, resumption, adopt=preflight.adopt, accept_loss=preflight.accept_loss
-        )
-        for loss in settled.lost:
-            console.print(f"lost: {loss}", markup=False)
-        stream = start_stream(spark, settled.config, model, until=until)
-        console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
-        try:
-            _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
-        except StreamingQueryException as error:
-            raise _failure(spark, config, error) from error
+    with _explained(spark, config):
+        make_table(spark, config, model)
+        with claimed(spark, config) as claim:
+            settled = settle(
+                spark, config, resumption, adopt=preflight.adopt, accept_loss=preflight.accept_loss
+            )
+            for loss in settled.lost:
+                console.print(f"lost: {loss}", markup=False)
+            loads = _run_claimed(spark, settled.config, model, stop, claim, until=until)
     _await_listener(listener)
-    _print_totals(listener.totals, config.table.path, model_loads=stream.model.loads.value)
+    _print_totals(listener.totals, config.table.path, model_loads=loads)
     return listener.totals
 
 
+def _run_claimed(
+    spark: SparkSession,
+    config: Config,
+    model: PreparedModel,
+    stop: threading.Event,
+    claim: HeldClaim,
+    *,
+    until: Until,
+) -> int:
+    """Start the stream and follow it to its end; how often the model was loaded.
+
+    When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
+    the stream is started again and repeats it.
+    """
+    from embedstream.job import start_stream
+    from embedstream.sink import check_table, was_altered
+
+    console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
+    loads = 0
+    while True:
+        stream = start_stream(spark, config, model, until=until)
+        try:
+            _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
+            return loads + stream.model.loads.value
+        except StreamingQueryException as error:
+            if not was_altered(error):
+                raise
+        loads += stream.model.loads.value
+        check_table(spark, config.table.path)
+        console.print("the table was altered: the micro-batch in flight is repeated")
+
+
 @contextmanager
-def _session(config: Config) -> Iterator[SparkSession]:
-    """Open the session while torch is being imported: each takes seconds, on a core of its own."""
-    importing = threading.Thread(target=import_module, args=("embedstream.check",))
-    with ExitStack() as stack:
+def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
+    """Tell what ends the stream in a sentence; Kafka is asked whether it still has what is due."""
+    from embedstream.resume import explain_failure
+
+    try:
+        yield
+    except (PySparkException, Py4JJavaError, OSError) as error:
+        told = _disk_trouble(error, config)
+        if not isinstance(error, StreamingQueryException):
+            if told is None:
+                raise
+            raise StreamFailed(told) from error
+        told = told or explain_failure(spark, config)
+        raise StreamFailed(told or f"the stream ended by an error: {_cause(error)}") from error
+
+
+def _disk_trouble(error: Exception, config: Config) -> str | None:
+    from embedstream.storage import disk_trouble
+
+    scratch = SparkFiles.getRootDirectory()
+    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
+    return disk_trouble(error, {**locations, "spark.local.dir": scratch})
+
+
+def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int) -> None:
+    """Check, then embed again what is chosen, until it is done or stopped by a signal.
+
+    Raises:
+        SetupError: a check failed, or there is no table, or a driver runs where the storage bears
+            only one; nothing was done.
+    """
+    with _session(config) as (spark, prepare), _stop_signals() as stop:
+        from embedstream.check import Preflight
+        from embedstream.claim import table_claimed
+        from embedstream.replay import Replay
+
+        preflight = Preflight(spark, config, allow_model_change=kind == "backfill", prepare=prepare)
+        passed = _print_findings(preflight.findings(beside_a_driver=True))
+        model, topics = preflight.model, preflight.topics
+        if not passed or model is None or topics is None:
+            raise SetupError(f"the {kind} was not started: mend what is marked above")
+        if preflight.table_rows is None:
+            raise SetupError(f"there is no table at '{config.table.path}' yet")
+        with table_claimed(spark, config):
+            replay = Replay(spark, config, model, topics, kind=kind, selection=selection)
+            _work_off(replay, stop, chunk_rows=chunk_rows)
+
+
+def _work_off(replay: Replay, stop: threading.Event, *, chunk_rows: int) -> None:
+    plan = replay.plan(chunk_rows=chunk_rows)
+    console.print(f"{plan.rows} messages to embed, in {_counted(len(plan.chunks), 'chunk', 's')}")
+    if plan.gone:
+        console.print(
+            f"{plan.gone} more cannot be had: Kafka has deleted them, and their rows hold no "
+            "reference"
+        )
+    done, failures, started = 0, Counter[str](), time.monotonic()
+    for number, chunk in enumerate(plan.chunks, 1):
+        if stop.is_set():
+            console.print(f"stopped; {plan.rows - done} are left for the same command")
+            return
+        report = replay.run(chunk)
+        done += chunk.rows
+        failures += report.failures
+        left_s = (time.monotonic() - started) / done * (plan.rows - done)
+        parts = [
+            f"chunk {number}/{len(plan.chunks)}",
+            f"{report.rows:>5} rows",
+            f"{report.embeddings:>5} embeddings",
+            f"{report.failures.total():>3} failures",
+            f"{report.rows / report.duration_s:>6.1f} rows/s",
+            f"about {_duration(left_s)} left",
+        ]
+        console.print("  ".join(parts), markup=False)
+    replay.finish()
+    console.print(
+        f"[bold]{done} messages[/] embedded again, {failures.total()} failures{_reasons(failures)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+@contextmanager
+def _session(config: Config) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
+    """Open the session while the model is being prepared: each takes a core for seconds."""
+    with ThreadPoolExecutor(1) as other, ExitStack() as stack:
         with console.status("starting Spark"):
-            importing.start()
+            preparing = other.submit(_prepare, config)
             spark = stack.enter_context(open_session(config.spark, config.pipeline))
-            importing.join()
-        yield spark
+        yield spark, preparing.result
+
+
+def _prepare(config: Config) -> PreparedModel:
+    from embedstream.check import prepare
+
+    return prepare(config.encoder)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -167,17 +292,10 @@ def _follow(
     query.awaitTermination()
 
 
-def _failure(spark: SparkSession, config: Config, error: Exception) -> StreamFailed:
-    """The error in a sentence; Kafka is asked whether it still has what was to be read."""
-    from embedstream.resume import explain_failure
-
-    missing = explain_failure(spark, config)
-    return StreamFailed(missing or f"the stream ended by an error: {_cause(error)}")
-
-
 def _cause(error: Exception) -> str:
     """The last line that names an error: the Python worker's own, where it was there."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    trace = f"{error}\n{getattr(error, '_stackTrace', '')}"
+    lines = [line.strip().removeprefix("Caused by: ") for line in trace.splitlines()]
     named = [line for line in lines if "Error: " in line or "Exception: " in line]
     return named[-1] if named else lines[0]
 
@@ -211,6 +329,8 @@ def _print_batch(report: BatchReport) -> None:
         parts.append(f"{report.tombstones} null values")
     if report.lag:
         parts.append(f"{report.lag} behind")
+    if report.margin is not None:
+        parts.append(f"{report.margin} after the oldest")
     console.print("  ".join(parts), markup=False)
 
 

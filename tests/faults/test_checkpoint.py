@@ -10,7 +10,9 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -186,6 +188,67 @@ def test_without_its_checkpoint_a_table_is_gone_on_with_by_adopt(
     assert stream.problems() == []
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("assign", marks=pytest.mark.long),
+        pytest.param("subscribe_pattern", marks=pytest.mark.long),
+        "starting_timestamp",
+    ],
+)
+def test_adopt_goes_on_however_the_topics_are_chosen(
+    spark: SparkSession, topic: Topic, tmp_path: Path, kind: str
+) -> None:
+    """A second topic, of which the table has no row, begins where the configuration says."""
+    send_pictures(topic, 6)
+    start(spark, _config(topic, tmp_path, subscribe=topic.name, max_offsets_per_trigger=100))
+    shutil.rmtree(tmp_path / "checkpoint")
+    send_pictures(topic, 6)
+    other = Topic(f"{topic.name}-other", topic.bootstrap_servers)
+    create_topic(topic.bootstrap_servers, other.name, partitions=2)
+    send_pictures(other, 6)
+    before, moment = other.positions(), datetime.now(UTC)
+    send_pictures(other, 6)
+    expected = topic.positions() | other.positions()
+    match kind:
+        case "assign":
+            chosen: dict[str, Any] = {"assign": {topic.name: [0, 1], other.name: [1]}}
+            expected = {one for one in expected if one.topic == topic.name or one.partition == 1}
+        case "subscribe_pattern":
+            chosen = {"subscribe_pattern": f"{topic.name}.*"}
+        case _:
+            chosen = {"subscribe": f"{topic.name},{other.name}", "starting_timestamp": moment}
+            expected -= before
+    config = _config(topic, tmp_path, max_offsets_per_trigger=100, **chosen)
+
+    start(spark, config, adopt=True)
+    check_outcomes(tmp_path / "table", expected)
+
+    start(spark, config)
+    check_outcomes(tmp_path / "table", expected)
+
+
+@pytest.mark.parametrize("emptied", [False, True], ids=["missing", "empty"])
+def test_a_query_id_that_is_gone_is_written_as_told(copy: Copy, emptied: bool) -> None:
+    """The next start repeats a micro-batch, which the table must know by the query's id."""
+    path = copy.checkpoint / "metadata"
+    if emptied:
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    (problem,) = copy.problems()
+    mend = r"delete (\S+) and write into it the table's only writer: (\{.*\})$"
+    told = re.search(mend, problem)
+    assert told is not None, problem
+
+    (copy.checkpoint / told[1]).unlink()
+    path.write_text(told[2])
+    assert copy.problems() == []
+    remove(copy.checkpoint / "commits/2")
+
+    copy.start()
+
+
 def test_the_command_exits_1_until_all_is_well(copy: Copy) -> None:
     path = copy.checkpoint.parent / "stream.yaml"
     path.write_text(yaml.safe_dump(copy.config.model_dump(mode="json", exclude_unset=True)))
@@ -228,13 +291,13 @@ def older(copy: Copy) -> None:
     remove(copy.checkpoint / "commits/2")
 
 
-def _config(topic: Topic, folder: Path) -> Config:
+def _config(topic: Topic, folder: Path, **chosen: Any) -> Config:
     return Config.model_validate(
         {
             "kafka": {
                 "bootstrap_servers": topic.bootstrap_servers,
-                "subscribe": topic.name,
                 "max_offsets_per_trigger": 4,
+                **(chosen or {"subscribe": topic.name}),
             },
             "encoder": {"name": "efficientnet_lite0"},
             "table": {"path": str(folder / "table")},

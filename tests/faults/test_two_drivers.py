@@ -20,9 +20,9 @@ from embedstream.claim import ClaimLost, check_unclaimed, claimed
 from embedstream.config import Config
 from embedstream.job import make_table
 from embedstream_core.errors import SetupError
+from faults.drivers import running
 from faults.oracle import check_outcomes
 from faults.small import send_pictures, write_config
-from faults.test_driver_ends import running
 from streams import Topic, drain, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

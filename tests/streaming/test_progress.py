@@ -13,8 +13,9 @@ from pyspark.sql.streaming.listener import (
     QueryTerminatedEvent,
 )
 
-from embedstream.progress import BatchReport, ProgressListener, Totals
-from embedstream_core.errors import Code
+from embedstream.progress import BatchReport, Margin, ProgressListener, Totals
+from embedstream.source import TopicState
+from embedstream_core.errors import Code, SetupError
 
 QUERY = {
     "id": "7b6c9f4e-1d4a-4b43-9b7d-0a5b4f0d9a01",
@@ -217,3 +218,62 @@ def test_only_the_end_of_the_query_ends_the_listener() -> None:
     listener.onQueryTerminated(QueryTerminatedEvent.fromJson(end))
     assert listener.ended
     assert listener.totals.batches == 1
+
+
+class Kafka:
+    """A topic of which retention has deleted some messages; it counts how often it is asked."""
+
+    def __init__(self, earliest: dict[int, int]) -> None:
+        self.earliest = earliest
+        self.asked = 0
+        self.away = False
+
+    def __call__(self) -> dict[str, TopicState]:
+        self.asked += 1
+        if self.away:
+            raise SetupError("no Kafka broker answers")
+        return {"images": TopicState("id", self.earliest, {})}
+
+
+def margins(kafka: Kafka, *told: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
+    """What is reported of micro-batches that end so many seconds after one another."""
+    now = [0.0]
+    reports: list[BatchReport] = []
+    listener = ProgressListener(reports.append, Margin(kafka, clock=lambda: now[0]))
+    for one in told:
+        listener.onQueryProgress(event(one))
+        now[0] += seconds
+    return [report.margin for report in reports]
+
+
+def behind(read: dict[str, int], newest: dict[str, int]) -> dict[str, Any]:
+    """A micro-batch that ends before the newest messages."""
+    lag = max(newest[number] - read[number] for number in read)
+    told = progress(read=1, embeddings=1, metrics={"maxOffsetsBehindLatest": str(lag)})
+    told["sources"][0].update(endOffset={"images": read}, latestOffset={"images": newest})
+    return told
+
+
+def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:
+    kafka = Kafka({0: 100, 1: 10, 2: 90})
+    read = {"0": 150, "1": 40, "2": 90}
+    assert margins(kafka, behind(read, {"0": 200, "1": 50, "2": 90})) == [30]
+
+
+def test_kafka_is_asked_for_its_oldest_messages_every_half_minute() -> None:
+    kafka = Kafka({0: 0})
+    batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
+    assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
+    assert kafka.asked == 2
+
+
+def test_kafka_is_not_asked_when_all_is_read() -> None:
+    kafka = Kafka({0: 0})
+    assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
+    assert kafka.asked == 0
+
+
+def test_without_an_answer_there_is_no_margin() -> None:
+    kafka = Kafka({0: 0})
+    kafka.away = True
+    assert margins(kafka, behind({"0": 5}, {"0": 10})) == [None]

@@ -1,0 +1,230 @@
+"""`kill -9` of the driver, anywhere, and of Python workers: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from embedstream.broker import Broker
+from embedstream.job import start_stream
+from faults.drivers import (
+    DrivenStream,
+    Vectors,
+    kill,
+    processes_of,
+    undisturbed_vectors,
+    wait_until,
+)
+from streams import Topic, prepared
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+AHEAD = 160
+"""Messages in wait at each start: more than it does before it is killed."""
+
+LOG = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="module")
+def vectors(
+    spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Vectors:
+    return undisturbed_vectors(spark, broker, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
+    return DrivenStream.of(spark, topic, tmp_path)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Chance that can be had again, by EMBEDSTREAM_SEED."""
+    seed = int(os.getenv("EMBEDSTREAM_SEED") or random.randrange(2**32))
+    LOG.warning("EMBEDSTREAM_SEED=%d", seed)
+    return random.Random(seed)
+
+
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+)
+def test_kill_9_at_random_points(
+    stream: DrivenStream, vectors: Vectors, chance: random.Random, kills: int
+) -> None:
+    for number in range(kills):
+        before = stream.rows().keys()
+        stream.send(AHEAD - len(stream.topic.positions()) + len(before))
+        started = time.monotonic()
+        with stream.run() as driver:
+            await_chance(chance, stream, driver)
+            kill(driver)
+        assert before <= stream.rows().keys()
+        LOG.info(
+            "kill %d after %.1f s: micro-batch %d planned, %d done",
+            number,
+            time.monotonic() - started,
+            stream.last_batch("offsets"),
+            stream.last_batch("commits"),
+        )
+
+    stream.finish()
+
+    stream.check(vectors)
+
+
+def await_chance(
+    chance: random.Random, stream: DrivenStream, driver: subprocess.Popen[str]
+) -> None:
+    """Every third time some seconds into the start, otherwise some micro-batches later."""
+    if chance.random() < 1 / 3:
+        time.sleep(chance.uniform(0.5, 15))
+    else:
+        stream.wait_for_batches(chance.randint(1, 4), driver)
+        time.sleep(chance.uniform(0, 2))
+    assert driver.poll() is None, driver.communicate()[0]
+
+
+def planned_first(stream: DrivenStream) -> bool:
+    """The first micro-batch is planned, and nothing is written."""
+    batches = stream.last_batch("offsets"), stream.last_batch("commits")
+    return batches == (0, -1) and not data_files(stream)
+
+
+def writing(stream: DrivenStream) -> bool:
+    """A data file is there that the table's log does not name."""
+    files = data_files(stream)
+    return bool(files - {action["add"]["path"] for action in log(stream) if "add" in action})
+
+
+def between_the_commits(stream: DrivenStream) -> bool:
+    """The table has a micro-batch that Spark has not down as done."""
+    in_table = [action["txn"]["version"] for action in log(stream) if "txn" in action]
+    return max(in_table, default=-1) > stream.last_batch("commits")
+
+
+@pytest.mark.parametrize("point", [planned_first, writing, between_the_commits])
+def test_kill_9_at_a_named_point(
+    stream: DrivenStream, vectors: Vectors, point: Callable[[DrivenStream], bool]
+) -> None:
+    stream.send(AHEAD)
+    with stream.run() as driver:
+        hold_at(lambda: point(stream), driver)
+        kill(driver)
+    assert point(stream)
+
+    stream.finish()
+
+    stream.check(vectors)
+
+
+def hold_at(point: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
+    """Stop the driver where a condition holds; one that has gone past it when it stands goes on."""
+    while True:
+        wait_until(point, driver=driver, poll_s=0.001)
+        os.killpg(driver.pid, signal.SIGSTOP)
+        wait_until(lambda: stands(driver), poll_s=0.001)
+        if point():
+            return
+        os.killpg(driver.pid, signal.SIGCONT)
+
+
+def stands(driver: subprocess.Popen[str]) -> bool:
+    return all(one.status() == psutil.STATUS_STOPPED for one in driver_processes(driver))
+
+
+def driver_processes(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Python and its JVM."""
+    python = psutil.Process(driver.pid)
+    return [python, *python.children()]
+
+
+def data_files(stream: DrivenStream) -> set[str]:
+    return {path.name for path in stream.table.glob("part-*.parquet")}
+
+
+def log(stream: DrivenStream) -> Iterator[dict[str, dict[str, Any]]]:
+    for path in (stream.table / "_delta_log").glob("[0-9]*.json"):
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+def test_a_table_that_was_being_made_is_made(stream: DrivenStream, vectors: Vectors) -> None:
+    """A driver that is killed there leaves the log's folder without an entry."""
+    (stream.table / "_delta_log").mkdir(parents=True)
+    stream.send(8)
+
+    stream.finish()
+
+    stream.check(vectors)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("half", ["python", "java"])
+def test_half_a_driver_follows_the_other(stream: DrivenStream, vectors: Vectors, half: str) -> None:
+    stream.send(AHEAD)
+    with stream.run() as driver:
+        stream.wait_for_batches(2, driver)
+        (victim,) = [one for one in driver_processes(driver) if one.name().startswith(half)]
+        victim.kill()
+        output, _ = driver.communicate(timeout=60)
+        wait_until(lambda: not processes_of(driver), timeout_s=30)
+    if half == "java":
+        assert driver.returncode == 2, output
+        assert "Traceback" not in output
+        assert "Spark's JVM has ended" in output
+
+    stream.finish()
+
+    stream.check(vectors)
+
+
+def test_kill_9_of_a_python_worker_in_mid_batch(
+    spark: SparkSession, stream: DrivenStream, vectors: Vectors
+) -> None:
+    stream.send(AHEAD)
+    config = stream.undisturbed()
+    before = {worker: worker.cpu_times().user for worker in workers()}
+
+    query = start_stream(spark, config, prepared(config), until="drained").query
+    wait_until(lambda: busy(before))
+    busy(before)[0].kill()
+    query.awaitTermination()
+
+    assert failed_tasks(spark, query) > 0
+    stream.check(vectors)
+
+
+def workers() -> list[psutil.Process]:
+    """The Python workers of this process's session, which the daemon has forked."""
+    daemons = [one for one in psutil.Process().children(recursive=True) if is_daemon(one)]
+    return [worker for daemon in daemons for worker in daemon.children()]
+
+
+def is_daemon(process: psutil.Process) -> bool:
+    parent = process.parent()
+    forked = parent is not None and parent.name() != "java"
+    return "embedstream.daemon" in process.cmdline() and not forked
+
+
+def busy(before: dict[psutil.Process, float]) -> list[psutil.Process]:
+    """The workers that have computed for some time since then."""
+    return [one for one in workers() if one.cpu_times().user > before.get(one, 0.0) + 0.2]
+
+
+def failed_tasks(spark: SparkSession, query: StreamingQuery) -> int:
+    tracker = spark.sparkContext.statusTracker()
+    jobs = map(tracker.getJobInfo, tracker.getJobIdsForGroup(query.runId))
+    stages = [tracker.getStageInfo(stage) for job in jobs if job for stage in job.stageIds]
+    return sum(stage.numFailedTasks for stage in stages if stage)

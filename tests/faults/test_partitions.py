@@ -1,0 +1,71 @@
+"""Partitions that are added to a topic that is being read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kafka.admin import KafkaAdminClient
+from pyspark.sql import SparkSession
+
+from embedstream.config import Config
+from embedstream.data_loss import LostRange
+from faults.drivers import wait_until
+from faults.live import live
+from faults.oracle import Position, check_outcomes
+from faults.small import send_pictures
+from faults.streams_by_start import start
+from faults.test_topics import delete_before
+from streams import Topic, refusal
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+Configure = Callable[..., Config]
+
+
+def add_partition(topic: Topic) -> int:
+    number = len(topic.end_offsets())
+    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
+    try:
+        admin.create_partitions({topic.name: number + 1})
+        wait_until(lambda: number in topic.end_offsets())
+    finally:
+        admin.close()
+    return number
+
+
+def test_a_partition_added_to_a_running_stream_is_read_from_its_first_message(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    """Also where the first start began at the end of the topic."""
+    send_pictures(topic, 4)
+    skipped = topic.positions()
+    config = configure(kafka={"starting_offsets": "latest"})
+    with live(spark, config) as stream:
+        wait_until(Path(config.checkpoint, "sources", "0", "0").exists)
+        added = add_partition(topic)
+        send_pictures(topic, 16)
+        assert topic.end_offsets()[added] > 0
+        stream.until_rows(16)
+    check_outcomes(Path(config.table.path), topic.positions() - skipped)
+
+
+def test_what_retention_took_of_an_added_partition_is_told_and_gone_past(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    """It was added, filled and trimmed while no stream ran."""
+    config = configure()
+    send_pictures(topic, 4)
+    start(spark, config)
+    added = add_partition(topic)
+    send_pictures(topic, 16)
+    delete_before(topic, {added: 1})
+
+    message = refusal(spark, config, "checkpoint")
+    assert f"topic '{topic.name}' partition {added}: offsets 0 to 0 (1 offset)" in message
+
+    assert start(spark, config, accept_loss=True) == [LostRange(topic.name, added, 0, 0)]
+    expected = topic.positions() - {Position(topic.name, added, 0)}
+    check_outcomes(Path(config.table.path), expected)
+    assert start(spark, config) == []

@@ -1,0 +1,168 @@
+"""The table is compacted, vacuumed and altered, and its model changed, while the stream goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable, Field
+from deltalake.schema import PrimitiveType
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+
+from embedstream.check import Preflight
+from embedstream.config import Config
+from embedstream.job import start_stream, stop_stream
+from embedstream.resume import explain_failure
+from embedstream.sink import was_altered
+from faults.drivers import running, wait_until
+from faults.oracle import check_outcomes
+from faults.small import send_pictures, write_config
+from streams import Topic, drain, prepared, refusal
+
+pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+
+Configure = Callable[..., Config]
+
+SMALL_BATCHES = {"kafka": {"max_offsets_per_trigger": 4}, "trigger": {"interval_s": 0}}
+
+
+def other_session(spark: SparkSession) -> SparkSession:
+    """As of another user, who has switched off what keeps VACUUM from new files."""
+    other = spark.newSession()
+    other.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    return other
+
+
+def files(table: Path) -> set[Path]:
+    return set(table.glob("*.parquet"))
+
+
+@pytest.mark.long
+def test_optimize_and_vacuum_while_the_stream_runs(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure(**SMALL_BATCHES)
+    table = Path(config.table.path)
+    stream = start_stream(spark, config, prepared(config))
+    other, seen = other_session(spark), files(table)
+    try:
+        while not seen - files(table):
+            seen |= files(table)
+            send_pictures(topic, 4)
+            other.sql(f"OPTIMIZE delta.`{table}`")
+            DeltaTable(table).optimize.compact()
+            # 18 s: files of a micro-batch that is not committed yet are younger.
+            other.sql(f"VACUUM delta.`{table}` RETAIN 0.005 HOURS")
+    finally:
+        stop_stream(stream.query, timeout_s=60)
+
+    assert stream.query.exception() is None
+    drain(spark, config)
+    check_outcomes(table, topic.positions())
+
+
+def test_a_table_altered_in_mid_batch_ends_the_query_and_the_micro_batch_is_repeated(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure(**SMALL_BATCHES)
+    table = f"delta.`{config.table.path}`"
+    send_pictures(topic, 40)
+    stream = start_stream(spark, config, prepared(config), until="drained")
+    other, columns = other_session(spark), 0
+    while stream.query.isActive:
+        other.sql(f"ALTER TABLE {table} ADD COLUMN label_{columns} STRING")
+        columns += 1
+
+    error = stream.query.exception()
+    assert error is not None
+    assert was_altered(error)
+    drain(spark, config)
+
+    rows = check_outcomes(Path(config.table.path), topic.positions())
+    assert all(row[f"label_{columns - 1}"] is None for row in rows.values())
+
+
+def test_a_column_renamed_while_the_stream_runs_stops_it_and_is_named(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    config = configure(**SMALL_BATCHES)
+    table, other = f"delta.`{config.table.path}`", other_session(spark)
+    send_pictures(topic, 40)
+    stream = start_stream(spark, config, prepared(config), until="drained")
+    other.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.columnMapping.mode' = 'name')")
+    other.sql(f"ALTER TABLE {table} RENAME COLUMN uri TO link")
+
+    with pytest.raises(StreamingQueryException):
+        stream.query.awaitTermination()
+
+    told = explain_failure(spark, config)
+    assert told is not None
+    assert "column 'uri' is missing" in told
+    assert refusal(spark, config, "table") == told
+    other.sql(f"ALTER TABLE {table} RENAME COLUMN link TO uri")
+    drain(spark, config)
+    check_outcomes(Path(config.table.path), topic.positions())
+
+
+@pytest.mark.long
+def test_the_command_goes_on_while_the_table_is_altered_and_compacted(
+    topic: Topic, tmp_path: Path
+) -> None:
+    send_pictures(topic, 120)
+    table, commits = tmp_path / "table", tmp_path / "checkpoint/commits"
+    with running(write_config(topic, tmp_path), "--available-now") as process:
+        for number in range(8):
+            wait_until((commits / f"{number}").exists, driver=process)
+            # By then the next micro-batch is being written.
+            time.sleep(0.5)
+            add_column(table, f"label_{number}")
+            DeltaTable(table).optimize.compact()
+        output, _ = process.communicate(timeout=200)
+
+    assert process.returncode == 0, output
+    assert "the table was altered: the micro-batch in flight is repeated" in output
+    rows = check_outcomes(table, topic.positions())
+    assert all(row["label_7"] is None for row in rows.values())
+
+
+def add_column(table: Path, name: str) -> None:
+    """Add a column from another process than the stream's.
+
+    On a local disk Delta's writers in different processes can write over each other's commit.
+    """
+    while name not in DeltaTable(table).schema().to_arrow().names:
+        DeltaTable(table).alter.add_columns(Field(name, PrimitiveType("string")))
+
+
+def test_another_model_goes_on_only_where_that_is_allowed_and_its_rows_are_told_apart(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    trained = configure(pipeline={"dedupe": True})
+    random = configure(
+        pipeline={"dedupe": True}, encoder={"name": "efficientnet_lite0", "weights": "random"}
+    )
+    models = [prepared(config).card.model_id for config in (trained, random)]
+    send_pictures(topic, 6)
+    drain(spark, trained)
+    before = check_outcomes(Path(trained.table.path), topic.positions())
+    send_pictures(topic, 6)
+
+    told = refusal(spark, random, "table")
+    assert all(f"'{model}'" in told for model in models)
+    assert "--allow-model-change" in told
+    allowed = Preflight(spark, random, allow_model_change=True)
+    assert [one for one in allowed.findings() if not one.passed] == []
+    drain(spark, random)
+
+    rows = check_outcomes(Path(trained.table.path), topic.positions())
+    assert {position: rows[position] for position in before} == before
+    after = [row for position, row in rows.items() if position not in before]
+    assert {row["model_id"] for row in before.values()} == {models[0]}
+    assert {row["model_id"] for row in after} == {models[1]}
+    # One picture, so each model has one vector.
+    vectors = {tuple(row["embedding"]) for row in rows.values()}
+    assert len(vectors) == 2
+    assert "--allow-model-change" in refusal(spark, trained, "table")
