@@ -33,6 +33,9 @@ _PRODUCER_SETTINGS = {
     "max_in_flight_requests_per_connection": 1,
 }
 
+# kafka-python queues without bound, and gives up what the broker does not have after two minutes.
+_MAX_QUEUED_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
@@ -141,8 +144,13 @@ def produce(
     settings = client_settings or {}
     topic_end_offsets(bootstrap_servers, topic, client_settings=settings)
     with _producer(bootstrap_servers, settings) as producer:
+        queued_bytes = 0
         for message in messages:
             _send(producer, topic, message, settle)
+            queued_bytes += len(message.value or b"")
+            if queued_bytes > _MAX_QUEUED_BYTES:
+                producer.flush()
+                queued_bytes = 0
         producer.flush()
     return failed
 

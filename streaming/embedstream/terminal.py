@@ -225,7 +225,7 @@ def _work_off(replay: Replay, stop: threading.Event, *, chunk_rows: int) -> None
         console.print("  ".join(parts), markup=False)
     replay.finish()
     console.print(
-        f"[bold]{done} messages[/] embedded again, {failures.total()} failures{_reasons(failures)}"
+        f"[bold]{done} messages[/] embedded, {failures.total()} failures{_reasons(failures)}"
     )
 
 

@@ -186,7 +186,7 @@ class DrivenStream:
     def hangs(self) -> bool:
         """Whether a micro-batch has been in flight for some seconds."""
         planned = self.folder / "checkpoint" / "offsets" / str(self.last_batch("offsets"))
-        return self.in_flight() and time.time() - planned.stat().st_mtime > 3
+        return self.in_flight() and time.time() - planned.stat().st_mtime > 5
 
     def wait_for_batches(self, count: int, driver: subprocess.Popen[str]) -> None:
         """Wait until so many more micro-batches are done."""

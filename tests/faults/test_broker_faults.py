@@ -89,6 +89,7 @@ def test_the_stream_goes_on_after_kill_9_of_the_broker(
 
         come_back(broker)
 
+        stream.until_rows(24)
         send_pictures(topic, 4)
         stream.until_rows(28)
     check_outcomes(Path(config.table.path), topic.positions())
@@ -129,6 +130,7 @@ def test_the_stream_goes_on_after_the_broker_stood_still(
         with standing_still(broker):
             stream.until_still(seconds)
             assert len(stream.positions()) < 24
+        stream.until_rows(24)
         send_pictures(topic, 4)
         stream.until_rows(28)
     check_outcomes(Path(config.table.path), topic.positions())

@@ -60,6 +60,7 @@ def test_a_stop_waits_no_longer_than_its_limit(stream: DrivenStream) -> None:
     with stream.run(
         "trigger.stop_timeout_s=2", "decode.timeout_s=600", environment=poison
     ) as driver:
+        stream.wait_for_batches(1, driver)
         wait_until(stream.hangs, driver=driver)
         driver.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
