@@ -83,7 +83,9 @@ def plainly(topic: Topic, count: int) -> set[Position]:
         return write(producer, topic, count)
 
 
-@pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
+@pytest.mark.parametrize(
+    "isolation", ["read_committed", pytest.param("read_uncommitted", marks=pytest.mark.long)]
+)
 def test_aborted_messages_make_rows_only_where_uncommitted_ones_are_read(
     spark: SparkSession, topic: Topic, configure: Configure, isolation: str
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_hung_transaction_holds_messages_back_until_it_times_out(
     check_outcomes(Path(config.table.path), before | after)
 
 
+@pytest.mark.long
 def test_an_open_transaction_is_read_at_once_where_uncommitted_messages_are(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_partition_added_to_a_running_stream_is_read_from_its_first_message(
     check_outcomes(Path(config.table.path), topic.positions() - skipped)
 
 
+@pytest.mark.long
 def test_what_retention_took_of_an_added_partition_is_told_and_gone_past(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_broker_that_refuses_a_password_is_told_without_it(
     assert CANARY not in repr(config)
 
 
+@pytest.mark.long
 def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
     with open_site() as site:
         send_secrets(topic, site)
