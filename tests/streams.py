@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.broker import topic_end_offsets
-from embedstream.check import Preflight
+from embedstream.check import Preflight, prepare
 from embedstream.config import Config
 from embedstream.job import Stream, start_stream
 from embedstream.produce import OutgoingMessage, produce
-from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.weights import PreparedModel
 from faults.oracle import Position
 
 __all__ = ["Topic", "drain", "image", "json_message", "prepared", "refusal"]
@@ -54,8 +54,7 @@ def json_message(name: str, **fields: object) -> OutgoingMessage:
 
 
 def prepared(config: Config) -> PreparedModel:
-    encoder = config.encoder
-    return prepare_model(ModelSpec(encoder.name, encoder.weights, encoder.sha256))
+    return prepare(config.encoder)
 
 
 def drain(spark: SparkSession, config: Config) -> Stream:

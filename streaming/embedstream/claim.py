@@ -149,12 +149,8 @@ def claimed(spark: SparkSession, config: Config) -> Iterator[HeldClaim]:
     Raises:
         SetupError: another driver holds one of them; the message names it.
     """
-    held = HeldClaim(_folders(spark, config), _own(spark, config))
-    held.take()
-    try:
+    with _holding(_folders(spark, config), _own(spark, config)) as held:
         yield held
-    finally:
-        held.release()
 
 
 @contextmanager
@@ -171,10 +167,16 @@ def table_claimed(spark: SparkSession, config: Config) -> Iterator[None]:
     if folder.keeps_writers_apart():
         yield
         return
-    held = HeldClaim((folder,), _own(spark, config))
+    with _holding((folder,), _own(spark, config)):
+        yield
+
+
+@contextmanager
+def _holding(folders: tuple[Folder, ...], claim: Claim) -> Iterator[HeldClaim]:
+    held = HeldClaim(folders, claim)
     held.take()
     try:
-        yield
+        yield held
     finally:
         held.release()
 

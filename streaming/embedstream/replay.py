@@ -33,6 +33,7 @@ from pyspark.sql import functions as f
 from embedstream.config import Config
 from embedstream.featurize import OUTCOME_SCHEMA, featurize
 from embedstream.job import featurizer
+from embedstream.sink import literal, table_name
 from embedstream.source import MESSAGE_COLUMNS, TopicState, client_options
 from embedstream.storage import OWN_FOLDER, Folder
 from embedstream.topic_ids import check_ids
@@ -65,13 +66,6 @@ class OffsetRange:
     first: int
     last: int
 
-    def condition(self) -> Column:
-        return (
-            (f.col("topic") == self.topic)
-            & (f.col("partition") == self.partition)
-            & f.col("offset").between(self.first, self.last)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -90,7 +84,7 @@ class Selection:
     def condition(self) -> Column:
         chosen = f.lit(True)
         if self.offsets:
-            chosen &= _any_of(self.offsets)
+            chosen &= f.expr(_within(self.offsets))
         if self.since:
             chosen &= f.col("timestamp") >= self.since
         if self.until:
@@ -224,7 +218,7 @@ class Replay:
         return reduce(Column.__or__, held, f.lit(False))
 
     def _messages(self, chunk: Chunk) -> DataFrame:
-        wanted = self._wanted().where(_any_of(chunk.ranges))
+        wanted = self._wanted().where(_within(chunk.ranges))
         positions = wanted.where("in_kafka").select(*_POSITION)
         of_rows = _as_messages(wanted.where(~f.col("in_kafka") & f.col("refers")))
         read = [self._read(ranges) for ranges in _layers(chunk.ranges, self._topics)]
@@ -267,10 +261,10 @@ class Replay:
                 time.sleep(0.2 * 2**attempt)
 
     def _merge_statement(self, chunk: Chunk) -> str:
-        path = self._config.table.path.replace("`", "``")
+        table = table_name(self._config.table.path)
         identity = " AND ".join(f"t.`{name}` = s.`{name}`" for name in [*_POSITION, "model_id"])
         # Constants let Delta skip the files of other positions.
-        ranges = " OR ".join(_ranges_of_table(chunk.ranges))
+        ranges = _within(chunk.ranges, of="t.")
         if self._kind == "replay":
             pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
             action = f"WHEN MATCHED THEN UPDATE SET {pairs}"
@@ -279,7 +273,7 @@ class Replay:
             values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
             action = f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"  # noqa: S608
         condition = f"{identity} AND ({ranges})"
-        return f"MERGE INTO delta.`{path}` AS t USING {_OUTCOMES} AS s ON {condition} {action}"
+        return f"MERGE INTO {table} AS t USING {_OUTCOMES} AS s ON {condition} {action}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +306,13 @@ class _Note:
         self.folder.delete(self.name)
 
 
-def _any_of(ranges: Sequence[OffsetRange]) -> Column:
-    return reduce(Column.__or__, (one.condition() for one in ranges))
+def _within(ranges: Sequence[OffsetRange], *, of: str = "") -> str:
+    """The condition in SQL that a row, `of` a table's alias, lies in one of the ranges."""
+    return " OR ".join(
+        f"({of}topic = {literal(one.topic)} AND {of}partition = {one.partition} "
+        f"AND {of}offset BETWEEN {one.first} AND {one.last})"
+        for one in ranges
+    )
 
 
 def _obtainable(wanted: DataFrame) -> DataFrame:
@@ -373,15 +372,6 @@ def _as_messages(rows: DataFrame) -> DataFrame:
         f.to_json(f.map_concat(fields, own)).cast("binary").alias("value"),
         headers.alias("headers"),
     )
-
-
-def _ranges_of_table(ranges: Sequence[OffsetRange]) -> Iterator[str]:
-    for one in ranges:
-        topic = one.topic.replace("\\", "\\\\").replace("'", "\\'")
-        yield (
-            f"(t.topic = '{topic}' AND t.partition = {one.partition} "
-            f"AND t.offset BETWEEN {one.first} AND {one.last})"
-        )
 
 
 def _is_conflict(error: Exception) -> bool:

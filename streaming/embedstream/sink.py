@@ -21,7 +21,9 @@ __all__ = [
     "create_table",
     "embeddings",
     "failures",
+    "literal",
     "set_model",
+    "table_name",
     "table_properties",
     "was_altered",
 ]
@@ -58,9 +60,9 @@ def create_table(
     columns = ", ".join(
         f"`{field.name}` {field.dataType.simpleString()}" for field in OUTCOME_SCHEMA
     )
-    settings = ", ".join(f"{_literal(name)} = {_literal(value)}" for name, value in merged.items())
+    settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in merged.items())
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {_table(path)} ({columns}) USING delta "
+        f"CREATE TABLE IF NOT EXISTS {table_name(path)} ({columns}) USING delta "
         f"TBLPROPERTIES ({settings})"
     )
 
@@ -87,7 +89,7 @@ def compact(spark: SparkSession, path: str) -> None:
     session = spark.newSession()
     for name, value in _COMPACTION.items():
         session.conf.set(name, value)
-    session.sql(f"OPTIMIZE {_table(path)}")
+    session.sql(f"OPTIMIZE {table_name(path)}")
 
 
 def embeddings(spark: SparkSession, path: str) -> DataFrame:
@@ -135,15 +137,15 @@ def was_altered(error: Exception) -> bool:
 
 def table_properties(spark: SparkSession, path: str) -> dict[str, str]:
     """The properties of an existing table."""
-    rows = spark.sql(f"SHOW TBLPROPERTIES {_table(path)}").collect()
+    rows = spark.sql(f"SHOW TBLPROPERTIES {table_name(path)}").collect()
     return {row["key"]: row["value"] for row in rows}
 
 
 def set_model(spark: SparkSession, path: str, model_id: str) -> None:
     """Record the model that fills the table from now on."""
     spark.sql(
-        f"ALTER TABLE {_table(path)} SET TBLPROPERTIES "
-        f"({_literal(MODEL_PROPERTY)} = {_literal(model_id)})"
+        f"ALTER TABLE {table_name(path)} SET TBLPROPERTIES "
+        f"({literal(MODEL_PROPERTY)} = {literal(model_id)})"
     )
 
 
@@ -162,11 +164,13 @@ def _schema_problems(schema: StructType) -> list[str]:
     ]
 
 
-def _table(path: str) -> str:
+def table_name(path: str) -> str:
+    """The table at a path, as SQL names it."""
     return f"delta.`{path.replace('`', '``')}`"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 

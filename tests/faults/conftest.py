@@ -1,5 +1,33 @@
 """One broker for all fault tests, and one Spark session for those that end no driver."""
 
+from __future__ import annotations
+
+import logging
+import os
+import random
+
+import pytest
+from pyspark.sql import SparkSession
+
+from embedstream.broker import Broker
+from faults.drivers import Vectors, undisturbed_vectors
 from stream_fixtures import broker, configure, spark, topic
 
-__all__ = ["broker", "configure", "spark", "topic"]
+__all__ = ["broker", "chance", "configure", "spark", "topic", "vectors"]
+
+LOG = logging.getLogger(__name__)
+
+
+@pytest.fixture(scope="session")
+def vectors(
+    spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Vectors:
+    return undisturbed_vectors(spark, broker, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Chance that can be had again, by EMBEDSTREAM_SEED."""
+    seed = int(os.getenv("EMBEDSTREAM_SEED") or random.randrange(2**32))
+    LOG.warning("EMBEDSTREAM_SEED=%d", seed)
+    return random.Random(seed)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +38,9 @@ __all__ = [
     "Vectors",
     "kill",
     "processes_of",
+    "python_workers",
     "running",
+    "started",
     "undisturbed_vectors",
     "wait_until",
 ]
@@ -75,18 +77,24 @@ def running(
 
     Spark's scratch files lie in the configuration's folder: one that is killed leaves them.
     """
+    command = [sys.executable, "-m", "embedstream", "run", str(config), *arguments]
+    scratch = {"SPARK_LOCAL_DIRS": str(config.parent / "scratch")}
+    with started(command, {**scratch, **(environment or {})}) as process:
+        yield process
+
+
+@contextmanager
+def started(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session and group of its own, which is killed on leaving if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "embedstream", "run", str(config), *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "SPARK_LOCAL_DIRS": str(config.parent / "scratch"),
-            **(environment or {}),
-        },
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
     )
     try:
         yield process
@@ -105,6 +113,20 @@ def _in_session(process: psutil.Process, session: int) -> bool:
     try:
         return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def python_workers() -> list[psutil.Process]:
+    """Those of this process's session, which Spark's Python daemon has forked."""
+    return [one for one in psutil.Process().children(recursive=True) if _is_worker(one)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        parent = process.parent()
+        return parent is not None and "embedstream.daemon" in parent.cmdline()
+    except psutil.NoSuchProcess:
+        # It has ended since it was listed.
         return False
 
 

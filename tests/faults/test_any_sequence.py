@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from embedstream.config import Config
 from embedstream.job import start_stream
 from embedstream.search import embed_pictures
 from embedstream_core.weights import PreparedModel
+from faults.drivers import python_workers
 from faults.oracle import check_outcomes
 from pictures import real_pictures
 from streams import Topic, image, prepared
@@ -76,7 +76,7 @@ class Life:
     def kill_worker(self, after_s: float) -> None:
         """End one of its Python workers."""
         time.sleep(after_s)
-        for worker in islice(workers(), 1):
+        for worker in islice(python_workers(), 1):
             worker.kill()
 
     def drain(self) -> None:
@@ -189,19 +189,6 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
             for _ in range(chance.randint(1, 20)):
                 flipped[chance.randrange(len(flipped))] = chance.randrange(256)
             return bytes(flipped)
-
-
-def workers() -> list[psutil.Process]:
-    """Spark's Python workers, which their daemon has forked."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            parent = process.parent()
-            if parent is not None and "embedstream.daemon" in parent.cmdline():
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def pictures() -> list[bytes]:

@@ -14,9 +14,8 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker
 from embedstream.java import find_java
-from faults.drivers import DrivenStream, Vectors, processes_of, undisturbed_vectors, wait_until
+from faults.drivers import DrivenStream, Vectors, processes_of, wait_until
 from streams import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long, pytest.mark.timeout(600)]
@@ -39,7 +38,7 @@ class Cluster:
     def executors(self) -> set[psutil.Process]:
         """Those that run now."""
         children = [one for each in self.workers for one in psutil.Process(each.pid).children()]
-        return {one for one in children if one.status() != psutil.STATUS_ZOMBIE}
+        return {one for one in children if runs(one)}
 
     def kill_an_executor(self) -> None:
         """Wait until there are all, `kill -9` one, and wait until it has been replaced."""
@@ -118,13 +117,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.stop()
 
 
-@pytest.fixture(scope="module")
-def vectors(
-    spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
-) -> Vectors:
-    return undisturbed_vectors(spark, broker, tmp_path_factory.mktemp("undisturbed"))
-
-
 @pytest.fixture
 def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
     stream = DrivenStream.of(spark, topic, tmp_path)
@@ -181,3 +173,10 @@ def test_it_goes_on_without_the_master_and_after_its_return(
     stream.finish()
 
     stream.check(vectors)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

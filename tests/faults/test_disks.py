@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from faults.drivers import wait_until
+from faults.drivers import started, wait_until
 from faults.oracle import check_outcomes, read_rows
 from faults.small import send_pictures, write_config
 from streams import Topic
@@ -44,23 +42,13 @@ class Disk:
         mounting = ["mount", "-o", f"remount,{options}", str(self.folder)]
         return subprocess.run([*self._enter(), *mounting], check=False).returncode == 0
 
-    @contextmanager
-    def running(self, config: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            # Entering the namespace leads to its root folder.
-            [*self._enter(), "env", f"--chdir={config.parent}", *RUN, str(config), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    def running(
+        self, config: Path, *arguments: str
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
+        # Entering the namespace leads to its root folder.
+        return started(
+            [*self._enter(), "env", f"--chdir={config.parent}", *RUN, str(config), *arguments]
         )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
     def run(self, config: Path, *arguments: str) -> tuple[int, str]:
         """Do what the topic holds; the exit code, and what was told."""

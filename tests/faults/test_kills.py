@@ -18,14 +18,13 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from embedstream.broker import Broker
 from embedstream.job import start_stream
 from faults.drivers import (
     DrivenStream,
     Vectors,
     kill,
     processes_of,
-    undisturbed_vectors,
+    python_workers,
     wait_until,
 )
 from streams import Topic, prepared
@@ -38,24 +37,9 @@ AHEAD = 160
 LOG = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module")
-def vectors(
-    spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
-) -> Vectors:
-    return undisturbed_vectors(spark, broker, tmp_path_factory.mktemp("undisturbed"))
-
-
 @pytest.fixture
 def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
     return DrivenStream.of(spark, topic, tmp_path)
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Chance that can be had again, by EMBEDSTREAM_SEED."""
-    seed = int(os.getenv("EMBEDSTREAM_SEED") or random.randrange(2**32))
-    LOG.warning("EMBEDSTREAM_SEED=%d", seed)
-    return random.Random(seed)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +179,7 @@ def test_kill_9_of_a_python_worker_in_mid_batch(
 ) -> None:
     stream.send(AHEAD)
     config = stream.undisturbed()
-    before = {worker: worker.cpu_times().user for worker in workers()}
+    before = {worker: worker.cpu_times().user for worker in python_workers()}
 
     query = start_stream(spark, config, prepared(config), until="drained").query
     wait_until(lambda: busy(before))
@@ -206,21 +190,9 @@ def test_kill_9_of_a_python_worker_in_mid_batch(
     stream.check(vectors)
 
 
-def workers() -> list[psutil.Process]:
-    """The Python workers of this process's session, which the daemon has forked."""
-    daemons = [one for one in psutil.Process().children(recursive=True) if is_daemon(one)]
-    return [worker for daemon in daemons for worker in daemon.children()]
-
-
-def is_daemon(process: psutil.Process) -> bool:
-    parent = process.parent()
-    forked = parent is not None and parent.name() != "java"
-    return "embedstream.daemon" in process.cmdline() and not forked
-
-
 def busy(before: dict[psutil.Process, float]) -> list[psutil.Process]:
     """The workers that have computed for some time since then."""
-    return [one for one in workers() if one.cpu_times().user > before.get(one, 0.0) + 0.2]
+    return [one for one in python_workers() if one.cpu_times().user > before.get(one, 0.0) + 0.2]
 
 
 def failed_tasks(spark: SparkSession, query: StreamingQuery) -> int:

@@ -60,13 +60,11 @@ class Sample:
 
 @pytest.mark.timeout(MINUTES * 60 + 900)
 def test_twenty_minutes_of_faults(
-    spark: SparkSession, topic: Topic, broker: Broker, tmp_path: Path
+    spark: SparkSession, topic: Topic, broker: Broker, chance: random.Random, tmp_path: Path
 ) -> None:
-    seed = int(os.getenv("EMBEDSTREAM_SEED") or random.randrange(2**32))
-    LOG.warning("EMBEDSTREAM_SEED=%d", seed)
     stream = DrivenStream.of(spark, topic, tmp_path)
     with stream.run("kafka.max_offsets_per_trigger=64") as driver, printed(driver) as output:
-        samples, faults = endure(stream, driver, broker, random.Random(seed))
+        samples, faults = endure(stream, driver, broker, chance)
         driver.terminate()
         driver.wait(120)
     assert driver.returncode == 0, output
