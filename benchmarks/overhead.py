@@ -29,7 +29,7 @@ import torch
 from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
-from embedstream.featurize import Transport
+from embedstream.featurizer import Transport
 from embedstream.outcomes import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
 from embedstream_core.decode import DecodeLimits, Picture, open_image, render
 from embedstream_core.engine import Engine

@@ -20,7 +20,7 @@ from pyspark.sql import functions as f
 import free
 from embedstream.broker import create_topic, start_broker, stop_broker
 from embedstream.config import Config
-from embedstream.featurize import featurize
+from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer, start_stream
 from embedstream.session import open_session
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
@@ -186,7 +186,7 @@ def over_dataframe(
     """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
     seen = Observation()
     started = time.perf_counter()
-    outcomes = featurize(_messages(spark, images), featurizer(spark, config, model))
+    outcomes = featurize_messages(_messages(spark, images), featurizer(spark, config, model))
     counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
     counted.write.format("noop").mode("overwrite").save()
     return int(seen.get["embeddings"]), time.perf_counter() - started

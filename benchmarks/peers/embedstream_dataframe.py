@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pyspark.sql import functions as f
 
-from embedstream.featurize import featurize
+from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer
 from embedstream.session import open_session
 from embedstream_config import config
@@ -39,7 +39,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
                 f.lit(None).cast("array<struct<key:string,value:binary>>").alias("headers"),
             )
         )
-        yield lambda: consume(featurize(messages, function))
+        yield lambda: consume(featurize_messages(messages, function))
 
 
 if __name__ == "__main__":

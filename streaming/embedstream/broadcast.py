@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
@@ -33,6 +34,9 @@ class _EngineKey:
 
 # Lives as long as the Python worker, across tasks and micro-batches.
 _engines: dict[_EngineKey, Engine] = {}
+
+# By application and hash, as long as something refers to them.
+_sent: WeakValueDictionary[tuple[str, str], Broadcast[bytes]] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,14 @@ class BroadcastModel:
 def broadcast_model(
     spark: SparkSession, model: PreparedModel, config: EncoderConfig
 ) -> BroadcastModel:
-    """Send a prepared model's tensors to the executors, once."""
+    """Send a prepared model's tensors to the executors, once for all that use them."""
     context = spark.sparkContext
+    sent = context.applicationId, model.card.tensors_sha256
+    if (tensors := _sent.get(sent)) is None:
+        tensors = _sent[sent] = context.broadcast(model.tensors)
     return BroadcastModel(
         card=model.card,
-        tensors=context.broadcast(model.tensors),
+        tensors=tensors,
         device=config.device,
         precision=config.precision,
         backend=config.backend,

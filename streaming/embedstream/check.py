@@ -13,7 +13,7 @@ from embedstream.claim import check_unclaimed
 from embedstream.config import Config, EncoderConfig
 from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
-from embedstream.job import fetch_policy
+from embedstream.embedder import fetch_policy
 from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
 from embedstream.source import TopicState, check_topics, messages_per_trigger
@@ -124,7 +124,7 @@ class Preflight:
         )
 
     def _references(self) -> str:
-        policy = fetch_policy(self.config)
+        policy = fetch_policy(self.config.references, self.config.decode)
         for folder in policy.folders:
             if not folder.is_dir():
                 raise SetupError(

@@ -12,5 +12,5 @@ from importlib import import_module
 from pyspark.daemon import manager
 
 if __name__ == "__main__":
-    import_module("embedstream.featurize")
+    import_module("embedstream.featurizer")
     manager()

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from embedstream.broadcast import BroadcastModel, broadcast_model
+from embedstream.broadcast import BroadcastModel
 from embedstream.config import Config
-from embedstream.featurize import Featurizer, featurize
+from embedstream.embedder import build_embedder
+from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.sink import append, create_table, set_model
 from embedstream.source import read_messages
 from embedstream.storage import Folder
 from embedstream.upkeep import keep_up
-from embedstream_core.decode import DecodeLimits
-from embedstream_core.fetch import FetchPolicy
-from embedstream_core.isolated import Isolation
-from embedstream_core.pipeline import PipelineLimits
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Stream", "Until", "fetch_policy", "make_table", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "make_table", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
@@ -48,11 +44,11 @@ def start_stream(
     set_model(spark, config.table.path, model.card.model_id)
     Folder(spark, config.checkpoint).make_private()
     function = featurizer(spark, config, model)
-    outcomes = featurize(read_messages(spark, config.kafka), function)
+    outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     query = _triggered(writer, config, until).start()
     keep_up(spark, query, config.table.path, compact_every=config.table.compact_every)
-    return Stream(query, function.model)
+    return Stream(query, function.embedder.model)
 
 
 def make_table(spark: SparkSession, config: Config, model: PreparedModel) -> None:
@@ -101,59 +97,17 @@ def _next_batch_id(query: StreamingQuery) -> int:
 
 def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Featurizer:
     """The function that the workers run, with the model on its way to them."""
-    pipeline = config.pipeline
+    embedder = build_embedder(
+        spark,
+        model,
+        encoder=config.encoder,
+        references=config.references,
+        decode=config.decode,
+        pipeline=config.pipeline,
+    )
     return Featurizer(
-        model=broadcast_model(spark, model, config.encoder),
+        embedder=embedder,
         message_format=config.message.format,
         id_header=config.message.id_header,
-        fetch_policy=fetch_policy(config),
-        decode_limits=DecodeLimits(
-            max_bytes=config.decode.max_image_bytes,
-            max_pixels=config.decode.max_image_pixels,
-            max_scans=config.decode.max_scans,
-            formats=config.decode.formats,
-        ),
-        fidelity=config.decode.fidelity,
-        pipeline_limits=_pipeline_limits(spark, config),
-        isolation=Isolation(config.decode.timeout_s, config.decode.isolated_memory_bytes),
-        transport=pipeline.transport,
-        dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
-    )
-
-
-def fetch_policy(config: Config) -> FetchPolicy:
-    """What references may be fetched.
-
-    Raises:
-        SetupError: a host, a network or an address is not well formed.
-    """
-    references = config.references
-    return FetchPolicy(
-        schemes=references.schemes,
-        folders=tuple(map(Path, references.folders)),
-        hosts=references.hosts,
-        buckets=references.buckets,
-        networks=references.networks,
-        max_redirects=references.max_redirects,
-        max_bytes=config.decode.max_image_bytes,
-        timeout_s=references.timeout_s,
-        attempts=references.attempts,
-        outage_after=references.outage_after,
-        connections_per_host=references.connections_per_host,
-        s3_endpoint=references.s3_endpoint,
-        s3_region=references.s3_region,
-    )
-
-
-def _pipeline_limits(spark: SparkSession, config: Config) -> PipelineLimits:
-    pipeline = config.pipeline
-    task_cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-    return PipelineLimits(
-        fetch_threads=pipeline.fetch_threads,
-        decode_threads=pipeline.decode_threads or task_cores,
-        rows=pipeline.read_ahead_rows,
-        bytes=pipeline.read_ahead_bytes,
-        pixels=pipeline.decoding_pixels,
-        decode_timeout_s=config.decode.timeout_s,
-        forward_timeout_s=config.encoder.timeout_s,
+        transport=config.pipeline.transport,
     )

@@ -26,7 +26,17 @@ from pyspark.sql.types import (
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 from embedstream_core.redaction import redacted_attributes, redacted_text, redacted_uri
 
-__all__ = ["CARRIED_COLUMNS", "OUTCOME_SCHEMA", "Origin", "outcome_batch", "outcome_frame"]
+__all__ = [
+    "CARRIED_COLUMNS",
+    "COLUMN_TYPE",
+    "OUTCOME_SCHEMA",
+    "Origin",
+    "error_struct",
+    "outcome_batch",
+    "outcome_column",
+    "outcome_frame",
+    "vector_column",
+]
 
 OUTCOME_SCHEMA = StructType(
     [
@@ -61,6 +71,9 @@ CARRIED_COLUMNS = ["topic", "partition", "offset", "timestamp", "key"]
 """What a row has from its message as it is."""
 
 _ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+
+COLUMN_TYPE = StructType([OUTCOME_SCHEMA["embedding"], OUTCOME_SCHEMA["error"]])
+"""An outcome as one column: a vector, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +135,20 @@ def outcome_batch(
     columns: dict[str, Any] = {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
         **_told(origins, outcomes),
-        "embedding": _vectors(outcomes),
+        "embedding": vector_column(outcomes),
         "model_id": pa.repeat(model_id, len(outcomes)),
         "processed_at": pa.repeat(now, len(outcomes)),
     }
     return pa.RecordBatch.from_pydict(columns, schema=_ARROW_SCHEMA)
 
 
-def _vectors(outcomes: Sequence[Outcome]) -> pa.ListArray:
+def outcome_column(outcomes: Sequence[Outcome]) -> pa.StructArray:
+    """Outcomes as one column of `COLUMN_TYPE`."""
+    errors = pa.array(map(error_struct, outcomes), _ARROW_SCHEMA.field("error").type)
+    return pa.StructArray.from_arrays([vector_column(outcomes), errors], COLUMN_TYPE.names)
+
+
+def vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
     """The vectors as one column, without a Python object for each number; null for failures."""
     vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
     sizes = [_size(outcome) for outcome in outcomes]
@@ -149,7 +168,7 @@ def _told(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dict[str, l
     return {
         "image_id": [origin.image_id for origin in origins],
         "uri": [origin.uri for origin in origins],
-        "error": [_error(outcome) for outcome in outcomes],
+        "error": [error_struct(outcome) for outcome in outcomes],
         "width": [_of_embedding(outcome, "width") for outcome in outcomes],
         "height": [_of_embedding(outcome, "height") for outcome in outcomes],
         "content_sha256": [outcome.content_sha256 for outcome in outcomes],
@@ -161,7 +180,8 @@ def _of_embedding(outcome: Outcome, name: str) -> Any:
     return getattr(outcome, name) if isinstance(outcome, Embedding) else None
 
 
-def _error(outcome: Outcome) -> dict[str, str] | None:
+def error_struct(outcome: Outcome) -> dict[str, str] | None:
+    """What stands in the column `error`."""
     if isinstance(outcome, Embedding):
         return None
     return {"code": outcome.code, "stage": outcome.stage, "message": outcome.message}

@@ -31,7 +31,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.config import Config
-from embedstream.featurize import OUTCOME_SCHEMA, featurize
+from embedstream.featurizer import OUTCOME_SCHEMA, featurize_messages
 from embedstream.job import featurizer
 from embedstream.sink import literal, table_name
 from embedstream.source import MESSAGE_COLUMNS, TopicState, client_options
@@ -181,7 +181,7 @@ class Replay:
     def run(self, chunk: Chunk) -> ChunkReport:
         """Embed a chunk and commit its outcomes."""
         started = time.monotonic()
-        outcomes = featurize(self._messages(chunk), self._featurizer).persist()
+        outcomes = featurize_messages(self._messages(chunk), self._featurizer).persist()
         try:
             counted = outcomes.groupBy("error.code").count().collect()
             if counted:

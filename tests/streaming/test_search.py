@@ -19,7 +19,7 @@ from PIL import Image
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli import main
-from embedstream.featurize import OUTCOME_SCHEMA
+from embedstream.featurizer import OUTCOME_SCHEMA
 from embedstream.search import (
     Neighbour,
     Vector,

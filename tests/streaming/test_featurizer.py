@@ -14,7 +14,7 @@ from PIL import Image
 from pyspark.sql import DataFrame, SparkSession
 
 from embedstream.config import Config
-from embedstream.featurize import featurize
+from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer
 from embedstream.outcomes import CARRIED_COLUMNS, OUTCOME_SCHEMA, Origin, outcome_batch
 from embedstream_core.errors import Code, Stage
@@ -76,7 +76,7 @@ def test_both_transports_make_the_same_rows(spark: SparkSession, tmp_path: Path)
     tables = {}
     for transport in ("pandas", "arrow"):
         settings = config(tmp_path, transport=transport)
-        outcomes = featurize(sent, featurizer(spark, settings, prepared(settings)))
+        outcomes = featurize_messages(sent, featurizer(spark, settings, prepared(settings)))
         assert outcomes.schema == OUTCOME_SCHEMA
         tables[transport] = outcomes.drop("processed_at").toArrow().to_pylist()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "256")

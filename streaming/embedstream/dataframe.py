@@ -1,0 +1,60 @@
+"""A DataFrame of images gets their embeddings, or the errors that they have instead."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream.outcomes import COLUMN_TYPE
+from embedstream.vectorizer import check_input_type, image_vectorizer
+from embedstream_core.errors import SetupError
+
+__all__ = ["featurize"]
+
+_OUTCOME = "_embedstream_outcome"
+
+
+def featurize(
+    df: DataFrame,
+    *,
+    encoder: str | EncoderConfig = "resnet50",
+    input: str = "content",  # noqa: A002 - what Spark's users call it
+    references: ReferencesConfig | None = None,
+    decode: DecodeConfig | None = None,
+    pipeline: PipelineConfig | None = None,
+) -> DataFrame:
+    """Add the columns `embedding`, `array<float>`, and `error`, `struct<code, stage, message>`.
+
+    Exactly one of the two is null in each row. All other columns of `df` stay; it may be a
+    streaming DataFrame. `input` is a column of image bytes, of URIs (of which only those are
+    fetched that `references` allows), or of Spark's `image` struct. Columns of these names and
+    types that are there already, as after `read_images`, are replaced.
+
+    Raises:
+        SetupError: the column holds no images, a name is taken, or the encoder, its weights or a
+            setting is wrong; nothing was started.
+    """
+    _check_columns(df, input)
+    vectorize = image_vectorizer(
+        df.sparkSession,
+        encoder=encoder,
+        returns="outcome",
+        references=references,
+        decode=decode,
+        pipeline=pipeline,
+    )
+    others = [f.col(f"`{name}`") for name in df.columns if name not in COLUMN_TYPE.names]
+    parts = [f.col(f"{_OUTCOME}.{name}") for name in COLUMN_TYPE.names]
+    return df.withColumn(_OUTCOME, vectorize(f.col(f"`{input}`"))).select(*others, *parts)
+
+
+def _check_columns(df: DataFrame, input: str) -> None:  # noqa: A002
+    if input not in df.columns:
+        raise SetupError(f"there is no column '{input}'; there are: {', '.join(df.columns)}")
+    check_input_type(input, df.schema[input].dataType)
+    for field in COLUMN_TYPE:
+        if field.name in df.columns and df.schema[field.name].dataType != field.dataType:
+            raise SetupError(
+                f"there is a column '{field.name}' of another type; rename or drop it first"
+            )

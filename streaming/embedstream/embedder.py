@@ -1,0 +1,194 @@
+"""What a task needs to embed items: the model, and the bounds of its work. Spark calls it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from embedstream.broadcast import BroadcastModel, broadcast_model
+from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream_core.decode import DecodeLimits, Fidelity
+from embedstream_core.engine import Engine
+from embedstream_core.errors import SystemicError
+from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.known import Known, open_known
+from embedstream_core.pipeline import Pipeline, PipelineLimits
+from embedstream_core.records import Failure, Item, Outcome
+from embedstream_core.watchdog import Watchdog
+from embedstream_core.weights import PreparedModel
+
+__all__ = ["Embedder", "Entry", "build_embedder", "decode_limits", "fetch_policy"]
+
+# A task that failed by no item's fault ends after a pause; it doubles with each attempt.
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+_LOADING_TIMEOUT_S = 120.0
+
+Entry = Item | Failure
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Travels to the workers, and embeds the items of a partition there.
+
+    `dedupe_entries` bounds the embeddings that are known at once; None makes each anew.
+    """
+
+    model: BroadcastModel
+    fetch_policy: FetchPolicy
+    decode_limits: DecodeLimits
+    fidelity: Fidelity
+    pipeline_limits: PipelineLimits
+    isolation: Isolation
+    dedupe_entries: int | None
+
+    def outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+        """One outcome per entry, in order, one list per batch.
+
+        Raises:
+            SystemicError: after a pause, for Spark tries a task again at once. The next attempt has
+                a process of its own: Spark ends a worker whose task failed.
+        """
+        try:
+            yield from self._outcomes(batches)
+        except SystemicError:
+            time.sleep(min(_PAUSE_S * 2 ** _attempt(), _LONGEST_PAUSE_S))
+            raise
+
+    def _outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+        with (
+            open_fetcher(self.fetch_policy) as fetcher,
+            self._open_known() as known,
+            self._open_isolated() as isolated,
+            Watchdog() as watchdog,
+        ):
+            pipeline = Pipeline(
+                self._engine(watchdog),
+                self.model.card.preprocessing,
+                fetch=fetcher.fetch,
+                decode_limits=self.decode_limits,
+                fidelity=self.fidelity,
+                limits=self.pipeline_limits,
+                known=known,
+                isolated=isolated,
+                watchdog=watchdog,
+            )
+            yield from pipeline.run(batches)
+
+    def _engine(self, watchdog: Watchdog) -> Engine:
+        """This worker's engine: the first forward pass, as it starts, may hang like any other."""
+        timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
+        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
+            return self.model.engine()
+
+    @contextmanager
+    def _open_isolated(self) -> Iterator[IsolatedDecoder | None]:
+        """A decoder in a process of its own where this task has failed before.
+
+        One of its images may have ended the worker: now it ends no more than its own decoding.
+        """
+        if _attempt() == 0:
+            yield None
+            return
+        decoder = IsolatedDecoder(
+            self.model.card.preprocessing,
+            self.decode_limits,
+            fidelity=self.fidelity,
+            isolation=self.isolation,
+        )
+        try:
+            yield decoder
+        finally:
+            decoder.close()
+
+    def _open_known(self) -> AbstractContextManager[Known | None]:
+        if self.dedupe_entries is None:
+            return nullcontext()
+        path = self.model.known_file(self.decode_limits, self.fidelity)
+        return open_known(path, entries=self.dedupe_entries)
+
+
+def build_embedder(
+    spark: SparkSession,
+    model: PreparedModel,
+    *,
+    encoder: EncoderConfig,
+    references: ReferencesConfig,
+    decode: DecodeConfig,
+    pipeline: PipelineConfig,
+) -> Embedder:
+    """Send a model on its way to the workers, with the bounds that the configuration sets.
+
+    Raises:
+        SetupError: a host, a network or an address of the references is not well formed.
+    """
+    return Embedder(
+        model=broadcast_model(spark, model, encoder),
+        fetch_policy=fetch_policy(references, decode),
+        decode_limits=decode_limits(decode),
+        fidelity=decode.fidelity,
+        pipeline_limits=_pipeline_limits(spark, encoder, decode, pipeline),
+        isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
+        dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
+    )
+
+
+def decode_limits(decode: DecodeConfig) -> DecodeLimits:
+    """What is refused before any pixel is decoded."""
+    return DecodeLimits(
+        max_bytes=decode.max_image_bytes,
+        max_pixels=decode.max_image_pixels,
+        max_scans=decode.max_scans,
+        formats=decode.formats,
+    )
+
+
+def fetch_policy(references: ReferencesConfig, decode: DecodeConfig) -> FetchPolicy:
+    """What references may be fetched.
+
+    Raises:
+        SetupError: a host, a network or an address is not well formed.
+    """
+    return FetchPolicy(
+        schemes=references.schemes,
+        folders=tuple(map(Path, references.folders)),
+        hosts=references.hosts,
+        buckets=references.buckets,
+        networks=references.networks,
+        max_redirects=references.max_redirects,
+        max_bytes=decode.max_image_bytes,
+        timeout_s=references.timeout_s,
+        attempts=references.attempts,
+        outage_after=references.outage_after,
+        connections_per_host=references.connections_per_host,
+        s3_endpoint=references.s3_endpoint,
+        s3_region=references.s3_region,
+    )
+
+
+def _pipeline_limits(
+    spark: SparkSession, encoder: EncoderConfig, decode: DecodeConfig, pipeline: PipelineConfig
+) -> PipelineLimits:
+    task_cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+    return PipelineLimits(
+        fetch_threads=pipeline.fetch_threads,
+        decode_threads=pipeline.decode_threads or task_cores,
+        rows=pipeline.read_ahead_rows,
+        bytes=pipeline.read_ahead_bytes,
+        pixels=pipeline.decoding_pixels,
+        decode_timeout_s=decode.timeout_s,
+        forward_timeout_s=encoder.timeout_s,
+    )
+
+
+def _attempt() -> int:
+    task = TaskContext.get()
+    return task.attemptNumber() if task else 0

@@ -1,0 +1,63 @@
+"""Image files to a DataFrame: their bytes, and what their headers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.types import IntegerType, StringType, StructField, StructType
+
+from embedstream.arrow_columns import column_function
+from embedstream.config import DecodeConfig
+from embedstream.embedder import decode_limits
+from embedstream.outcomes import COLUMN_TYPE, error_struct
+from embedstream_core.decode import DecodeLimits, open_image
+from embedstream_core.errors import ItemError
+from embedstream_core.records import Failure
+
+__all__ = ["list_images", "read_images"]
+
+_HEADER_TYPE = StructType(
+    [
+        StructField("width", IntegerType()),
+        StructField("height", IntegerType()),
+        StructField("format", StringType()),
+        COLUMN_TYPE["error"],
+    ]
+)
+
+
+def list_images(spark: SparkSession, path: str) -> DataFrame:
+    """The files at a path (a folder with all below it, a file, or a pattern): `path`,
+    `modificationTime`, `length` and `content`, which is read only where it is used."""
+    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(path)
+
+
+def read_images(spark: SparkSession, path: str, *, decode: DecodeConfig | None = None) -> DataFrame:
+    """The files at a path, one row each: `path`, `content`, `width`, `height`, `format`, `error`.
+
+    Width and height are in pixels, as displayed; the format is Pillow's name, such as JPEG. Only
+    headers are read. A file whose header says that it cannot be embedded has an error,
+    `struct<code, stage, message>`, in place of these three.
+    """
+    limits = decode_limits(decode or DecodeConfig())
+
+    def headers(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        kind = to_arrow_type(_HEADER_TYPE)
+        for column in columns:
+            yield pa.array((_header(content, limits) for content in column.to_pylist()), kind)
+
+    read = column_function(headers, _HEADER_TYPE)
+    files = list_images(spark, path).select("path", "content")
+    return files.withColumn("header", read("content")).select("path", "content", "header.*")
+
+
+def _header(content: bytes, limits: DecodeLimits) -> dict[str, Any]:
+    try:
+        opened = open_image(content, limits)
+    except ItemError as error:
+        return {"error": error_struct(Failure(error.code, error.stage, error.message))}
+    return {"width": opened.width, "height": opened.height, "format": opened.image.format}

@@ -1,0 +1,148 @@
+"""A column of images becomes a column of embeddings: the adapter that all batch doors share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+from PIL import Image
+from pyspark.sql import Column, SparkSession
+from pyspark.sql.types import BinaryType, DataType, StringType, StructType
+
+from embedstream.arrow_columns import column_function
+from embedstream.check import prepare
+from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream.embedder import Embedder, Entry, build_embedder
+from embedstream.outcomes import COLUMN_TYPE, outcome_column, vector_column
+from embedstream_core.errors import Code, SetupError, Stage
+from embedstream_core.records import Failure, Item, Outcome
+
+__all__ = ["ImageVectorizer", "Returns", "check_input_type", "image_vectorizer"]
+
+Returns = Literal["embedding", "outcome"]
+
+_BUILDERS: Mapping[Returns, Callable[[Sequence[Outcome]], pa.Array]] = {
+    "embedding": vector_column,
+    "outcome": outcome_column,
+}
+_TYPES: Mapping[Returns, DataType] = {
+    "embedding": COLUMN_TYPE["embedding"].dataType,
+    "outcome": COLUMN_TYPE,
+}
+
+# Spark's image struct holds rows of bytes in OpenCV's order; its modes are OpenCV's numbers.
+_IMAGE_FIELDS = ["origin", "height", "width", "nChannels", "mode", "data"]
+_IMAGE_MODES = {0: ("L", "L"), 16: ("RGB", "BGR"), 24: ("RGBA", "BGRA")}
+
+
+@dataclass(frozen=True)
+class ImageVectorizer:
+    """Makes columns of embeddings: `vectorize("content")`.
+
+    The input is a binary column of image bytes, a string column of URIs, or Spark's `image`
+    struct. With `returns="embedding"` the column is `array<float>`, null for what is null or
+    cannot be embedded; with `"outcome"` it is `struct<embedding, error>`, and exactly one of the
+    two is null.
+
+    It holds no SparkContext, so functions that travel to the workers may refer to it.
+    """
+
+    embedder: Embedder
+    returns: Returns = "embedding"
+
+    @property
+    def dimension(self) -> int:
+        """Floats in an embedding."""
+        return self.embedder.model.card.dimension
+
+    def __call__(self, column: Column | str) -> Column:
+        made: Column = column_function(self._embed, _TYPES[self.returns])(column)
+        return made
+
+    def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        """What Spark calls on a worker, with the column's batches."""
+        batches = map(_entries, columns)
+        return map(_BUILDERS[self.returns], self.embedder.outcomes(batches))
+
+
+def image_vectorizer(
+    spark: SparkSession,
+    *,
+    encoder: str | EncoderConfig = "resnet50",
+    returns: Returns = "embedding",
+    references: ReferencesConfig | None = None,
+    decode: DecodeConfig | None = None,
+    pipeline: PipelineConfig | None = None,
+) -> ImageVectorizer:
+    """Prepare an encoder on the driver and send it on its way to the workers, once.
+
+    `encoder` is a name, or all its settings. Only what `references` allows is fetched; without it,
+    nothing.
+
+    Raises:
+        SetupError: the encoder, its weights or a setting is wrong; nothing was started.
+    """
+    settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
+    embedder = build_embedder(
+        spark,
+        prepare(settings),
+        encoder=settings,
+        references=references or ReferencesConfig(),
+        decode=decode or DecodeConfig(),
+        pipeline=pipeline or PipelineConfig(),
+    )
+    return ImageVectorizer(embedder, returns)
+
+
+def check_input_type(name: str, kind: DataType) -> None:
+    """
+    Raises:
+        SetupError: a column of this type holds no images.
+    """
+    of_image = isinstance(kind, StructType) and kind.names == _IMAGE_FIELDS
+    if not isinstance(kind, BinaryType | StringType) and not of_image:
+        raise SetupError(
+            f"column '{name}' is of type {kind.simpleString()}; images are bytes (binary), URIs "
+            "(string), or Spark's image struct"
+        )
+
+
+def _entries(column: pa.Array) -> list[Entry]:
+    read = _reader(column.type)
+    return [_NO_IMAGE if value is None else read(value) for value in column.to_pylist()]
+
+
+_NO_IMAGE = Failure(Code.IMAGE_EMPTY, Stage.MESSAGE, "the image is null")
+
+
+def _reader(kind: pa.DataType) -> Callable[[Any], Entry]:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return lambda content: Item("", content=content)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return lambda uri: Item("", uri=uri)
+    if pa.types.is_struct(kind) and kind.get_field_index("nChannels") >= 0:
+        return _from_image_struct
+    raise TypeError(
+        f"the column is of type {kind}; images are bytes (binary), URIs (string), or Spark's image "
+        "struct"
+    )
+
+
+def _from_image_struct(image: Mapping[str, Any]) -> Entry:
+    """The pixels as a BMP, which costs next to nothing and loses nothing: one way for all."""
+    try:
+        mode, order = _IMAGE_MODES[image["mode"]]
+        size = image["width"], image["height"]
+        picture = Image.frombytes(mode, size, image["data"], "raw", order)
+    except (KeyError, TypeError, ValueError) as error:
+        return Failure(
+            Code.IMAGE_CORRUPT,
+            Stage.DECODE,
+            f"the image struct holds no picture of 8 bits a channel: {error!r}",
+        )
+    file = io.BytesIO()
+    picture.save(file, "BMP")
+    return Item("", content=file.getvalue())
