@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import SetupError
+from embedstream_core.programs import FixedModule
 
 __all__ = [
     "BACKENDS",
@@ -63,10 +64,16 @@ def _open_torch(model: nn.Module, preprocessing: Preprocessing, placement: Place
         _reuse_memory()
         if placement.cpu_threads is not None:
             torch.set_num_threads(placement.cpu_threads)
+    if not isinstance(model, FixedModule):
+        model = _tuned(model, placement.dtype)
+    return _TorchForward.of(model, preprocessing, placement)
+
+
+def _tuned(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     # Folded weights span more magnitudes: rounded, EfficientNet-Lite0's keep a cosine of 0.998.
-    rounds_badly = placement.dtype == torch.bfloat16 and _is_depthwise(model)
+    rounds_badly = dtype == torch.bfloat16 and _is_depthwise(model)
     folded = model if rounds_badly else fold_batch_norms(model)
-    return _TorchForward.of(_in_dtype(folded, placement.dtype), preprocessing, placement)
+    return _in_dtype(folded, dtype).to(memory_format=torch.channels_last)
 
 
 def _reuse_memory() -> None:
@@ -112,11 +119,11 @@ class _TorchForward:
             torch.tensor(values).repeat(preprocessing.crop_px)
             for values in (preprocessing.mean, preprocessing.std)
         )
-        mixed = any(isinstance(module, _Rounded) for module in model.modules())
+        exact = any(isinstance(module, _Rounded | FixedModule) for module in model.modules())
         return cls(
-            model=model.to(placement.device).to(memory_format=torch.channels_last),
+            model=model.to(placement.device),
             device=placement.device,
-            input_dtype=torch.float32 if mixed else placement.dtype,
+            input_dtype=torch.float32 if exact else placement.dtype,
             scale=(1 / (255 * std)).to(placement.device),
             shift=(-mean / std).to(placement.device),
         )
@@ -219,9 +226,14 @@ def _is_alike(folded: nn.Conv2d, apart: nn.Sequential) -> bool:
     return torch.allclose(folded(example), apart(example), rtol=1e-3, atol=1e-4)
 
 
-def obstacle(backend: Backend, device: torch.device) -> str | None:
-    """Why a backend cannot be used on this machine; None where it can."""
+def obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
+    """Why a backend cannot be used on this machine; None where it can.
+
+    `fixed` is for programs that run as they are.
+    """
     match backend:
+        case "compile" | "openvino" if fixed:
+            return "the encoder is a program, which runs as it is"
         case "openvino" if find_spec("openvino") is None:
             return "it is not installed: pip install 'embedstream[openvino]'"
         case "openvino" if device.type != "cpu":
@@ -263,6 +275,8 @@ def _openvino_graph(model: nn.Module, preprocessing: Preprocessing) -> Any:
     with warnings.catch_warnings():
         # It traces with torch.jit, which torch calls deprecated.
         warnings.simplefilter("ignore", FutureWarning)
+        # It may warn of every check of a shape, which here is always the same.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
             graph = openvino.convert_model(
                 model.float(), input=[-1, 3, side, side], example_input=example

@@ -1,12 +1,13 @@
 """The encoders by name: architecture, published weights, preprocessing and license.
 
-An encoder is a classification network whose head is cut off. Four families are known:
+An encoder is a classification network whose head is cut off, or a network of yours that already
+gives vectors. Four families are known here, and those of `programs.py`, which are files:
 
 | name | from |
 | --- | --- |
 | `resnet50`, `vit_b_16`, … | every classification network of torchvision |
 | `timm/<model>`, `timm/<model>.<tag>` | every network of timm (extra `timm`) |
-| `module:function` | a function of yours that returns an `Encoder` |
+| `module:function` | a function of yours that returns a module, or an `Encoder` |
 | a row of `ENCODERS` | this table |
 """
 
@@ -28,18 +29,24 @@ from embedstream_core.errors import MissingExtra, SetupError
 __all__ = ["ENCODERS", "Encoder", "PublishedWeights", "cut_head", "find_encoder", "known_encoders"]
 
 
+# No tensor's name begins with it.
+_NO_HEAD = "(none)"
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
     """Trained weights that can be had by name.
 
-    `sha256` is the file's hash, or the first characters of it that the publisher states.
+    `sha256` is the file's hash, or the first characters of it that the publisher states. `download`
+    is None where the encoder's `build` gives them already; `preprocessing`, where the user declares
+    it.
     """
 
     name: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     license: str
     sha256: str
-    download: Callable[[], Path]
+    download: Callable[[], Path] | None
 
 
 def cut_head(model: nn.Module) -> str:
@@ -63,8 +70,8 @@ def cut_head(model: nn.Module) -> str:
 class Encoder:
     """An architecture and its published weights, the default first.
 
-    `build` makes the whole network, head included, with untrained weights; `cut` takes its head
-    off, in place, and returns the head's module name.
+    `build` makes the whole network, head included, with untrained weights unless some published
+    ones say otherwise; `cut` takes its head off, in place, and returns the head's module name.
     """
 
     name: str
@@ -123,16 +130,36 @@ def known_encoders() -> list[str]:
 def _own_encoder(name: str) -> Encoder:
     module, _, function = name.partition(":")
     try:
-        encoder = getattr(import_module(module), function)()
+        make = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise SetupError(
-            f"encoder '{name}' cannot be had ({error}): name a function that returns an Encoder, "
-            "in a module that the driver and the workers can import"
+            f"encoder '{name}' cannot be had ({error}): name a function that returns a module, in "
+            "a module that the driver and the workers can import"
         ) from error
-    if not isinstance(encoder, Encoder):
-        raise SetupError(f"'{name}' returns {type(encoder).__name__}, not an Encoder")
-    # Workers find it again by this name.
-    return replace(encoder, name=name)
+    match made := make():
+        case Encoder():
+            # Workers find it again by this name.
+            return replace(made, name=name)
+        case nn.Module():
+            return _whole(name, make, None)
+        case (nn.Module(), Preprocessing() as preprocessing):
+            return _whole(name, lambda: make()[0], preprocessing)
+    raise SetupError(
+        f"'{name}' returns {type(made).__name__}, not a module, a module and its Preprocessing, or "
+        "an Encoder"
+    )
+
+
+def _whole(
+    name: str, build: Callable[[], nn.Module], preprocessing: Preprocessing | None
+) -> Encoder:
+    """A network that gives vectors as it is, with the weights that it is built with."""
+    own = PublishedWeights("own", preprocessing, "unknown", sha256="", download=None)
+    return Encoder(name, build, {own.name: own}, cut=_cut_nothing)
+
+
+def _cut_nothing(model: nn.Module) -> str:
+    return _NO_HEAD
 
 
 # Both apply ImageNet's statistics within the network when their published weights are used.

@@ -23,6 +23,7 @@ from embedstream_core.backends import (
 from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.probe import flaw, probe_pictures
+from embedstream_core.programs import FixedModule
 
 __all__ = [
     "Backend",
@@ -75,7 +76,8 @@ class Engine:
         Raises:
             SetupError: the backend cannot be used here, or cannot run the model.
         """
-        if reason := obstacle(backend, device):
+        fixed = isinstance(model, FixedModule)
+        if reason := obstacle(backend, device, fixed=fixed):
             raise SetupError(f"backend '{backend}' cannot be used: {reason}")
         placement = Placement(
             device=device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from embedstream_core.decode import Preprocessing
-from embedstream_core.encoders import Encoder, find_encoder
-from embedstream_core.errors import SetupError
+from embedstream_core.encoders import Encoder, PublishedWeights, find_encoder
+from embedstream_core.errors import EmbedstreamError, SetupError
 from embedstream_core.probe import flaw, probe_pictures
+from embedstream_core.programs import PROGRAMS, open_program
 
 __all__ = [
     "RANDOM_NAME",
@@ -34,6 +36,11 @@ RANDOM_SEED = 0
 RANDOM_NAME = f"random-seed-{RANDOM_SEED}"
 """What a `model_id` calls untrained weights."""
 
+_EXAMPLE = (
+    "{resize_px: 256, crop_px: 224, interpolation: bilinear, mean: [0.485, 0.456, 0.406], "
+    "std: [0.229, 0.224, 0.225]}"
+)
+
 # Keys under which training scripts wrap the state dict, in the order they are looked for.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -43,13 +50,15 @@ class ModelSpec:
     """Which model to run.
 
     `weights` is `default`, the name of published weights, the path of a file (`.safetensors`, or a
-    state dict saved by torch), or `random`: untrained and seeded, for tests. `sha256` is what the
-    weights file must hash to.
+    state dict saved by torch), or `random`: untrained and seeded, for tests. For a row of
+    `PROGRAMS` it is the path of the program. `sha256` is what the weights file must hash to.
+    `preprocessing` takes the place of the encoder's own; most programs come with none.
     """
 
     encoder: str
     weights: str = "default"
     sha256: str | None = None
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,10 @@ class ModelCard:
 
 
 class PreparedModel(NamedTuple):
-    """A checked model, ready to travel. `tensors` is a whole file in safetensors format."""
+    """A checked model, ready to travel.
+
+    `tensors` is a whole file: in safetensors format, or for a row of `PROGRAMS` the program.
+    """
 
     card: ModelCard
     tensors: bytes
@@ -82,18 +94,24 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
 
     Raises:
         SetupError: the encoder or the weights are unknown, the file is missing, is not plain
-            tensors, does not fit the architecture or has another sha256; or the model does not tell
-            pictures apart.
+            tensors, does not fit the architecture or has another sha256; no preprocessing is known;
+            or the model does not make a vector of a picture, or does not tell pictures apart.
+        MissingExtra: the package that the encoder needs is not installed.
     """
-    encoder = find_encoder(spec.encoder)
-    origin, model = _trained(encoder, spec)
-    tensors = safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    )
-    preprocessing = origin.preprocessing
+    if spec.encoder in PROGRAMS:
+        origin, model, tensors = _program(spec)
+    else:
+        origin, model = _trained(find_encoder(spec.encoder), spec)
+        tensors = _saved(model)
+    preprocessing = spec.preprocessing or origin.preprocessing
+    if preprocessing is None:
+        raise SetupError(
+            f"the encoder '{spec.encoder}' does not tell how its pictures are prepared; declare "
+            f"encoder.preprocessing, such as {_EXAMPLE}"
+        )
     card = ModelCard(
-        encoder=encoder.name,
-        model_id=f"{encoder.name}/{origin.name}/{origin.sha256[:12]}",
+        encoder=spec.encoder,
+        model_id=f"{spec.encoder}/{origin.name}/{origin.sha256[:12]}",
         dimension=_dimension(model, preprocessing),
         preprocessing=preprocessing,
         license=origin.license,
@@ -105,18 +123,36 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
 def load_model(card: ModelCard, path: Path) -> nn.Module:
     """Rebuild a prepared model from the file its tensors were written to.
 
-    The parameters stay mapped to the file, so that processes on one machine share their pages.
+    Parameters in safetensors format stay mapped to the file, so that processes on one machine share
+    their pages.
 
     Raises:
         SetupError: the file does not hash to the card's sha256.
+        MissingExtra: the package that runs the program is not installed.
     """
     _check_sha256(path, card.tensors_sha256)
+    if card.encoder in PROGRAMS:
+        return open_program(card.encoder, path)
     return _assembled(card, safetensors.torch.load_file(path))
 
 
 def load_prepared(model: PreparedModel) -> nn.Module:
     """Rebuild a prepared model in the process that prepared it."""
+    if model.card.encoder in PROGRAMS:
+        return _opened(model.card.encoder, model.tensors)
     return _assembled(model.card, safetensors.torch.load(model.tensors))
+
+
+def _opened(encoder: str, content: bytes) -> nn.Module:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return open_program(encoder, Path(file.name))
+
+
+def _saved(model: nn.Module) -> bytes:
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return safetensors.torch.save(tensors)
 
 
 def _assembled(card: ModelCard, tensors: dict[str, torch.Tensor]) -> nn.Module:
@@ -131,8 +167,24 @@ def _assembled(card: ModelCard, tensors: dict[str, torch.Tensor]) -> nn.Module:
 class _Origin:
     name: str
     sha256: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     license: str
+
+
+def _program(spec: ModelSpec) -> tuple[_Origin, nn.Module, bytes]:
+    program, path = PROGRAMS[spec.encoder], Path(spec.weights).expanduser()
+    try:
+        content = program.pack(path)
+    except OSError as error:
+        raise SetupError(
+            f"the {spec.encoder} file '{path}' cannot be read ({error.strerror}); give its path as "
+            "encoder.weights"
+        ) from error
+    actual = hashlib.sha256(content).hexdigest()
+    sha256 = _check_digest(actual, spec.sha256 or "", f"the {spec.encoder} file '{path}'")
+    preprocessing = spec.preprocessing or program.declared(path)
+    origin = _Origin(path.stem, sha256, preprocessing, "unknown")
+    return origin, _opened(spec.encoder, content), content
 
 
 def _trained(encoder: Encoder, spec: ModelSpec) -> tuple[_Origin, nn.Module]:
@@ -143,6 +195,8 @@ def _trained(encoder: Encoder, spec: ModelSpec) -> tuple[_Origin, nn.Module]:
     pinned = spec.sha256 or ""
     if not _is_path(spec.weights):
         published = encoder.published(spec.weights)
+        if published.download is None:
+            return _built(encoder, published, spec.sha256 or "")
         path, name = _download(published.download, encoder.name), published.name
         pinned = pinned or published.sha256
     sha256 = _check_sha256(path, pinned)
@@ -150,6 +204,14 @@ def _trained(encoder: Encoder, spec: ModelSpec) -> tuple[_Origin, nn.Module]:
     head = encoder.cut(model)
     _load_state(model, _read_state(path), head=head, path=path)
     return _Origin(name, sha256, published.preprocessing, published.license), model.eval()
+
+
+def _built(encoder: Encoder, published: PublishedWeights, pinned: str) -> tuple[_Origin, nn.Module]:
+    model = encoder.build().eval()
+    encoder.cut(model)
+    actual = hashlib.sha256(_saved(model)).hexdigest()
+    sha256 = _check_digest(actual, pinned, f"what '{encoder.name}' builds")
+    return _Origin(published.name, sha256, published.preprocessing, published.license), model
 
 
 def _random(encoder: Encoder) -> tuple[_Origin, nn.Module]:
@@ -182,9 +244,13 @@ def _check_sha256(path: Path, expected: str) -> str:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise SetupError(f"the weights file '{path}' cannot be read: {error.strerror}") from error
+    return _check_digest(actual, expected, f"the weights file '{path}'")
+
+
+def _check_digest(actual: str, expected: str, what: str) -> str:
     if not actual.startswith(expected.lower()):
         raise SetupError(
-            f"the weights file '{path}' has sha256 {actual}, not {expected}; it was changed or cut "
+            f"{what} has sha256 {actual}, not {expected}; it was changed or cut "
             "short: fetch it anew, or correct encoder.sha256"
         )
     return actual
@@ -243,14 +309,28 @@ def _dimension(model: nn.Module, preprocessing: Preprocessing) -> int:
         torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
     pictures = torch.from_numpy(probe_pictures(preprocessing.crop_px)).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        output = model((pictures / 255 - mean) / std)
+    try:
+        with torch.inference_mode():
+            output = model((pictures / 255 - mean) / std)
+    except EmbedstreamError:
+        raise
+    except Exception as error:
+        # A network raises whatever its own code does on a shape that it was not made for.
+        raise SetupError(
+            f"{_kind(model)} cannot embed two pictures of {preprocessing.crop_px} pixels squared: "
+            "export it for any number of pictures, and make crop_px what it was made for "
+            f"({error})"
+        ) from error
     if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 2:
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
-        raise SetupError(f"{type(model).__name__} gives {shape} for two images, not two vectors")
+        raise SetupError(f"{_kind(model)} gives {shape} for two images, not two vectors")
     if found := flaw(output.float().numpy()):
         raise SetupError(
-            f"{type(model).__name__} gives {found}: its weights are damaged, or were not saved "
+            f"{_kind(model)} gives {found}: its weights are damaged, or were not saved "
             "with it; fetch or export them anew"
         )
     return int(output.shape[1])
+
+
+def _kind(model: nn.Module) -> str:
+    return type(model).__name__.removeprefix("_")

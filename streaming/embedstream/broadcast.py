@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from embedstream.config import EncoderConfig
 from embedstream_core.backends import Backend, obstacle
 from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.programs import is_fixed
 from embedstream_core.weights import ModelCard, PreparedModel, load_model
 
 __all__ = ["BroadcastModel", "broadcast_model"]
@@ -76,12 +77,13 @@ class BroadcastModel:
     def _start_engine(self) -> Engine:
         device = _task_device(self.device)
         preprocessing = self.card.preprocessing
+        hindered = obstacle(self.backend, device, fixed=is_fixed(self.card.encoder))
         engine = Engine.start(
             load_model(self.card, self._tensors_file()),
             preprocessing,
             device=device,
             precision=self.precision,
-            backend="torch" if obstacle(self.backend, device) else self.backend,
+            backend="torch" if hindered else self.backend,
             batch_size=self.batch_size,
             cpu_threads=_task_cores(),
         )

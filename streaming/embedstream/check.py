@@ -19,8 +19,10 @@ from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
 from embedstream_core.backends import Backend, obstacle
+from embedstream_core.decode import Preprocessing
 from embedstream_core.engine import choose_batch_size, choose_precision, find_device
 from embedstream_core.errors import SetupError
+from embedstream_core.programs import is_fixed
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
 
 __all__ = ["Finding", "Preflight", "prepare"]
@@ -88,8 +90,10 @@ class Preflight:
         local = str(self.spark.sparkContext.master).startswith("local[")
         if local:
             device = find_device(wanted)
-            dtype = str(choose_precision(precision, device)).removeprefix("torch.")
-            backend = _backend(self.config.encoder.backend, device)
+            fixed = is_fixed(self.config.encoder.name)
+            chosen = choose_precision("float32" if fixed else precision, device)
+            dtype = str(chosen).removeprefix("torch.")
+            backend = _backend(self.config.encoder.backend, device, fixed=fixed)
             pictures = self.config.encoder.batch_size or choose_batch_size(device)
             return f"{device.type}, {dtype}, {backend}, {pictures} pictures a forward pass"
         granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
@@ -203,9 +207,11 @@ def prepare(config: EncoderConfig) -> PreparedModel:
     Raises:
         SetupError: as `prepare_model` does.
     """
-    return prepare_model(ModelSpec(config.name, config.weights, config.sha256))
+    declared = config.preprocessing
+    preprocessing = Preprocessing(**declared.model_dump()) if declared else None
+    return prepare_model(ModelSpec(config.name, config.weights, config.sha256, preprocessing))
 
 
-def _backend(wanted: Backend, device: torch.device) -> str:
-    reason = obstacle(wanted, device)
+def _backend(wanted: Backend, device: torch.device, *, fixed: bool) -> str:
+    reason = obstacle(wanted, device, fixed=fixed)
     return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted

@@ -34,6 +34,7 @@ __all__ = [
     "KafkaConfig",
     "MessageConfig",
     "PipelineConfig",
+    "PreprocessingConfig",
     "ReferencesConfig",
     "SparkConfig",
     "TableConfig",
@@ -224,18 +225,52 @@ class ReferencesConfig(_Section):
     s3_region: str | None = Field(None, description="The region of the buckets.")
 
 
+Channels = tuple[float, float, float]
+PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class PreprocessingConfig(_Section):
+    """What is done to a picture before the model sees it."""
+
+    resize_px: PositiveInt = Field(description="The shorter side's length after scaling.")
+    crop_px: PositiveInt = Field(description="The side of the square cut from the middle.")
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = Field(
+        "bilinear", description="How pixels are scaled."
+    )
+    mean: Channels = Field(description="Taken off each channel, whose values are 0 to 1.")
+    std: PositiveChannels = Field(description="What each channel is divided by then.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PreprocessingConfig:
+        if self.crop_px > self.resize_px:
+            raise ValueError(
+                f"crop_px {self.crop_px} is larger than resize_px {self.resize_px}: the square is "
+                "cut from the scaled picture"
+            )
+        return self
+
+
 class EncoderConfig(_Section):
     """The model."""
 
     name: str = Field(
         "resnet50",
-        description="A torchvision classification network, `timm/<model>` (extra `timm`), or "
-        "`efficientnet_lite0` (extra `efficientnet-lite`).",
+        description="A torchvision classification network, `timm/<model>` (extra `timm`), "
+        "`efficientnet_lite0` (extra `efficientnet-lite`), a function of yours as "
+        "`module:function`, or what kind of file `weights` names: `export`, `onnx`, `keras` or "
+        "`huggingface` (extras of these names); see encoders.md.",
     )
     weights: str = Field(
         "default",
         description="`default`, the name of published weights, the path of a `.safetensors` file "
-        "or of a state dict, or `random` (untrained, for tests).",
+        "or of a state dict, or `random` (untrained, for tests); of a program, its path.",
+    )
+    preprocessing: PreprocessingConfig | None = Field(
+        None,
+        description="What the model was trained on, in place of what is known of it: `{resize_px: "
+        "256, crop_px: 224, interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, "
+        "0.224, 0.225]}`; of interpolation, `bilinear`, `bicubic`, `lanczos` and `nearest`. "
+        "Needed for `export`, `onnx` and `keras`.",
     )
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-fA-F]{8,64}$", description="What the weights file must hash to."
@@ -249,7 +284,8 @@ class EncoderConfig(_Section):
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",
         description="What computes: `torch`; `compile`, which is torch.compile with a slow start; "
-        "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is.",
+        "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is; programs of "
+        "`export`, `onnx` and `keras` run as they are, in float32.",
     )
     timeout_s: PositiveFloat = Field(
         300.0, description="Seconds for one forward pass; a worker that takes longer is ended."

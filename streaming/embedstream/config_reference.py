@@ -94,6 +94,8 @@ def _kind(schema: dict[str, Any], plural: str = "") -> str:
             return " or ".join(dict.fromkeys(kinds))
         case {"enum": values}:
             return ", ".join(f"`{value}`" for value in values)
+        case {"$ref": _}:
+            return f"map{plural}"
         case {"type": "array", "items": items}:
             return f"list{plural} of {_kind(items, 's')}"
         case {"type": "object", "additionalProperties": values}:
