@@ -276,7 +276,7 @@ def _openvino_graph(model: nn.Module, preprocessing: Preprocessing) -> Any:
         # It traces with torch.jit, which torch calls deprecated.
         warnings.simplefilter("ignore", FutureWarning)
         # It may warn of every check of a shape, which here is always the same.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             graph = openvino.convert_model(
                 model.float(), input=[-1, 3, side, side], example_input=example

@@ -1,10 +1,10 @@
 """Files of `torch.export`, opened only after all that torch would run was read and allowed.
 
 `torch.export.load` is no safe way to open a stranger's file: it unpickles weights, constants and
-example inputs, evaluates the sizes' expressions as Python, calls any function below `torch` that a
-node names, generates Python from the nodes' names, runs the guards' code and loads compiled
-libraries. So a file may hold only records known here, no pickle but of plain tensors, names that
-are names, expressions of arithmetic, and calls of ATen's operators. Guards are never run.
+example inputs, evaluates the sizes' expressions as Python, writes the nodes' names into Python that
+it runs, runs the guards' code and loads compiled libraries. So a file may hold only records known
+here, no pickle but of plain tensors, names that are names, expressions of arithmetic, and calls of
+ATen's operators. Guards are never run.
 """
 
 from __future__ import annotations

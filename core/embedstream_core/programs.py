@@ -149,10 +149,16 @@ class _Keras(FixedModule):
             self.model = self.keras.saving.load_model(named, compile=False, safe_mode=True)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        order = (0, 2, 3, 1) if _is_channels_last(self.model.input_shape) else (0, 1, 2, 3)
+        expected = self.model.input_shape
+        pixels = images.permute((0, 2, 3, 1) if _is_channels_last(expected) else (0, 1, 2, 3))
+        # Keras itself only checks the channels.
+        if any(
+            side not in (None, given) for side, given in zip(expected, pixels.shape, strict=True)
+        ):
+            raise ValueError(f"it takes {expected}, not {tuple(pixels.shape)}")
         # Keras would move its input to a GPU wherever there is one.
         with self.keras.device(str(images.device)):
-            output: torch.Tensor = self.model(images.permute(order), training=False)
+            output: torch.Tensor = self.model(pixels, training=False)
         return output
 
 

@@ -109,6 +109,8 @@ def classifier() -> Engine:
     encoder = find_encoder("efficientnet_lite0")
     model = encoder.build()
     published = encoder.default_weights
+    assert published.download is not None
+    assert published.preprocessing is not None
     model.load_state_dict(torch.load(published.download(), weights_only=True), strict=True)
     return Engine.start(model.eval(), published.preprocessing, device=CPU, precision="float32")
 
@@ -122,6 +124,7 @@ def test_the_network_sees_what_is_there(
     name: str, classes: Sequence[int], classifier: Engine
 ) -> None:
     preprocessing = find_encoder("efficientnet_lite0").default_weights.preprocessing
+    assert preprocessing is not None
     picture = render(open_image(real_pictures()[name], DecodeLimits()), preprocessing)
     (scores,) = classifier.embed([picture.pixels])
     assert int(scores.argmax()) in classes

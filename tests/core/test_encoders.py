@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -20,7 +22,8 @@ from embedstream_core.encoders import (
     known_encoders,
 )
 from embedstream_core.errors import SetupError
-from embedstream_core.weights import ModelSpec, prepare_model
+from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
+from small_models import DECLARED, forward, small_network
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
@@ -36,6 +39,7 @@ def test_every_torchvision_network_has_default_weights(name: str) -> None:
     default = encoder.default_weights
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     preprocessing = default.preprocessing
+    assert preprocessing is not None
     assert encoder.name == name
     assert encoder.published("default") is default
     assert default.name == torchvision.models.get_model_weights(name).DEFAULT.name
@@ -58,7 +62,9 @@ def test_resnet50_defaults_to_its_second_weights() -> None:
     encoder = find_encoder("resnet50")
     assert encoder.default_weights.name == "IMAGENET1K_V2"
     assert list(encoder.weights) == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
-    assert encoder.published("IMAGENET1K_V1").preprocessing.resize_px == 256
+    first = encoder.published("IMAGENET1K_V1").preprocessing
+    assert first is not None
+    assert first.resize_px == 256
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,32 @@ def small_encoder() -> Encoder:
     return Encoder("small", lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), {"none": none})
 
 
+def network() -> nn.Module:
+    return small_network()
+
+
+def test_a_module_of_ones_own_keeps_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    own = prepare_model(ModelSpec("mine:network", preprocessing=DECLARED))
+    path = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(small_network().state_dict(), path)
+    from_file = prepare_model(ModelSpec("mine:network", str(path), preprocessing=DECLARED))
+    random = prepare_model(ModelSpec("mine:network", "random", preprocessing=DECLARED))
+
+    assert own.card.model_id.startswith("mine:network/own/")
+    assert own.card.dimension == 8
+    np.testing.assert_array_equal(forward(load_prepared(own)), forward(small_network()))
+    assert own.tensors == from_file.tensors == random.tensors
+
+
+def test_a_module_of_ones_own_needs_its_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    with pytest.raises(SetupError, match=r"declare encoder\.preprocessing, such as \{resize_px"):
+        prepare_model(ModelSpec("mine:network"))
+
+
 def no_encoder() -> int:
     return 5
 
@@ -139,7 +171,7 @@ def test_an_encoder_of_ones_own_is_named_by_its_function(monkeypatch: pytest.Mon
     [
         ("no.such.module:encoder", "No module named 'no'"),
         ("mine:missing", "has no attribute 'missing'"),
-        ("mine:no_encoder", "returns int, not an Encoder"),
+        ("mine:no_encoder", "returns int, not a module"),
     ],
 )
 def test_what_is_no_encoder_of_ones_own_is_told(
