@@ -54,8 +54,6 @@ _STRINGS = {
     "context": re.compile(r"null|\[\]"),
 }
 
-# Free text, which torch shows in errors; and guards, which are not run.
-_UNREAD = ("metadata", "guards_code")
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
@@ -109,10 +107,12 @@ def _check_examples(pickled: bytes) -> None:
 def _check_values(value: Any, key: str = "") -> None:
     """Check every text below a JSON value; `key` is what it is called."""
     match value:
+        case dict() if key == "custom_obj_values" and value:
+            raise _refused(f"its object '{min(value)}'")
         case dict():
             for name, inner in value.items():
                 _check_text(name, "")
-                if name not in _UNREAD:
+                if not _is_unread(name, inner):
                     _check_values(inner, name)
         case list():
             for inner in value:
@@ -121,6 +121,19 @@ def _check_values(value: Any, key: str = "") -> None:
             _check_containers(json.loads(value))
         case str():
             _check_text(value, key)
+
+
+def _is_unread(name: str, value: Any) -> bool:
+    """Whether a value is free text that torch shows in errors, or guards, which are not run.
+
+    A tensor may have these names too, but its value is no map and no list of mere texts.
+    """
+    match name, value:
+        case "metadata", dict():
+            return all(isinstance(text, str) for text in value.values())
+        case "guards_code", list():
+            return all(isinstance(text, str) for text in value)
+    return False
 
 
 def _check_text(text: str, key: str) -> None:

@@ -205,6 +205,23 @@ def in_a_size(records: Records, marker: Path) -> None:
     with_json(records, "models/model.json", change)
 
 
+def in_a_size_called_metadata(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        tensors = values["graph_module"]["graph"]["tensor_values"]
+        size = {"expr_str": f"__import__('os').mkdir('{marker}')", "hint": {"as_int": 2}}
+        tensors["metadata"] = {**tensors["conv2d"], "sizes": [{"as_expr": size}]}
+
+    with_json(records, "models/model.json", change)
+
+
+def in_an_object(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        objects = values["graph_module"]["graph"]["custom_obj_values"]
+        objects["metadata"] = {"name": f"x=__import__('os').mkdir('{marker}')", "class_fqn": "x"}
+
+    with_json(records, "models/model.json", change)
+
+
 def in_a_name(records: Records, marker: Path) -> None:
     text = records["models/model.json"].decode()
     inserted = f"input=__import__('os').mkdir('{marker}')"
@@ -249,6 +266,8 @@ HIDING_PLACES = [
     in_old_weights,
     in_a_constant_object,
     in_a_size,
+    in_a_size_called_metadata,
+    in_an_object,
     in_a_name,
     in_a_function,
     in_a_file_operator,
