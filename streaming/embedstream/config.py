@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "BatchConfig",
     "Config",
     "ConfigError",
     "DecodeConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "PipelineConfig",
     "PreprocessingConfig",
     "ReferencesConfig",
+    "Section",
     "SparkConfig",
     "TableConfig",
     "TriggerConfig",
@@ -123,13 +125,13 @@ Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     # Error messages must not repeat a secret's value, so pydantic is told to leave inputs out;
     # ConfigError adds back the ones that are safe.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class KafkaConfig(_Section):
+class KafkaConfig(Section):
     """Where the messages come from."""
 
     bootstrap_servers: str = Field(description="The brokers, as host:port, separated by commas.")
@@ -180,7 +182,7 @@ class KafkaConfig(_Section):
         return self
 
 
-class MessageConfig(_Section):
+class MessageConfig(Section):
     """What a message is."""
 
     format: Literal["auto", "image", "json"] = Field(
@@ -191,7 +193,7 @@ class MessageConfig(_Section):
     id_header: str = Field("image-id", description="The header that carries the image's id.")
 
 
-class ReferencesConfig(_Section):
+class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
     schemes: tuple[Literal["file", "http", "https", "s3"], ...] = Field(
@@ -229,7 +231,7 @@ Channels = tuple[float, float, float]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
-class PreprocessingConfig(_Section):
+class PreprocessingConfig(Section):
     """What is done to a picture before the model sees it."""
 
     resize_px: PositiveInt = Field(description="The shorter side's length after scaling.")
@@ -250,7 +252,7 @@ class PreprocessingConfig(_Section):
         return self
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """The model."""
 
     name: str = Field(
@@ -295,7 +297,7 @@ class EncoderConfig(_Section):
     )
 
 
-class DecodeConfig(_Section):
+class DecodeConfig(Section):
     """What is decoded, and how."""
 
     max_image_bytes: PositiveInt = Field(
@@ -326,7 +328,7 @@ class DecodeConfig(_Section):
     )
 
 
-class PipelineConfig(_Section):
+class PipelineConfig(Section):
     """How much is under way at once in one task."""
 
     fetch_threads: PositiveInt = Field(16, description="References fetched at once.")
@@ -363,7 +365,15 @@ class PipelineConfig(_Section):
     )
 
 
-class TableConfig(_Section):
+class BatchConfig(Section):
+    """What bounds the work on a DataFrame: the sections of a stream's configuration."""
+
+    references: ReferencesConfig = ReferencesConfig()
+    decode: DecodeConfig = DecodeConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+
+
+class TableConfig(Section):
     """The Delta table of outcomes."""
 
     path: Location = Field(description="A folder, or a location such as `s3a://bucket/table`.")
@@ -378,7 +388,7 @@ class TableConfig(_Section):
     )
 
 
-class TriggerConfig(_Section):
+class TriggerConfig(Section):
     """When a micro-batch starts."""
 
     interval_s: float = Field(
@@ -389,7 +399,7 @@ class TriggerConfig(_Section):
     )
 
 
-class SparkConfig(_Section):
+class SparkConfig(Section):
     """The Spark application."""
 
     app_name: str = Field("embedstream", description="The application's name.")
@@ -419,7 +429,7 @@ class SparkConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration of one stream."""
 
     kafka: KafkaConfig

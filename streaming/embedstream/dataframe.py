@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.outcomes import COLUMN_TYPE
-from embedstream.vectorizer import check_input_type, image_vectorizer
+from embedstream.vectorizer import check_input_column, image_vectorizer
 from embedstream_core.errors import SetupError
 
 __all__ = ["featurize"]
@@ -20,16 +20,14 @@ def featurize(
     *,
     encoder: str | EncoderConfig = "resnet50",
     input: str = "content",  # noqa: A002 - what Spark's users call it
-    references: ReferencesConfig | None = None,
-    decode: DecodeConfig | None = None,
-    pipeline: PipelineConfig | None = None,
+    config: BatchConfig | None = None,
 ) -> DataFrame:
     """Add the columns `embedding`, `array<float>`, and `error`, `struct<code, stage, message>`.
 
     Exactly one of the two is null in each row. All other columns of `df` stay; it may be a
     streaming DataFrame. `input` is a column of image bytes, of URIs (of which only those are
-    fetched that `references` allows), or of Spark's `image` struct. Columns of these names and
-    types that are there already, as after `read_images`, are replaced.
+    fetched that `config.references` allows), or of Spark's `image` struct. Columns of these names
+    and types that are there already, as after `read_images`, are replaced.
 
     Raises:
         SetupError: the column holds no images, a name is taken, or the encoder, its weights or a
@@ -40,9 +38,7 @@ def featurize(
         df.sparkSession,
         encoder=encoder,
         returns="outcome",
-        references=references,
-        decode=decode,
-        pipeline=pipeline,
+        config=config,
     )
     others = [f.col(f"`{name}`") for name in df.columns if name not in COLUMN_TYPE.names]
     parts = [f.col(f"{_OUTCOME}.{name}") for name in COLUMN_TYPE.names]
@@ -50,9 +46,7 @@ def featurize(
 
 
 def _check_columns(df: DataFrame, input: str) -> None:  # noqa: A002
-    if input not in df.columns:
-        raise SetupError(f"there is no column '{input}'; there are: {', '.join(df.columns)}")
-    check_input_type(input, df.schema[input].dataType)
+    check_input_column(df, input)
     for field in COLUMN_TYPE:
         if field.name in df.columns and df.schema[field.name].dataType != field.dataType:
             raise SetupError(

@@ -11,7 +11,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
 from embedstream.arrow_columns import column_function
-from embedstream.config import DecodeConfig
+from embedstream.config import BatchConfig
 from embedstream.embedder import decode_limits
 from embedstream.outcomes import COLUMN_TYPE, error_struct
 from embedstream_core.decode import DecodeLimits, open_image
@@ -36,14 +36,15 @@ def list_images(spark: SparkSession, path: str) -> DataFrame:
     return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(path)
 
 
-def read_images(spark: SparkSession, path: str, *, decode: DecodeConfig | None = None) -> DataFrame:
+def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = None) -> DataFrame:
     """The files at a path, one row each: `path`, `content`, `width`, `height`, `format`, `error`.
 
     Width and height are in pixels, as displayed; the format is Pillow's name, such as JPEG. Only
     headers are read. A file whose header says that it cannot be embedded has an error,
-    `struct<code, stage, message>`, in place of these three.
+    `struct<code, stage, message>`, in place of these three. Files without a byte are passed over,
+    as by all of Spark's file readers.
     """
-    limits = decode_limits(decode or DecodeConfig())
+    limits = decode_limits((config or BatchConfig()).decode)
 
     def headers(columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         kind = to_arrow_type(_HEADER_TYPE)

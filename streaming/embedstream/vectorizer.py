@@ -9,18 +9,26 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from PIL import Image
-from pyspark.sql import Column, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql.types import BinaryType, DataType, StringType, StructType
 
-from embedstream.arrow_columns import column_function
+from embedstream.arrow_columns import ColumnFunction, column_function
 from embedstream.check import prepare
-from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.embedder import Embedder, Entry, build_embedder
 from embedstream.outcomes import COLUMN_TYPE, outcome_column, vector_column
 from embedstream_core.errors import Code, SetupError, Stage
 from embedstream_core.records import Failure, Item, Outcome
+from embedstream_core.weights import Head
 
-__all__ = ["ImageVectorizer", "Returns", "check_input_type", "image_vectorizer"]
+__all__ = [
+    "ImageVectorizer",
+    "Returns",
+    "check_input_column",
+    "entries_of",
+    "image_vectorizer",
+    "prepare_embedder",
+]
 
 Returns = Literal["embedding", "outcome"]
 
@@ -32,6 +40,8 @@ _TYPES: Mapping[Returns, DataType] = {
     "embedding": COLUMN_TYPE["embedding"].dataType,
     "outcome": COLUMN_TYPE,
 }
+
+_KINDS = "images are bytes (binary), URIs (string), or Spark's image struct"
 
 # Spark's image struct holds rows of bytes in OpenCV's order; its modes are OpenCV's numbers.
 _IMAGE_FIELDS = ["origin", "height", "width", "nChannels", "mode", "data"]
@@ -59,12 +69,16 @@ class ImageVectorizer:
         return self.embedder.model.card.dimension
 
     def __call__(self, column: Column | str) -> Column:
-        made: Column = column_function(self._embed, _TYPES[self.returns])(column)
+        made: Column = self.function()(column)
         return made
+
+    def function(self) -> ColumnFunction:
+        """The function itself, to register it under a name of one's own."""
+        return column_function(self._embed, _TYPES[self.returns])
 
     def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """What Spark calls on a worker, with the column's batches."""
-        batches = map(_entries, columns)
+        batches = map(entries_of, columns)
         return map(_BUILDERS[self.returns], self.embedder.outcomes(batches))
 
 
@@ -73,44 +87,64 @@ def image_vectorizer(
     *,
     encoder: str | EncoderConfig = "resnet50",
     returns: Returns = "embedding",
-    references: ReferencesConfig | None = None,
-    decode: DecodeConfig | None = None,
-    pipeline: PipelineConfig | None = None,
+    config: BatchConfig | None = None,
 ) -> ImageVectorizer:
     """Prepare an encoder on the driver and send it on its way to the workers, once.
 
-    `encoder` is a name, or all its settings. Only what `references` allows is fetched; without it,
-    nothing.
+    `encoder` is a name, or all its settings. Only what `config.references` allows is fetched;
+    without it, nothing.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong; nothing was started.
     """
-    settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
-    embedder = build_embedder(
-        spark,
-        prepare(settings),
-        encoder=settings,
-        references=references or ReferencesConfig(),
-        decode=decode or DecodeConfig(),
-        pipeline=pipeline or PipelineConfig(),
-    )
+    embedder = prepare_embedder(spark, encoder=encoder, config=config)
     return ImageVectorizer(embedder, returns)
 
 
-def check_input_type(name: str, kind: DataType) -> None:
+def prepare_embedder(
+    spark: SparkSession,
+    *,
+    encoder: str | EncoderConfig,
+    head: Head = "cut",
+    config: BatchConfig | None = None,
+) -> Embedder:
+    """Prepare an encoder on the driver and send it on its way to the workers.
+
+    Raises:
+        SetupError: as `image_vectorizer` does.
+    """
+    if not hasattr(spark, "_jsparkSession"):
+        raise SetupError(
+            "models travel as broadcasts, which Spark Connect does not have: use a session on the "
+            "driver itself"
+        )
+    bounds = config or BatchConfig()
+    settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
+    return build_embedder(
+        spark,
+        prepare(settings, head=head),
+        encoder=settings,
+        references=bounds.references,
+        decode=bounds.decode,
+        pipeline=bounds.pipeline,
+    )
+
+
+def check_input_column(df: DataFrame, name: str) -> None:
     """
     Raises:
-        SetupError: a column of this type holds no images.
+        SetupError: there is no such column, or it holds no images.
     """
+    if name not in df.columns:
+        raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
+    kind = df.schema[name].dataType
     of_image = isinstance(kind, StructType) and kind.names == _IMAGE_FIELDS
     if not isinstance(kind, BinaryType | StringType) and not of_image:
-        raise SetupError(
-            f"column '{name}' is of type {kind.simpleString()}; images are bytes (binary), URIs "
-            "(string), or Spark's image struct"
-        )
+        raise SetupError(f"column '{name}' is of type {kind.simpleString()}; {_KINDS}")
 
 
-def _entries(column: pa.Array) -> list[Entry]:
+def entries_of(column: pa.Array) -> list[Entry]:
+    """What a batch of images holds, entry by entry."""
     read = _reader(column.type)
     return [_NO_IMAGE if value is None else read(value) for value in column.to_pylist()]
 
@@ -125,10 +159,7 @@ def _reader(kind: pa.DataType) -> Callable[[Any], Entry]:
         return lambda uri: Item("", uri=uri)
     if pa.types.is_struct(kind) and kind.get_field_index("nChannels") >= 0:
         return _from_image_struct
-    raise TypeError(
-        f"the column is of type {kind}; images are bytes (binary), URIs (string), or Spark's image "
-        "struct"
-    )
+    raise TypeError(f"the column is of type {kind}; {_KINDS}")
 
 
 def _from_image_struct(image: Mapping[str, Any]) -> Entry:

@@ -1,0 +1,53 @@
+"""Pictures for the tests of the batch doors, and an encoder that is small and real."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from embedstream import EncoderConfig
+from embedstream.config import PreprocessingConfig
+from pictures import real_pictures
+
+__all__ = ["ENCODER", "SMALL", "digits", "write_pictures"]
+
+ENCODER = EncoderConfig(name="efficientnet_lite0", precision="float32")
+
+SMALL = ENCODER.model_copy(
+    update={
+        "preprocessing": PreprocessingConfig(
+            resize_px=64,
+            crop_px=64,
+            interpolation="bicubic",
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+        )
+    }
+)
+"""The same at a quarter of the side: for tests that need many pictures."""
+
+
+def write_pictures(folder: Path) -> dict[str, bytes]:
+    """Some real pictures as files, by name, and one file that is no picture."""
+    pictures = dict(list(real_pictures().items())[:6])
+    files = {f"{Path(name).stem}.jpg": content for name, content in pictures.items()}
+    files["broken.jpg"] = b"no picture"
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return files
+
+
+def digits(count: int) -> tuple[list[bytes], list[int]]:
+    """Scikit-learn's scanned digits as PNG bytes, and what each shows."""
+    data = load_digits()
+    return [_png(image) for image in data.images[:count]], [int(one) for one in data.target[:count]]
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray((image * 15).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,54 @@
+"""The functions for SQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from doors import ENCODER, write_pictures
+from embedstream import read_images, register_image_functions
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture
+def registered(spark: SparkSession, tmp_path: Path) -> SparkSession:
+    write_pictures(tmp_path)
+    read_images(spark, str(tmp_path)).createOrReplaceTempView("images")
+    register_image_functions(spark, encoder=ENCODER)
+    return spark
+
+
+def test_embeddings_and_labels(registered: SparkSession) -> None:
+    rows = registered.sql(
+        "SELECT path, image_embedding(content) AS embedding, image_labels(content, 3) AS labels "
+        "FROM images"
+    ).collect()
+
+    assert len(rows) == 7
+    for row in rows:
+        if row.path.endswith("broken.jpg"):
+            assert (row.embedding, row.labels) == (None, None)
+        else:
+            assert len(row.embedding) == 1280
+            assert len(row.labels) == 3
+            assert row.labels[0].probability >= row.labels[1].probability
+
+
+def test_in_a_view_and_over_nothing(registered: SparkSession) -> None:
+    registered.sql(
+        "CREATE OR REPLACE TEMPORARY VIEW embedded AS "
+        "SELECT path, image_embedding(content) AS embedding FROM images"
+    )
+
+    counted = registered.sql(
+        "SELECT count(*) AS images, count(embedding) AS embeddings FROM embedded"
+    ).first()
+    nothing = registered.sql("SELECT image_embedding(CAST(NULL AS BINARY)) AS embedding").first()
+
+    assert counted is not None
+    assert (counted.images, counted.embeddings) == (7, 6)
+    assert nothing is not None
+    assert nothing.embedding is None
