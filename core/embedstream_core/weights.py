@@ -207,7 +207,8 @@ def _program(spec: ModelSpec) -> tuple[_Origin, nn.Module, bytes]:
     actual = hashlib.sha256(content).hexdigest()
     sha256 = _check_digest(actual, spec.sha256 or "", f"the {spec.encoder} file '{path}'")
     preprocessing = spec.preprocessing or program.declared(path)
-    origin = _Origin(path.stem, sha256, preprocessing, "unknown")
+    name = path.name if path.is_dir() else path.stem
+    origin = _Origin(name, sha256, preprocessing, "unknown")
     return origin, _opened(spec.encoder, content), content
 
 

@@ -455,6 +455,13 @@ def test_a_folder_travels_as_the_same_bytes_from_anywhere(tmp_path: Path) -> Non
     assert prepare_model(replace(spec, weights=str(copy))) == prepare_model(spec)
 
 
+def test_a_folder_is_called_by_its_whole_name(tmp_path: Path) -> None:
+    spec = huggingface_model(tmp_path)
+    named = Path(spec.weights).rename(tmp_path / "vit-1.5")
+    model_id = prepare_model(replace(spec, weights=f"{named}/")).card.model_id
+    assert model_id.startswith("huggingface/vit-1.5/")
+
+
 def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
     spec, marker = huggingface_model(tmp_path), tmp_path / "marker"
     (Path(spec.weights) / "model.safetensors").unlink()

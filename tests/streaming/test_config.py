@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from embedstream.check import prepare
 from embedstream.config import Config, ConfigError, resolved_options, revealed
 from embedstream.config_file import load_config
+from embedstream_core.decode import Preprocessing
 
 CONFIGURATIONS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
 
@@ -228,6 +231,35 @@ def test_the_first_start_is_given_once(tmp_path: Path) -> None:
     (_, line) = problems(tmp_path, {"kafka": both})
     assert line == "  kafka: give starting_offsets or starting_timestamp, not both"
     assert load(tmp_path, {"kafka": {"starting_timestamp": "2026-01-01T00:00:00Z"}})
+
+
+PREPROCESSING = {"resize_px": 40, "crop_px": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
+
+
+def test_a_declared_preprocessing_reaches_the_model(tmp_path: Path) -> None:
+    encoder = {"name": "resnet18", "weights": "random", "preprocessing": PREPROCESSING}
+    config = load_config(write(tmp_path, {"encoder": encoder}))
+
+    card = prepare(config.encoder).card
+
+    assert card.preprocessing == Preprocessing(40, 32, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_px": 64}, "crop_px 64 is larger than resize_px 40"),
+        ({"std": [0.2, 0, 0.3]}, "encoder.preprocessing.std.1"),
+        ({"mean": [0.5]}, "encoder.preprocessing.mean"),
+        ({"interpolation": "box"}, "'bilinear', 'bicubic', 'lanczos' or 'nearest'"),
+    ],
+)
+def test_a_wrong_preprocessing_is_told(
+    changes: Mapping[str, Any], message: str, tmp_path: Path
+) -> None:
+    wrong = {"encoder": {"preprocessing": {**PREPROCESSING, **changes}}}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(write(tmp_path, wrong))
 
 
 def test_a_spark_option_begins_with_spark(tmp_path: Path) -> None:
