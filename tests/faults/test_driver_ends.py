@@ -26,7 +26,9 @@ def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
     return DrivenStream.of(spark, topic, tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_lets_the_batch_finish_and_exits_0(
     stream: DrivenStream, number: signal.Signals
 ) -> None:
@@ -51,6 +53,7 @@ def test_a_signal_lets_the_batch_finish_and_exits_0(
     stream.check()
 
 
+@pytest.mark.long
 def test_a_stop_waits_no_longer_than_its_limit(stream: DrivenStream) -> None:
     """An image hangs its decoder, and the deadline for that is far."""
     messages = [image(str(index), tiny_picture()) for index in range(MESSAGES)]
@@ -77,6 +80,7 @@ def test_a_stop_waits_no_longer_than_its_limit(stream: DrivenStream) -> None:
     stream.check()
 
 
+@pytest.mark.long
 def test_two_executors_load_the_model_once_each(stream: DrivenStream) -> None:
     stream.send(MESSAGES)
     with stream.run("spark.master=local-cluster[2,1,1024]", until="drained") as driver:

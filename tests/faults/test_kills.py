@@ -42,9 +42,9 @@ def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
     return DrivenStream.of(spark, topic, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "kills", [2, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
-)
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kills", [50])
 def test_kill_9_at_random_points(
     stream: DrivenStream, vectors: Vectors, chance: random.Random, kills: int
 ) -> None:
@@ -99,7 +99,9 @@ def between_the_commits(stream: DrivenStream) -> bool:
     return max(in_table, default=-1) > stream.last_batch("commits")
 
 
-@pytest.mark.parametrize("point", [planned_first, writing, between_the_commits])
+@pytest.mark.parametrize(
+    "point", [pytest.param(planned_first, marks=pytest.mark.long), writing, between_the_commits]
+)
 def test_kill_9_at_a_named_point(
     stream: DrivenStream, vectors: Vectors, point: Callable[[DrivenStream], bool]
 ) -> None:

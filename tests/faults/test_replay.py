@@ -175,6 +175,7 @@ def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
         assert sum(map(_is_good, rows.values())) == 10
 
 
+@pytest.mark.long
 def test_beside_the_live_stream_nothing_is_lost_or_doubled(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:

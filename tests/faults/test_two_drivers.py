@@ -117,6 +117,7 @@ def test_a_driver_whose_claim_was_taken_over_stops(
     assert claims(config)[0].read_text() == other
 
 
+@pytest.mark.long
 def test_the_command_refuses_while_another_runs_and_follows_it_after_kill_9(
     topic: Topic, tmp_path: Path
 ) -> None:
