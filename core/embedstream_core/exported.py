@@ -50,6 +50,8 @@ _STRINGS = {
     "target": _OPERATOR,
     "as_operator": _OPERATOR,
     "expr_str": _ARITHMETIC,
+    # Such as how to pad, or what einsum sums.
+    "as_string": re.compile(r"[\w\s.,>+-]*"),
     # Of tuples and lists, and of dicts without keys.
     "context": re.compile(r"null|\[\]"),
 }
