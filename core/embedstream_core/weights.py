@@ -6,9 +6,9 @@ import hashlib
 import pickle
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -18,8 +18,10 @@ from torch import nn
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import Encoder, PublishedWeights, find_encoder
 from embedstream_core.errors import EmbedstreamError, SetupError
+from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import PROGRAMS, open_program
+from embedstream_core.registered import REGISTRY, is_registered, read_registered
 
 __all__ = [
     "RANDOM_NAME",
@@ -54,7 +56,8 @@ class ModelSpec:
 
     `weights` is `default`, the name of published weights, the path of a file (`.safetensors`, or a
     state dict saved by torch), or `random`: untrained and seeded, for tests. For a row of
-    `PROGRAMS` it is the path of the program. `sha256` is what the weights file must hash to.
+    `PROGRAMS` it is the path of the program; for `mlflow`, which stands for whatever encoder was
+    logged there, a URI of `registered.py`. `sha256` is what the weights file must hash to.
     `preprocessing` takes the place of the encoder's own; most programs come with none. With its
     `head` kept, a model gives the logits of its classes in place of an embedding.
     """
@@ -64,34 +67,6 @@ class ModelSpec:
     sha256: str | None = None
     preprocessing: Preprocessing | None = None
     head: Head = "cut"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What a worker needs to rebuild a prepared model, and what is stamped on its rows.
-
-    `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`;
-    `dimension` is the length of an embedding; `tensors_sha256` the hash of the prepared tensors.
-    `labels` names the outputs of a model whose head was kept.
-    """
-
-    encoder: str
-    model_id: str
-    dimension: int
-    preprocessing: Preprocessing
-    license: str
-    tensors_sha256: str
-    labels: tuple[str, ...] = ()
-
-
-class PreparedModel(NamedTuple):
-    """A checked model, ready to travel.
-
-    `tensors` is a whole file: in safetensors format, or for a row of `PROGRAMS` the program.
-    """
-
-    card: ModelCard
-    tensors: bytes
 
 
 def prepare_model(spec: ModelSpec) -> PreparedModel:
@@ -105,6 +80,8 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
             or the model does not make a vector of a picture, or does not tell pictures apart.
         MissingExtra: the package that the encoder needs is not installed.
     """
+    if spec.encoder == REGISTRY or is_registered(spec.weights):
+        return _registered(spec)
     if spec.encoder in PROGRAMS:
         origin, model, tensors = _program(spec)
     else:
@@ -193,6 +170,43 @@ def _labels(encoder: str, origin: _Origin, outputs: int) -> tuple[str, ...]:
             "one whose classes are known can name what it sees"
         )
     return labels
+
+
+def _registered(spec: ModelSpec) -> PreparedModel:
+    """A model that was prepared before it went to MLflow: it is checked again."""
+    source, model = read_registered(spec.weights)
+    _check_family(spec, model.card)
+    what = f"the tensors of '{spec.weights}'"
+    actual = hashlib.sha256(model.tensors).hexdigest()
+    _check_digest(actual, model.card.tensors_sha256, what)
+    sha256 = _check_digest(actual, spec.sha256 or "", what)
+    preprocessing = spec.preprocessing or model.card.preprocessing
+    card = replace(
+        model.card,
+        model_id=f"{REGISTRY}/{source}/{sha256[:12]}",
+        dimension=_dimension(load_prepared(model), preprocessing),
+        preprocessing=preprocessing,
+    )
+    return PreparedModel(card, model.tensors)
+
+
+def _check_family(spec: ModelSpec, card: ModelCard) -> None:
+    if spec.encoder not in (REGISTRY, card.encoder):
+        raise SetupError(
+            f"'{spec.weights}' is of the encoder '{card.encoder}', and encoder.name is "
+            f"'{spec.encoder}'; give the one or the other, or {REGISTRY}"
+        )
+    # Whoever may write to the registry is not to choose what is called here.
+    if spec.encoder == REGISTRY and ":" in card.encoder:
+        raise SetupError(
+            f"'{spec.weights}' is made by the function '{card.encoder}'; to have it called, give "
+            "that as encoder.name"
+        )
+    if spec.head == "kept" and not card.labels:
+        raise SetupError(
+            f"'{spec.weights}' was logged without its head, so it names no classes; name the "
+            "encoder itself"
+        )
 
 
 def _program(spec: ModelSpec) -> tuple[_Origin, nn.Module, bytes]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedstream.images import read_images
     from embedstream.labeler import ImageLabeler, image_labeler
     from embedstream.ml import ImageFeaturizer, ImagePredictor
+    from embedstream.registry import log_encoder
     from embedstream.sql import register_image_functions
     from embedstream.vectorizer import ImageVectorizer, image_vectorizer
 
@@ -27,6 +28,7 @@ __all__ = [
     "featurize",
     "image_labeler",
     "image_vectorizer",
+    "log_encoder",
     "read_images",
     "register_image_functions",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "featurize": "dataframe",
     "image_labeler": "labeler",
     "image_vectorizer": "vectorizer",
+    "log_encoder": "registry",
     "read_images": "images",
     "register_image_functions": "sql",
 }

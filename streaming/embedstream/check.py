@@ -90,7 +90,9 @@ class Preflight:
         local = str(self.spark.sparkContext.master).startswith("local[")
         if local:
             device = find_device(wanted)
-            fixed = is_fixed(self.config.encoder.name)
+            # Of a model from a registry, only its card tells the encoder.
+            name = self.model.card.encoder if self.model else self.config.encoder.name
+            fixed = is_fixed(name)
             chosen = choose_precision("float32" if fixed else precision, device)
             dtype = str(chosen).removeprefix("torch.")
             backend = _backend(self.config.encoder.backend, device, fixed=fixed)

