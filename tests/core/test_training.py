@@ -150,11 +150,10 @@ def test_it_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: 
     [
         ("head", set()),
         ("last_blocks", {"3.weight", "3.bias"}),
+        # Batch norms keep their statistics.
         (
             "all",
-            {f"0.0.{name}" for name in ("weight", "bias")}
-            | {f"0.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
-            | {"0.1.num_batches_tracked", "3.weight", "3.bias"},
+            {f"{layer}.{name}" for layer in ("0.0", "0.1", "3") for name in ("weight", "bias")},
         ),
     ],
 )
@@ -165,7 +164,7 @@ def test_only_the_chosen_blocks_change(
     reports = run(model, tmp_path, settings)
 
     assert changed(model, tmp_path) == expected
-    assert reports[-1].accuracy > 0.6
+    assert reports[-1].loss < reports[0].loss
     assert {"(none).weight", "(none).bias"} <= tensors(model, tmp_path).keys()
 
 
@@ -221,17 +220,14 @@ def test_a_share_without_a_picture_ends_it(model: PreparedModel, tmp_path: Path)
         ("efficientnet_lite0", ["_blocks.15", "_conv_head", "_bn1"]),
         # Its last children are heads that only its first training used.
         ("googlenet", ["inception4e", "inception5a", "inception5b"]),
-        (
-            "vit_b_16",
-            [*(f"encoder.layers.encoder_layer_{index}" for index in (10, 11)), "encoder.ln"],
-        ),
+        ("timm/vit_tiny_patch16_224", ["blocks.10", "blocks.11", "norm"]),
     ],
 )
 def test_the_last_blocks(name: str, expected: list[str]) -> None:
     encoder = find_encoder(name)
     body = encoder.build()
     encoder.cut(body)
-    side = 224 if name.startswith("vit") else 64
+    side = 224 if "vit" in name else 64
     preprocessing = replace(SMALL, resize_px=side, crop_px=side)
 
     assert trained_blocks(body, preprocessing, TrainingSettings()) == expected
@@ -249,7 +245,7 @@ def test_what_has_no_parameters_cannot_be_trained() -> None:
     [
         ({"epochs": 0}, "epochs is 0; it is 1 or more"),
         ({"blocks": 0}, "blocks is 0"),
-        ({"batch_size": 1}, "batch_size is 1; batch norms"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"held_out": 1.0}, "held_out is 1.0; it is between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it is more than 0"),
         ({"trainable": "body"}, "trainable is 'body'; it is head, last_blocks or all"),
