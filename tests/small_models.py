@@ -78,7 +78,9 @@ def onnx_model(folder: Path) -> ModelSpec:
     return ModelSpec("onnx", str(folder / "mine.onnx"), preprocessing=DECLARED)
 
 
-def save_onnx(path: Path, *, batch: str | int = "batch", order: str = "NCHW") -> None:
+def save_onnx(
+    path: Path, *, batch: str | int = "batch", order: str = "NCHW", side: int = SIDE
+) -> None:
     """A convolution and a mean, written with ONNX's own tools."""
     from onnx import TensorProto, helper, numpy_helper, save_model
 
@@ -90,10 +92,10 @@ def save_onnx(path: Path, *, batch: str | int = "batch", order: str = "NCHW") ->
         helper.make_node("GlobalAveragePool", ["active"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["vectors"]),
     ]
-    shape: list[str | int] = [batch, 3, SIDE, SIDE]
+    shape: list[str | int] = [batch, 3, side, side]
     source = "images"
     if order == "NHWC":
-        shape, source = [batch, SIDE, SIDE, 3], "pictures"
+        shape, source = [batch, side, side, 3], "pictures"
         nodes.insert(0, helper.make_node("Transpose", [source], ["images"], perm=[0, 3, 1, 2]))
     graph = helper.make_graph(
         nodes,
