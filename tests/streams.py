@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.broker import topic_end_offsets
 from embedstream.check import Preflight, prepare
-from embedstream.config import Config
+from embedstream.config import Config, FilesConfig
 from embedstream.job import Stream, start_stream
 from embedstream.produce import OutgoingMessage, produce
 from embedstream_core.weights import PreparedModel
@@ -53,7 +53,7 @@ def json_message(name: str, **fields: object) -> OutgoingMessage:
     return OutgoingMessage(name, key=name, value=json.dumps(fields).encode())
 
 
-def prepared(config: Config) -> PreparedModel:
+def prepared(config: Config | FilesConfig) -> PreparedModel:
     return prepare(config.encoder)
 
 

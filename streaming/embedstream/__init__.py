@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedstream.config import BatchConfig, EncoderConfig
     from embedstream.dataframe import featurize
+    from embedstream.finetuning import FinetunedEncoder, TrainingSettings, finetune
     from embedstream.images import read_images
     from embedstream.labeler import ImageLabeler, image_labeler
     from embedstream.ml import ImageFeaturizer, ImagePredictor
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchConfig",
     "EncoderConfig",
+    "FinetunedEncoder",
     "ImageFeaturizer",
     "ImageLabeler",
     "ImagePredictor",
     "ImageVectorizer",
+    "TrainingSettings",
     "featurize",
+    "finetune",
     "image_labeler",
     "image_vectorizer",
     "log_encoder",
@@ -36,11 +40,14 @@ __all__ = [
 _HOMES = {
     "BatchConfig": "config",
     "EncoderConfig": "config",
+    "FinetunedEncoder": "finetuning",
     "ImageFeaturizer": "ml",
     "ImageLabeler": "labeler",
     "ImagePredictor": "ml",
     "ImageVectorizer": "vectorizer",
+    "TrainingSettings": "finetuning",
     "featurize": "dataframe",
+    "finetune": "finetuning",
     "image_labeler": "labeler",
     "image_vectorizer": "vectorizer",
     "log_encoder": "registry",

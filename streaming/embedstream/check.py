@@ -15,7 +15,7 @@ from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.embedder import fetch_policy
 from embedstream.resume import Resumption, plan, refuse_loss
-from embedstream.sink import MODEL_PROPERTY, check_table, table_properties
+from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
 from embedstream_core.backends import Backend, obstacle
@@ -154,18 +154,13 @@ class Preflight:
                     "its own for the table"
                 )
             return f"{path}: will be created"
-        self._check_model(path)
-        return f"{path}: {self.table_rows} rows"
-
-    def _check_model(self, path: str) -> None:
-        filled_by = table_properties(self.spark, path).get(MODEL_PROPERTY)
-        wanted = self.model.card.model_id if self.model else None
-        if filled_by and wanted and filled_by != wanted and not self.allow_model_change:
-            raise SetupError(
-                f"the table holds embeddings of '{filled_by}', and encoder gives '{wanted}'; "
-                "choose another table and checkpoint, or go on with --allow-model-change (model_id "
-                "tells the rows apart)"
+        if self.model and not self.allow_model_change:
+            remedy = (
+                "choose another table and checkpoint, or go on with --allow-model-change "
+                "(model_id tells the rows apart)"
             )
+            check_model(self.spark, path, self.model.card.model_id, remedy=remedy)
+        return f"{path}: {self.table_rows} rows"
 
     def _checkpoint(self) -> str:
         path = self.config.checkpoint

@@ -149,25 +149,28 @@ def claimed(spark: SparkSession, config: Config) -> Iterator[HeldClaim]:
     Raises:
         SetupError: another driver holds one of them; the message names it.
     """
-    with _holding(_folders(spark, config), _own(spark, config)) as held:
+    with _holding(
+        _folders(spark, config), _own(spark, config.table.path, config.checkpoint)
+    ) as held:
         yield held
 
 
 @contextmanager
-def table_claimed(spark: SparkSession, config: Config) -> Iterator[None]:
+def table_claimed(spark: SparkSession, table: str, *, checkpoint: str = "") -> Iterator[None]:
     """For one who writes to the table beside its stream: where that cannot be, claim the table.
 
     Delta numbers its commits by files that must not be there yet. Local disks and S3 do not refuse
-    a second writer by themselves: one process's commit could replace another's.
+    a second writer by themselves: one process's commit could replace another's. `checkpoint` is
+    that of the stream beside which it works, if there is one.
 
     Raises:
         SetupError: there, and a driver runs; the message names it.
     """
-    folder = Folder(spark, f"{config.table.path}/{OWN_FOLDER}")
+    folder = Folder(spark, f"{table}/{OWN_FOLDER}")
     if folder.keeps_writers_apart():
         yield
         return
-    with _holding((folder,), _own(spark, config)):
+    with _holding((folder,), _own(spark, table, checkpoint)):
         yield
 
 
@@ -257,7 +260,7 @@ def _folders(spark: SparkSession, config: Config) -> tuple[Folder, ...]:
     )
 
 
-def _own(spark: SparkSession, config: Config) -> Claim:
+def _own(spark: SparkSession, table: str, checkpoint: str) -> Claim:
     jvm: Any = spark.sparkContext._jvm
     # A JVM can outlive the Python process that launched it for a moment, and commit.
     pids = {os.getpid(), int(jvm.java.lang.ProcessHandle.current().pid())}
@@ -270,8 +273,8 @@ def _own(spark: SparkSession, config: Config) -> Claim:
         processes={pid: psutil.Process(pid).create_time() for pid in sorted(pids)},
         since=now,
         renewed=now,
-        checkpoint=config.checkpoint,
-        table=config.table.path,
+        checkpoint=checkpoint,
+        table=table,
     )
 
 

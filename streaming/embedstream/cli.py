@@ -163,6 +163,34 @@ def backfill(
 
 
 @app.command()
+def batch(
+    source: Annotated[
+        str, typer.Option("--from", help="A folder with all below it, a pattern, or an s3a:// URI.")
+    ],
+    table: Annotated[str, typer.Option(help="The Delta table; created where there is none.")],
+    encoder: Annotated[str, typer.Option(help="As encoder.name.")] = "resnet50",
+    weights: Annotated[str, typer.Option(help="As encoder.weights.")] = "default",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of the sections encoder, references, decode, pipeline, table and spark.",
+        ),
+    ] = None,
+    chunk_rows: ChunkRows = 2000,
+) -> None:
+    """Embed the files at a path; repeated, it does what is left and what came since."""
+    from embedstream.config_file import files_config
+
+    tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
+    settings = files_config(tree, overrides or ())
+    from embedstream.terminal import run_files
+
+    run_files(settings, source, chunk_rows=chunk_rows)
+
+
+@app.command()
 def produce(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     topic: Annotated[str, typer.Option(help="The topic.")],

@@ -32,6 +32,7 @@ __all__ = [
     "ConfigError",
     "DecodeConfig",
     "EncoderConfig",
+    "FilesConfig",
     "KafkaConfig",
     "MessageConfig",
     "PipelineConfig",
@@ -428,6 +429,14 @@ class SparkConfig(Section):
             if not name.startswith("spark."):
                 raise ValueError(f"'{name}' is no setting of Spark: all begin with 'spark.'")
         return self
+
+
+class FilesConfig(BatchConfig):
+    """What `embedstream batch` needs beside the files: sections of a stream's configuration."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    table: TableConfig
+    spark: SparkConfig = SparkConfig()
 
 
 class Config(Section):

@@ -13,9 +13,9 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedstream.config import Config, ConfigError, names_secret
+from embedstream.config import Config, ConfigError, FilesConfig, names_secret
 
-__all__ = ["load_config", "parse_value"]
+__all__ = ["files_config", "load_config", "parse_value"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
 
@@ -49,6 +49,20 @@ def load_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, tree)) from None
+
+
+def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> FilesConfig:
+    """The settings of `embedstream batch`: a tree of them, and what overrides it.
+
+    Raises:
+        ConfigError: for every problem at once.
+    """
+    for keys, value in map(_from_override, overrides):
+        _assign(tree, keys, value)
+    try:
+        return FilesConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Path("--set"), tree)) from None
 
 
 Setting = tuple[list[str], Any]

@@ -18,7 +18,7 @@ from embedstream_core.decode import DecodeLimits, open_image
 from embedstream_core.errors import ItemError
 from embedstream_core.records import Failure
 
-__all__ = ["list_images", "read_images"]
+__all__ = ["file_uris", "read_images"]
 
 _HEADER_TYPE = StructType(
     [
@@ -30,9 +30,13 @@ _HEADER_TYPE = StructType(
 )
 
 
-def list_images(spark: SparkSession, path: str) -> DataFrame:
-    """The files at a path (a folder with all below it, a file, or a pattern): `path`,
-    `modificationTime`, `length` and `content`, which is read only where it is used."""
+def file_uris(spark: SparkSession, path: str) -> list[str]:
+    """The files at a path, as URIs: of all below a folder, or that a pattern matches."""
+    listed = _files(spark, path).inputFiles()
+    return [uri.replace("s3a://", "s3://", 1) for uri in listed]
+
+
+def _files(spark: SparkSession, path: str) -> DataFrame:
     return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(path)
 
 
@@ -52,7 +56,7 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
             yield pa.array((_header(content, limits) for content in column.to_pylist()), kind)
 
     read = column_function(headers, _HEADER_TYPE)
-    files = list_images(spark, path).select("path", "content")
+    files = _files(spark, path).select("path", "content")
     return files.withColumn("header", read("content")).select("path", "content", "header.*")
 
 

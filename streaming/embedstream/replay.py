@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from embedstream.chunks import ChunkReport, commit_chunk
 from embedstream.config import Config
 from embedstream.featurizer import OUTCOME_SCHEMA, featurize_messages
 from embedstream.job import featurizer
@@ -41,7 +42,7 @@ from embedstream_core.errors import SetupError
 from embedstream_core.redaction import REDACTED
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Chunk", "ChunkReport", "OffsetRange", "Plan", "Replay", "Selection"]
+__all__ = ["Chunk", "OffsetRange", "Plan", "Replay", "Selection"]
 
 Kind = Literal["replay", "backfill"]
 
@@ -116,19 +117,6 @@ class Plan:
         return sum(chunk.rows for chunk in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkReport:
-    """A chunk that was committed."""
-
-    embeddings: int
-    failures: Counter[str]
-    duration_s: float
-
-    @property
-    def rows(self) -> int:
-        return self.embeddings + self.failures.total()
-
-
 class Replay:
     """One replay or backfill of a table, interrupted before or not.
 
@@ -180,17 +168,8 @@ class Replay:
 
     def run(self, chunk: Chunk) -> ChunkReport:
         """Embed a chunk and commit its outcomes."""
-        started = time.monotonic()
-        outcomes = featurize_messages(self._messages(chunk), self._featurizer).persist()
-        try:
-            counted = outcomes.groupBy("error.code").count().collect()
-            if counted:
-                self._merge(outcomes, chunk)
-        finally:
-            outcomes.unpersist()
-        failures = Counter({code: count for code, count in counted if code is not None})
-        embeddings = sum(count for code, count in counted if code is None)
-        return ChunkReport(embeddings, failures, time.monotonic() - started)
+        outcomes = featurize_messages(self._messages(chunk), self._featurizer)
+        return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 
     def finish(self) -> None:
         """Note that all is done: the next one begins anew."""

@@ -14,8 +14,8 @@ from embedstream.featurizer import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
 __all__ = [
-    "MODEL_PROPERTY",
     "append",
+    "check_model",
     "check_table",
     "compact",
     "create_table",
@@ -128,6 +128,18 @@ def check_table(spark: SparkSession, path: str) -> int | None:
             "or alter the table"
         )
     return rows
+
+
+def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -> None:
+    """
+    Raises:
+        SetupError: another model fills the existing table; `remedy` ends the message.
+    """
+    filled_by = table_properties(spark, path).get(MODEL_PROPERTY)
+    if filled_by and filled_by != model_id:
+        raise SetupError(
+            f"the table holds embeddings of '{filled_by}', and encoder gives '{model_id}'; {remedy}"
+        )
 
 
 def was_altered(error: Exception) -> bool:

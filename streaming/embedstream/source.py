@@ -10,11 +10,22 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
 
 from embedstream.config import KafkaConfig, revealed
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "MESSAGES_SCHEMA",
     "MESSAGE_COLUMNS",
     "TopicState",
     "check_topics",
@@ -23,7 +34,19 @@ __all__ = [
     "read_messages",
 ]
 
-MESSAGE_COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
+_HEADER = StructType([StructField("key", StringType()), StructField("value", BinaryType())])
+MESSAGES_SCHEMA = StructType(
+    [
+        StructField("topic", StringType()),
+        StructField("partition", IntegerType()),
+        StructField("offset", LongType()),
+        StructField("timestamp", TimestampType()),
+        StructField("key", BinaryType()),
+        StructField("value", BinaryType()),
+        StructField("headers", ArrayType(_HEADER)),
+    ]
+)
+MESSAGE_COLUMNS = tuple(MESSAGES_SCHEMA.names)
 
 _ADMIN_TIMEOUT_MS = 10_000
 

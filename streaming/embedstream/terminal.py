@@ -6,11 +6,11 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkFiles
@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from rich.console import Console
 
-from embedstream.config import Config
+from embedstream.config import Config, FilesConfig
 from embedstream.progress import BatchReport, Margin, ProgressListener, Totals
 from embedstream.session import open_session, warm_workers
 from embedstream.source import check_topics
@@ -27,12 +27,20 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.check import Finding, Preflight
+    from embedstream.chunks import ChunkReport
     from embedstream.claim import HeldClaim
     from embedstream.job import Until
-    from embedstream.replay import Kind, Replay, Selection
+    from embedstream.replay import Kind, Selection
     from embedstream_core.weights import PreparedModel
 
-__all__ = ["StreamFailed", "check_stream", "examine_stream", "run_replay", "run_stream"]
+__all__ = [
+    "StreamFailed",
+    "check_stream",
+    "examine_stream",
+    "run_files",
+    "run_replay",
+    "run_stream",
+]
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -192,30 +200,66 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
             raise SetupError(f"the {kind} was not started: mend what is marked above")
         if preflight.table_rows is None:
             raise SetupError(f"there is no table at '{config.table.path}' yet")
-        with table_claimed(spark, config):
+        with table_claimed(spark, config.table.path, checkpoint=config.checkpoint):
             replay = Replay(spark, config, model, topics, kind=kind, selection=selection)
-            _work_off(replay, stop, chunk_rows=chunk_rows)
+            plan = replay.plan(chunk_rows=chunk_rows)
+            if plan.gone:
+                console.print(
+                    f"{plan.gone} cannot be had: Kafka has deleted them, and their rows hold no "
+                    "reference"
+                )
+            if _work_off(plan.chunks, replay.run, stop, noun="message"):
+                replay.finish()
 
 
-def _work_off(replay: Replay, stop: threading.Event, *, chunk_rows: int) -> None:
-    plan = replay.plan(chunk_rows=chunk_rows)
-    console.print(f"{plan.rows} messages to embed, in {_counted(len(plan.chunks), 'chunk', 's')}")
-    if plan.gone:
-        console.print(
-            f"{plan.gone} more cannot be had: Kafka has deleted them, and their rows hold no "
-            "reference"
-        )
+def run_files(config: FilesConfig, source: str, *, chunk_rows: int) -> None:
+    """Embed the files at a path that have no row yet, until it is done or stopped by a signal.
+
+    Raises:
+        SetupError: the encoder, the path or the table cannot be used, or a driver writes to the
+            table where the storage bears only one; nothing was done.
+    """
+    with _session(config) as (spark, prepare), _stop_signals() as stop:
+        from embedstream.batch import Files
+        from embedstream.claim import table_claimed
+
+        model = prepare()
+        console.print(f"{model.card.model_id}, {model.card.dimension} floats", markup=False)
+        files = Files(spark, config, model, source)
+        with table_claimed(spark, config.table.path):
+            _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
+        console.print(f"table: {config.table.path}", markup=False)
+
+
+class _Chunk(Protocol):
+    @property
+    def rows(self) -> int: ...
+
+
+_AChunk = TypeVar("_AChunk", bound=_Chunk)
+
+
+def _work_off(
+    chunks: Sequence[_AChunk],
+    run: Callable[[_AChunk], ChunkReport],
+    stop: threading.Event,
+    *,
+    noun: str,
+) -> bool:
+    """Do one after the other and tell how it goes; whether all were done."""
+    rows = sum(chunk.rows for chunk in chunks)
+    console.print(f"{_counted(rows, noun, 's')} to embed, in {_counted(len(chunks), 'chunk', 's')}")
     done, failures, started = 0, Counter[str](), time.monotonic()
-    for number, chunk in enumerate(plan.chunks, 1):
+    for number, chunk in enumerate(chunks, 1):
         if stop.is_set():
-            console.print(f"stopped; {plan.rows - done} are left for the same command")
-            return
-        report = replay.run(chunk)
+            console.print(f"stopped; {rows - done} are left for the same command")
+            return False
+        report = run(chunk)
         done += chunk.rows
         failures += report.failures
-        left_s = (time.monotonic() - started) / done * (plan.rows - done)
+        left_s = (time.monotonic() - started) / done * (rows - done)
         parts = [
-            f"chunk {number}/{len(plan.chunks)}",
+            f"chunk {number}/{len(chunks)}",
             f"{report.rows:>5} rows",
             f"{report.embeddings:>5} embeddings",
             f"{report.failures.total():>3} failures",
@@ -223,10 +267,11 @@ def _work_off(replay: Replay, stop: threading.Event, *, chunk_rows: int) -> None
             f"about {_duration(left_s)} left",
         ]
         console.print("  ".join(parts), markup=False)
-    replay.finish()
     console.print(
-        f"[bold]{done} messages[/] embedded, {failures.total()} failures{_reasons(failures)}"
+        f"[bold]{_counted(done, noun, 's')}[/] embedded, {failures.total()} failures"
+        f"{_reasons(failures)}"
     )
+    return True
 
 
 def _duration(seconds: float) -> str:
@@ -234,7 +279,9 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _session(config: Config) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
+def _session(
+    config: Config | FilesConfig,
+) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
     """Open the session while the model is being prepared: each takes a core for seconds."""
     with ThreadPoolExecutor(1) as other, ExitStack() as stack:
         with console.status("starting Spark"):
@@ -243,7 +290,7 @@ def _session(config: Config) -> Iterator[tuple[SparkSession, Callable[[], Prepar
         yield spark, preparing.result
 
 
-def _prepare(config: Config) -> PreparedModel:
+def _prepare(config: Config | FilesConfig) -> PreparedModel:
     from embedstream.check import prepare
 
     return prepare(config.encoder)

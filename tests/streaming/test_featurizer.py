@@ -17,14 +17,10 @@ from embedstream.config import Config
 from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer
 from embedstream.outcomes import CARRIED_COLUMNS, OUTCOME_SCHEMA, Origin, outcome_batch
+from embedstream.source import MESSAGES_SCHEMA
 from embedstream_core.errors import Code, Stage
 from embedstream_core.records import Embedding, Failure, Item
 from streams import prepared
-
-MESSAGES_SCHEMA = (
-    "topic string, partition int, offset bigint, timestamp timestamp, key binary, value binary, "
-    "headers array<struct<key: string, value: binary>>"
-)
 
 
 def picture(red: int) -> bytes:
@@ -49,7 +45,7 @@ def messages(spark: SparkSession, folder: Path) -> DataFrame:
         (None, json.dumps({"uri": missing, "id": "gone"}).encode(), None),
         *((None, picture(red), None) for red in range(10, 30)),
     ]
-    data = [
+    data: list[tuple[Any, ...]] = [
         ("images", 1, offset, None, key, value, pairs)
         for offset, (key, value, pairs) in enumerate(rows)
     ]

@@ -1,0 +1,133 @@
+"""Files in bulk: each file at a path becomes one row of the outcome table, in chunks.
+
+A row's identity is its `uri` and `model_id`: what has a row is done, so a run that was stopped or
+killed is gone on with by the same command, and files that came since are done by it too. The core
+fetches the files as it does references: each within its limits, and a file that cannot be read is a
+failure row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from embedstream.chunks import ChunkReport, commit_chunk
+from embedstream.config import FilesConfig, ReferencesConfig
+from embedstream.embedder import build_embedder
+from embedstream.featurizer import Featurizer, featurize_messages
+from embedstream.images import file_uris
+from embedstream.sink import check_model, check_table, create_table
+from embedstream.source import MESSAGES_SCHEMA
+from embedstream_core.errors import SetupError
+from embedstream_core.weights import PreparedModel
+
+__all__ = ["Files", "FilesChunk"]
+
+# A file's time to decode and embed varies: more tasks than cores even that out.
+_TASKS_A_CORE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChunk:
+    """What is done in one commit."""
+
+    uris: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.uris)
+
+
+class Files:
+    """The files at a path, of which some have their rows already."""
+
+    def __init__(
+        self, spark: SparkSession, config: FilesConfig, model: PreparedModel, source: str
+    ) -> None:
+        """
+        Raises:
+            SetupError: the path or the table cannot be used; nothing was written.
+        """
+        self._spark = spark
+        self._table = config.table.path
+        self._model_id = model.card.model_id
+        self._uris = _listed(spark, source)
+        self._featurizer = Featurizer(
+            embedder=build_embedder(
+                spark,
+                model,
+                encoder=config.encoder,
+                references=_allowed(config.references, source, self._uris),
+                decode=config.decode,
+                pipeline=config.pipeline,
+            ),
+            message_format="json",
+            id_header="",
+            transport=config.pipeline.transport,
+        )
+        if check_table(spark, self._table) is not None:
+            check_model(spark, self._table, self._model_id, remedy="choose another table")
+        create_table(
+            spark, self._table, model_id=self._model_id, properties=config.table.properties
+        )
+
+    def plan(self, *, chunk_rows: int) -> list[FilesChunk]:
+        """What is left to be done."""
+        table = self._spark.read.format("delta").load(self._table)
+        done = table.where(f.col("model_id") == self._model_id).select("uri")
+        files = self._spark.createDataFrame([(uri,) for uri in self._uris], "uri string")
+        left = files.join(done, "uri", "left_anti").orderBy("uri").collect()
+        uris = tuple(row.uri for row in left)
+        starts = range(0, len(uris), chunk_rows)
+        return [FilesChunk(uris[start : start + chunk_rows]) for start in starts]
+
+    def run(self, chunk: FilesChunk) -> ChunkReport:
+        """Embed a chunk and commit its outcomes."""
+        outcomes = featurize_messages(self._messages(chunk.uris), self._featurizer)
+        return commit_chunk(outcomes, self._append)
+
+    def _messages(self, uris: Sequence[str]) -> DataFrame:
+        """The messages that would refer to these files; none came from Kafka."""
+        rows = self._spark.createDataFrame([(uri,) for uri in uris], "uri string")
+        value = f.to_json(f.struct(f.col("uri").alias("id"), "uri")).cast("binary")
+        columns = [
+            (value if field.name == "value" else f.lit(None)).cast(field.dataType).alias(field.name)
+            for field in MESSAGES_SCHEMA
+        ]
+        tasks = _TASKS_A_CORE * self._spark.sparkContext.defaultParallelism
+        return rows.repartition(tasks).select(*columns)
+
+    def _append(self, outcomes: DataFrame) -> None:
+        writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
+        writer.save(self._table)
+
+
+def _listed(spark: SparkSession, source: str) -> list[str]:
+    try:
+        uris = file_uris(spark, source)
+    except AnalysisException as error:
+        if error.getCondition() != "PATH_NOT_FOUND":
+            raise
+        uris = []
+    if not uris:
+        raise SetupError(f"there are no files at '{source}'")
+    return uris
+
+
+def _allowed(references: ReferencesConfig, source: str, uris: Sequence[str]) -> ReferencesConfig:
+    """Of files only those below the source, and of buckets its own."""
+    parts = urlsplit(uris[0])
+    match parts.scheme:
+        case "file":
+            folder = unquote(urlsplit(source).path) if "://" in source else source
+            update = {"schemes": ("file",), "folders": (folder,)}
+        case "s3":
+            update = {"schemes": ("s3",), "buckets": (parts.netloc,)}
+        case scheme:
+            raise SetupError(f"'{source}' is of scheme {scheme}; files and s3a:// can be read")
+    return ReferencesConfig.model_validate({**references.model_dump(), **update})
