@@ -1,4 +1,4 @@
-"""docs/coming-from.md: what it offers in place of other code runs."""
+"""docs/coming-from.md and docs/doors.md: the code that they offer runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pictures import real_pictures
 from small_models import save_onnx, small_network
 from streams import Topic, drain, image
 
-PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, DOORS = DOCS / "coming-from.md", DOCS / "doors.md"
 # Keras 3 with NumPy 2, as it reads a layer's weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -30,21 +31,23 @@ EACH = 4
 
 
 class Snippet(NamedTuple):
-    """A fenced block that is marked as ours, and the heading that it stands under."""
+    """A fenced block that is marked as ours, and where it stands."""
 
+    page: str
     heading: str
     language: str
     code: str
 
 
-def snippets(language: str) -> list[Snippet]:
+def snippets(language: str, page: Path = PAGE) -> list[Snippet]:
     found = []
     heading = ""
     pattern = r"^#+ (?P<heading>[^\n]*)$|^```(?P<language>\w+)(?P<ours> ours)?\n(?P<code>.*?)^```$"
-    for match in re.finditer(pattern, PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for match in re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         heading = match["heading"] or heading
         if match["ours"] and match["language"] == language:
-            found.append(Snippet(heading.replace("`", ""), language, match["code"]))
+            plain = heading.replace("`", "")
+            found.append(Snippet(page.name, plain, language, match["code"]))
     return found
 
 
@@ -100,13 +103,16 @@ def _save_export(path: Path) -> None:
 # PySpark leaves CrossValidator's pool of threads open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.spark
-@pytest.mark.parametrize("snippet", snippets("python"), ids=lambda one: one.heading)
-def test_what_stands_beside_their_code_runs(
-    spark: SparkSession, given: Mapping[str, str], snippet: Snippet
-) -> None:
+@pytest.mark.parametrize(
+    "snippet",
+    [*snippets("python"), *snippets("python", DOORS)],
+    ids=lambda one: f"{one.page}: {one.heading}",
+)
+def test_the_code_runs(spark: SparkSession, given: Mapping[str, str], snippet: Snippet) -> None:
     names: dict[str, Any] = {"spark": spark, **given}
 
-    exec(compile(_at_hand(snippet.code), f"{PAGE.name}: {snippet.heading}", "exec"), names)
+    place = f"{snippet.page}: {snippet.heading}"
+    exec(compile(_at_hand(snippet.code), place, "exec"), names)
 
     rows: list[Row] = names["found"].collect()
     made = {row.path: row[-1] for row in rows}
