@@ -28,7 +28,7 @@ def test_it_runs_to_a_good_classifier(scratch: Path) -> None:
     notebook = read()
     resources = {"metadata": {"path": str(scratch)}}
 
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=resources).execute()
 
     assert accuracy(notebook) > 0.9
     assert drawings(notebook) == 3
