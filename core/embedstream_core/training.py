@@ -225,7 +225,7 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         self._head = nn.Linear(card.dimension, classes).to(device)
         # Its tensors may be mapped to a file, which stays as it is.
-        self._body = copy.deepcopy(body).to(device, memory_format=torch.channels_last)
+        self._body = copy.deepcopy(body).to(device).to(memory_format=torch.channels_last)
         self._blocks = _open_blocks(self._body, card.preprocessing, settings)
         encoder = nn.Sequential(_Normalize(card.preprocessing), self._body).to(device)
         if settings.trainable == "head":

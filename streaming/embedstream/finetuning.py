@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,6 +157,11 @@ class _Job:
     def examples(self) -> Path:
         return self.folder / "examples"
 
+    @property
+    def examples_are_whole(self) -> Path:
+        """What Spark writes last."""
+        return self.examples / "_SUCCESS"
+
     def pictures(self, part: str, rank: int = 0, processes: int = 1) -> Pictures:
         """One process's share of a part, `train` or `held_out`."""
         files = sorted((self.examples / f"part={part}").glob("*.parquet"))
@@ -177,7 +183,7 @@ class _Contents(NamedTuple):
 
 
 def _train(job: _Job, num_processes: int) -> None:
-    distributor = TorchDistributor(num_processes, local_mode=False, use_gpu=job.on_gpu)
+    distributor = _Distributor(num_processes, local_mode=False, use_gpu=job.on_gpu)
     try:
         distributor.run(_train_share, job)
     except (Py4JError, PySparkException) as error:
@@ -187,6 +193,27 @@ def _train(job: _Job, num_processes: int) -> None:
             f"the training ended after {done} of {job.settings.epochs} epochs; call again with the "
             f"same output, and it goes on after them ({str(error).strip().splitlines()[-1]})"
         ) from error
+
+
+class _Distributor(TorchDistributor):
+    """One that leaves no trace in the Python workers that its tasks ran in.
+
+    Spark's own leaves its settings in their environment, `CUDA_VISIBLE_DEVICES` among them: a task
+    that came later would not find its GPU.
+    """
+
+    def _get_spark_task_function(self, *args: Any, **kwargs: Any) -> Callable[..., Iterator[Any]]:
+        run = super()._get_spark_task_function(*args, **kwargs)
+
+        def run_and_clean_up(batches: Iterator[Any]) -> Iterator[Any]:
+            before = dict(os.environ)
+            try:
+                yield from run(batches)
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+
+        return run_and_clean_up
 
 
 def _train_share(job: _Job) -> None:
@@ -316,10 +343,9 @@ def _claim(job: _Job, contents: _Contents, num_processes: int) -> None:
             **asdict(job.settings),
         }
     )
-    if not path.exists():
-        _write(path, json.dumps(now, indent=2).encode())
-    before = json.loads(path.read_bytes())
-    if changed := [name for name in now if now[name] != before.get(name)]:
+    before = json.loads(path.read_bytes()) if path.exists() else {}
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed and job.checkpoint.exists():
         differences = ", ".join(f"{one} {before.get(one)}, not {now[one]}" for one in changed)
         raise SetupError(
             f"output '{job.folder}' holds a training with {differences}: give what it was begun "
@@ -340,7 +366,7 @@ def _write_examples(
     Raises:
         SetupError: a process would have nothing to train on, or nothing is held out.
     """
-    if not (job.examples / "_SUCCESS").exists():
+    if not job.examples_are_whole.exists():
         names = f.array(*map(f.lit, labels))
         # What decides is the content: where it comes, and whether it is trained on.
         key = f.xxhash64("content", f.lit(job.settings.seed))

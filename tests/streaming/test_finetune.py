@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as f
 
 from doors import ENCODER, SMALL, digits
 from embedstream import (
-    EncoderConfig,
     FinetunedEncoder,
     TrainingSettings,
     featurize,
@@ -26,7 +27,7 @@ from embedstream import (
 )
 from embedstream.check import prepare
 from embedstream_core.errors import Code, SetupError, SystemicError
-from embedstream_core.training import finished_epochs
+from embedstream_core.training import Epoch, finished_epochs
 
 pytestmark = [
     pytest.mark.spark,
@@ -50,46 +51,6 @@ def labelled(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, "content binary, label string").repartition(2).cache()
 
 
-def vectors(df: DataFrame, encoder: EncoderConfig) -> np.ndarray:
-    rows = featurize(df, encoder=encoder).orderBy(f.xxhash64("content")).collect()
-    return np.array([row.embedding for row in rows if row.error is None])
-
-
-def told(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "encoder.json").read_text())
-    return read
-
-
-def test_two_processes_train_an_encoder_that_featurize_takes(
-    labelled: DataFrame, tmp_path: Path
-) -> None:
-    made = finetune(
-        labelled,
-        label_col="label",
-        output=tmp_path,
-        encoder=SMALL,
-        num_processes=2,
-        settings=SETTINGS,
-    )
-
-    assert made.accuracy > 0.5
-    assert made.labels == tuple(f"digit {digit}" for digit in range(10))
-    last = told(tmp_path)["epochs"][-1]
-    assert len(last["rows"]) == 2
-    assert min(last["rows"]) > COUNT / 4
-    assert sum(last["rows"]) + last["judged"] == COUNT
-    assert last["skipped"] == {Code.IMAGE_UNSUPPORTED: BROKEN}
-    assert made.path == tmp_path / "encoder.safetensors"
-    assert made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest()
-    assert told(tmp_path)["sha256"] == made.sha256
-    assert made.config.preprocessing == SMALL.preprocessing
-    before, after = prepare(SMALL).card, prepare(made.config).card
-    assert after.dimension == before.dimension
-    assert after.model_id == f"efficientnet_lite0/encoder/{made.sha256[:12]}"
-    some = labelled.limit(8)
-    assert np.abs(vectors(some, SMALL) - vectors(some, made.config)).max() > 0.1
-
-
 def training_processes() -> list[psutil.Process]:
     """Those that `torchrun` started below this process."""
     found = []
@@ -103,45 +64,112 @@ def training_processes() -> list[psutil.Process]:
     return found
 
 
-def test_after_a_kill_it_goes_on_after_the_last_whole_epoch(
-    labelled: DataFrame, tmp_path: Path
-) -> None:
-    checkpoint = tmp_path / "checkpoint.pt"
+def kill_in_the_second_epoch(checkpoint: Path) -> None:
+    while not checkpoint.exists():
+        time.sleep(0.01)
+    training_processes()[-1].kill()
 
-    def train(**changed: Any) -> FinetunedEncoder:
-        return finetune(
-            labelled,
-            label_col="label",
-            output=tmp_path,
-            encoder=SMALL,
-            num_processes=2,
-            settings=replace(SETTINGS, **changed),
-        )
 
-    def kill_in_the_second_epoch() -> None:
-        while not checkpoint.exists():
-            time.sleep(0.01)
-        training_processes()[-1].kill()
+def train(images: DataFrame, output: Path, **changed: Any) -> FinetunedEncoder:
+    return finetune(
+        images,
+        label_col="label",
+        output=output,
+        encoder=SMALL,
+        num_processes=2,
+        settings=replace(SETTINGS, **changed),
+    )
 
-    killer = threading.Thread(target=kill_in_the_second_epoch, daemon=True)
+
+class Trained(NamedTuple):
+    """What two processes made after one of them was killed; `before` are the epochs until then."""
+
+    encoder: FinetunedEncoder
+    folder: Path
+    error: SystemicError
+    before: list[Epoch]
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        return finished_epochs(self.folder / "checkpoint.pt")
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("encoder")
+    checkpoint = folder / "checkpoint.pt"
+    killer = threading.Thread(target=kill_in_the_second_epoch, args=(checkpoint,), daemon=True)
     killer.start()
-    with pytest.raises(SystemicError, match="the training ended after 1 of 2 epochs; call again"):
-        train()
+    with pytest.raises(SystemicError) as ended:
+        train(labelled, folder)
     killer.join()
     before = finished_epochs(checkpoint)
-    with pytest.raises(SetupError, match=r"a training with epochs 2, not 4: give what it was"):
-        train(epochs=4)
+    return Trained(train(labelled, folder), folder, ended.value, before)
 
-    made = train()
 
-    epochs = finished_epochs(checkpoint)
-    assert [epoch.number for epoch in epochs] == [1, 2]
+def test_after_a_kill_it_goes_on_after_the_last_whole_epoch(trained: Trained) -> None:
+    assert "the training ended after 1 of 2 epochs; call again" in str(trained.error)
+    assert [epoch.number for epoch in trained.epochs] == [1, 2]
     # Its seconds too: it was not trained again.
-    assert epochs[:1] == before
+    assert trained.epochs[:1] == trained.before
     assert not training_processes()
+
+
+def test_two_processes_learn_from_what_can_be_decoded(trained: Trained) -> None:
+    last = trained.epochs[-1]
+
+    assert trained.encoder.accuracy == last.accuracy > 0.5
+    assert trained.encoder.labels == tuple(f"digit {digit}" for digit in range(10))
+    assert len(last.rows) == 2
+    assert min(last.rows) > COUNT / 4
+    assert sum(last.rows) + last.judged == COUNT
+    assert last.skipped == {Code.IMAGE_UNSUPPORTED: BROKEN}
+
+
+def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None:
+    made = trained.encoder
+    told = json.loads((trained.folder / "encoder.json").read_text())
+    before, after = prepare(SMALL).card, prepare(made.config).card
+    some = labelled.where("label IS NULL")
+
+    assert made.path == trained.folder / "encoder.safetensors"
+    assert made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest() == told["sha256"]
+    assert told["trained_blocks"] == ["_conv_head", "_bn1"]
+    assert made.config.preprocessing == SMALL.preprocessing
+    assert after.dimension == before.dimension
+    assert after.model_id == f"efficientnet_lite0/encoder/{made.sha256[:12]}"
+    one, other = (featurize(some, encoder=one).first() for one in (SMALL, made.config))
+    assert one is not None
+    assert other is not None
+    assert np.abs(np.subtract(one.embedding, other.embedding)).max() > 0.1
+
+
+def test_what_is_done_is_not_done_again(trained: Trained, labelled: DataFrame) -> None:
+    checkpoint = trained.folder / "checkpoint.pt"
     written = checkpoint.stat().st_mtime_ns
-    assert train() == made
+
+    assert train(labelled, trained.folder) == trained.encoder
     assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_another_training_in_the_same_folder_is_refused(
+    trained: Trained, labelled: DataFrame
+) -> None:
+    message = "holds a training with epochs 2, not 4: give what it was begun with"
+    with pytest.raises(SetupError, match=message):
+        train(labelled, trained.folder, epochs=4)
+    with pytest.raises(SetupError, match=f"a training with images {COUNT + BROKEN}, not 50"):
+        train(labelled.where("label IS NOT NULL").limit(50), trained.folder)
+
+
+def test_the_workers_keep_their_environment(spark: SparkSession, trained: Trained) -> None:
+    def environments(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        return (pd.DataFrame({"name": list(os.environ)}) for _ in frames)
+
+    rows = spark.range(0, 2, 1, 2).mapInPandas(environments, "name string").collect()
+
+    assert "PATH" in {row.name for row in rows}
+    assert not {row.name for row in rows} & {"CUDA_VISIBLE_DEVICES", "RANK", "MASTER_ADDR"}
 
 
 @pytest.mark.parametrize(
@@ -178,8 +206,8 @@ def test_what_is_wrong_is_told_before_anything_is_trained(
     assert not (tmp_path / "new" / "settings.json").exists()
 
 
-def test_other_images_in_the_same_folder_are_refused(labelled: DataFrame, tmp_path: Path) -> None:
+def test_too_few_images_are_told(labelled: DataFrame, tmp_path: Path) -> None:
     few = labelled.limit(3).selectExpr("content", "hash(content) AS label")
-    for images, message in ((few, "there are too few images"), (labelled, "with images 3, not")):
-        with pytest.raises(SetupError, match=message):
-            finetune(images, label_col="label", output=tmp_path, encoder=SMALL)
+
+    with pytest.raises(SetupError, match="there are too few images"):
+        train(few, tmp_path)
