@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from doors import ENCODER, write_pictures
+from doors import ENCODER, SMALL, write_pictures
 from embedstream import EncoderConfig, featurize, image_labeler, log_encoder, read_images
 from embedstream.check import prepare
 from embedstream.search import embed_pictures
@@ -62,7 +62,7 @@ def logged(_store: None, folder: Path) -> Any:
     path = Path(shutil.copy(download(), folder / "mine.pth"))
     with mlflow.start_run():
         info = log_encoder(
-            ENCODER.model_copy(update={"weights": str(path)}), registered_model_name="shoes"
+            SMALL.model_copy(update={"weights": str(path)}), registered_model_name="shoes"
         )
     path.unlink()
     mlflow.MlflowClient().set_registered_model_alias("shoes", "champion", "1")
@@ -89,7 +89,7 @@ def images(spark: SparkSession, folder: Path, pictures: dict[str, bytes]) -> Dat
 @pytest.fixture(scope="module")
 def expected(images: DataFrame) -> dict[str, Any]:
     """What `featurize` gives with the same weights, by path; None for what is no picture."""
-    return vectors(featurize(images, encoder=ENCODER))
+    return vectors(featurize(images, encoder=SMALL))
 
 
 def vectors(df: DataFrame) -> dict[str, Any]:
@@ -106,6 +106,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def registered(uri: str, **settings: Any) -> EncoderConfig:
+    # Without the preprocessing, which the model brings.
     return ENCODER.model_copy(update={"name": "mlflow", "weights": uri, **settings})
 
 
@@ -257,7 +258,7 @@ def test_another_version_under_the_alias_is_another_model(logged: Any) -> None:
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("shoes", "latest-trained", "1")
     before = card("models:/shoes@latest-trained")
-    log_encoder(ENCODER.model_copy(update={"weights": "random"}), registered_model_name="shoes")
+    log_encoder(SMALL.model_copy(update={"weights": "random"}), registered_model_name="shoes")
     client.set_registered_model_alias("shoes", "latest-trained", "2")
 
     after = card("models:/shoes@latest-trained")
@@ -268,13 +269,13 @@ def test_another_version_under_the_alias_is_another_model(logged: Any) -> None:
 
 
 def test_what_is_declared_wins(logged: Any) -> None:
-    declared = {"resize_px": 64, "crop_px": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    declared = {"resize_px": 40, "crop_px": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     settings = EncoderConfig.model_validate(
         {"name": "mlflow", "weights": "models:/shoes/1", "preprocessing": declared}
     )
 
-    assert prepare(settings).card.preprocessing.crop_px == 64
-    assert card("models:/shoes/1").preprocessing.crop_px == 224
+    assert prepare(settings).card.preprocessing.crop_px == 32
+    assert card("models:/shoes/1").preprocessing.crop_px == 64
 
 
 def test_a_search_finds_the_model_again(
@@ -307,7 +308,7 @@ def test_a_sha256_may_be_pinned(logged: Any) -> None:
 
 
 def test_tensors_that_were_changed_are_refused(artifacts: Path, folder: Path) -> None:
-    changed = log_encoder(ENCODER, name="changed")
+    changed = log_encoder(SMALL, name="changed")
     tensors = Path(changed.artifact_path.removeprefix("file://")) / TENSORS
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
 
