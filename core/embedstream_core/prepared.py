@@ -25,9 +25,10 @@ __all__ = [
 class ModelCard:
     """What a worker needs to rebuild a prepared model, and what is stamped on its rows.
 
-    `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`;
-    `dimension` is the length of an embedding; `tensors_sha256` the hash of the prepared tensors.
-    `labels` names the outputs of a model whose head was kept.
+    `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`, with
+    `-<6 of the preprocessing's>` where one was declared. `dimension` is the length of an embedding;
+    `tensors_sha256` the hash of the prepared tensors. `labels` names the outputs of a model whose
+    head was kept.
     """
 
     encoder: str

@@ -98,7 +98,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     labels = () if spec.head == "cut" else _labels(spec.encoder, origin, dimension)
     card = ModelCard(
         encoder=spec.encoder,
-        model_id=f"{spec.encoder}/{origin.name}/{origin.sha256[:12]}",
+        model_id=f"{spec.encoder}/{origin.name}/{_fingerprint(origin.sha256, spec)}",
         dimension=dimension,
         preprocessing=preprocessing,
         license=origin.license,
@@ -106,6 +106,14 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         labels=labels,
     )
     return PreparedModel(card, tensors)
+
+
+def _fingerprint(sha256: str, spec: ModelSpec) -> str:
+    """The end of a `model_id`: vectors of one model differ with what is done to its pictures."""
+    if spec.preprocessing is None:
+        return sha256[:12]
+    declared = hashlib.sha256(repr(spec.preprocessing).encode()).hexdigest()
+    return f"{sha256[:12]}-{declared[:6]}"
 
 
 def load_model(card: ModelCard, path: Path) -> nn.Module:
@@ -183,7 +191,7 @@ def _registered(spec: ModelSpec) -> PreparedModel:
     preprocessing = spec.preprocessing or model.card.preprocessing
     card = replace(
         model.card,
-        model_id=f"{REGISTRY}/{source}/{sha256[:12]}",
+        model_id=f"{REGISTRY}/{source}/{_fingerprint(sha256, spec)}",
         dimension=_dimension(load_prepared(model), preprocessing),
         preprocessing=preprocessing,
     )

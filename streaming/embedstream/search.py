@@ -91,6 +91,11 @@ def embed_pictures(
 
 def _model_spec(model_id: str, weights: str | None) -> ModelSpec:
     match model_id.rsplit("/", 2):
+        case [_, _, sha256] if "-" in sha256:
+            raise SetupError(
+                f"'{model_id}' was made with an encoder.preprocessing of its configuration, which "
+                "is not told by a model_id; query pictures cannot be prepared as its rows were"
+            )
         case [encoder, name, _] if name == RANDOM_NAME and weights is None:
             return ModelSpec(encoder, "random")
         case [encoder, name, sha256] if encoder.partition("/")[0] == REGISTRY:

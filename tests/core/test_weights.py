@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,21 @@ def test_efficientnet_lite0_comes_with_its_weights() -> None:
     card = prepare_model(ModelSpec("efficientnet_lite0")).card
     assert card.model_id == "efficientnet_lite0/imagenet/579344248a93"
     assert (card.dimension, card.license) == (1280, "Apache-2.0")
+
+
+def test_a_declared_preprocessing_makes_another_model() -> None:
+    spec = ModelSpec("efficientnet_lite0")
+    published = prepare_model(spec).card
+    declared = [
+        prepare_model(replace(spec, preprocessing=replace(published.preprocessing, crop_px=size)))
+        for size in (128, 160, 128)
+    ]
+
+    names = [model.card.model_id for model in declared]
+
+    assert names[0] == names[2]
+    assert len({published.model_id, *names}) == 3
+    assert all(name.startswith(f"{published.model_id}-") for name in names)
 
 
 # Weights from files.
