@@ -39,6 +39,15 @@ SYSTEMS: Mapping[str, System] = {
     "daft": System("Daft", "daft_udf", "daft"),
     "dataframe": System("embedstream, DataFrame", "embedstream_dataframe"),
     "stream": System("embedstream, Kafka to Delta", "embedstream_stream"),
+    **{
+        name: System(f"embedstream, {label}", "embedstream_door", arguments=(name,))
+        for name, label in {
+            "featurize": "featurize()",
+            "column": "column function",
+            "spark_ml": "Spark ML",
+            "sql": "SQL",
+        }.items()
+    },
     "openvino": System(
         "embedstream, OpenVINO", "embedstream_dataframe", arguments=("--backend", "openvino")
     ),

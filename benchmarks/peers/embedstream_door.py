@@ -1,0 +1,70 @@
+"""embedstream through one of its batch doors, in a session as its users have it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from embedstream import (
+    EncoderConfig,
+    ImageFeaturizer,
+    featurize,
+    image_vectorizer,
+    register_image_functions,
+)
+from protocol import Backend, Precision, Run, serve
+from spark import consume, local_session
+
+Door = Callable[[SparkSession, EncoderConfig], Callable[[DataFrame], DataFrame]]
+
+
+def _featurize(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    return lambda images: featurize(images, encoder=encoder)
+
+
+def _column(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    vectorize = image_vectorizer(spark, encoder=encoder)
+    return lambda images: images.withColumn("embedding", vectorize("content"))
+
+
+def _spark_ml(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    featurizer = ImageFeaturizer(encoder=encoder, outputCol="embedding", outputType="array")
+    return featurizer.transform
+
+
+def _sql(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    register_image_functions(spark, encoder=encoder)
+    return lambda images: images.withColumn("embedding", f.expr("image_embedding(content)"))
+
+
+DOORS: Mapping[str, Door] = {
+    "featurize": _featurize,
+    "column": _column,
+    "spark_ml": _spark_ml,
+    "sql": _sql,
+}
+
+
+@contextmanager
+def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
+    encoder = EncoderConfig(name="resnet50", weights="random", precision=precision, backend=backend)
+    with local_session() as spark:
+        through = DOORS[door](spark, encoder)
+        source = spark.read.parquet(str(images))
+
+        def run() -> int:
+            rows = source.repartition(spark.sparkContext.defaultParallelism)
+            return consume(through(rows).select("id", "embedding"))
+
+        yield run
+
+
+if __name__ == "__main__":
+    # What remains is the protocol's.
+    door = sys.argv.pop()
+    serve(prepare, ["pyspark"])
