@@ -31,7 +31,7 @@ from faults.oracle import check_outcomes
 from pictures import real_pictures
 from streams import Topic, image, prepared
 
-pytestmark = [pytest.mark.kafka, pytest.mark.spark]
+pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long]
 
 LOG = logging.getLogger(__name__)
 
@@ -160,7 +160,6 @@ def test_a_short_life(
     live(spark, broker, tmp_path_factory.mktemp("lives"), operations)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1800)
 @seed(SEED)
 @settings(SETTINGS, max_examples=20)

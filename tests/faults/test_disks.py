@@ -85,12 +85,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         holder.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("on_disk", "size", "begun"),
     [
-        pytest.param(["table.path", "checkpoint"], "200k", True, marks=pytest.mark.long),
-        pytest.param(["table.path"], "130k", True, marks=pytest.mark.long),
-        pytest.param(["checkpoint"], "72k", True, marks=pytest.mark.long),
+        (["table.path", "checkpoint"], "200k", True),
+        (["table.path"], "130k", True),
+        (["checkpoint"], "72k", True),
         (["table.path", "checkpoint"], "16k", False),
     ],
     ids=["both", "table", "checkpoint", "from the start"],

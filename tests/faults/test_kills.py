@@ -100,7 +100,12 @@ def between_the_commits(stream: DrivenStream) -> bool:
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(planned_first, marks=pytest.mark.long), writing, between_the_commits]
+    "point",
+    [
+        pytest.param(planned_first, marks=pytest.mark.long),
+        pytest.param(writing, marks=pytest.mark.long),
+        between_the_commits,
+    ],
 )
 def test_kill_9_at_a_named_point(
     stream: DrivenStream, vectors: Vectors, point: Callable[[DrivenStream], bool]

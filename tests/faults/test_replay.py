@@ -137,6 +137,7 @@ def test_a_selection_leaves_all_other_rows_as_they_are(
     assert all(after[p]["embedding"] == pytest.approx(before[p]["embedding"]) for p in changed)
 
 
+@pytest.mark.long
 def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
