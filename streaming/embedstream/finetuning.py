@@ -351,6 +351,10 @@ def _claim(job: _Job, contents: _Contents, num_processes: int) -> None:
             f"output '{job.folder}' holds a training with {differences}: give what it was begun "
             "with to go on, or another folder"
         )
+    if changed:
+        # No epoch is done: it begins anew.
+        job.examples_are_whole.unlink(missing_ok=True)
+        _write(path, json.dumps(now, indent=2).encode())
 
 
 def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
