@@ -29,7 +29,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, IntegralType, StringType
 
 from embedstream.check import prepare
-from embedstream.config import BatchConfig, EncoderConfig
+from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
 from embedstream.storage import check_writable
 from embedstream_core.decode import DecodeLimits, Fidelity
@@ -37,6 +37,7 @@ from embedstream_core.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.examples import Pictures
 from embedstream_core.programs import PROGRAMS
+from embedstream_core.registered import is_registered
 from embedstream_core.training import (
     Epoch,
     TrainingSettings,
@@ -296,13 +297,19 @@ def _prepared(
     encoder: EncoderConfig, settings: TrainingSettings
 ) -> tuple[PreparedModel, list[str]]:
     """The encoder to start from, and the names of its blocks that are trained."""
-    if encoder.name in PROGRAMS:
-        raise SetupError(
-            f"the encoder '{encoder.name}' is a program and cannot be trained: name a network, or "
-            "a function of yours as module:function"
-        )
+    _refuse_program(encoder.name)
     model = prepare(encoder)
+    # One from a registry has its name there.
+    _refuse_program(model.card.encoder)
     return model, trained_blocks(load_prepared(model), model.card.preprocessing, settings)
+
+
+def _refuse_program(name: str) -> None:
+    if name in PROGRAMS:
+        raise SetupError(
+            f"the encoder '{name}' is a program and cannot be trained: name a network, or a "
+            "function of yours as module:function"
+        )
 
 
 def _contents(images: DataFrame, label_col: str) -> _Contents:
@@ -421,6 +428,11 @@ def _finished(
     }
     _write(job.folder / "encoder.json", json.dumps(told, indent=2).encode())
     config = given.model_copy(update={"weights": str(path), "sha256": sha256})
+    if given.name != job.card.encoder or is_registered(given.weights):
+        # What was known in the registry alone is told from now on.
+        preprocessing = PreprocessingConfig(**asdict(job.card.preprocessing))
+        known = {"name": job.card.encoder, "preprocessing": preprocessing}
+        config = config.model_copy(update=known)
     return FinetunedEncoder(config, labels, epochs[-1].accuracy, path, sha256)
 
 

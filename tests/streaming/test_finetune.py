@@ -137,7 +137,7 @@ def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None
     assert told["trained_blocks"] == ["_conv_head", "_bn1"]
     assert made.config.preprocessing == SMALL.preprocessing
     assert after.dimension == before.dimension
-    assert after.model_id == f"efficientnet_lite0/encoder/{made.sha256[:12]}"
+    assert after.model_id.startswith(f"efficientnet_lite0/encoder/{made.sha256[:12]}")
     one, other = (featurize(some, encoder=one).first() for one in (SMALL, made.config))
     assert one is not None
     assert other is not None
