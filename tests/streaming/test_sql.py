@@ -52,3 +52,12 @@ def test_in_a_view_and_over_nothing(registered: SparkSession) -> None:
     assert (counted.images, counted.embeddings) == (7, 6)
     assert nothing is not None
     assert nothing.embedding is None
+
+
+def test_an_encoder_without_classes_gives_embeddings_only(spark: SparkSession) -> None:
+    spark.sql("DROP TEMPORARY FUNCTION IF EXISTS image_labels")
+
+    register_image_functions(spark, encoder="small_models:network_and_preprocessing")
+
+    registered = {function.name for function in spark.catalog.listFunctions(pattern="image_*")}
+    assert registered == {"image_embedding"}
