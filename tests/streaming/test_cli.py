@@ -34,6 +34,7 @@ OPTIONS = {
         "--code",
         "--chunk-rows",
     },
+    "batch": {"--from", "--table", "--encoder", "--weights", "--set", "--chunk-rows"},
     "backfill": {
         "--encoder",
         "--weights",

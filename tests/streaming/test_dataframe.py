@@ -19,6 +19,7 @@ from embedstream import BatchConfig, EncoderConfig, featurize, image_vectorizer,
 from embedstream.config import ReferencesConfig
 from embedstream.search import embed_pictures
 from embedstream_core.errors import Code, SetupError
+from faults.drivers import python_workers
 
 pytestmark = pytest.mark.spark
 
@@ -174,9 +175,9 @@ def test_the_model_is_loaded_once_a_worker_whatever_asks_for_it(
                 f.count("embedding")
             ).collect()
 
-    # Other tests may have loaded it before; a worker that comes anew loads it once.
+    # Workers that other tests left behind may have it already.
     loads = sum(vectorize.embedder.model.loads.value for vectorize in vectorizers)
-    assert loads <= 2
+    assert loads <= len(python_workers())
     assert len({id(vectorize.embedder.model.tensors) for vectorize in vectorizers}) == 1
 
 

@@ -25,6 +25,7 @@ from embedstream.progress import ProgressListener
 from embedstream.search import embed_pictures
 from embedstream.sink import embeddings, failures
 from embedstream_core.known import open_known
+from faults.drivers import python_workers
 from faults.oracle import Position, Row, check_outcomes, read_rows
 from streams import Topic, drain, image, json_message, prepared, refusal
 
@@ -184,7 +185,8 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
 
     batches = [progress for progress in stream.query.recentProgress if progress.numInputRows]
     assert len(batches) >= 20
-    assert 1 <= stream.model.loads.value <= 2
+    # Queries of other tests may have left more workers than there are tasks at once.
+    assert 1 <= stream.model.loads.value <= len(python_workers())
     _checked(config, topic)
 
 
