@@ -9,7 +9,7 @@ export UV_PYTHON_DOWNLOADS := never
 help:
 	@echo "make demo   run the whole job on this machine, on real pictures"
 	@echo "make test   lint, type check and test"
-	@echo "make test-faults  the long fault tests: kills, outages, a soak"
+	@echo "make test-faults  the long tests: kills, outages, a soak"
 	@echo "make lint   lint and type check only"
 	@echo "make bench  run every benchmark, in about 15 minutes on two cores"
 	@echo "make docs   write docs/configuration.md from the configuration's models"
@@ -44,7 +44,7 @@ test: lint
 
 test-faults: setup
 	@$(PYTHON) scripts/check_machine.py
-	$(RUN)/pytest tests/faults -m long --log-cli-level=INFO
+	$(RUN)/pytest -m long --log-cli-level=INFO
 
 bench: setup
 	@$(PYTHON) scripts/check_machine.py

@@ -95,6 +95,7 @@ def test_the_stream_goes_on_after_kill_9_of_the_broker(
     check_outcomes(Path(config.table.path), topic.positions())
 
 
+@pytest.mark.long
 def test_a_task_that_reads_waits_for_the_broker(
     spark: SparkSession, topic: Topic, configure: Configure, broker: Broker
 ) -> None:

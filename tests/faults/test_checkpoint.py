@@ -249,6 +249,7 @@ def test_a_query_id_that_is_gone_is_written_as_told(copy: Copy, emptied: bool) -
     copy.start()
 
 
+@pytest.mark.long
 def test_the_command_exits_1_until_all_is_well(copy: Copy) -> None:
     path = copy.checkpoint.parent / "stream.yaml"
     path.write_text(yaml.safe_dump(copy.config.model_dump(mode="json", exclude_unset=True)))

@@ -85,6 +85,7 @@ def test_a_table_altered_in_mid_batch_ends_the_query_and_the_micro_batch_is_repe
     assert all(row[f"label_{columns - 1}"] is None for row in rows.values())
 
 
+@pytest.mark.long
 def test_a_column_renamed_while_the_stream_runs_stops_it_and_is_named(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -112,6 +112,7 @@ def test_what_retention_took_is_told_and_gone_past_on_demand(
     check_outcomes(Path(config.table.path), topic.positions() - gone)
 
 
+@pytest.mark.long
 def test_a_loss_within_a_planned_micro_batch_is_gone_past(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
