@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pyspark.errors import AnalysisException
@@ -17,11 +19,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.chunks import ChunkReport, commit_chunk
-from embedstream.config import FilesConfig, ReferencesConfig
+from embedstream.config import FilesConfig, ReferencesConfig, absolute_location
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.images import file_uris
-from embedstream.sink import check_model, check_table, create_table
+from embedstream.job import make_table
+from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import PreparedModel
@@ -53,28 +56,22 @@ class Files:
         Raises:
             SetupError: the path or the table cannot be used; nothing was written.
         """
+        source = absolute_location(source)
         self._spark = spark
         self._table = config.table.path
         self._model_id = model.card.model_id
         self._uris = _listed(spark, source)
+        references = _allowed(config.references, source, self._uris)
+        bounds = config.model_copy(update={"references": references})
         self._featurizer = Featurizer(
-            embedder=build_embedder(
-                spark,
-                model,
-                encoder=config.encoder,
-                references=_allowed(config.references, source, self._uris),
-                decode=config.decode,
-                pipeline=config.pipeline,
-            ),
+            embedder=build_embedder(spark, model, config.encoder, bounds),
             message_format="json",
             id_header="",
             transport=config.pipeline.transport,
         )
         if check_table(spark, self._table) is not None:
             check_model(spark, self._table, self._model_id, remedy="choose another table")
-        create_table(
-            spark, self._table, model_id=self._model_id, properties=config.table.properties
-        )
+        make_table(spark, config, model)
 
     def plan(self, *, chunk_rows: int) -> list[FilesChunk]:
         """What is left to be done."""
@@ -124,10 +121,16 @@ def _allowed(references: ReferencesConfig, source: str, uris: Sequence[str]) -> 
     parts = urlsplit(uris[0])
     match parts.scheme:
         case "file":
-            folder = unquote(urlsplit(source).path) if "://" in source else source
-            update = {"schemes": ("file",), "folders": (folder,)}
+            update = {"schemes": ("file",), "folders": (str(_root(source)),)}
         case "s3":
             update = {"schemes": ("s3",), "buckets": (parts.netloc,)}
         case scheme:
             raise SetupError(f"'{source}' is of scheme {scheme}; files and s3a:// can be read")
     return ReferencesConfig.model_validate({**references.model_dump(), **update})
+
+
+def _root(source: str) -> Path:
+    """What lies above all local files at the source: of a pattern, the folders that it names."""
+    path = Path(unquote(urlsplit(source).path) if "://" in source else source)
+    named = takewhile(lambda part: not set(part) & set("*?[{"), path.parts)
+    return Path(*named)

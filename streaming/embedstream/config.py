@@ -42,6 +42,7 @@ __all__ = [
     "SparkConfig",
     "TableConfig",
     "TriggerConfig",
+    "absolute_location",
     "names_secret",
     "resolved_options",
     "revealed",
@@ -109,7 +110,7 @@ def _without_plain_secrets(options: dict[str, str | SecretStr]) -> dict[str, str
     return options
 
 
-def _absolute(location: str) -> str:
+def absolute_location(location: str) -> str:
     """Local paths do not depend on the working directory of whoever opens them later."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
@@ -123,7 +124,7 @@ Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
 Property = Annotated[str, BeforeValidator(_as_text)]
 Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
 Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
-Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(absolute_location)]
 
 
 class Section(BaseModel):

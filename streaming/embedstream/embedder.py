@@ -12,7 +12,14 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.broadcast import BroadcastModel, broadcast_model
-from embedstream.config import DecodeConfig, EncoderConfig, PipelineConfig, ReferencesConfig
+from embedstream.config import (
+    BatchConfig,
+    Config,
+    DecodeConfig,
+    EncoderConfig,
+    PipelineConfig,
+    ReferencesConfig,
+)
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import Engine
 from embedstream_core.errors import SystemicError
@@ -119,20 +126,18 @@ class Embedder:
 def build_embedder(
     spark: SparkSession,
     model: PreparedModel,
-    *,
     encoder: EncoderConfig,
-    references: ReferencesConfig,
-    decode: DecodeConfig,
-    pipeline: PipelineConfig,
+    bounds: Config | BatchConfig,
 ) -> Embedder:
     """Send a model on its way to the workers, with the bounds that the configuration sets.
 
     Raises:
         SetupError: a host, a network or an address of the references is not well formed.
     """
+    decode, pipeline = bounds.decode, bounds.pipeline
     return Embedder(
         model=broadcast_model(spark, model, encoder),
-        fetch_policy=fetch_policy(references, decode),
+        fetch_policy=fetch_policy(bounds.references, decode),
         decode_limits=decode_limits(decode),
         fidelity=decode.fidelity,
         pipeline_limits=_pipeline_limits(spark, encoder, decode, pipeline),

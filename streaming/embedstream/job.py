@@ -11,7 +11,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from embedstream.broadcast import BroadcastModel
-from embedstream.config import Config
+from embedstream.config import Config, FilesConfig
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.sink import append, create_table, set_model
@@ -51,7 +51,7 @@ def start_stream(
     return Stream(query, function.embedder.model)
 
 
-def make_table(spark: SparkSession, config: Config, model: PreparedModel) -> None:
+def make_table(spark: SparkSession, config: Config | FilesConfig, model: PreparedModel) -> None:
     """Create the table where there is none; before its folder is claimed.
 
     Delta creates none in a folder that holds a file, such as a claim, or a log without an entry,
@@ -97,16 +97,8 @@ def _next_batch_id(query: StreamingQuery) -> int:
 
 def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Featurizer:
     """The function that the workers run, with the model on its way to them."""
-    embedder = build_embedder(
-        spark,
-        model,
-        encoder=config.encoder,
-        references=config.references,
-        decode=config.decode,
-        pipeline=config.pipeline,
-    )
     return Featurizer(
-        embedder=embedder,
+        embedder=build_embedder(spark, model, config.encoder, config),
         message_format=config.message.format,
         id_header=config.message.id_header,
         transport=config.pipeline.transport,

@@ -118,16 +118,8 @@ def prepare_embedder(
             "models travel as broadcasts, which Spark Connect does not have: use a session on the "
             "driver itself"
         )
-    bounds = config or BatchConfig()
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
-    return build_embedder(
-        spark,
-        prepare(settings, head=head),
-        encoder=settings,
-        references=bounds.references,
-        decode=bounds.decode,
-        pipeline=bounds.pipeline,
-    )
+    return build_embedder(spark, prepare(settings, head=head), settings, config or BatchConfig())
 
 
 def check_input_column(df: DataFrame, name: str) -> None:

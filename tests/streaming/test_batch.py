@@ -31,14 +31,14 @@ def batch(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def files(spark: SparkSession, folder: Path, **encoder: str) -> Files:
+def files(spark: SparkSession, folder: Path, *, source: str | None = None, **encoder: str) -> Files:
     config = files_config(
         {
             "encoder": {"name": "efficientnet_lite0", **encoder},
             "table": {"path": str(folder / "table")},
         }
     )
-    return Files(spark, config, prepared(config), str(folder / "pictures"))
+    return Files(spark, config, prepared(config), source or str(folder / "pictures"))
 
 
 def rows(spark: SparkSession, folder: Path) -> dict[str, Row]:
@@ -122,6 +122,21 @@ def test_only_what_lies_below_the_source_is_read(spark: SparkSession, folder: Pa
         linked.run(chunk)
 
     assert rows(spark, folder)["link.jpg"].error.code == Code.REFERENCE_DENIED
+
+
+@pytest.mark.parametrize(
+    "source", ["pictures", "{folder}/pictures/c*.jpg", "file://{folder}/pictures"]
+)
+def test_a_relative_path_a_pattern_and_a_uri_are_read(
+    spark: SparkSession, folder: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    found = files(spark, folder, source=source.format(folder=folder))
+    camera = [uri for uri in found._uris if uri.endswith("/camera.jpg")]
+
+    found.run(FilesChunk(tuple(camera)))
+
+    assert rows(spark, folder)["camera.jpg"].error is None
 
 
 def test_what_is_wrong_is_told_before_anything_is_written(
