@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ __all__ = [
 CORES = 2
 
 _HERE = Path(__file__).parent
+
+# kafka-python queues without bound.
+_QUEUED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,16 @@ def fill(servers: str, topic: str, values: Sequence[bytes], *, partitions: int =
     """Messages in a new topic, dealt to its partitions in turns, so that tasks are alike."""
     create_topic(servers, topic, partitions=partitions)
     with producer(servers) as client:
-        sent = [
-            client.send(topic, key=b"picture-%d" % index, value=value, partition=index % partitions)
-            for index, value in enumerate(values)
-        ]
-    for future in sent:
-        future.get(60)
+        for first in range(0, len(values), _QUEUED):
+            some = islice(enumerate(values), first, first + _QUEUED)
+            sent = [
+                client.send(
+                    topic, key=b"picture-%d" % index, value=value, partition=index % partitions
+                )
+                for index, value in some
+            ]
+            for future in sent:
+                future.get(60)
 
 
 def settings(

@@ -16,26 +16,13 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter
 
-from embedstream_core.backends import Backend, obstacle
-from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.engines import EngineSettings, engine_of
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.prepared import ModelCard, read_card, tensors_in
-from embedstream_core.programs import is_fixed
 from embedstream_core.records import Embedding, Item, Outcome
-from embedstream_core.weights import load_model
 
-__all__ = ["EngineSettings", "ImageEncoder"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What runs the model: MLflow's `model_config`, as in the section `encoder` of a stream's."""
-
-    device: Device = "auto"
-    precision: Precision = "auto"
-    backend: Backend = "torch"
-    batch_size: int | None = None
+__all__ = ["ImageEncoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +51,7 @@ class ImageEncoder:
 
     def _outcomes(self, images: Sequence[Any]) -> list[Outcome]:
         pipeline = Pipeline(
-            self._engine(),
+            engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
             self.card.preprocessing,
             fetch=_no_references,
             # On a worker of Spark, that is the cores of a task.
@@ -73,35 +60,12 @@ class ImageEncoder:
         (outcomes,) = pipeline.run([[Item("", content=_content(image)) for image in images]])
         return outcomes
 
-    def _engine(self) -> Engine:
-        # The folder is no part of the key: MLflow may copy one model to several.
-        key = self.card, self.settings
-        if key not in _engines:
-            _engines[key] = self._start_engine()
-        return _engines[key]
 
-    def _start_engine(self) -> Engine:
-        settings, preprocessing = self.settings, self.card.preprocessing
-        device = find_device(settings.device)
-        hindered = obstacle(settings.backend, device, fixed=is_fixed(self.card.encoder))
-        engine = Engine.start(
-            load_model(self.card, tensors_in(self.folder)),
-            preprocessing,
-            device=device,
-            precision=settings.precision,
-            backend="torch" if hindered else settings.backend,
-            batch_size=settings.batch_size,
-        )
-        engine.check(preprocessing)
-        return engine
-
-
-# As long as the process, whatever number of models MLflow loads.
-_engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
 _turn = threading.Lock()
 
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
+    # MLflow's `model_config` are the settings of the engine.
     folder = Path(data_path)
     settings = TypeAdapter(EngineSettings).validate_python(model_config or {})
     return ImageEncoder(folder, read_card(folder), settings)

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -16,49 +16,76 @@ from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import EncoderConfig
-from embedstream_core.backends import Backend, obstacle
-from embedstream_core.engine import Device, Engine, Precision, find_device
-from embedstream_core.programs import is_fixed
-from embedstream_core.weights import ModelCard, PreparedModel, load_model
+from embedstream_core.engine import Engine
+from embedstream_core.engines import EngineSettings, engine_of
+from embedstream_core.weights import ModelCard, PreparedModel
 
-__all__ = ["BroadcastModel", "broadcast_model"]
+__all__ = ["BroadcastModel", "broadcast_model", "is_connect", "session_key"]
+
+
+class Tensors(Protocol):
+    """The prepared tensors, as they travel."""
+
+    def file(self) -> Path:
+        """Where they lie on this executor's disk; what workers of it map, they share."""
 
 
 @dataclass(frozen=True)
-class _EngineKey:
-    card: ModelCard
-    device: Device
-    precision: Precision
-    backend: Backend
-    batch_size: int | None
+class _BroadcastTensors:
+    sha256: str
+    sent: Broadcast[bytes]
+
+    def file(self) -> Path:
+        """Written by the executor's first worker."""
+        path = _executor_folder() / f"{self.sha256}.safetensors"
+        if not path.exists():
+            handle, unfinished = tempfile.mkstemp(dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(self.sent.value)
+            Path(unfinished).replace(path)
+        return path
 
 
-# Lives as long as the Python worker, across tasks and micro-batches.
-_engines: dict[_EngineKey, Engine] = {}
+@dataclass(frozen=True)
+class _SessionFile:
+    """What Spark Connect has in the place of broadcasts."""
 
-# By application and hash, as long as something refers to them.
-_sent: WeakValueDictionary[tuple[str, str], Broadcast[bytes]] = WeakValueDictionary()
+    name: str
+
+    def file(self) -> Path:
+        return _executor_folder() / self.name
+
+
+# By session and hash, as long as something refers to them.
+_sent: WeakValueDictionary[tuple[str, str], Tensors] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
 class BroadcastModel:
-    """A model that travels to the workers as a reference; `loads` counts its loads there."""
+    """A model that travels to the workers as a reference.
+
+    `counter` counts its loads there; Spark Connect has none.
+    """
 
     card: ModelCard
-    tensors: Broadcast[bytes]
-    device: Device
-    precision: Precision
-    backend: Backend
-    batch_size: int | None
-    loads: Accumulator[int]
+    tensors: Tensors
+    settings: EngineSettings
+    counter: Accumulator[int] | None
+
+    @property
+    def loads(self) -> int:
+        """How often it was loaded, as far as that is counted; on the driver."""
+        return 0 if self.counter is None else self.counter.value
 
     def engine(self) -> Engine:
         """This worker's engine; loaded by the first task that asks, kept for all later ones."""
-        key = _EngineKey(self.card, self.device, self.precision, self.backend, self.batch_size)
-        if key not in _engines:
-            _engines[key] = self._start_engine()
-            self.loads.add(1)
-        return _engines[key]
+        return engine_of(
+            self.card,
+            self._loaded_file,
+            self.settings,
+            cuda_index=_granted_gpu(),
+            cpu_threads=_task().cpus(),
+        )
 
     def known_file(self, *decoding: object) -> Path:
         """Where this executor's workers remember embeddings, if the job has them do so.
@@ -66,7 +93,7 @@ class BroadcastModel:
         What moves a vector is in the file's name, `decoding` included, by its repr: two files never
         hold different vectors for one image, and one never serves two models.
         """
-        made_by = (self.card, self.device, self.precision, self.backend, *decoding)
+        made_by = (self.card, self.settings, *decoding)
         name = hashlib.sha256(repr(made_by).encode()).hexdigest()
         path = _executor_folder() / f"{name}.known.sqlite3"
         # SQLite would make it for all to read; where it cannot be made, SQLite says so.
@@ -74,58 +101,56 @@ class BroadcastModel:
             path.touch(mode=0o600)
         return path
 
-    def _start_engine(self) -> Engine:
-        device = _task_device(self.device)
-        preprocessing = self.card.preprocessing
-        hindered = obstacle(self.backend, device, fixed=is_fixed(self.card.encoder))
-        engine = Engine.start(
-            load_model(self.card, self._tensors_file()),
-            preprocessing,
-            device=device,
-            precision=self.precision,
-            backend="torch" if hindered else self.backend,
-            batch_size=self.batch_size,
-            cpu_threads=_task_cores(),
-        )
-        engine.check(preprocessing)
-        return engine
-
-    def _tensors_file(self) -> Path:
-        """The tensors on this executor's disk: written by its first worker, mapped by all."""
-        path = _executor_folder() / f"{self.card.tensors_sha256}.safetensors"
-        if not path.exists():
-            handle, unfinished = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.tensors.value)
-            Path(unfinished).replace(path)
-        return path
+    def _loaded_file(self) -> Path:
+        if self.counter is not None:
+            self.counter.add(1)
+        return self.tensors.file()
 
 
 def broadcast_model(
     spark: SparkSession, model: PreparedModel, config: EncoderConfig
 ) -> BroadcastModel:
     """Send a prepared model's tensors to the executors, once for all that use them."""
-    context = spark.sparkContext
-    sent = context.applicationId, model.card.tensors_sha256
+    connect = is_connect(spark)
+    sent = session_key(spark), model.card.tensors_sha256
     if (tensors := _sent.get(sent)) is None:
-        tensors = _sent[sent] = context.broadcast(model.tensors)
+        send = _add_file if connect else _broadcast
+        tensors = _sent[sent] = send(spark, model)
     return BroadcastModel(
         card=model.card,
         tensors=tensors,
-        device=config.device,
-        precision=config.precision,
-        backend=config.backend,
-        batch_size=config.batch_size,
-        loads=context.accumulator(0),
+        settings=EngineSettings(config.device, config.precision, config.backend, config.batch_size),
+        counter=None if connect else spark.sparkContext.accumulator(0),
     )
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether a session is a client of Spark Connect's."""
+    return not hasattr(spark, "_jsparkSession")
+
+
+def session_key(spark: SparkSession) -> str:
+    """What a model that was sent belongs to: the application, or the session over Connect."""
+    if is_connect(spark):
+        return str(spark.session_id)  # type: ignore[attr-defined]
+    return str(spark.sparkContext.applicationId)
+
+
+def _broadcast(spark: SparkSession, model: PreparedModel) -> Tensors:
+    return _BroadcastTensors(model.card.tensors_sha256, spark.sparkContext.broadcast(model.tensors))
+
+
+def _add_file(spark: SparkSession, model: PreparedModel) -> Tensors:
+    name = f"{model.card.tensors_sha256}.safetensors"
+    with tempfile.TemporaryDirectory(prefix="embedstream-") as folder:
+        path = Path(folder, name)
+        path.write_bytes(model.tensors)
+        spark.addArtifacts(str(path), file=True)
+    return _SessionFile(name)
 
 
 def _executor_folder() -> Path:
     return Path(SparkFiles.getRootDirectory())
-
-
-def _task_device(device: Device) -> torch.device:
-    return find_device(device, cuda_index=_granted_gpu())
 
 
 def _granted_gpu() -> int:
@@ -135,10 +160,6 @@ def _granted_gpu() -> int:
     if granted is not None:
         return int(granted.addresses[0])
     return task.partitionId() % max(1, torch.cuda.device_count())
-
-
-def _task_cores() -> int:
-    return _task().cpus()
 
 
 def _task() -> TaskContext:

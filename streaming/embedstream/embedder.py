@@ -182,7 +182,7 @@ def fetch_policy(references: ReferencesConfig, decode: DecodeConfig) -> FetchPol
 def _pipeline_limits(
     spark: SparkSession, encoder: EncoderConfig, decode: DecodeConfig, pipeline: PipelineConfig
 ) -> PipelineLimits:
-    task_cores = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+    task_cores = int(spark.conf.get("spark.task.cpus", "1") or 1)
     return PipelineLimits(
         fetch_threads=pipeline.fetch_threads,
         decode_threads=pipeline.decode_threads or task_cores,

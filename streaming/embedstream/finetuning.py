@@ -28,6 +28,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, IntegralType, StringType
 
+from embedstream.broadcast import is_connect
 from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
@@ -108,9 +109,9 @@ def finetune(
     """
     given = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     chosen = settings or TrainingSettings()
-    folder = _checked_folder(output)
     _check_columns(df, input, label_col)
     on_gpu = _check_processes(df.sparkSession, num_processes, given)
+    folder = _checked_folder(output)
     model, blocks = _prepared(given, chosen)
     decode = (config or BatchConfig()).decode
     images = df.select(f.col(f"`{input}`").alias("content"), f.col(f"`{label_col}`").alias("name"))
@@ -277,6 +278,11 @@ def _check_processes(spark: SparkSession, num_processes: int, encoder: EncoderCo
     """Whether they get a GPU each."""
     if num_processes < 1:
         raise SetupError(f"num_processes is {num_processes}; it is 1 or more")
+    if is_connect(spark):
+        raise SetupError(
+            "finetune needs a session on the driver itself: Spark Connect gives PySpark's "
+            "TorchDistributor nothing to run on"
+        )
     context = spark.sparkContext
     # Spark would try again for ten minutes.
     if str(context.master).startswith("local[") and num_processes > context.defaultParallelism:

@@ -14,6 +14,7 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from embedstream.broadcast import session_key
 from embedstream.config import BatchConfig, EncoderConfig, Section
 from embedstream.labeler import ImageLabeler, image_labeler
 from embedstream.vectorizer import ImageVectorizer, check_input_column, image_vectorizer
@@ -56,7 +57,7 @@ class _ImageTransformer(
             EncoderConfig.model_validate(self.getOrDefault(self.encoder)),
             BatchConfig.model_validate(self.getOrDefault(self.config)),
         )
-        key = spark.sparkContext.applicationId, settings
+        key = session_key(spark), settings
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, self._build(spark, *settings)
         return self._prepared[1]

@@ -147,11 +147,11 @@ def _run_claimed(
         stream = start_stream(spark, config, model, until=until)
         try:
             _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
-            return loads + stream.model.loads.value
+            return loads + stream.model.loads
         except StreamingQueryException as error:
             if not was_altered(error):
                 raise
-        loads += stream.model.loads.value
+        loads += stream.model.loads
         check_table(spark, config.table.path)
         console.print("the table was altered: the micro-batch in flight is repeated")
 

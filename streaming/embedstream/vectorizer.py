@@ -113,11 +113,6 @@ def prepare_embedder(
     Raises:
         SetupError: as `image_vectorizer` does.
     """
-    if not hasattr(spark, "_jsparkSession"):
-        raise SetupError(
-            "models travel as broadcasts, which Spark Connect does not have: use a session on the "
-            "driver itself"
-        )
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     return build_embedder(spark, prepare(settings, head=head), settings, config or BatchConfig())
 

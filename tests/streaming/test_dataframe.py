@@ -176,7 +176,7 @@ def test_the_model_is_loaded_once_a_worker_whatever_asks_for_it(
             ).collect()
 
     # Workers that other tests left behind may have it already.
-    loads = sum(vectorize.embedder.model.loads.value for vectorize in vectorizers)
+    loads = sum(vectorize.embedder.model.loads for vectorize in vectorizers)
     assert loads <= len(python_workers())
     assert len({id(vectorize.embedder.model.tensors) for vectorize in vectorizers}) == 1
 

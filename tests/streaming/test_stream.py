@@ -186,7 +186,7 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     batches = [progress for progress in stream.query.recentProgress if progress.numInputRows]
     assert len(batches) >= 20
     # Queries of other tests may have left more workers than there are tasks at once.
-    assert 1 <= stream.model.loads.value <= len(python_workers())
+    assert 1 <= stream.model.loads <= len(python_workers())
     _checked(config, topic)
 
 

@@ -1,0 +1,75 @@
+"""The engines of this process: each is started once, by the first who asks, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from embedstream_core.backends import Backend, obstacle
+from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.prepared import ModelCard
+from embedstream_core.programs import is_fixed
+from embedstream_core.weights import load_model
+
+__all__ = ["EngineSettings", "engine_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What runs a model, as in the section `encoder` of a stream's configuration."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    backend: Backend = "torch"
+    batch_size: int | None = None
+
+
+# What a folder is called is no part of the key: one model may be copied to several.
+_engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
+
+
+def engine_of(
+    card: ModelCard,
+    tensors: Callable[[], Path],
+    settings: EngineSettings,
+    *,
+    cuda_index: int = 0,
+    cpu_threads: int | None = None,
+) -> Engine:
+    """A prepared model's engine; `tensors` says where its file lies, and is asked once a process.
+
+    A backend that cannot be used on this device gives way to torch.
+
+    Raises:
+        SetupError: the device is not there, or the model cannot be loaded on it.
+        SystemicError: the model or the device is broken.
+    """
+    key = card, settings
+    if key not in _engines:
+        device = find_device(settings.device, cuda_index=cuda_index)
+        _engines[key] = _started(card, tensors(), settings, device, cpu_threads)
+    return _engines[key]
+
+
+def _started(
+    card: ModelCard,
+    tensors: Path,
+    settings: EngineSettings,
+    device: torch.device,
+    cpu_threads: int | None,
+) -> Engine:
+    hindered = obstacle(settings.backend, device, fixed=is_fixed(card.encoder))
+    engine = Engine.start(
+        load_model(card, tensors),
+        card.preprocessing,
+        device=device,
+        precision=settings.precision,
+        backend="torch" if hindered else settings.backend,
+        batch_size=settings.batch_size,
+        cpu_threads=cpu_threads,
+    )
+    engine.check(card.preprocessing)
+    return engine

@@ -1,0 +1,65 @@
+"""What a client of Spark Connect does with the batch doors; prints what came of it as JSON.
+
+python over_connect.py FOLDER_OF_PICTURES
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
+
+from doors import ENCODER
+from embedstream import (
+    ImageFeaturizer,
+    featurize,
+    finetune,
+    image_vectorizer,
+    read_images,
+    register_image_functions,
+)
+from embedstream_core.errors import SetupError
+
+
+def main(folder: str) -> None:
+    # A server with two cores, and a session that is its client.
+    spark = SparkSession.builder.remote("local[2]").getOrCreate()
+    try:
+        print(json.dumps(_outcomes(spark, folder)))
+    finally:
+        spark.stop()
+
+
+def _outcomes(spark: SparkSession, folder: str) -> dict[str, Any]:
+    images = read_images(spark, folder)
+    register_image_functions(spark, encoder=ENCODER)
+    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    ml = ImageFeaturizer(encoder=ENCODER, outputType="array", outputCol="spark_ml")
+    embedded = ml.transform(featurize(images, encoder=ENCODER)).select(
+        "path",
+        "error.code",
+        f.expr("image_labels(content, 1)[0].label").alias("label"),
+        f.col("embedding").alias("featurize"),
+        vectorize("content").alias("column"),
+        f.expr("image_embedding(content)").alias("sql"),
+        "spark_ml",
+    )
+    return {
+        "rows": [row.asDict() for row in embedded.collect()],
+        "refused": _refused(images, folder),
+    }
+
+
+def _refused(images: Any, folder: str) -> str:
+    try:
+        finetune(images, label_col="path", output=f"{folder}/trained", encoder=ENCODER)
+    except SetupError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

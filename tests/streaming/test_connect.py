@@ -1,0 +1,74 @@
+"""A client of Spark Connect has the batch doors too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import over_connect
+from doors import write_pictures
+from embedstream.search import embed_pictures
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the client saw, in a process of its own: one has either kind of session."""
+    paths = [str(ROOT / part) for part in ("tests", "core", "streaming")]
+    ran = subprocess.run(
+        [sys.executable, over_connect.__file__, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("client"),
+        env={
+            **os.environ,
+            "PYSPARK_PYTHON": sys.executable,
+            "PYTHONPATH": os.pathsep.join(paths),
+        },
+        timeout=200,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("door", ["featurize", "column", "sql", "spark_ml"])
+def test_the_vectors_are_the_same(told: dict[str, Any], folder: Path, door: str) -> None:
+    found = {Path(row["path"].removeprefix("file:")): row[door] for row in told["rows"]}
+
+    assert found.keys() == {*folder.iterdir()}
+    assert found.pop(folder / "broken.jpg") is None
+    expected = embed_pictures(
+        [path.read_bytes() for path in found],
+        model_id="efficientnet_lite0/imagenet/579344248a93",
+    )
+    np.testing.assert_allclose(np.array([*found.values()]), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_labels_and_errors(told: dict[str, Any]) -> None:
+    codes = {row["code"]: row["label"] for row in told["rows"]}
+
+    assert codes.keys() == {None, "image_unsupported"}
+    assert codes["image_unsupported"] is None
+    assert codes[None] is not None
+
+
+def test_what_needs_the_driver_says_so(told: dict[str, Any]) -> None:
+    assert "finetune needs a session on the driver itself" in told["refused"]
