@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from kafka import KafkaProducer
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -184,8 +185,8 @@ def drain(
 
 def embeddings(table: str) -> int:
     """How many rows of a Delta table have one."""
-    column = DeltaTable(table).to_pyarrow_table(columns=["embedding"])["embedding"]
-    return len(column) - int(column.null_count)
+    rows = DeltaTable(table).to_pyarrow_dataset()
+    return int(rows.count_rows(filter=pc.field("embedding").is_valid()))
 
 
 def over_dataframe(

@@ -33,6 +33,7 @@ from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
 from embedstream.storage import check_writable
+from embedstream.vectorizer import column_type
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
@@ -267,9 +268,7 @@ def _check_columns(df: DataFrame, input: str, label_col: str) -> None:  # noqa: 
         label_col: ((StringType, IntegralType), "strings or whole numbers"),
     }
     for name, (kinds, meaning) in allowed.items():
-        if name not in df.columns:
-            raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
-        kind = df.schema[name].dataType
+        kind = column_type(df, name)
         if not isinstance(kind, kinds):
             raise SetupError(f"column '{name}' is of type {kind.simpleString()}, not {meaning}")
 

@@ -29,6 +29,8 @@ __all__ = ["JvmEnded", "open_session", "warm_workers"]
 # Four attempts for each task: plain local[*] fails the whole job at a task's first failure.
 DEFAULT_MASTER = "local[*,4]"
 
+_LOOPBACK = "127.0.0.1"
+
 _JVM_END_TIMEOUT_S = 30
 _JVM_GONE_S = 0.5
 
@@ -173,7 +175,9 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
         settings["spark.jars"] = ",".join(map(str, jars))
     master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
-        settings.setdefault("spark.driver.host", "127.0.0.1")
+        settings.setdefault("spark.driver.host", _LOOPBACK)
+        # Spark's pages, on which jobs can be killed, would be open to the network.
+        os.environ.setdefault("SPARK_LOCAL_IP", _LOOPBACK)
     return {**settings, "spark.master": master}
 
 

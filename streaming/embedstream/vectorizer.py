@@ -25,6 +25,7 @@ __all__ = [
     "ImageVectorizer",
     "Returns",
     "check_input_column",
+    "column_type",
     "entries_of",
     "image_vectorizer",
     "prepare_embedder",
@@ -122,12 +123,20 @@ def check_input_column(df: DataFrame, name: str) -> None:
     Raises:
         SetupError: there is no such column, or it holds no images.
     """
-    if name not in df.columns:
-        raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
-    kind = df.schema[name].dataType
+    kind = column_type(df, name)
     of_image = isinstance(kind, StructType) and kind.names == _IMAGE_FIELDS
     if not isinstance(kind, BinaryType | StringType) and not of_image:
         raise SetupError(f"column '{name}' is of type {kind.simpleString()}; {_KINDS}")
+
+
+def column_type(df: DataFrame, name: str) -> DataType:
+    """
+    Raises:
+        SetupError: there is no such column.
+    """
+    if name not in df.columns:
+        raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
+    return df.schema[name].dataType
 
 
 def entries_of(column: pa.Array) -> list[Entry]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from embedstream.config import Config
+from faults.drivers import processes_of
 from faults.oracle import Row, check_outcomes
 from faults.small import write_config
 from streams import Topic, image, json_message, refusal
@@ -51,11 +52,15 @@ PAGES = ["environment/", "jobs/", "stages/", "SQL/", "SQL/execution/?id=0", "Str
 
 @dataclass(frozen=True)
 class Told:
-    """All that a stream told while it ran, by where, and who may read what it wrote."""
+    """All that a stream told while it ran, by where, and who may read what it wrote.
+
+    `addresses` are those at which its processes could be connected to.
+    """
 
     texts: Mapping[str, str]
     rows: Mapping[str, Row]
     modes: Mapping[str, int]
+    addresses: Set[str]
 
 
 def test_a_broker_that_refuses_a_password_is_told_without_it(
@@ -103,6 +108,8 @@ def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
     # Nobody else may look into what is written, the table excepted.
     folders = dict.fromkeys(["checkpoint", "table/_embedstream", "scratch"], 0o700)
     assert told.modes == {**folders, "model": 0o600, "known": 0o600}
+    # Nor may anybody elsewhere connect.
+    assert {address.removeprefix("::ffff:") for address in told.addresses} == {"127.0.0.1"}
 
 
 def send_secrets(topic: Topic, site: Site) -> None:
@@ -167,7 +174,9 @@ def tell(topic: Topic, site: Site, folder: Path) -> Told:
             "known": mode(next(scratch.rglob("*.sqlite3"))),
         }
         assert list(scratch.glob("blockmgr-*"))
-        commands = "\n".join(map(command_line, psutil.Process(driver.pid).children(recursive=True)))
+        processes = processes_of(driver)
+        commands = "\n".join(map(command_line, processes))
+        addresses = {address for process in processes for address in listened(process)}
         driver.send_signal(signal.SIGTERM)
         output, _ = driver.communicate(timeout=120)
         assert driver.returncode == 0, output
@@ -183,7 +192,13 @@ def tell(topic: Topic, site: Site, folder: Path) -> Told:
         },
         rows={row["key"].decode(): row for row in found},
         modes=modes,
+        addresses=addresses,
     )
+
+
+def listened(process: psutil.Process) -> set[str]:
+    connections = process.net_connections("inet")
+    return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 def secret_config(topic: Topic, site: Site, folder: Path, ui: int) -> Path:
