@@ -1,38 +1,48 @@
-"""What a micro-batch costs as the log of its table grows, and its files are compacted beside it.
+"""What a micro-batch costs on a long log, and while the table's files are compacted beside it.
 
-    python benchmarks/log_growth.py [--batches 300]
+    python benchmarks/log_growth.py [--batches 100] [--commits 2000]
 
 A topic of small pictures is drained with two of them in a micro-batch, so that nearly all of its
-time is Spark's and Delta's own. A share is the median of a tenth of the micro-batches in that of
-the second tenth; the first is the JVM's warming up.
+time is Spark's and Delta's own: first into a new table, then, by the same query on the same
+checkpoint, when another writer has given the table as many commits more, each of one small file.
+The first micro-batches of a query are left out: the JVM warms up.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
 import numpy as np
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
 
+from embedstream.broker import create_topic
+from embedstream.config import Config
+from embedstream.job import start_stream
+from embedstream_core.weights import PreparedModel
 from images import jpegs
-from report import lines, print_table, write_result
-from streams import CORES, Drained, drain, fill, opened, settings, workplace
+from report import bars, print_table, write_result
+from streams import CORES, opened, send, settings, workplace
 
 DISTINCT = 50
-TENTHS = 10
+WARM_UP = 20
+CHECKPOINT_EVERY = 50
+"""As embedstream's tables have it."""
 
 Row = dict[str, float]
 
 
 def main() -> None:
     arguments = _arguments()
-    pictures = jpegs(DISTINCT, size=(100, 75))
+    values = list(islice(cycle(jpegs(DISTINCT, size=(100, 75))), CORES * arguments.batches))
     with workplace() as place:
-        fill(place.servers, "pictures", list(islice(cycle(pictures), CORES * arguments.batches)))
+        create_topic(place.servers, "pictures", partitions=CORES)
         config = settings(
             place,
             "pictures",
@@ -44,54 +54,75 @@ def main() -> None:
             },
         )
         with opened(config) as (spark, model):
-            drained = drain(spark, config, model)
-            table = DeltaTable(drained.settings.table.path)
-            operations = [entry["operation"] for entry in table.history()]
-            files = len(table.file_uris())
-    _report(drained, operations.count("OPTIMIZE"), files)
+            send(place.servers, "pictures", values)
+            short = _drained(spark, config, model)
+            growth_s = _grow(config.table.path, arguments.commits)
+            send(place.servers, "pictures", values)
+            long = _drained(spark, config, model)
+        table = DeltaTable(config.table.path)
+        compactions = [each["operation"] for each in table.history()].count("OPTIMIZE")
+    told = {"version": table.version(), "compactions": compactions, "growth_s": growth_s}
+    _report(short, long, told)
 
 
-def _report(drained: Drained, compactions: int, files: int) -> None:
-    # The last progress of a drained query may be of no data.
-    batches = [one for one in drained.progress if one.numInputRows]
-    tenths = [_row(part) for part in np.array_split(np.array(batches, dtype=object), TENTHS)]
-    shares = [tenth["median, s"] / tenths[1]["median, s"] for tenth in tenths]
-    rows = [
-        (f"tenth {number}", *tenth.values(), share)
-        for number, (tenth, share) in enumerate(zip(tenths, shares, strict=True), start=1)
-    ]
+def _drained(spark: SparkSession, config: Config, model: PreparedModel) -> list[Any]:
+    """The micro-batches that did all that the topic holds."""
+    query = start_stream(spark, config, model, until="drained").query
+    query.awaitTermination()
+    return [batch for batch in query.recentProgress if batch.numInputRows][WARM_UP:]
+
+
+def _grow(path: str, commits: int) -> float:
+    """Append so many files of one row; the seconds that took."""
+    started = time.perf_counter()
+    table = DeltaTable(path)
+    row = pa.table(table.to_pyarrow_dataset().head(1))
+    for number in range(1, commits + 1):
+        write_deltalake(table, row, mode="append")
+        if number % CHECKPOINT_EVERY == 0:
+            table.create_checkpoint()
+    return time.perf_counter() - started
+
+
+def _report(short: Sequence[Any], long: Sequence[Any], told: Row) -> None:
+    rows = {"new table": _row(short), "long log": _row(long)}
+    phases = {name: _phases(batches) for name, batches in (("new", short), ("long", long))}
+    ratio = rows["long log"]["median, s"] / rows["new table"]["median, s"]
     print_table(
-        f"{len(batches)} micro-batches, {compactions} compactions, {files} files at the end",
-        ["", *tenths[0], "of the second tenth"],
-        rows,
+        f"{len(short)} and {len(long)} micro-batches, {told['version']} versions at the end, "
+        f"{told['compactions']} compactions",
+        ["", *rows["new table"]],
+        [(name, *row.values()) for name, row in rows.items()],
     )
-    write_result(
-        "log-growth",
-        {
-            "batches": len(batches),
-            "compactions": compactions,
-            "files": files,
-            "tenths": tenths,
-            "last_of_second_tenth": shares[-1],
-        },
+    print_table(
+        "Medians by Spark's own account, ms",
+        ["phase", *phases],
+        [(name, *(each.get(name, 0) for each in phases.values())) for name in phases["long"]],
     )
-    numbers = [len(batches) * (index + 0.5) / TENTHS for index in range(TENTHS)]
-    lines(
-        "log-growth",
-        "Two pictures a micro-batch",
-        ("micro-batches", "s"),
-        {name: (numbers, [tenth[name] for tenth in tenths]) for name in tenths[0]},
-    )
+    write_result("log-growth", {**told, "seconds": rows, "ratio": ratio, "phases_ms": phases})
+    labelled = {f"embedstream, {name}": row["median, s"] for name, row in rows.items()}
+    bars("log-growth", "A micro-batch of two pictures", "s, median", labelled)
 
 
 def _row(batches: Sequence[Any]) -> Row:
     seconds = [batch.durationMs["triggerExecution"] / 1000 for batch in batches]
-    return {"median, s": median(seconds), "95 of 100 below, s": float(np.percentile(seconds, 95))}
+    return {
+        "median, s": median(seconds),
+        "95 of 100 below, s": float(np.percentile(seconds, 95)),
+        "longest, s": max(seconds),
+    }
+
+
+def _phases(batches: Sequence[Any]) -> Row:
+    told = [dict(batch.durationMs) for batch in batches]
+    medians = {name: median(each.get(name, 0) for each in told) for name in set().union(*told)}
+    return dict(sorted(medians.items(), key=lambda phase: -phase[1]))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--batches", type=int, default=100, help="before, and after")
+    parser.add_argument("--commits", type=int, default=2000, help="of the other writer")
     return parser.parse_args()
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "opened",
     "over_dataframe",
     "producer",
+    "send",
     "settings",
     "workplace",
 ]
@@ -105,8 +106,13 @@ def producer(servers: str) -> Iterator[Any]:
 
 
 def fill(servers: str, topic: str, values: Sequence[bytes], *, partitions: int = CORES) -> None:
-    """Messages in a new topic, dealt to its partitions in turns, so that tasks are alike."""
+    """Messages in a new topic."""
     create_topic(servers, topic, partitions=partitions)
+    send(servers, topic, values, partitions=partitions)
+
+
+def send(servers: str, topic: str, values: Sequence[bytes], *, partitions: int = CORES) -> None:
+    """Messages to a topic, dealt to its partitions in turns, so that tasks are alike."""
     with producer(servers) as client:
         for first in range(0, len(values), _QUEUED):
             some = islice(enumerate(values), first, first + _QUEUED)

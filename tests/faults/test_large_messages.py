@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +13,10 @@ import psutil
 import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
-from pyspark.sql.functions import broadcast
 
 from faults.drivers import DrivenStream, processes_of, wait_until
 from faults.oracle import check_outcomes
-from streams import Topic
+from streams import Topic, image
 
 pytestmark = [
     pytest.mark.kafka,
@@ -25,34 +25,18 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-MESSAGES = 200
 HEAP = "600m"
 MIB = 2**20
 
+LOG = logging.getLogger(__name__)
 
-def five_megabytes() -> bytes:
-    """A picture that does not compress."""
-    side = 1290
-    noise = np.random.default_rng(7).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+def noise(side: int) -> bytes:
+    """A picture that does not compress, of three bytes for each pixel."""
+    pixels = np.random.default_rng(7).integers(0, 256, (side, side, 3), dtype=np.uint8)
     data = io.BytesIO()
-    Image.fromarray(noise).save(data, "BMP")
+    Image.fromarray(pixels).save(data, "BMP")
     return data.getvalue()
-
-
-def send(spark: SparkSession, topic: Topic, content: bytes, file: Path) -> None:
-    """By Spark: kafka-python computes its checksums in Python, a second for each message."""
-    file.write_bytes(content)
-    picture = spark.read.format("binaryFile").load(str(file)).select("content")
-    messages = spark.range(MESSAGES).crossJoin(broadcast(picture))
-    writer = messages.selectExpr("cast(id AS string) AS key", "content AS value").write
-    options = {
-        "kafka.bootstrap.servers": topic.bootstrap_servers,
-        "kafka.max.request.size": str(10 * MIB),
-        "topic": topic.name,
-    }
-    writer.format("kafka").options(**options).save()
-    assert sum(topic.end_offsets().values()) == MESSAGES
-    file.unlink()
 
 
 def peaks(driver: subprocess.Popen[str]) -> dict[str, int]:
@@ -76,12 +60,14 @@ def peaks(driver: subprocess.Popen[str]) -> dict[str, int]:
     return highest
 
 
-def test_200_messages_of_5_mb_pass_in_bounded_memory(
-    spark: SparkSession, topic: Topic, tmp_path: Path
+@pytest.mark.parametrize(("messages", "side"), [(200, 1290), (100, 1870)], ids=["5 MB", "10 MB"])
+def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
+    spark: SparkSession, topic: Topic, tmp_path: Path, messages: int, side: int
 ) -> None:
-    """A gigabyte in one micro-batch: what bounds it are Arrow batches of 32 MiB between Spark and
-    Python, and 64 MiB read ahead of the model. Spark's heap is smaller than the messages."""
-    send(spark, topic, five_megabytes(), tmp_path / "noise.bmp")
+    """In one micro-batch: what bounds it are Arrow batches of 32 MiB between Spark and Python, and
+    64 MiB read ahead of the model. Spark's heap is smaller than the messages."""
+    content = noise(side)
+    topic.send(image(f"noise-{number}", content) for number in range(messages))
     stream = DrivenStream.of(spark, topic, tmp_path)
 
     with stream.run(
@@ -95,6 +81,8 @@ def test_200_messages_of_5_mb_pass_in_bounded_memory(
     assert driver.returncode == 0, output
     assert "in 1 micro-batch" in output
     rows = check_outcomes(stream.table, topic.positions())
+    assert len(rows) == messages
     assert all(row["error"] is None for row in rows.values())
+    LOG.info("%s, MiB at most: %s", messages, dict(highest))
     assert highest["worker"] < 1500
     assert highest["jvm"] < 1200
