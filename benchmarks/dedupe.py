@@ -16,7 +16,7 @@ from statistics import median
 
 from images import jpegs
 from report import bars, print_table, write_result
-from streams import CORES, drain, fill, opened, settings, workplace
+from stream_runs import CORES, drain, fill, opened, settings, workplace
 
 SETTINGS = ("off", "on")
 

@@ -82,6 +82,7 @@ def _engine(device: torch.device, arguments: argparse.Namespace) -> tuple[Engine
     model = encoder.build()
     encoder.cut(model)
     preprocessing = encoder.default_weights.preprocessing
+    assert preprocessing is not None
     engine = Engine.start(
         model.eval(),
         preprocessing,

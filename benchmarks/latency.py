@@ -26,7 +26,7 @@ from embedstream.job import start_stream, stop_stream
 from embedstream_core.weights import PreparedModel
 from images import jpegs
 from report import lines, print_table, write_result
-from streams import (
+from stream_runs import (
     CORES,
     Drained,
     Workplace,

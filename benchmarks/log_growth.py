@@ -28,7 +28,7 @@ from embedstream.job import start_stream
 from embedstream_core.weights import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
-from streams import CORES, opened, send, settings, workplace
+from stream_runs import CORES, opened, send, settings, workplace
 
 DISTINCT = 50
 WARM_UP = 20

@@ -38,7 +38,7 @@ from embedstream_core.records import Embedding, Item
 from embedstream_core.weights import PreparedModel, load_prepared
 from images import jpegs, write_images
 from report import bars, print_table, write_result
-from streams import (
+from stream_runs import (
     CORES,
     Drained,
     drain,

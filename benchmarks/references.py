@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import free
 from images import jpegs, write_images
 from report import bars, print_table, write_result
-from streams import Workplace, drain, fill, opened, settings, workplace
+from stream_runs import Workplace, drain, fill, opened, settings, workplace
 
 ENCODERS = (("efficientnet_lite0", "default"), (free.NAME, "random"))
 

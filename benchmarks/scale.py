@@ -28,7 +28,7 @@ from embedstream.config import Config
 from embedstream_core.weights import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
-from streams import Workplace, drain, fill, opened, settings, workplace
+from stream_runs import Workplace, drain, fill, opened, settings, workplace
 
 DISTINCT = 250
 FACTORS = (1, 4, 16)

@@ -32,7 +32,7 @@ from embedstream.config import Config
 from embedstream.job import start_stream, stop_stream
 from images import jpegs
 from report import bars, print_table, write_result
-from streams import CORES, Workplace, fill, opened, producer, settings, workplace
+from stream_runs import CORES, Workplace, fill, opened, producer, settings, workplace
 
 APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
 TIMEOUT_S = 300.0

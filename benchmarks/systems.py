@@ -114,6 +114,16 @@ def _install(folder: Path, requirements: Path) -> None:
         raise SystemExit("uv is needed to install the peers; 'make setup' brings it")
     print(f"installing {folder.name}", file=sys.stderr)
     subprocess.run([uv, "venv", "--quiet", "--clear", "-p", sys.executable, folder], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
-    subprocess.run([*install, "-r", requirements], check=True)
+    python = folder / "bin" / "python"
+    install: list[str | Path] = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "-r",
+        requirements,
+    ]
+    subprocess.run(install, check=True)
     (folder / ".complete").touch()

@@ -16,7 +16,7 @@ import torch
 
 from images import jpegs
 from report import bars, print_table, write_result
-from streams import drain, fill, opened, settings, workplace
+from stream_runs import drain, fill, opened, settings, workplace
 
 TASKS = (1, 2, 4)
 

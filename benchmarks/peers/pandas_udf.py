@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from pyspark.sql.functions import pandas_udf
+from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
