@@ -39,6 +39,7 @@ SYSTEMS: Mapping[str, System] = {
     "daft": System("Daft", "daft_udf", "daft"),
     "dataframe": System("embedstream, DataFrame", "embedstream_dataframe"),
     "stream": System("embedstream, Kafka to Delta", "embedstream_stream"),
+    "batch": System("embedstream, batch", "embedstream_batch"),
     **{
         name: System(f"embedstream, {label}", "embedstream_door", arguments=(name,))
         for name, label in {

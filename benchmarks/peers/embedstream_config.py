@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
 from embedstream.config import Config
 from protocol import CORES, Backend, Precision
 
@@ -30,3 +33,9 @@ def config(
         },
     }
     return Config.model_validate({**defaults, **sections})
+
+
+def embeddings(table: str) -> int:
+    """How many rows of a Delta table have one."""
+    rows = DeltaTable(table).to_pyarrow_dataset()
+    return int(rows.count_rows(filter=pc.field("embedding").is_valid()))

@@ -12,13 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from kafka import KafkaProducer
 
 from embedstream.broker import create_topic, start_broker, stop_broker
 from embedstream.job import start_stream
 from embedstream.session import open_session
-from embedstream_config import config
+from embedstream_config import config, embeddings
 from embedstream_core.weights import ModelSpec, prepare_model
 from protocol import CORES, Backend, Precision, Run, serve
 
@@ -44,8 +43,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
                 update={"table": table, "checkpoint": str(folder / name / "checkpoint")}
             )
             start_stream(spark, fresh, model, until="drained").query.awaitTermination()
-            good = DeltaTable(table.path).to_pyarrow_table(columns=["embedding"])
-            return good.num_rows - good["embedding"].null_count
+            return embeddings(table.path)
 
         yield run
 
