@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -199,10 +200,10 @@ def _train(job: _Job, num_processes: int) -> None:
 
 
 class _Distributor(TorchDistributor):
-    """One that leaves no trace in the Python workers that its tasks ran in.
+    """One that leaves no trace where its tasks ran.
 
-    Spark's own leaves its settings in their environment, `CUDA_VISIBLE_DEVICES` among them: a task
-    that came later would not find its GPU.
+    Spark's own leaves its settings in the environment of the Python workers, `CUDA_VISIBLE_DEVICES`
+    among them: a task that came later would not find its GPU. And torchrun leaves a folder.
     """
 
     def _get_spark_task_function(self, *args: Any, **kwargs: Any) -> Callable[..., Iterator[Any]]:
@@ -211,7 +212,9 @@ class _Distributor(TorchDistributor):
         def run_and_clean_up(batches: Iterator[Any]) -> Iterator[Any]:
             before = dict(os.environ)
             try:
-                yield from run(batches)
+                with TemporaryDirectory(prefix="embedstream-") as scratch:
+                    os.environ["TMPDIR"] = scratch
+                    yield from run(batches)
             finally:
                 os.environ.clear()
                 os.environ.update(before)

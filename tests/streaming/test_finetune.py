@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -82,12 +83,16 @@ def train(images: DataFrame, output: Path, **changed: Any) -> FinetunedEncoder:
 
 
 class Trained(NamedTuple):
-    """What two processes made after one of them was killed; `before` are the epochs until then."""
+    """What two processes made after one of them was killed; `before` are the epochs until then.
+
+    `left` is what torchrun left in the folder for temporary files.
+    """
 
     encoder: FinetunedEncoder
     folder: Path
     error: SystemicError
     before: list[Epoch]
+    left: set[Path]
 
     @property
     def epochs(self) -> list[Epoch]:
@@ -98,13 +103,19 @@ class Trained(NamedTuple):
 def trained(labelled: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("encoder")
     checkpoint = folder / "checkpoint.pt"
+    there = torchrun_folders()
     killer = threading.Thread(target=kill_in_the_second_epoch, args=(checkpoint,), daemon=True)
     killer.start()
     with pytest.raises(SystemicError) as ended:
         train(labelled, folder)
     killer.join()
     before = finished_epochs(checkpoint)
-    return Trained(train(labelled, folder), folder, ended.value, before)
+    encoder = train(labelled, folder)
+    return Trained(encoder, folder, ended.value, before, torchrun_folders() - there)
+
+
+def torchrun_folders() -> set[Path]:
+    return {*Path(tempfile.gettempdir()).glob("torchelastic_*")}
 
 
 def test_after_a_kill_it_goes_on_after_the_last_whole_epoch(trained: Trained) -> None:
@@ -142,6 +153,10 @@ def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None
     assert one is not None
     assert other is not None
     assert np.abs(np.subtract(one.embedding, other.embedding)).max() > 0.1
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(trained: Trained) -> None:
+    assert trained.left == set()
 
 
 def test_what_is_done_is_not_done_again(trained: Trained, labelled: DataFrame) -> None:
