@@ -1,4 +1,4 @@
-"""docs/coming-from.md and docs/doors.md: the code that they offer runs."""
+"""README.md, docs/coming-from.md and docs/doors.md: the code that they offer runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from pictures import real_pictures
 from small_models import save_onnx, small_network
 from streams import Topic, drain, image
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE, DOORS = DOCS / "coming-from.md", DOCS / "doors.md"
+ROOT = Path(__file__).parents[2]
+PAGE, DOORS = ROOT / "docs" / "coming-from.md", ROOT / "docs" / "doors.md"
+README = ROOT / "README.md"
 # Keras 3 with NumPy 2, as it reads a layer's weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -105,7 +106,7 @@ def _save_export(path: Path) -> None:
 @pytest.mark.spark
 @pytest.mark.parametrize(
     "snippet",
-    [*snippets("python"), *snippets("python", DOORS)],
+    [one for page in (README, PAGE, DOORS) for one in snippets("python", page)],
     ids=lambda one: f"{one.page}: {one.heading}",
 )
 def test_the_code_runs(spark: SparkSession, given: Mapping[str, str], snippet: Snippet) -> None:
