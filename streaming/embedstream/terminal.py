@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StreamFailed",
     "check_stream",
+    "chunks_explained",
     "examine_stream",
     "run_files",
     "run_replay",
@@ -50,7 +51,7 @@ _LISTENER_TIMEOUT_S = 5.0
 
 
 class StreamFailed(EmbedstreamError):
-    """The query ended by an error; started again, it resumes from its checkpoint."""
+    """A stream, a replay or a batch ended by an error; the same command goes on."""
 
 
 def check_stream(config: Config) -> bool:
@@ -164,7 +165,7 @@ def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError) as error:
-        told = _disk_trouble(error, config)
+        told = _disk_trouble(error, config, checkpoint=config.checkpoint)
         if not isinstance(error, StreamingQueryException):
             if told is None:
                 raise
@@ -173,12 +174,22 @@ def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
         raise StreamFailed(told or f"the stream ended by an error: {_cause(error)}") from error
 
 
-def _disk_trouble(error: Exception, config: Config) -> str | None:
+@contextmanager
+def chunks_explained(config: Config | FilesConfig) -> Iterator[None]:
+    """Tell what ends a work in chunks in a sentence."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError, OSError) as error:
+        told = f"it ended by an error: {_cause(error)}; the same command does what is left"
+        raise StreamFailed(_disk_trouble(error, config) or told) from error
+
+
+def _disk_trouble(error: Exception, config: Config | FilesConfig, **others: str) -> str | None:
     from embedstream.storage import disk_trouble
 
     scratch = SparkFiles.getRootDirectory()
-    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
-    return disk_trouble(error, {**locations, "spark.local.dir": scratch})
+    locations = {"table.path": config.table.path, "spark.local.dir": scratch}
+    return disk_trouble(error, {**locations, **others})
 
 
 def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int) -> None:
@@ -187,6 +198,7 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
     Raises:
         SetupError: a check failed, or there is no table, or a driver runs where the storage bears
             only one; nothing was done.
+        StreamFailed: it ended by an error, or a disk is full or cannot be written.
     """
     with _session(config) as (spark, prepare), _stop_signals() as stop:
         from embedstream.check import Preflight
@@ -200,7 +212,8 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
             raise SetupError(f"the {kind} was not started: mend what is marked above")
         if preflight.table_rows is None:
             raise SetupError(f"there is no table at '{config.table.path}' yet")
-        with table_claimed(spark, config.table.path, checkpoint=config.checkpoint):
+        claim = table_claimed(spark, config.table.path, checkpoint=config.checkpoint)
+        with chunks_explained(config), claim:
             replay = Replay(spark, config, model, topics, kind=kind, selection=selection)
             plan = replay.plan(chunk_rows=chunk_rows)
             if plan.gone:
@@ -218,6 +231,7 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int) -> None:
     Raises:
         SetupError: the encoder, the path or the table cannot be used, or a driver writes to the
             table where the storage bears only one; nothing was done.
+        StreamFailed: it ended by an error, or a disk is full or cannot be written.
     """
     with _session(config) as (spark, prepare), _stop_signals() as stop:
         from embedstream.batch import Files
@@ -226,7 +240,7 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int) -> None:
         model = prepare()
         console.print(f"{model.card.model_id}, {model.card.dimension} floats", markup=False)
         files = Files(spark, config, model, source)
-        with table_claimed(spark, config.table.path):
+        with chunks_explained(config), table_claimed(spark, config.table.path):
             _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
         console.print(f"table: {config.table.path}", markup=False)
 

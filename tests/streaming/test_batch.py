@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as f
 
 from doors import write_pictures
 from embedstream.batch import Files, FilesChunk
+from embedstream.config import FilesConfig, TableConfig
 from embedstream.config_file import files_config
 from embedstream.search import embed_pictures
+from embedstream.terminal import StreamFailed, chunks_explained
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
 
@@ -110,6 +113,19 @@ def test_sigint_ends_after_the_chunk_in_flight(spark: SparkSession, folder: Path
     assert process.returncode == 0
     assert "are left for the same command" in told
     assert 0 < len(rows(spark, folder)) < 8
+
+
+def test_what_ends_it_is_told_in_a_sentence(spark: SparkSession, folder: Path) -> None:
+    config = FilesConfig(table=TableConfig(path=str(folder)))
+    failing = spark.range(1).select(f.raise_error(f.lit("ValueError: the worker is gone")))
+
+    with pytest.raises(StreamFailed) as told, chunks_explained(config):
+        failing.collect()
+
+    assert "it ended by an error: " in str(told.value)
+    assert "ValueError: the worker is gone" in str(told.value)
+    assert str(told.value).endswith("; the same command does what is left")
+    assert "\n" not in str(told.value)
 
 
 def test_only_what_lies_below_the_source_is_read(spark: SparkSession, folder: Path) -> None:
