@@ -181,7 +181,8 @@ def kind_of(process: psutil.Process) -> str:
         if "embedstream.daemon" in command:
             parent = process.parent()
             return "daemon" if parent is None or "java" in parent.name() else "worker"
-        return "driver"
+        # The JVM forks others for an instant, such as chmod.
+        return "driver" if "embedstream" in command else "other"
     except psutil.Error:
         return "ended"
 
