@@ -18,7 +18,8 @@ __all__ = ["broker", "chance", "configure", "spark", "topic", "vectors"]
 LOG = logging.getLogger(__name__)
 
 # What make test-faults shows as it runs is seeds and faults, not each connection.
-logging.getLogger("kafka").setLevel(logging.WARNING)
+for library in ("kafka", "py4j"):
+    logging.getLogger(library).setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

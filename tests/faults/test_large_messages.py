@@ -61,7 +61,7 @@ def peaks(driver: subprocess.Popen[str]) -> dict[str, int]:
     return highest
 
 
-@pytest.mark.parametrize(("messages", "side"), [(200, 1290), (100, 1870)], ids=["5 MB", "10 MB"])
+@pytest.mark.parametrize(("messages", "side"), [(200, 1290), (100, 1860)], ids=["5 MB", "10 MB"])
 def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
     spark: SparkSession, topic: Topic, tmp_path: Path, messages: int, side: int
 ) -> None:
