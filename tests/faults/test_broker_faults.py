@@ -76,6 +76,7 @@ def standing_still(broker: Broker) -> Iterator[None]:
         stopped.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_the_stream_goes_on_after_kill_9_of_the_broker(
     spark: SparkSession, topic: Topic, configure: Configure, broker: Broker
 ) -> None:
