@@ -86,4 +86,5 @@ def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
     assert all(row["error"] is None for row in rows.values())
     LOG.info("%d messages, MiB at most: %s", messages, dict(highest))
     assert 0 < highest["worker"] < 1500
-    assert 0 < highest["jvm"] < 1200
+    # The heap, at most as much of direct memory, and what the JVM itself needs.
+    assert 0 < highest["jvm"] < 1500
