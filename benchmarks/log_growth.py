@@ -25,6 +25,7 @@ from pyspark.sql import SparkSession
 from embedstream.broker import create_topic
 from embedstream.config import Config
 from embedstream.job import start_stream
+from embedstream.sink import PROPERTIES
 from embedstream_core.weights import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
@@ -32,8 +33,7 @@ from stream_runs import CORES, opened, send, settings, workplace
 
 DISTINCT = 50
 WARM_UP = 20
-CHECKPOINT_EVERY = 50
-"""As embedstream's tables have it."""
+CHECKPOINT_EVERY = int(PROPERTIES["delta.checkpointInterval"])
 
 Row = dict[str, float]
 

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -13,7 +14,7 @@ from embedstream import EncoderConfig
 from embedstream.config import PreprocessingConfig
 from pictures import real_pictures
 
-__all__ = ["ENCODER", "SMALL", "digits", "write_pictures"]
+__all__ = ["ENCODER", "SMALL", "digits", "folder", "write_pictures"]
 
 ENCODER = EncoderConfig(name="efficientnet_lite0", precision="float32")
 
@@ -29,6 +30,14 @@ SMALL = ENCODER.model_copy(
     }
 )
 """The same at a quarter of the side: for tests that need many pictures."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what `write_pictures` writes, for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    return folder
 
 
 def write_pictures(folder: Path) -> dict[str, bytes]:

@@ -31,6 +31,7 @@ class ImageEncoder:
 
     folder: Path
     card: ModelCard
+    # MLflow's `model_config`.
     settings: EngineSettings
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +66,6 @@ _turn = threading.Lock()
 
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
-    # MLflow's `model_config` are the settings of the engine.
     folder = Path(data_path)
     settings = TypeAdapter(EngineSettings).validate_python(model_config or {})
     return ImageEncoder(folder, read_card(folder), settings)

@@ -32,12 +32,12 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class _BroadcastTensors:
-    sha256: str
+    name: str
     sent: Broadcast[bytes]
 
     def file(self) -> Path:
         """Written by the executor's first worker."""
-        path = _executor_folder() / f"{self.sha256}.safetensors"
+        path = _executor_folder() / self.name
         if not path.exists():
             handle, unfinished = tempfile.mkstemp(dir=path.parent)
             with os.fdopen(handle, "wb") as file:
@@ -115,7 +115,8 @@ def broadcast_model(
     sent = session_key(spark), model.card.tensors_sha256
     if (tensors := _sent.get(sent)) is None:
         send = _add_file if connect else _broadcast
-        tensors = _sent[sent] = send(spark, model)
+        name = f"{model.card.tensors_sha256}.safetensors"
+        tensors = _sent[sent] = send(spark, name, model.tensors)
     return BroadcastModel(
         card=model.card,
         tensors=tensors,
@@ -136,15 +137,14 @@ def session_key(spark: SparkSession) -> str:
     return str(spark.sparkContext.applicationId)
 
 
-def _broadcast(spark: SparkSession, model: PreparedModel) -> Tensors:
-    return _BroadcastTensors(model.card.tensors_sha256, spark.sparkContext.broadcast(model.tensors))
+def _broadcast(spark: SparkSession, name: str, tensors: bytes) -> Tensors:
+    return _BroadcastTensors(name, spark.sparkContext.broadcast(tensors))
 
 
-def _add_file(spark: SparkSession, model: PreparedModel) -> Tensors:
-    name = f"{model.card.tensors_sha256}.safetensors"
+def _add_file(spark: SparkSession, name: str, tensors: bytes) -> Tensors:
     with tempfile.TemporaryDirectory(prefix="embedstream-") as folder:
         path = Path(folder, name)
-        path.write_bytes(model.tensors)
+        path.write_bytes(tensors)
         spark.addArtifacts(str(path), file=True)
     return _SessionFile(name)
 

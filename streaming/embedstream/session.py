@@ -77,6 +77,8 @@ def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[Spar
         if settings["spark.master"].startswith("local["):
             # Spark's own can be entered by all on the machine. Clusters have theirs set up.
             settings.setdefault("spark.local.dir", scratch)
+            # Its pages, on which jobs can be killed, would be open to the network.
+            os.environ.setdefault("SPARK_LOCAL_IP", _LOOPBACK)
         with _standard_error_to(config.log_file):
             spark = _start(config, settings)
         try:
@@ -176,8 +178,6 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
     master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
-        # Spark's pages, on which jobs can be killed, would be open to the network.
-        os.environ.setdefault("SPARK_LOCAL_IP", _LOOPBACK)
     return {**settings, "spark.master": master}
 
 

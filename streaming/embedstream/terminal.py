@@ -188,8 +188,8 @@ def _disk_trouble(error: Exception, config: Config | FilesConfig, **others: str)
     from embedstream.storage import disk_trouble
 
     scratch = SparkFiles.getRootDirectory()
-    locations = {"table.path": config.table.path, "spark.local.dir": scratch}
-    return disk_trouble(error, {**locations, **others})
+    locations = {"table.path": config.table.path, **others, "spark.local.dir": scratch}
+    return disk_trouble(error, locations)
 
 
 def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int) -> None:

@@ -13,19 +13,14 @@ import numpy as np
 import pytest
 
 import over_connect
-from doors import write_pictures
+from doors import folder
 from embedstream.search import embed_pictures
+
+__all__ = ["folder"]
 
 pytestmark = pytest.mark.spark
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -14,23 +14,18 @@ from pyspark import cloudpickle
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from doors import ENCODER, write_pictures
+from doors import ENCODER, folder
 from embedstream import BatchConfig, EncoderConfig, featurize, image_vectorizer, read_images
 from embedstream.config import ReferencesConfig
 from embedstream.search import embed_pictures
 from embedstream_core.errors import Code, SetupError
 from faults.drivers import python_workers
 
+__all__ = ["folder"]
+
 pytestmark = pytest.mark.spark
 
 Rows = dict[str, tuple[list[float] | None, str | None]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
