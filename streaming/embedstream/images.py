@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
@@ -45,8 +47,7 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
 
     Width and height are in pixels, as displayed; the format is Pillow's name, such as JPEG. Only
     headers are read. A file whose header says that it cannot be embedded has an error,
-    `struct<code, stage, message>`, in place of these three. Files without a byte are passed over,
-    as by all of Spark's file readers.
+    `struct<code, stage, message>`, in place of these three.
     """
     limits = decode_limits((config or BatchConfig()).decode)
 
@@ -56,8 +57,21 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
             yield pa.array((_header(content, limits) for content in column.to_pylist()), kind)
 
     read = column_function(headers, _HEADER_TYPE)
-    files = _files(spark, path).select("path", "content")
-    return files.withColumn("header", read("content")).select("path", "content", "header.*")
+    files = _files(spark, path)
+    contents = files.select("path", "content").unionAll(_empty(spark, files))
+    return contents.withColumn("header", read("content")).select("path", "content", "header.*")
+
+
+def _empty(spark: SparkSession, files: DataFrame) -> DataFrame:
+    """The files without a byte: Spark lists them, but none of its readers gives them a row."""
+    listed = spark.createDataFrame([(_as_path(uri),) for uri in files.inputFiles()], "path string")
+    unread = listed.join(files.select("path"), "path", "left_anti")
+    return unread.select("path", f.lit(b"").alias("content"))
+
+
+def _as_path(uri: str) -> str:
+    """As Spark writes it in the column `path`."""
+    return unquote(uri).replace("file:///", "file:/", 1)
 
 
 def _header(content: bytes, limits: DecodeLimits) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_each_file_has_a_row(spark: SparkSession, tmp_path: Path) -> None:
         "cut.jpg": (whole[:-5], 40, 30, "JPEG", None),
         "text.jpg": (b"<html>", None, None, None, Code.IMAGE_UNSUPPORTED),
         "large.png": (picture("PNG", 200, 200), None, None, None, Code.IMAGE_TOO_LARGE),
+        "below/an empty + 50%.jpg": (b"", None, None, None, Code.IMAGE_EMPTY),
     }
     (tmp_path / "below").mkdir()
     for name, (content, *_) in files.items():
