@@ -36,6 +36,7 @@ __all__ = [
     "embeddings",
     "fill",
     "fresh",
+    "messages",
     "opened",
     "over_dataframe",
     "producer",
@@ -132,15 +133,22 @@ def settings(
     *,
     encoder: str = free.NAME,
     weights: str = "random",
+    precision: str = "float32",
+    backend: str = "torch",
     master: str = f"local[{CORES},4]",
     options: Mapping[str, str] | None = None,
     **sections: dict[str, Any],
 ) -> Config:
-    """embedstream as it comes, on two cores, in float32."""
+    """embedstream as it comes, on two cores."""
     folder = place.folder / uuid.uuid4().hex
     chosen: dict[str, Any] = {
         "kafka": {"bootstrap_servers": place.servers, "subscribe": topic},
-        "encoder": {"name": encoder, "weights": weights, "precision": "float32"},
+        "encoder": {
+            "name": encoder,
+            "weights": weights,
+            "precision": precision,
+            "backend": backend,
+        },
         "table": {"path": str(folder / "table")},
         "checkpoint": str(folder / "checkpoint"),
         "spark": {
@@ -201,13 +209,14 @@ def over_dataframe(
     """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
     seen = Observation()
     started = time.perf_counter()
-    outcomes = featurize_messages(_messages(spark, images), featurizer(spark, config, model))
+    outcomes = featurize_messages(messages(spark, images), featurizer(spark, config, model))
     counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
     counted.write.format("noop").mode("overwrite").save()
     return int(seen.get["embeddings"]), time.perf_counter() - started
 
 
-def _messages(spark: SparkSession, images: Path) -> DataFrame:
+def messages(spark: SparkSession, images: Path) -> DataFrame:
+    """The images of a Parquet file, as the messages that they would be in a topic."""
     rows = spark.read.parquet(str(images)).repartition(spark.sparkContext.defaultParallelism)
     return rows.select(
         f.lit("images").alias("topic"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,9 +85,16 @@ def running(system: System, images: Path, precision: str, log: Path) -> Iterator
         str(_python(system.environment)), str(HERE / "peers" / f"{system.script}.py"),
         "--images", str(images), "--precision", precision, *system.arguments,
     ]  # fmt: skip
+    # What the benchmarks of streams share, the doors of embedstream import too.
+    path = os.pathsep.join(filter(None, (str(HERE), os.getenv("PYTHONPATH"))))
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
         )
     try:
         yield Running(process)

@@ -16,10 +16,8 @@ import pyarrow.parquet as pq
 
 from embedstream.batch import Files
 from embedstream.config import FilesConfig, TableConfig
-from embedstream.session import open_session
-from embedstream_config import config, embeddings
-from embedstream_core.weights import ModelSpec, prepare_model
 from protocol import Backend, Precision, Run, serve
+from stream_runs import Workplace, embeddings, opened, settings
 
 CHUNK_ROWS = 2000
 """As the command has it."""
@@ -30,13 +28,13 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     with TemporaryDirectory(prefix="embedstream-benchmark-") as name:
         folder = Path(name)
         files = _write(pq.read_table(images, columns=["content"]), folder / "files")
-        settings = config(folder, precision, backend)
-        with open_session(settings.spark, settings.pipeline) as spark:
-            model = prepare_model(ModelSpec("resnet50", "random"))
+        place = Workplace(folder, "no broker")
+        config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
+        with opened(config) as (spark, model):
 
             def run() -> int:
                 fresh = FilesConfig(
-                    encoder=settings.encoder,
+                    encoder=config.encoder,
                     table=TableConfig(path=str(folder / uuid.uuid4().hex)),
                 )
                 job = Files(spark, fresh, model, str(files))
