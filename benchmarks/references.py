@@ -29,7 +29,8 @@ from images import jpegs, write_images
 from report import bars, print_table, write_result
 from stream_runs import Workplace, drain, fill, opened, settings, workplace
 
-ENCODERS = (("efficientnet_lite0", "default"), (free.NAME, "random"))
+ENCODERS = {"efficientnet_lite0": "default", free.NAME: "random"}
+"""Their weights, by name."""
 
 
 def main() -> None:
@@ -40,9 +41,7 @@ def main() -> None:
         with _server(images, arguments.delay_ms / 1000) as port:
             fill(place.servers, "bytes", contents)
             fill(place.servers, "references", _references(port, len(contents)))
-            measured = {
-                name: _measure(name, weights, place, port, arguments) for name, weights in ENCODERS
-            }
+            measured = {name: _measure(name, place, port, arguments) for name in arguments.encoders}
     _report(measured, arguments)
 
 
@@ -54,14 +53,16 @@ def _references(port: int, count: int) -> list[bytes]:
 
 
 def _measure(
-    encoder: str, weights: str, place: Workplace, port: int, arguments: argparse.Namespace
+    encoder: str, place: Workplace, port: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     allowed = {
         "schemes": ["http"],
         "hosts": [f"127.0.0.1:{port}"],
         "networks": ["127.0.0.0/8"],
     }
-    config = settings(place, "bytes", encoder=encoder, weights=weights, references=allowed)
+    config = settings(
+        place, "bytes", encoder=encoder, weights=ENCODERS[encoder], references=allowed
+    )
     with opened(config) as (spark, model):
 
         def one_round() -> dict[str, float]:
@@ -138,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=200, help="in one pass")
     parser.add_argument("--rounds", type=int, default=1, help="passes once warm")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--delay-ms", type=float, default=50)
     return parser.parse_args()
 

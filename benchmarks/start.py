@@ -5,7 +5,7 @@
 At a start: from starting `embedstream run` to the first row visible in the table, against what it
 cannot do without, each by hand in a process of its own: importing torch and loading ResNet-50 from
 its file, and starting Spark up to its first job. All take turns, after one round that fills the
-file cache.
+file cache; `--no-warm-up` leaves that out where other benchmarks have just run.
 
 After a quiet time: one image's time from its append in Kafka to its visible commit, when the stream
 was quiet for `--quiet-s`, against the median of images sent to it while it was warm. Spark ends
@@ -67,7 +67,8 @@ def main() -> None:
         weights = place.folder / "resnet50.pt"
         torch.save(resnet50().state_dict(), weights)
         fill(place.servers, "images", list(jpegs(2 * CORES)))
-        _start(place, weights)
+        if arguments.warm_up:
+            _start(place, weights)
         starts = [_start(place, weights) for _ in range(arguments.rounds)]
         quiet = _quiet(place, str(weights), arguments)
     _report(starts, quiet, arguments)
@@ -163,6 +164,7 @@ def _report(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=1, help="starts that count")
+    parser.add_argument("--warm-up", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--quiet-s", type=float, default=300)
     return parser.parse_args()
 

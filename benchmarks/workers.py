@@ -42,11 +42,16 @@ def main() -> None:
 
 
 def _python_bytes() -> int:
-    return sum(
-        process.memory_full_info().pss
-        for process in psutil.Process().children(recursive=True)
-        if "embedstream.daemon" in process.cmdline()
-    )
+    return sum(map(_worker_bytes, psutil.Process().children(recursive=True)))
+
+
+def _worker_bytes(process: psutil.Process) -> int:
+    try:
+        of_worker = "embedstream.daemon" in process.cmdline()
+        return int(process.memory_full_info().pss) if of_worker else 0
+    except psutil.ZombieProcess:
+        # Of the session before.
+        return 0
 
 
 def _report(mib: dict[int, float], weights: float, arguments: argparse.Namespace) -> None:

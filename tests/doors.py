@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from embedstream import EncoderConfig
 from embedstream.config import PreprocessingConfig
 from pictures import real_pictures
 
-__all__ = ["ENCODER", "SMALL", "digits", "folder", "write_pictures"]
+__all__ = ["ENCODER", "SMALL", "digits", "folder", "mlflow_store", "write_pictures"]
 
 ENCODER = EncoderConfig(name="efficientnet_lite0", precision="float32")
 
@@ -38,6 +39,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A tracking store and registry of MLflow, on this machine."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as environment:
+        # It would keep the lock file of the folder in which the tests are run.
+        environment.setenv("MLFLOW_UV_AUTO_DETECT", "false")
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/store.db")
+        experiment = mlflow.create_experiment("encoders", (folder / "artifacts").as_uri())
+        mlflow.set_experiment(experiment_id=experiment)
+        yield
+        mlflow.set_tracking_uri("")
 
 
 def write_pictures(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""README.md, docs/coming-from.md and docs/doors.md: the code that they offer runs."""
+"""README.md and pages of docs: the code that they offer runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pyspark.sql import Row, SparkSession
 
+from doors import mlflow_store
 from embedstream import EncoderConfig
 from embedstream.config_file import load_config
 from embedstream.sink import embeddings, failures
@@ -20,9 +21,11 @@ from pictures import real_pictures
 from small_models import save_onnx, small_network
 from streams import Topic, drain, image
 
+__all__ = ["mlflow_store"]
+
 ROOT = Path(__file__).parents[2]
-PAGE, DOORS = ROOT / "docs" / "coming-from.md", ROOT / "docs" / "doors.md"
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "coming-from.md"
+PAGES = (README, PAGE, ROOT / "docs" / "doors.md", ROOT / "docs" / "finetuning.md")
 # Keras 3 with NumPy 2, as it reads a layer's weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -104,16 +107,23 @@ def _save_export(path: Path) -> None:
 # PySpark leaves CrossValidator's pool of threads open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.spark
+@pytest.mark.usefixtures("mlflow_store")
 @pytest.mark.parametrize(
     "snippet",
-    [one for page in (README, PAGE, DOORS) for one in snippets("python", page)],
+    [
+        pytest.param(one, marks=[pytest.mark.long] if "finetune(" in one.code else [])
+        for page in PAGES
+        for one in snippets("python", page)
+    ],
     ids=lambda one: f"{one.page}: {one.heading}",
 )
-def test_the_code_runs(spark: SparkSession, given: Mapping[str, str], snippet: Snippet) -> None:
+def test_the_code_runs(
+    spark: SparkSession, given: Mapping[str, str], snippet: Snippet, tmp_path: Path
+) -> None:
     names: dict[str, Any] = {"spark": spark, **given}
 
     place = f"{snippet.page}: {snippet.heading}"
-    exec(compile(_at_hand(snippet.code), place, "exec"), names)
+    exec(compile(_at_hand(snippet.code, tmp_path), place, "exec"), names)
 
     rows: list[Row] = names["found"].collect()
     made = {row.path: row[-1] for row in rows}
@@ -123,9 +133,9 @@ def test_the_code_runs(spark: SparkSession, given: Mapping[str, str], snippet: S
     assert nothing <= {None}
 
 
-def _at_hand(code: str) -> str:
+def _at_hand(code: str, folder: Path) -> str:
     """With the encoder whose weights come with the tests, for the one that is downloaded."""
-    return code.replace('"resnet50"', '"efficientnet_lite0"')
+    return code.replace('"resnet50"', '"efficientnet_lite0"').replace('"/shared', f'"{folder}')
 
 
 def _is_something(value: Any) -> bool:

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,16 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from doors import ENCODER, SMALL, write_pictures
-from embedstream import EncoderConfig, featurize, image_labeler, log_encoder, read_images
+from doors import ENCODER, SMALL, digits, mlflow_store, write_pictures
+from embedstream import (
+    EncoderConfig,
+    TrainingSettings,
+    featurize,
+    finetune,
+    image_labeler,
+    log_encoder,
+    read_images,
+)
 from embedstream.check import prepare
 from embedstream.search import embed_pictures
 from embedstream_core.encoders import find_encoder
@@ -28,8 +35,11 @@ from embedstream_core.prepared import ModelCard, read_card
 from embedstream_core.pyfunc import ImageEncoder, _load_pyfunc
 from embedstream_core.registered import registered_uri
 
+__all__ = ["mlflow_store"]
+
 pytestmark = [
     pytest.mark.spark,
+    pytest.mark.usefixtures("mlflow_store"),
     # MLflow and what it stands on warn of each other.
     pytest.mark.filterwarnings("ignore"),
 ]
@@ -42,20 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mlflow")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _store(folder: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        # It would keep the lock file of the folder in which the tests are run.
-        environment.setenv("MLFLOW_UV_AUTO_DETECT", "false")
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/store.db")
-        experiment = mlflow.create_experiment("encoders", (folder / "artifacts").as_uri())
-        mlflow.set_experiment(experiment_id=experiment)
-        yield
-        mlflow.set_tracking_uri("")
-
-
 @pytest.fixture(scope="module")
-def logged(_store: None, folder: Path) -> Any:
+def logged(mlflow_store: None, folder: Path) -> Any:
     """Version 1 of `shoes`, whose weights came from a file that is gone."""
     download = find_encoder("efficientnet_lite0").default_weights.download
     assert download is not None
@@ -326,6 +324,28 @@ def test_a_function_is_not_called_because_a_registry_says_so(logged: Any) -> Non
     with pytest.raises(SetupError, match=rf"made by the function '{function}'; to have it called"):
         card(own.model_uri)
     assert prepare(EncoderConfig(name=function, weights=own.model_uri)).card.encoder == function
+
+
+@pytest.mark.long
+def test_it_can_be_trained(spark: SparkSession, logged: Any, tmp_path: Path) -> None:
+    contents, labels = digits(60)
+    rows = [(content, str(label)) for content, label in zip(contents, labels, strict=True)]
+    images = spark.createDataFrame(rows, "content binary, label string").cache()
+
+    made = finetune(
+        images,
+        label_col="label",
+        output=tmp_path,
+        encoder=registered("models:/shoes/1"),
+        settings=TrainingSettings(epochs=1, held_out=0.3),
+    )
+
+    assert made.config.name == "efficientnet_lite0"
+    assert made.config.preprocessing == SMALL.preprocessing
+    embedded = featurize(images, encoder=made.config)
+    before = featurize(images, encoder=SMALL)
+    assert embedded.where("error IS NULL").count() == len(rows)
+    assert embedded.select("embedding").exceptAll(before.select("embedding")).count() == len(rows)
 
 
 def test_it_names_no_classes(spark: SparkSession, logged: Any) -> None:
