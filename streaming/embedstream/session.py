@@ -31,6 +31,10 @@ DEFAULT_MASTER = "local[*,4]"
 
 _LOOPBACK = "127.0.0.1"
 
+# On so few, what the JVM compiles takes the time of what it runs; see docs/decisions/0012.
+_FEW_CORES = 4
+_COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
+
 _JVM_END_TIMEOUT_S = 30
 _JVM_GONE_S = 0.5
 
@@ -178,6 +182,8 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
     master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
+        if (os.cpu_count() or 1) <= _FEW_CORES:
+            settings.setdefault("spark.driver.extraJavaOptions", _COMPILE_ONCE)
     return {**settings, "spark.master": master}
 
 

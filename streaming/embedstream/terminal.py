@@ -239,9 +239,10 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int) -> None:
 
         model = prepare()
         console.print(f"{model.card.model_id}, {model.card.dimension} floats", markup=False)
-        files = Files(spark, config, model, source)
-        with chunks_explained(config), table_claimed(spark, config.table.path):
-            _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
+        with chunks_explained(config):
+            files = Files(spark, config, model, source)
+            with table_claimed(spark, config.table.path):
+                _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
         console.print(f"table: {config.table.path}", markup=False)
 
 
