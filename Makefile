@@ -11,7 +11,7 @@ help:
 	@echo "make test   lint, type check and test"
 	@echo "make test-faults  the long tests: kills, outages, a soak"
 	@echo "make lint   lint and type check only"
-	@echo "make bench  run every benchmark, in about 15 minutes on two cores"
+	@echo "make bench  run the benchmarks in short, in about 15 minutes on two cores"
 	@echo "make docs   write docs/configuration.md from the configuration's models"
 	@echo "make clean  remove the demo's data"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,9 +51,11 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         # It would keep the lock file of the folder in which the tests are run.
         environment.setenv("MLFLOW_UV_AUTO_DETECT", "false")
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/store.db")
-        experiment = mlflow.create_experiment("encoders", (folder / "artifacts").as_uri())
-        mlflow.set_experiment(experiment_id=experiment)
+        # MLflow and what it stands on warn of each other.
+        with warnings.catch_warnings(action="ignore"):
+            mlflow.set_tracking_uri(f"sqlite:///{folder}/store.db")
+            experiment = mlflow.create_experiment("encoders", (folder / "artifacts").as_uri())
+            mlflow.set_experiment(experiment_id=experiment)
         yield
         mlflow.set_tracking_uri("")
 

@@ -29,6 +29,13 @@ PAGES = (README, PAGE, ROOT / "docs" / "doors.md", ROOT / "docs" / "finetuning.m
 # Keras 3 with NumPy 2, as it reads a layer's weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+MARKS = {
+    "finetune(": pytest.mark.long,
+    # MLflow and what it stands on warn of each other.
+    "log_encoder(": pytest.mark.filterwarnings("ignore"),
+}
+"""Of snippets, by a word in them."""
+
 SIDE = 224
 BROKEN = "broken.jpg"
 EACH = 4
@@ -111,7 +118,7 @@ def _save_export(path: Path) -> None:
 @pytest.mark.parametrize(
     "snippet",
     [
-        pytest.param(one, marks=[pytest.mark.long] if "finetune(" in one.code else [])
+        pytest.param(one, marks=[mark for word, mark in MARKS.items() if word in one.code])
         for page in PAGES
         for one in snippets("python", page)
     ],
