@@ -38,7 +38,11 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     config = SparkConfig(
         master="local[2,4]",
         log_file=str(tmp_path_factory.mktemp("spark") / "spark.log"),
-        options={"spark.ui.enabled": "false"},
+        options={
+            "spark.ui.enabled": "false",
+            # VACUUM lists any folder with so many tasks, 10,000 by default.
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+        },
     )
     with open_session(config, PipelineConfig()) as session:
         yield session
