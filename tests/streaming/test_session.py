@@ -1,0 +1,41 @@
+"""What a session is launched with."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from embedstream.config import PipelineConfig, SparkConfig
+from embedstream.session import _settings
+
+OPTION = "spark.driver.extraJavaOptions"
+ONE_COMPILER = "-XX:TieredStopAtLevel=1"
+
+
+def settings(master: str, **options: str) -> dict[str, str]:
+    return _settings(SparkConfig(master=master, jars="provided", options=options), PipelineConfig())
+
+
+@pytest.mark.parametrize(
+    ("cores", "master", "told"),
+    [
+        (2, "local[*,4]", ONE_COMPILER),
+        (4, "local[2,4]", ONE_COMPILER),
+        (8, "local[*,4]", None),
+        (2, "spark://host:7077", None),
+        (None, "local[*,4]", ONE_COMPILER),
+    ],
+)
+def test_few_cores_have_one_compiler(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, master: str, told: str | None
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+
+    assert settings(master).get(OPTION) == told
+
+
+def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    assert settings("local[*,4]", **{OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
