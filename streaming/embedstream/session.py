@@ -183,7 +183,7 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
         if (os.cpu_count() or 1) <= _FEW_CORES:
-            settings.setdefault("spark.driver.extraJavaOptions", _COMPILE_ONCE)
+            settings.setdefault("spark.driver.defaultJavaOptions", _COMPILE_ONCE)
     return {**settings, "spark.master": master}
 
 

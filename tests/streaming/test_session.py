@@ -9,7 +9,7 @@ import pytest
 from embedstream.config import PipelineConfig, SparkConfig
 from embedstream.session import _settings
 
-OPTION = "spark.driver.extraJavaOptions"
+OPTION = "spark.driver.defaultJavaOptions"
 ONE_COMPILER = "-XX:TieredStopAtLevel=1"
 
 
