@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "Drained",
     "Workplace",
     "broker",
+    "brokerless",
     "drain",
     "embeddings",
     "fill",
@@ -69,22 +70,26 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """A folder of its own and a broker that runs in it."""
+    """A folder of its own, and a broker that runs in it if there is one."""
 
     folder: Path
-    servers: str
+    servers: str = "no broker"
+
+
+@contextmanager
+def brokerless() -> Iterator[Workplace]:
+    """All of it is gone afterwards."""
+    with tempfile.TemporaryDirectory(
+        prefix="embedstream-benchmark-", ignore_cleanup_errors=True
+    ) as folder:
+        yield Workplace(Path(folder))
 
 
 @contextmanager
 def workplace(properties: Mapping[str, str] | None = None) -> Iterator[Workplace]:
     """All of it is gone afterwards."""
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="embedstream-benchmark-", ignore_cleanup_errors=True
-        ) as folder,
-        broker(Path(folder), properties) as servers,
-    ):
-        yield Workplace(Path(folder), servers)
+    with brokerless() as place, broker(place.folder, properties) as servers:
+        yield replace(place, servers=servers)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,28 +16,23 @@ import pyarrow.parquet as pq
 from embedstream.batch import Files
 from embedstream.config import FilesConfig, TableConfig
 from protocol import Backend, Precision, Run, serve
-from stream_runs import Workplace, embeddings, opened, settings
-
-CHUNK_ROWS = 2000
-"""As the command has it."""
+from stream_runs import brokerless, embeddings, opened, settings
 
 
 @contextmanager
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
-    with TemporaryDirectory(prefix="embedstream-benchmark-") as name:
-        folder = Path(name)
-        files = _write(pq.read_table(images, columns=["content"]), folder / "files")
-        place = Workplace(folder, "no broker")
+    with brokerless() as place:
+        files = _write(pq.read_table(images, columns=["content"]), place.folder / "files")
         config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
         with opened(config) as (spark, model):
 
             def run() -> int:
                 fresh = FilesConfig(
                     encoder=config.encoder,
-                    table=TableConfig(path=str(folder / uuid.uuid4().hex)),
+                    table=TableConfig(path=str(place.folder / uuid.uuid4().hex)),
                 )
                 job = Files(spark, fresh, model, str(files))
-                for chunk in job.plan(chunk_rows=CHUNK_ROWS):
+                for chunk in job.plan():
                     job.run(chunk)
                 return embeddings(fresh.table.path)
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer
 from protocol import Backend, Precision, Run, serve
 from spark import consume
-from stream_runs import Workplace, messages, opened, settings
+from stream_runs import brokerless, messages, opened, settings
 
 
 @contextmanager
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
-    with TemporaryDirectory(prefix="embedstream-benchmark-") as folder:
-        place = Workplace(Path(folder), "no broker")
+    with brokerless() as place:
         config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
         with opened(config) as (spark, model):
             function = featurizer(spark, config, model)

@@ -18,7 +18,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.chunks import ChunkReport, commit_chunk
+from embedstream.chunks import ChunkReport, commit_chunk, rows_a_commit
 from embedstream.config import FilesConfig, ReferencesConfig, absolute_location
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
@@ -73,15 +73,15 @@ class Files:
             check_model(spark, self._table, self._model_id, remedy="choose another table")
         make_table(spark, config, model)
 
-    def plan(self, *, chunk_rows: int) -> list[FilesChunk]:
-        """What is left to be done."""
+    def plan(self, *, chunk_rows: int | None = None) -> list[FilesChunk]:
+        """What is left to be done; by default, as many rows in a chunk as the stream commits."""
         table = self._spark.read.format("delta").load(self._table)
         done = table.where(f.col("model_id") == self._model_id).select("uri")
         files = self._spark.createDataFrame([(uri,) for uri in self._uris], "uri string")
         left = files.join(done, "uri", "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)
-        starts = range(0, len(uris), chunk_rows)
-        return [FilesChunk(uris[start : start + chunk_rows]) for start in starts]
+        size = chunk_rows or rows_a_commit(self._spark)
+        return [FilesChunk(uris[start : start + size]) for start in range(0, len(uris), size)]
 
     def run(self, chunk: FilesChunk) -> ChunkReport:
         """Embed a chunk and commit its outcomes."""

@@ -108,7 +108,14 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
-ChunkRows = Annotated[int, typer.Option(min=1, help="About so many rows in one commit.")]
+ChunkRows = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="About so many rows in one commit; by default, 1,024 for each task that runs at once, "
+        "65,536 where each has a GPU.",
+    ),
+]
 OnlyFrom = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="Messages from this time on.")
 ]
@@ -131,7 +138,7 @@ def replay(
     code: Annotated[
         list[str] | None, typer.Option(help="Only failures of this code; repeatable.")
     ] = None,
-    chunk_rows: ChunkRows = 2000,
+    chunk_rows: ChunkRows = None,
 ) -> None:
     """Embed messages of the table again, in place of their rows; beside the live stream."""
     settings = _load(config, overrides)
@@ -150,7 +157,7 @@ def backfill(
     overrides: Overrides = None,
     since: OnlyFrom = None,
     until: OnlyUntil = None,
-    chunk_rows: ChunkRows = 2000,
+    chunk_rows: ChunkRows = None,
 ) -> None:
     """Embed the table's messages with another model too; beside the live stream."""
     settings = _load(config, overrides)
@@ -178,7 +185,7 @@ def batch(
             help="A key of the sections encoder, references, decode, pipeline, table and spark.",
         ),
     ] = None,
-    chunk_rows: ChunkRows = 2000,
+    chunk_rows: ChunkRows = None,
 ) -> None:
     """Embed the files at a path; repeated, it does what is left and what came since."""
     from embedstream.config_file import files_config

@@ -30,7 +30,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.chunks import ChunkReport, commit_chunk
+from embedstream.chunks import ChunkReport, commit_chunk, rows_a_commit
 from embedstream.config import Config
 from embedstream.featurizer import OUTCOME_SCHEMA, featurize_messages
 from embedstream.job import featurizer
@@ -149,8 +149,11 @@ class Replay:
         check_ids(folder, topics)
         self._note = _Note.of(folder, kind, self._model_id, self._selection)
 
-    def plan(self, *, chunk_rows: int) -> Plan:
-        """What is left to be done now; nothing is written but the note that it has begun."""
+    def plan(self, *, chunk_rows: int | None = None) -> Plan:
+        """What is left to be done now; nothing is written but the note that it has begun.
+
+        By default there are as many rows in a chunk as the stream commits.
+        """
         wanted = self._wanted()
         gone = wanted.where(~(f.col("in_kafka") | f.col("refers"))).count()
         spans = (
@@ -164,7 +167,7 @@ class Replay:
             (OffsetRange(topic, partition, first, last), rows)
             for topic, partition, _, rows, first, last in spans
         ]
-        return Plan(list(_chunks(counted, chunk_rows)), gone)
+        return Plan(list(_chunks(counted, chunk_rows or rows_a_commit(self._spark))), gone)
 
     def run(self, chunk: Chunk) -> ChunkReport:
         """Embed a chunk and commit its outcomes."""

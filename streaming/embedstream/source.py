@@ -21,6 +21,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from embedstream.chunks import rows_a_commit
 from embedstream.config import KafkaConfig, revealed
 from embedstream_core.errors import SetupError
 
@@ -54,11 +55,6 @@ _ADMIN_TIMEOUT_MS = 10_000
 # minute. Spark asks three times, and then ends the query. A task bears 12 minutes: Spark tries it
 # four times, and each waits `kafkaConsumer.pollTimeoutMs`, two minutes, and then asks for offsets.
 _OUTAGE = {"fetchOffset.numRetries": "10"}
-
-# A backlog's micro-batch should take half a minute or so: a fault repeats no more than that, and
-# the commit is a small part of it.
-_MESSAGES_A_CORE = 1024
-_MESSAGES_A_GPU = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +104,7 @@ def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
     """The most messages of one micro-batch: as configured, or by how many tasks run at once."""
     if config.max_offsets_per_trigger is not None:
         return config.max_offsets_per_trigger
-    context = spark.sparkContext
-    gpus = context.getConf().get("spark.task.resource.gpu.amount", "0")
-    return context.defaultParallelism * (_MESSAGES_A_CORE if gpus == "0" else _MESSAGES_A_GPU)
+    return rows_a_commit(spark)
 
 
 def client_options(config: KafkaConfig) -> dict[str, str]:

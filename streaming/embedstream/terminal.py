@@ -192,7 +192,7 @@ def _disk_trouble(error: Exception, config: Config | FilesConfig, **others: str)
     return disk_trouble(error, locations)
 
 
-def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int) -> None:
+def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int | None) -> None:
     """Check, then embed again what is chosen, until it is done or stopped by a signal.
 
     Raises:
@@ -225,7 +225,7 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
                 replay.finish()
 
 
-def run_files(config: FilesConfig, source: str, *, chunk_rows: int) -> None:
+def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> None:
     """Embed the files at a path that have no row yet, until it is done or stopped by a signal.
 
     Raises:

@@ -38,7 +38,7 @@ def replaying(
     return Replay(spark, config, preflight.model, preflight.topics, kind=kind, selection=chosen)
 
 
-def finish(replay: Replay, *, chunk_rows: int = 2000) -> Plan:
+def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
     """Do all that is left; what that was."""
     plan = replay.plan(chunk_rows=chunk_rows)
     reports = [replay.run(chunk) for chunk in plan.chunks]
