@@ -415,9 +415,10 @@ class SparkConfig(Section):
         "fetch",
         description="`fetch` takes the pinned jars, once; `provided` where the cluster has them.",
     )
-    jar_sets: tuple[Literal["spark", "s3"], ...] = Field(
-        ("spark",),
-        description="What to fetch: `s3` adds the S3A file system.",
+    jar_sets: tuple[Literal["spark", "s3"], ...] | None = Field(
+        None,
+        description="What to fetch; by default `spark`, and `s3`, the S3A file system, where the "
+        "table, the checkpoint or the files are in `s3a://`.",
     )
     log_file: Location | None = Field(
         None, description="A file for Spark's own log; by default standard error."
@@ -439,6 +440,11 @@ class FilesConfig(BatchConfig):
     table: TableConfig
     spark: SparkConfig = SparkConfig()
 
+    @property
+    def locations(self) -> list[str]:
+        """What Spark writes to."""
+        return [self.table.path]
+
 
 class Config(Section):
     """The whole configuration of one stream."""
@@ -453,6 +459,11 @@ class Config(Section):
     checkpoint: Location = Field(description="The folder of the stream's checkpoint.")
     trigger: TriggerConfig = TriggerConfig()
     spark: SparkConfig = SparkConfig()
+
+    @property
+    def locations(self) -> list[str]:
+        """What Spark writes to."""
+        return [self.table.path, self.checkpoint]
 
 
 def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]:

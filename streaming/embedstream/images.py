@@ -33,9 +33,14 @@ _HEADER_TYPE = StructType(
 
 
 def file_uris(spark: SparkSession, path: str) -> list[str]:
-    """The files at a path, as URIs: of all below a folder, or that a pattern matches."""
-    listed = _files(spark, path).inputFiles()
-    return [uri.replace("s3a://", "s3://", 1) for uri in listed]
+    """The files at a path, as references: of all below a folder, or that a pattern matches."""
+    return [_as_reference(uri) for uri in _files(spark, path).inputFiles()]
+
+
+def _as_reference(uri: str) -> str:
+    """Spark escapes what is no text of a URI; of objects, references have the key as it is."""
+    key = uri.removeprefix("s3a://")
+    return uri if key == uri else f"s3://{unquote(key)}"
 
 
 def _files(spark: SparkSession, path: str) -> DataFrame:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,15 +68,17 @@ class JvmEnded(EmbedstreamError):
 
 
 @contextmanager
-def open_session(config: SparkConfig, pipeline: PipelineConfig) -> Iterator[SparkSession]:
-    """A session for the stream, stopped on leaving.
+def open_session(
+    config: SparkConfig, pipeline: PipelineConfig, locations: Iterable[str] = ()
+) -> Iterator[SparkSession]:
+    """A session for the stream, stopped on leaving, that can read and write the locations.
 
     Raises:
         SetupError: Java is missing or too old, or a jar cannot be had.
         JvmEnded: Spark's JVM ended before it was to.
     """
     _use_java()
-    settings = _settings(config, pipeline)
+    settings = _settings(config, pipeline, locations)
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
             # Spark's own can be entered by all on the machine. Clusters have theirs set up.
@@ -167,7 +169,9 @@ def _exit_code() -> int | None:
         return None
 
 
-def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
+def _settings(
+    config: SparkConfig, pipeline: PipelineConfig, locations: Iterable[str] = ()
+) -> dict[str, str]:
     settings = {
         **_SETTINGS,
         "spark.redaction.regex": _hidden(config),
@@ -177,7 +181,7 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
         **revealed(config.options),
     }
     if config.jars == "fetch":
-        jars = fetch_jars(config.jar_sets, default_jars_folder())
+        jars = fetch_jars(_jar_sets(config, locations), default_jars_folder())
         settings["spark.jars"] = ",".join(map(str, jars))
     master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
@@ -185,6 +189,12 @@ def _settings(config: SparkConfig, pipeline: PipelineConfig) -> dict[str, str]:
         if (os.cpu_count() or 1) <= _FEW_CORES:
             settings.setdefault("spark.driver.defaultJavaOptions", _COMPILE_ONCE)
     return {**settings, "spark.master": master}
+
+
+def _jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[str]:
+    if config.jar_sets is not None:
+        return config.jar_sets
+    return ["spark", *(["s3"] if any(one.startswith("s3a:") for one in locations) else [])]
 
 
 def _use_java() -> None:

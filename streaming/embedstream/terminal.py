@@ -64,7 +64,8 @@ def check_stream(config: Config) -> bool:
 
 def examine_stream(config: Config) -> bool:
     """Print what is wrong with checkpoint, table and topics; whether nothing is."""
-    with console.status("starting Spark"), open_session(config.spark, config.pipeline) as spark:
+    session = open_session(config.spark, config.pipeline, config.locations)
+    with console.status("starting Spark"), session as spark:
         from embedstream.doctor import diagnose
 
         return _print_findings(diagnose(spark, config))
@@ -233,7 +234,7 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> No
             table where the storage bears only one; nothing was done.
         StreamFailed: it ended by an error, or a disk is full or cannot be written.
     """
-    with _session(config) as (spark, prepare), _stop_signals() as stop:
+    with _session(config, source) as (spark, prepare), _stop_signals() as stop:
         from embedstream.batch import Files
         from embedstream.claim import table_claimed
 
@@ -295,13 +296,18 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def _session(
-    config: Config | FilesConfig,
+    config: Config | FilesConfig, *further: str
 ) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
-    """Open the session while the model is being prepared: each takes a core for seconds."""
+    """Open the session while the model is being prepared: each takes a core for seconds.
+
+    It can read and write the configuration's locations, and further ones.
+    """
+    locations = [*config.locations, *further]
     with ThreadPoolExecutor(1) as other, ExitStack() as stack:
         with console.status("starting Spark"):
             preparing = other.submit(_prepare, config)
-            spark = stack.enter_context(open_session(config.spark, config.pipeline))
+            session = open_session(config.spark, config.pipeline, locations)
+            spark = stack.enter_context(session)
         yield spark, preparing.result
 
 

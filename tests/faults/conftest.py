@@ -18,7 +18,7 @@ __all__ = ["broker", "chance", "configure", "spark", "topic", "vectors"]
 LOG = logging.getLogger(__name__)
 
 # What make test-faults shows as it runs is seeds and faults, not each connection.
-for library in ("kafka", "py4j"):
+for library in ("kafka", "py4j", "werkzeug", "botocore"):
     logging.getLogger(library).setLevel(logging.WARNING)
 
 

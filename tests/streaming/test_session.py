@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import pytest
 
 from embedstream.config import PipelineConfig, SparkConfig
-from embedstream.session import _settings
+from embedstream.session import _jar_sets, _settings
 
 OPTION = "spark.driver.defaultJavaOptions"
 ONE_COMPILER = "-XX:TieredStopAtLevel=1"
@@ -33,6 +34,23 @@ def test_few_cores_have_one_compiler(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
 
     assert settings(master).get(OPTION) == told
+
+
+@pytest.mark.parametrize(
+    ("configured", "location", "sets"),
+    [
+        (None, "/data/table", ["spark"]),
+        (None, "s3a://bucket/table", ["spark", "s3"]),
+        (("spark",), "s3a://bucket/table", ["spark"]),
+        (("spark", "s3"), "/data/table", ["spark", "s3"]),
+    ],
+)
+def test_locations_in_s3_bring_its_file_system(
+    configured: tuple[Literal["spark", "s3"], ...] | None, location: str, sets: list[str]
+) -> None:
+    config = SparkConfig(jar_sets=configured)
+
+    assert list(_jar_sets(config, ["/data/checkpoint", location])) == sets
 
 
 def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
