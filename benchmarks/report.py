@@ -56,7 +56,7 @@ def bars(name: str, title: str, unit: str, values: Mapping[str, float]) -> None:
     labels = list(values)
     own = ["#1f77b4" if "embedstream" in label else "#b0b0b0" for label in labels]
     drawn = axes.barh(labels, list(values.values()), color=own)
-    axes.bar_label(drawn, fmt="%.3g", padding=3)
+    axes.bar_label(drawn, fmt=_text, padding=3)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.margins(x=0.1)
@@ -98,4 +98,6 @@ def _save(name: str, title: str, figure: Any, axes: Any) -> None:
 
 
 def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

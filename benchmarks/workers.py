@@ -66,7 +66,7 @@ def _report(mib: dict[int, float], weights: float, arguments: argparse.Namespace
     )
     result = {"encoder": arguments.encoder, "weights_mib": weights, "mib": mib, "further": further}
     write_result("workers", result)
-    labelled = {f"embedstream, {tasks} tasks at once": size for tasks, size in mib.items()}
+    labelled = {f"embedstream, tasks at once: {tasks}": size for tasks, size in mib.items()}
     bars("workers", "Memory of all Python workers", "MiB", labelled)
 
 
