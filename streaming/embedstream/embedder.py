@@ -70,6 +70,11 @@ class Embedder:
             time.sleep(min(_PAUSE_S * 2 ** _attempt(), _LONGEST_PAUSE_S))
             raise
 
+    def load(self) -> None:
+        """Start this worker's engine where it has none yet, so that no item waits for it."""
+        with Watchdog() as watchdog:
+            self._engine(watchdog)
+
     def _outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         with (
             open_fetcher(self.fetch_policy) as fetcher,

@@ -47,8 +47,15 @@ def start_stream(
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     query = _triggered(writer, config, until).start()
-    keep_up(spark, query, config.table.path, compact_every=config.table.compact_every)
-    return Stream(query, function.embedder.model)
+    embedder = function.embedder
+    keep_up(
+        spark,
+        query,
+        config.table.path,
+        load=embedder.load,
+        compact_every=config.table.compact_every,
+    )
+    return Stream(query, embedder.model)
 
 
 def make_table(spark: SparkSession, config: Config | FilesConfig, model: PreparedModel) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,12 +97,20 @@ def open_session(
             _end(spark)
 
 
-def warm_workers(spark: SparkSession) -> None:
-    """Start the Python workers, whose imports take seconds, and wait until they are there."""
+def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) -> None:
+    """Start the Python workers, whose imports take seconds, and wait until they are there.
+
+    `load` is called in each of them.
+    """
+
+    def same(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        if load is not None:
+            load()
+        yield from frames
+
     slots = spark.sparkContext.defaultParallelism
-    spark.range(0, slots, 1, slots).mapInPandas(_same, "id long").write.format("noop").mode(
-        "overwrite"
-    ).save()
+    warmed = spark.range(0, slots, 1, slots).mapInPandas(same, "id long")
+    warmed.write.format("noop").mode("overwrite").save()
 
 
 def _start(config: SparkConfig, settings: Mapping[str, str]) -> SparkSession:
@@ -129,10 +137,6 @@ def _hidden(config: SparkConfig) -> str:
     """What Spark's pages and logs hide: what is named like a secret, and what was given as one."""
     names = [name.removeprefix("spark.hadoop.") for name in _given_as_secret(config)]
     return "|".join([_SECRETS, *map(re.escape, names)])
-
-
-def _same(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    return frames
 
 
 def _end(spark: SparkSession) -> None:

@@ -1,4 +1,4 @@
-"""What a running stream needs beside its micro-batches: kept workers, and few files in its table.
+"""What a running stream needs beside its micro-batches: ready workers, and few files in its table.
 
 Both are done now and then by a thread of the driver, so that no micro-batch waits for them.
 """
@@ -6,6 +6,7 @@ Both are done now and then by a thread of the driver, so that no micro-batch wai
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from pyspark.sql import SparkSession
@@ -20,17 +21,30 @@ __all__ = ["keep_up"]
 _INTERVAL_S = 30
 
 
-def keep_up(spark: SparkSession, query: StreamingQuery, table: str, *, compact_every: int) -> None:
+def keep_up(
+    spark: SparkSession,
+    query: StreamingQuery,
+    table: str,
+    *,
+    load: Callable[[], object],
+    compact_every: int,
+) -> None:
     """Look after a stream until its query ends.
 
-    `compact_every` is in micro-batches; 0 never compacts.
+    `load` gives a worker its model where it has none. `compact_every` is in micro-batches; 0 never
+    compacts.
     """
-    threading.Thread(
-        target=_keep_up, args=(spark, query, table, compact_every), name="upkeep", daemon=True
-    ).start()
+    work = (spark, query, table, load, compact_every)
+    threading.Thread(target=_keep_up, args=work, name="upkeep", daemon=True).start()
 
 
-def _keep_up(spark: SparkSession, query: StreamingQuery, table: str, compact_every: int) -> None:
+def _keep_up(
+    spark: SparkSession,
+    query: StreamingQuery,
+    table: str,
+    load: Callable[[], object],
+    compact_every: int,
+) -> None:
     # Executors that come and go would never be idle, and so never be released.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacted_until = None
@@ -46,4 +60,6 @@ def _keep_up(spark: SparkSession, query: StreamingQuery, table: str, compact_eve
                         compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
-                warm_workers(spark)
+                # What a worker cannot load is told by the micro-batch that needs it.
+                with suppress(Exception):
+                    warm_workers(spark, load)

@@ -19,13 +19,14 @@ from PIL import Image
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
+from embedstream import upkeep
 from embedstream.config import Config
 from embedstream.job import start_stream, stop_stream
 from embedstream.progress import ProgressListener
 from embedstream.search import embed_pictures
 from embedstream.sink import embeddings, failures
 from embedstream_core.known import open_known
-from faults.drivers import python_workers
+from faults.drivers import python_workers, wait_until
 from faults.oracle import Position, Row, check_outcomes, read_rows
 from streams import Topic, drain, image, json_message, prepared, refusal
 
@@ -383,3 +384,17 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
 
 def _checked(config: Config, topic: Topic) -> dict[Position, Row]:
     return check_outcomes(Path(config.table.path), topic.positions())
+
+
+def test_workers_of_a_quiet_stream_have_their_model(
+    spark: SparkSession, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_INTERVAL_S", 0.2)
+    # No other test's engine serves for this one.
+    config = configure(encoder={"name": "efficientnet_lite0", "batch_size": 5})
+    stream = start_stream(spark, config, prepared(config))
+
+    try:
+        wait_until(lambda: stream.model.loads >= 1, timeout_s=60)
+    finally:
+        stop_stream(stream.query, timeout_s=60)
