@@ -18,12 +18,13 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.chunks import ChunkReport, commit_chunk, rows_a_commit
+from embedstream.chunks import ChunkReport, commit_chunk
 from embedstream.config import FilesConfig, ReferencesConfig, absolute_location
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.images import file_uris
 from embedstream.job import make_table
+from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
 from embedstream_core.errors import SetupError
@@ -31,8 +32,8 @@ from embedstream_core.weights import PreparedModel
 
 __all__ = ["Files", "FilesChunk"]
 
-# A file's time to decode and embed varies: more tasks than cores even that out.
-_TASKS_A_CORE = 4
+# A file's time to decode and embed varies: more tasks than run at once even that out.
+_TASKS_A_SLOT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Files:
             (value if field.name == "value" else f.lit(None)).cast(field.dataType).alias(field.name)
             for field in MESSAGES_SCHEMA
         ]
-        tasks = _TASKS_A_CORE * self._spark.sparkContext.defaultParallelism
+        tasks = _TASKS_A_SLOT * tasks_at_once(self._spark)
         return rows.repartition(tasks).select(*columns)
 
     def _append(self, outcomes: DataFrame) -> None:

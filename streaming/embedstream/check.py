@@ -14,6 +14,7 @@ from embedstream.config import Config, EncoderConfig
 from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.embedder import fetch_policy
+from embedstream.parallelism import task_cores, tasks_at_once
 from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
@@ -113,10 +114,9 @@ class Preflight:
                 "remove it from spark.options"
             )
         context, pipeline = self.spark.sparkContext, self.config.pipeline
-        threads = context.getConf().get("spark.task.cpus", "1")
         return (
-            f"{context.master}: {context.defaultParallelism} tasks at once, torch threads in each: "
-            f"{threads}; Arrow batches to {pipeline.arrow_batch_rows} rows or "
+            f"{context.master}: {tasks_at_once(self.spark)} tasks at once, torch threads in each: "
+            f"{task_cores(self.spark)}; Arrow batches to {pipeline.arrow_batch_rows} rows or "
             f"{pipeline.arrow_batch_bytes / 2**20:g} MiB, read ahead to {pipeline.read_ahead_rows} "
             f"rows or {pipeline.read_ahead_bytes / 2**20:g} MiB"
         )

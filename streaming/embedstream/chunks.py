@@ -10,14 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
-__all__ = ["ChunkReport", "commit_chunk", "rows_a_commit"]
-
-# They should take a minute or so: a fault repeats no more than that, and the commit is a small part
-# of it.
-_ROWS_A_CORE = 1024
-_ROWS_A_GPU = 65_536
+__all__ = ["ChunkReport", "commit_chunk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +26,6 @@ class ChunkReport:
     @property
     def rows(self) -> int:
         return self.embeddings + self.failures.total()
-
-
-def rows_a_commit(spark: SparkSession) -> int:
-    """How many rows to embed between two commits, by how many tasks run at once."""
-    context = spark.sparkContext
-    gpus = context.getConf().get("spark.task.resource.gpu.amount", "0")
-    return context.defaultParallelism * (_ROWS_A_CORE if gpus == "0" else _ROWS_A_GPU)
 
 
 def commit_chunk(outcomes: DataFrame, commit: Callable[[DataFrame], None]) -> ChunkReport:

@@ -112,8 +112,8 @@ ChunkRows = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="About so many rows in one commit; by default, 1,024 for each task that runs at once, "
-        "65,536 where each has a GPU.",
+        help="About so many rows in one commit; by default, 1,024 for each core, and 65,536 for "
+        "each GPU where there are some.",
     ),
 ]
 OnlyFrom = Annotated[

@@ -155,8 +155,8 @@ class KafkaConfig(Section):
     )
     max_offsets_per_trigger: PositiveInt | None = Field(
         None,
-        description="The most messages in one micro-batch; by default 1,024 for each task that "
-        "runs at once, 65,536 where each has a GPU.",
+        description="The most messages in one micro-batch; by default 1,024 for each core, and "
+        "65,536 for each GPU where there are some.",
     )
     min_partitions: PositiveInt | None = Field(
         None,

@@ -20,6 +20,7 @@ from embedstream.config import (
     PipelineConfig,
     ReferencesConfig,
 )
+from embedstream.parallelism import task_cores
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import Engine
 from embedstream_core.errors import SystemicError
@@ -187,10 +188,9 @@ def fetch_policy(references: ReferencesConfig, decode: DecodeConfig) -> FetchPol
 def _pipeline_limits(
     spark: SparkSession, encoder: EncoderConfig, decode: DecodeConfig, pipeline: PipelineConfig
 ) -> PipelineLimits:
-    task_cores = int(spark.conf.get("spark.task.cpus", "1") or 1)
     return PipelineLimits(
         fetch_threads=pipeline.fetch_threads,
-        decode_threads=pipeline.decode_threads or task_cores,
+        decode_threads=pipeline.decode_threads or task_cores(spark),
         rows=pipeline.read_ahead_rows,
         bytes=pipeline.read_ahead_bytes,
         pixels=pipeline.decoding_pixels,

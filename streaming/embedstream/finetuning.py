@@ -33,6 +33,7 @@ from embedstream.broadcast import is_connect
 from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
+from embedstream.parallelism import task_cores, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import column_type
 from embedstream_core.decode import DecodeLimits, Fidelity
@@ -125,7 +126,7 @@ def finetune(
         settings=chosen,
         limits=decode_limits(decode),
         fidelity=decode.fidelity,
-        threads=int(df.sparkSession.conf.get("spark.task.cpus", "1") or 1),
+        threads=task_cores(df.sparkSession),
         on_gpu=on_gpu,
     )
     _claim(job, contents, num_processes)
@@ -285,12 +286,12 @@ def _check_processes(spark: SparkSession, num_processes: int, encoder: EncoderCo
             "finetune needs a session on the driver itself: Spark Connect gives PySpark's "
             "TorchDistributor nothing to run on"
         )
-    context = spark.sparkContext
+    master, tasks = str(spark.sparkContext.master), tasks_at_once(spark)
     # Spark would try again for ten minutes.
-    if str(context.master).startswith("local[") and num_processes > context.defaultParallelism:
+    if master.startswith("local[") and num_processes > tasks:
         raise SetupError(
-            f"num_processes is {num_processes}, but '{context.master}' runs "
-            f"{context.defaultParallelism} tasks at once: use fewer, or a master with more"
+            f"num_processes is {num_processes}, but '{master}' runs {tasks} tasks at once: use "
+            "fewer, or a master with more"
         )
     granted = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0)
     if encoder.device == "cuda" and granted < 1:

@@ -30,10 +30,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.chunks import ChunkReport, commit_chunk, rows_a_commit
+from embedstream.chunks import ChunkReport, commit_chunk
 from embedstream.config import Config
 from embedstream.featurizer import OUTCOME_SCHEMA, featurize_messages
 from embedstream.job import featurizer
+from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import literal, table_name
 from embedstream.source import MESSAGE_COLUMNS, TopicState, client_options
 from embedstream.storage import OWN_FOLDER, Folder
@@ -224,7 +225,7 @@ class Replay:
             "endingOffsets": json.dumps(after),
             "includeHeaders": "true",
             "kafka.isolation.level": kafka.isolation,
-            "minPartitions": str(self._spark.sparkContext.defaultParallelism),
+            "minPartitions": str(tasks_at_once(self._spark)),
         }
         messages = self._spark.read.format("kafka").options(**options).load()
         return messages.select(*MESSAGE_COLUMNS).where(f.col("value").isNotNull())

@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from embedstream.config import PipelineConfig, SparkConfig, revealed
 from embedstream.jars import default_jars_folder, fetch_jars
 from embedstream.java import find_java
+from embedstream.parallelism import tasks_at_once
 from embedstream_core.errors import EmbedstreamError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) 
             load()
         yield from frames
 
-    slots = spark.sparkContext.defaultParallelism
+    slots = tasks_at_once(spark)
     warmed = spark.range(0, slots, 1, slots).mapInPandas(same, "id long")
     warmed.write.format("noop").mode("overwrite").save()
 

@@ -21,8 +21,8 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from embedstream.chunks import rows_a_commit
 from embedstream.config import KafkaConfig, revealed
+from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -86,7 +86,7 @@ def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
 
 def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """The options of Spark's Kafka source, secrets in clear."""
-    min_partitions = config.min_partitions or spark.sparkContext.defaultParallelism
+    min_partitions = config.min_partitions or tasks_at_once(spark)
     return {
         **_OUTAGE,
         **client_options(config),
@@ -101,7 +101,7 @@ def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
 
 
 def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
-    """The most messages of one micro-batch: as configured, or by how many tasks run at once."""
+    """The most messages of one micro-batch: as configured, or by how much runs at once."""
     if config.max_offsets_per_trigger is not None:
         return config.max_offsets_per_trigger
     return rows_a_commit(spark)
