@@ -1,7 +1,4 @@
-"""Work that is done in chunks of one commit each, so that it may be stopped and gone on with.
-
-The stream's chunks are its micro-batches; this is what else is done in them.
-"""
+"""Work that is done in chunks of one commit each, so that it may be stopped and gone on with."""
 
 from __future__ import annotations
 

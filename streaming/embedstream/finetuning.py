@@ -33,7 +33,7 @@ from embedstream.broadcast import is_connect
 from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
-from embedstream.parallelism import task_cores, tasks_at_once
+from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import column_type
 from embedstream_core.decode import DecodeLimits, Fidelity
@@ -293,7 +293,7 @@ def _check_processes(spark: SparkSession, num_processes: int, encoder: EncoderCo
             f"num_processes is {num_processes}, but '{master}' runs {tasks} tasks at once: use "
             "fewer, or a master with more"
         )
-    granted = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0)
+    granted = task_gpus(spark)
     if encoder.device == "cuda" and granted < 1:
         raise SetupError(
             "encoder.device is cuda, but spark.task.resource.gpu.amount is not 1; grant each task "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pyspark.sql import SparkSession
@@ -47,14 +49,16 @@ def start_stream(
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     query = _triggered(writer, config, until).start()
-    embedder = function.embedder
-    keep_up(
+    embedder, table = function.embedder, config.table
+    looks_after = partial(
+        keep_up,
         spark,
         query,
-        config.table.path,
+        table.path,
         load=embedder.load,
-        compact_every=config.table.compact_every,
+        compact_every=table.compact_every,
     )
+    threading.Thread(target=looks_after, name="upkeep", daemon=True).start()
     return Stream(query, embedder.model)
 
 

@@ -5,7 +5,6 @@ Both are done now and then by a thread of the driver, so that no micro-batch wai
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -29,22 +28,11 @@ def keep_up(
     load: Callable[[], object],
     compact_every: int,
 ) -> None:
-    """Look after a stream until its query ends.
+    """Look after a stream until its query ends; for a thread of its own.
 
     `load` gives a worker its model where it has none. `compact_every` is in micro-batches; 0 never
     compacts.
     """
-    work = (spark, query, table, load, compact_every)
-    threading.Thread(target=_keep_up, args=work, name="upkeep", daemon=True).start()
-
-
-def _keep_up(
-    spark: SparkSession,
-    query: StreamingQuery,
-    table: str,
-    load: Callable[[], object],
-    compact_every: int,
-) -> None:
     # Executors that come and go would never be idle, and so never be released.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacted_until = None

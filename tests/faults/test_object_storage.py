@@ -10,23 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from deltalake import DeltaTable
-from moto.server import ThreadedMotoServer
 from pyspark.sql import SparkSession
 
 from embedstream_core.errors import Code
 from faults.drivers import DrivenStream, Vectors, kill, wait_until
 from faults.oracle import check_outcomes
+from object_storage import KEYS, REGION, open_object_storage
 from pictures import real_pictures
 from streams import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long, pytest.mark.timeout(600)]
 
 MESSAGES = 60
-REGION = "us-east-1"
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-too"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +62,8 @@ class Store:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name=REGION,
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing-too",
-    )
-    yield Store(url, client)
-    client.close()
-    server.stop()
+    with open_object_storage() as (url, client):
+        yield Store(url, client)
 
 
 def test_a_stream_is_killed_and_goes_on(

@@ -36,6 +36,12 @@ def test_few_cores_have_one_compiler(
     assert settings(master).get(OPTION) == told
 
 
+def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    assert settings("local[*,4]", **{OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
+
+
 @pytest.mark.parametrize(
     ("configured", "location", "sets"),
     [
@@ -51,9 +57,3 @@ def test_locations_in_s3_bring_its_file_system(
     config = SparkConfig(jar_sets=configured)
 
     assert list(_jar_sets(config, ["/data/checkpoint", location])) == sets
-
-
-def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-
-    assert settings("local[*,4]", **{OPTION: "-Xss8m"})[OPTION] == "-Xss8m"

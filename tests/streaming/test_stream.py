@@ -376,16 +376,6 @@ def test_columns_of_ones_own_are_kept(
     assert len(_checked(config, topic)) == 2
 
 
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {_renamed(key, names): _renamed(inner, names) for key, inner in value.items()}
-    return names.get(value, value) if isinstance(value, str) else value
-
-
-def _checked(config: Config, topic: Topic) -> dict[Position, Row]:
-    return check_outcomes(Path(config.table.path), topic.positions())
-
-
 def test_workers_of_a_quiet_stream_have_their_model(
     spark: SparkSession, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,5 +386,16 @@ def test_workers_of_a_quiet_stream_have_their_model(
 
     try:
         wait_until(lambda: stream.model.loads >= 1, timeout_s=60)
+        assert stream.model.loads <= len(python_workers())
     finally:
         stop_stream(stream.query, timeout_s=60)
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {_renamed(key, names): _renamed(inner, names) for key, inner in value.items()}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def _checked(config: Config, topic: Topic) -> dict[Position, Row]:
+    return check_outcomes(Path(config.table.path), topic.positions())

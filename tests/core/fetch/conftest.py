@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
-from moto.server import ThreadedMotoServer
+
+from object_storage import KEYS, open_object_storage
 
 
 @pytest.fixture
@@ -19,28 +19,17 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def moto() -> Iterator[tuple[str, Any]]:
+    """Its address and a client, with the two buckets made."""
+    with open_object_storage() as (url, client):
+        client.create_bucket(Bucket="pictures")
+        client.create_bucket(Bucket="private")
+        yield url, client
 
 
 @pytest.fixture(scope="session")
-def objects(moto_url: str) -> Iterator[Any]:
-    """A client of moto, with the two buckets made."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=moto_url,
-        region_name="us-east-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    )
-    client.create_bucket(Bucket="pictures")
-    client.create_bucket(Bucket="private")
-    yield client
-    client.close()
+def moto_url(moto: tuple[str, Any]) -> str:
+    return moto[0]
 
 
 @pytest.fixture
@@ -54,8 +43,10 @@ def http_place(site: Site) -> HttpPlace:
 
 
 @pytest.fixture
-def s3_place(site: Site, moto_url: str, objects: Any, monkeypatch: pytest.MonkeyPatch) -> S3Place:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+def s3_place(
+    site: Site, moto: tuple[str, Any], moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> S3Place:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     site.otherwise = lambda visit: relay(visit, moto_url)
-    return S3Place(site, objects)
+    return S3Place(site, moto[1])
