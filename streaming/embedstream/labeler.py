@@ -16,7 +16,7 @@ from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, Str
 from embedstream.arrow_columns import ColumnFunction, column_function
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.embedder import Embedder
-from embedstream.vectorizer import entries_of, prepare_embedder
+from embedstream.vectorizer import entries_of, images_only, prepare_embedder
 from embedstream_core.records import Embedding, Outcome
 
 __all__ = ["ImageLabeler", "image_labeler"]
@@ -37,7 +37,11 @@ class ImageLabeler:
     embedder: Embedder
 
     def __call__(self, column: Column | str, k: int = 5) -> Column:
-        made: Column = self.function()(column, f.lit(k))
+        """
+        Raises:
+            AnalysisException: the column holds no images; by Spark, where the column is used.
+        """
+        made: Column = self.function()(images_only(column), f.lit(k))
         return made
 
     def function(self) -> ColumnFunction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from PIL import Image
 from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql.types import BinaryType, DataType, StringType, StructType
+from pyspark.sql import functions as f
+from pyspark.sql.types import DataType
 
 from embedstream.arrow_columns import ColumnFunction, column_function
 from embedstream.check import prepare
@@ -28,6 +30,7 @@ __all__ = [
     "column_type",
     "entries_of",
     "image_vectorizer",
+    "images_only",
     "prepare_embedder",
 ]
 
@@ -44,8 +47,12 @@ _TYPES: Mapping[Returns, DataType] = {
 
 _KINDS = "images are bytes (binary), URIs (string), or Spark's image struct"
 
+_KINDS_BY_NAME = (
+    "binary|string.*|void|"
+    "struct<origin:string,height:int,width:int,nChannels:int,mode:int,data:binary>"
+)
+
 # Spark's image struct holds rows of bytes in OpenCV's order; its modes are OpenCV's numbers.
-_IMAGE_FIELDS = ["origin", "height", "width", "nChannels", "mode", "data"]
 _IMAGE_MODES = {0: ("L", "L"), 16: ("RGB", "BGR"), 24: ("RGBA", "BGRA")}
 
 
@@ -70,11 +77,18 @@ class ImageVectorizer:
         return self.embedder.model.card.dimension
 
     def __call__(self, column: Column | str) -> Column:
-        made: Column = self.function()(column)
+        """
+        Raises:
+            AnalysisException: the column holds no images; by Spark, where the column is used.
+        """
+        made: Column = self.function()(images_only(column))
         return made
 
     def function(self) -> ColumnFunction:
-        """The function itself, to register it under a name of one's own."""
+        """The function itself, to register it under a name of one's own.
+
+        Of a column that holds no images the first task tells, for Spark calls it with any type.
+        """
         return column_function(self._embed, _TYPES[self.returns])
 
     def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
@@ -123,10 +137,23 @@ def check_input_column(df: DataFrame, name: str) -> None:
     Raises:
         SetupError: there is no such column, or it holds no images.
     """
-    kind = column_type(df, name)
-    of_image = isinstance(kind, StructType) and kind.names == _IMAGE_FIELDS
-    if not isinstance(kind, BinaryType | StringType) and not of_image:
-        raise SetupError(f"column '{name}' is of type {kind.simpleString()}; {_KINDS}")
+    kind = column_type(df, name).simpleString()
+    if not re.fullmatch(_KINDS_BY_NAME, kind):
+        raise SetupError(f"column '{name}' is of type {kind}; {_KINDS}")
+
+
+def images_only(column: Column | str) -> Column:
+    """The same column, which Spark refuses to analyze if it holds no images.
+
+    Spark does not look at the types of a Python function's columns, but it does look for the field
+    of a struct, and the name of a field may depend on a type. Nothing of it is left in the plan.
+    """
+    images = f.col(column) if isinstance(column, str) else column
+    kind = f.typeof(images)
+    found = f.when(kind.rlike(f"^({_KINDS_BY_NAME})$"), f.lit(_KINDS)).otherwise(
+        f.concat(f.lit("a column of type "), kind)
+    )
+    return f.named_struct(found, images)[_KINDS]
 
 
 def column_type(df: DataFrame, name: str) -> DataType:
@@ -149,7 +176,7 @@ _NO_IMAGE = Failure(Code.IMAGE_EMPTY, Stage.MESSAGE, "the image is null")
 
 
 def _reader(kind: pa.DataType) -> Callable[[Any], Entry]:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
         return lambda content: Item("", content=content)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return lambda uri: Item("", uri=uri)

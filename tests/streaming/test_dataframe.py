@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -11,11 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark import cloudpickle
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from doors import ENCODER, folder
-from embedstream import BatchConfig, EncoderConfig, featurize, image_vectorizer, read_images
+from embedstream import (
+    BatchConfig,
+    EncoderConfig,
+    ImageLabeler,
+    ImageVectorizer,
+    featurize,
+    image_labeler,
+    image_vectorizer,
+    read_images,
+)
 from embedstream.config import ReferencesConfig
 from embedstream.search import embed_pictures
 from embedstream_core.errors import Code, SetupError
@@ -211,3 +221,25 @@ def test_what_is_wrong_is_told_before_anything_runs(
 
     with pytest.raises(SetupError, match=message):
         featurize(images, **{"encoder": ENCODER, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("door", [image_vectorizer, image_labeler])
+@pytest.mark.parametrize("kind", ["int", "array<binary>", "struct<content:binary>"])
+def test_a_column_function_over_no_images_is_told_before_anything_runs(
+    spark: SparkSession, door: Callable[..., ImageVectorizer | ImageLabeler], kind: str
+) -> None:
+    numbers = spark.createDataFrame([], f"`odd.name` {kind}")
+    columns = door(spark, encoder=ENCODER)
+
+    with pytest.raises(AnalysisException, match=rf"images are bytes.*column of type {kind}"):
+        numbers.select(columns("`odd.name`"))
+
+
+def test_a_column_function_takes_what_holds_images(spark: SparkSession, folder: Path) -> None:
+    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    images = spark.read.format("image").load(str(folder)).where("image.height > 0")
+
+    rows = images.select(vectorize("image").alias("of_struct"), vectorize(f.lit(None)).alias("no"))
+
+    assert [(len(row.of_struct), row.no) for row in rows.collect()] == [(1280, None)] * 6
+    assert "named_struct" not in _plan(rows)
