@@ -53,7 +53,7 @@ def main() -> None:
         fill(place.servers, "backlog", list(islice(cycle(contents), arguments.backlog)))
         create_topic(place.servers, "paced", partitions=CORES)
         config = settings(place, "backlog", encoder=arguments.encoder, weights=arguments.weights)
-        with opened(config) as (spark, model):
+        with opened(config, lasting=True) as (spark, model):
             drain(spark, config, model, topic="warm")
             capacity = _capacity(drain(spark, config, model))
             measured = _loads(spark, config, model, place, contents, capacity, arguments)

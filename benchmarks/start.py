@@ -121,7 +121,7 @@ def _quiet(place: Workplace, weights: str, arguments: argparse.Namespace) -> dic
     config = settings(place, "quiet", encoder="resnet50", weights=weights)
     table = Path(config.table.path)
     contents = iter(jpegs(WARM_IMAGES + 2, seed=1))
-    with opened(config) as (spark, model):
+    with opened(config, lasting=True) as (spark, model):
         query = start_stream(spark, config, model).query
         for rows in range(1, WARM_IMAGES + 2):
             _send(place.servers, next(contents))

@@ -170,11 +170,16 @@ def settings(
 
 
 @contextmanager
-def opened(config: Config) -> Iterator[tuple[SparkSession, PreparedModel]]:
-    """A session whose workers can import these modules, and the model."""
+def opened(
+    config: Config, *, lasting: bool = False
+) -> Iterator[tuple[SparkSession, PreparedModel]]:
+    """A session whose workers can import these modules, and the model.
+
+    It is `lasting` as that of a stream which runs until it is stopped.
+    """
     paths = (str(_HERE), *os.getenv("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
-    with open_session(config.spark, config.pipeline) as spark:
+    with open_session(config.spark, config.pipeline, lasting=lasting) as spark:
         yield spark, prepare_model(ModelSpec(config.encoder.name, config.encoder.weights))
 
 

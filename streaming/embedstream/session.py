@@ -32,7 +32,8 @@ DEFAULT_MASTER = "local[*,4]"
 
 _LOOPBACK = "127.0.0.1"
 
-# On so few, what the JVM compiles takes the time of what it runs; see docs/decisions/0012.
+# On so few, what the JVM compiles takes the time of what it runs, which only a session that lasts
+# gets back; see docs/decisions/0012.
 _FEW_CORES = 4
 _COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
 
@@ -70,16 +71,22 @@ class JvmEnded(EmbedstreamError):
 
 @contextmanager
 def open_session(
-    config: SparkConfig, pipeline: PipelineConfig, locations: Iterable[str] = ()
+    config: SparkConfig,
+    pipeline: PipelineConfig,
+    locations: Iterable[str] = (),
+    *,
+    lasting: bool = False,
 ) -> Iterator[SparkSession]:
     """A session for the stream, stopped on leaving, that can read and write the locations.
+
+    One that is `lasting` runs until somebody stops it, and starts more slowly for being fast later.
 
     Raises:
         SetupError: Java is missing or too old, or a jar cannot be had.
         JvmEnded: Spark's JVM ended before it was to.
     """
     _use_java()
-    settings = _settings(config, pipeline, locations)
+    settings = _settings(config, pipeline, locations, lasting=lasting)
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
             # Spark's own can be entered by all on the machine. Clusters have theirs set up.
@@ -175,7 +182,11 @@ def _exit_code() -> int | None:
 
 
 def _settings(
-    config: SparkConfig, pipeline: PipelineConfig, locations: Iterable[str] = ()
+    config: SparkConfig,
+    pipeline: PipelineConfig,
+    locations: Iterable[str] = (),
+    *,
+    lasting: bool = False,
 ) -> dict[str, str]:
     settings = {
         **_SETTINGS,
@@ -191,7 +202,7 @@ def _settings(
     master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
-        if (os.cpu_count() or 1) <= _FEW_CORES:
+        if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
             settings.setdefault("spark.driver.defaultJavaOptions", _COMPILE_ONCE)
     return {**settings, "spark.master": master}
 

@@ -86,7 +86,8 @@ def run_stream(
         StreamFailed: the query ended by an error, or a disk is full or cannot be written.
         ClaimLost: another driver has taken over.
     """
-    with _session(config) as (spark, prepare), _stop_signals() as stop:
+    lasting = until == "stopped"
+    with _session(config, lasting=lasting) as (spark, prepare), _stop_signals() as stop:
         from embedstream.check import Preflight
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
@@ -296,7 +297,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def _session(
-    config: Config | FilesConfig, *further: str
+    config: Config | FilesConfig, *further: str, lasting: bool = False
 ) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
     """Open the session while the model is being prepared: each takes a core for seconds.
 
@@ -306,7 +307,7 @@ def _session(
     with ThreadPoolExecutor(1) as other, ExitStack() as stack:
         with console.status("starting Spark"):
             preparing = other.submit(_prepare, config)
-            session = open_session(config.spark, config.pipeline, locations)
+            session = open_session(config.spark, config.pipeline, locations, lasting=lasting)
             spark = stack.enter_context(session)
         yield spark, preparing.result
 

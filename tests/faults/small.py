@@ -42,7 +42,11 @@ def write_config(topic: Topic, folder: Path) -> Path:
         "spark": {
             "master": "local[2,4]",
             "log_file": str(folder / "spark.log"),
-            "options": {"spark.ui.enabled": "false"},
+            "options": {
+                "spark.ui.enabled": "false",
+                # These drivers do not live long enough for the second compiler.
+                "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1",
+            },
         },
     }
     path = folder / "stream.yaml"

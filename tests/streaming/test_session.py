@@ -14,8 +14,11 @@ OPTION = "spark.driver.defaultJavaOptions"
 ONE_COMPILER = "-XX:TieredStopAtLevel=1"
 
 
-def settings(master: str, **options: str) -> dict[str, str]:
-    return _settings(SparkConfig(master=master, jars="provided", options=options), PipelineConfig())
+def settings(
+    master: str, options: dict[str, str] | None = None, *, lasting: bool = False
+) -> dict[str, str]:
+    config = SparkConfig(master=master, jars="provided", options=options or {})
+    return _settings(config, PipelineConfig(), lasting=lasting)
 
 
 @pytest.mark.parametrize(
@@ -36,10 +39,16 @@ def test_few_cores_have_one_compiler(
     assert settings(master).get(OPTION) == told
 
 
+def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    assert OPTION not in settings("local[*,4]", lasting=True)
+
+
 def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
-    assert settings("local[*,4]", **{OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
+    assert settings("local[*,4]", {OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
 
 
 @pytest.mark.parametrize(
