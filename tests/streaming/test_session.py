@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, NoReturn, get_args
 
 import pytest
 
-from embedstream.config import PipelineConfig, SparkConfig
+from embedstream import terminal
+from embedstream.config import Config, PipelineConfig, SparkConfig
+from embedstream.job import Until
 from embedstream.session import _jar_sets, _settings
+from embedstream_core.errors import SetupError
 
 OPTION = "spark.driver.defaultJavaOptions"
 ONE_COMPILER = "-XX:TieredStopAtLevel=1"
@@ -43,6 +46,30 @@ def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
     assert OPTION not in settings("local[*,4]", lasting=True)
+
+
+def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def refuse(*_: object, lasting: bool) -> NoReturn:
+        asked.append(lasting)
+        raise SetupError("no Java")
+
+    monkeypatch.setattr(terminal, "open_session", refuse)
+    config = Config.model_validate(
+        {
+            "kafka": {"bootstrap_servers": "127.0.0.1:9", "subscribe": "images"},
+            "encoder": {"name": "small_models:network_and_preprocessing"},
+            "table": {"path": "nowhere"},
+            "checkpoint": "nowhere-either",
+        }
+    )
+
+    for until in get_args(Until):
+        with pytest.raises(SetupError, match="no Java"):
+            terminal.run_stream(config, until=until)
+
+    assert dict(zip(get_args(Until), asked, strict=True)) == {"stopped": True, "drained": False}
 
 
 def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
