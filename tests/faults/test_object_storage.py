@@ -112,6 +112,17 @@ def test_files_of_a_bucket_become_a_table(store: Store, tmp_path: Path) -> None:
     failures = {uri: row["error"]["code"] for uri, row in rows.items() if row["error"]}
     assert failures == {f"s3://{bucket}/raw/nothing.jpg": Code.IMAGE_EMPTY}
     assert rows.keys() - failures == {f"s3://{bucket}/raw/{name}" for name in names}
+    query = tmp_path / "one.jpg"
+    query.write_bytes(next(iter(real_pictures().values())))
+    assert "one.jpg" in _search(store, query, f"s3a://{bucket}/table").splitlines()[0]
+
+
+def _search(store: Store, query: Path, table: str) -> str:
+    place = {"AWS_ENDPOINT_URL": store.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": REGION}
+    return subprocess.run(
+        [sys.executable, "-m", "embedstream", "search", str(query), "--table", table],
+        capture_output=True, text=True, check=True, env={**os.environ, **KEYS, **place},
+    ).stdout  # fmt: skip
 
 
 def _batch(store: Store, bucket: str) -> subprocess.CompletedProcess[str]:
