@@ -48,8 +48,8 @@ _TYPES: Mapping[Returns, DataType] = {
 _KINDS = "images are bytes (binary), URIs (string), or Spark's image struct"
 
 _KINDS_BY_NAME = (
-    "binary|string.*|void|"
-    "struct<origin:string,height:int,width:int,nChannels:int,mode:int,data:binary>"
+    r"binary|string.*|"
+    r"struct<origin:\w+,height:\w+,width:\w+,nChannels:\w+,mode:\w+,data:\w+>"
 )
 
 # Spark's image struct holds rows of bytes in OpenCV's order; its modes are OpenCV's numbers.
@@ -150,7 +150,8 @@ def images_only(column: Column | str) -> Column:
     """
     images = f.col(column) if isinstance(column, str) else column
     kind = f.typeof(images)
-    found = f.when(kind.rlike(f"^({_KINDS_BY_NAME})$"), f.lit(_KINDS)).otherwise(
+    # A null without a type is null in any column.
+    found = f.when(kind.rlike(f"^({_KINDS_BY_NAME}|void)$"), f.lit(_KINDS)).otherwise(
         f.concat(f.lit("a column of type "), kind)
     )
     return f.named_struct(found, images)[_KINDS]

@@ -205,6 +205,7 @@ def _plan(df: DataFrame) -> str:
     [
         (["path"], {}, r"there is no column 'content'; there are: path"),
         (["width AS content"], {}, r"column 'content' is of type int; images are bytes"),
+        (["null AS content"], {}, r"column 'content' is of type void; images are bytes"),
         (["content", "1 AS error"], {}, r"a column 'error' of another type"),
         (["content"], {"encoder": "resnet5"}, r"unknown encoder 'resnet5'.*resnet50"),
         (
@@ -239,7 +240,16 @@ def test_a_column_function_takes_what_holds_images(spark: SparkSession, folder: 
     vectorize = image_vectorizer(spark, encoder=ENCODER)
     images = spark.read.format("image").load(str(folder)).where("image.height > 0")
 
-    rows = images.select(vectorize("image").alias("of_struct"), vectorize(f.lit(None)).alias("no"))
+    longs = f.col("image").cast(
+        "struct<origin:string,height:long,width:long,nChannels:long,mode:long,data:binary>"
+    )
 
-    assert [(len(row.of_struct), row.no) for row in rows.collect()] == [(1280, None)] * 6
+    rows = images.select(
+        vectorize("image").alias("of_struct"),
+        vectorize(longs).alias("of_longs"),
+        vectorize(f.lit(None)).alias("no"),
+    )
+
+    found = [(len(row.of_struct), row.of_longs == row.of_struct, row.no) for row in rows.collect()]
+    assert found == [(1280, True, None)] * 6
     assert "named_struct" not in _plan(rows)
