@@ -19,20 +19,19 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from embedstream_core.decode import DecodeLimits, Fidelity, open_image, render
+from embedstream_core.decode import DecodeLimits, Fidelity, Pixels, open_image
 from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.quick_jpeg import render_quickly
 from free import PREPROCESSING
 from images import jpegs
 from report import bars, print_table, write_result
 
 SIZES = ((500, 375), (1600, 1200), (4000, 3000))
 
-Pixels = npt.NDArray[np.uint8]
 Decode = Callable[[bytes], Pixels]
 
 _TRANSFORMS = Compose(
@@ -67,7 +66,8 @@ def _reference(content: bytes) -> Pixels:
 
 def _own(fidelity: Fidelity) -> Decode:
     def decode(content: bytes) -> Pixels:
-        return render(open_image(content, DecodeLimits()), PREPROCESSING, fidelity=fidelity).pixels
+        opened = open_image(content, DecodeLimits())
+        return render_quickly(content, opened, PREPROCESSING, fidelity=fidelity).pixels
 
     return decode
 

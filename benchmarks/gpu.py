@@ -39,10 +39,11 @@ HERE = Path(__file__).resolve().parent
 # Where the package is not installed.
 sys.path.append(str(HERE.parent / "core"))
 
-from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render  # noqa: E402
+from embedstream_core.decode import DecodeLimits, Pixels, Preprocessing, open_image  # noqa: E402
 from embedstream_core.encoders import find_encoder  # noqa: E402
-from embedstream_core.engine import Engine, Pixels  # noqa: E402
+from embedstream_core.engine import Engine  # noqa: E402
 from embedstream_core.pipeline import Pipeline, PipelineLimits  # noqa: E402
+from embedstream_core.quick_jpeg import render_quickly  # noqa: E402
 from embedstream_core.records import Embedding, Item  # noqa: E402
 
 ARROW_ROWS = 256
@@ -118,7 +119,7 @@ def _decode_rate(
     contents: Sequence[bytes], preprocessing: Preprocessing, threads: int
 ) -> tuple[float, list[Pixels]]:
     def decode(content: bytes) -> Pixels:
-        return render(open_image(content, DecodeLimits()), preprocessing).pixels
+        return render_quickly(content, open_image(content, DecodeLimits()), preprocessing).pixels
 
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()

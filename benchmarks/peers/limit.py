@@ -14,8 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from embedstream_core.decode import DecodeLimits, open_image, render
+from embedstream_core.decode import DecodeLimits, open_image
 from embedstream_core.engine import Engine
+from embedstream_core.quick_jpeg import render_quickly
 from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
 from protocol import CORES, Backend, Precision, Run, serve
 
@@ -37,7 +38,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     def run() -> tuple[int, float]:
         started = time.perf_counter()
         pictures = [
-            render(open_image(content, DecodeLimits()), preprocessing).pixels
+            render_quickly(content, open_image(content, DecodeLimits()), preprocessing).pixels
             for content in contents
         ]
         decoded = time.perf_counter()

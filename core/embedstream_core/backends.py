@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from embedstream_core.decode import Preprocessing
+from embedstream_core.decode import Pixels, Preprocessing
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import FixedModule
 
@@ -25,7 +25,6 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Forward",
-    "Pixels",
     "Placement",
     "Vectors",
     "fold_batch_norms",
@@ -34,7 +33,6 @@ __all__ = [
 
 Backend = Literal["torch", "compile", "openvino"]
 
-Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
 

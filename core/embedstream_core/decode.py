@@ -33,9 +33,13 @@ __all__ = [
     "Interpolation",
     "OpenedImage",
     "Picture",
+    "Pixels",
     "Preprocessing",
+    "drafts",
     "open_image",
     "render",
+    "scaled_and_cut",
+    "upright",
 ]
 
 # Pillow warns of metadata that it skips, such as broken EXIF: only the pixels matter here.
@@ -46,6 +50,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
 Fidelity = Literal["exact", "fast"]
+
+Pixels = npt.NDArray[np.uint8]
+"""RGB, of shape (height, width, 3), or more of them of one size."""
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -111,7 +118,7 @@ class Picture:
     `width` and `height` are the original's, in pixels, as displayed.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: Pixels
     width: int
     height: int
 
@@ -197,48 +204,67 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _pixels(
-    opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity
-) -> npt.NDArray[np.uint8]:
+def drafts(image: Image.Image, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
+    """Whether `render` lets the JPEG decoder scale it down."""
+    is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+    return fidelity == "fast" and is_jpeg and min(image.size) > 2 * preprocessing.resize_px
+
+
+def scaled_and_cut(
+    size: tuple[int, int], preprocessing: Preprocessing, orientation: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size that Resize gives a stored picture of `size`, and where CenterCrop begins in it.
+
+    An odd margin is cut unevenly, so the side where the displayed picture begins matters.
+    """
+    crop = preprocessing.crop_px
+    mirrored = orientation in _STORED_RIGHT_TO_LEFT, orientation in _STORED_BOTTOM_UP
+    width, height = (int(preprocessing.resize_px * side / min(size)) for side in size)
+    left, top = (
+        side - crop - round((side - crop) / 2) if flip else round((side - crop) / 2)
+        for side, flip in zip((width, height), mirrored, strict=True)
+    )
+    return (width, height), (left, top)
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """A picture as it is displayed, from how it is stored."""
+    if orientation == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[_EXIF_ORIENTATION] = orientation
+    image.info["exif"] = exif.tobytes()
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _pixels(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> Pixels:
     image = opened.image
-    if fidelity == "fast" and isinstance(image, JpegImagePlugin.JpegImageFile):
+    if drafts(image, preprocessing, fidelity):
         _draft(image, preprocessing.resize_px)
     resized = _to_rgb(image).resize(
         (preprocessing.crop_px, preprocessing.crop_px),
         _RESAMPLING[preprocessing.interpolation],
         box=_crop_box(image.size, preprocessing, opened.orientation),
     )
-    if opened.orientation != 1:
-        resized = _oriented(resized, opened.orientation)
-    return np.asarray(resized)
+    return upright(np.asarray(resized), opened.orientation)
 
 
-def _draft(image: JpegImagePlugin.JpegImageFile, resize_px: int) -> None:
+def _draft(image: Image.Image, resize_px: int) -> None:
     """Let the JPEG decoder scale by 1/2, 1/4 or 1/8, to no less than twice the size needed."""
     scale = 2 * resize_px / min(image.size)
-    if scale < 1:
-        image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
+    image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
 
 
 def _crop_box(
     size: tuple[int, int], preprocessing: Preprocessing, orientation: int
 ) -> tuple[float, float, float, float]:
-    """The part of a picture of `size` that Resize and CenterCrop keep, in its own pixels.
-
-    An odd margin is cut unevenly, so the side where the displayed picture begins matters.
-    """
-    shorter = min(size)
-    scaled = [int(preprocessing.resize_px * side / shorter) for side in size]
-    crop = preprocessing.crop_px
-    mirrored = orientation in _STORED_RIGHT_TO_LEFT, orientation in _STORED_BOTTOM_UP
-    start = [
-        side - crop - round((side - crop) / 2) if flip else round((side - crop) / 2)
-        for side, flip in zip(scaled, mirrored, strict=True)
-    ]
-    left, top = (
-        first * side / whole for first, side, whole in zip(start, size, scaled, strict=True)
+    """The part of a stored picture of `size` that Resize and CenterCrop keep, in its own pixels."""
+    scaled, cut = scaled_and_cut(size, preprocessing, orientation)
+    left, top = (first * side / whole for first, side, whole in zip(cut, size, scaled, strict=True))
+    width, height = (
+        preprocessing.crop_px * side / whole for side, whole in zip(size, scaled, strict=True)
     )
-    width, height = (crop * side / whole for side, whole in zip(size, scaled, strict=True))
     return left, top, min(left + width, size[0]), min(top + height, size[1])
 
 
@@ -258,13 +284,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _oriented(image: Image.Image, orientation: int) -> Image.Image:
-    exif = Image.Exif()
-    exif[_EXIF_ORIENTATION] = orientation
-    image.info["exif"] = exif.tobytes()
-    return ImageOps.exif_transpose(image)
 
 
 def _failure(code: Code, message: str) -> ItemError:

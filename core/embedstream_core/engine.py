@@ -15,12 +15,11 @@ from embedstream_core.backends import (
     BACKENDS,
     Backend,
     Forward,
-    Pixels,
     Placement,
     Vectors,
     obstacle,
 )
-from embedstream_core.decode import Preprocessing
+from embedstream_core.decode import Pixels, Preprocessing
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import FixedModule
@@ -29,7 +28,6 @@ __all__ = [
     "Backend",
     "Device",
     "Engine",
-    "Pixels",
     "Precision",
     "choose_batch_size",
     "choose_precision",

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from embedstream_core.backends import Pixels
-from embedstream_core.decode import DecodeLimits, Fidelity, Preprocessing, open_image, render
+from embedstream_core.decode import DecodeLimits, Fidelity, Pixels, Preprocessing, open_image
 from embedstream_core.errors import ItemError
+from embedstream_core.quick_jpeg import render_quickly
 
 __all__ = ["Example", "Pictures", "Source", "shuffled"]
 
@@ -95,7 +95,8 @@ class Pictures:
 
     def _decode(self, content: bytes) -> Pixels:
         opened = open_image(content, self.limits)
-        return render(opened, self.preprocessing, fidelity=self.fidelity).pixels
+        picture = render_quickly(content, opened, self.preprocessing, fidelity=self.fidelity)
+        return picture.pixels
 
 
 def shuffled(

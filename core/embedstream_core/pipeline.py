@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedstream_core.backends import Pixels
 from embedstream_core.decode import (
     DecodeLimits,
     Fidelity,
     Picture,
+    Pixels,
     Preprocessing,
     open_image,
-    render,
 )
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
+from embedstream_core.quick_jpeg import render_quickly
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 from embedstream_core.watchdog import Watchdog
 
@@ -259,7 +259,7 @@ class Pipeline:
         # Waiting for a turn is no hang, so the watch begins after it.
         turn = self._decoding.admit(opened.width * opened.height)
         with turn, self._watch("decoding an image", timeout_s):
-            return render(opened, self._preprocessing, fidelity=self._fidelity)
+            return render_quickly(data, opened, self._preprocessing, fidelity=self._fidelity)
 
     def _watch(self, work: str, timeout_s: float) -> AbstractContextManager[None]:
         return self._watchdog.watch(work, timeout_s=timeout_s) if self._watchdog else nullcontext()

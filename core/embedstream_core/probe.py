@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from embedstream_core.backends import Pixels, Vectors
+from embedstream_core.backends import Vectors
+from embedstream_core.decode import Pixels
 
 __all__ = ["flaw", "probe_pictures"]
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 
+from embedstream.arrow_columns import ColumnFunction
+from embedstream.broadcast import is_connect
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.labeler import image_labeler
-from embedstream.vectorizer import image_vectorizer
+from embedstream.vectorizer import ARGUMENT_TYPES, IMAGES_ARE, image_vectorizer
 from embedstream_core.errors import SetupError
 
 __all__ = ["register_image_functions"]
+
+_CHECK = Path(__file__).with_name("ImagesOnly.java")
 
 
 def register_image_functions(
@@ -23,14 +29,41 @@ def register_image_functions(
     """Register `image_embedding(image)` and `image_labels(image, k)` for the session.
 
     An image is bytes, a URI, or Spark's `image` struct; what is null or cannot be embedded gives
-    null. `image_labels` is there where the encoder names its classes.
+    null. `image_labels` is there where the encoder names its classes. A query that gives them
+    anything else fails in Spark's analyzer (`AnalysisException`); over Spark Connect, which cannot
+    tell the analyzer, it fails in its first task.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
     """
     vectorize = image_vectorizer(spark, encoder=encoder, config=config)
-    spark.udf.register("image_embedding", vectorize.function())
+    _register(spark, "image_embedding", vectorize.function())
     # Whatever else is wrong with the encoder has been told by now.
     with suppress(SetupError):
         label = image_labeler(spark, encoder=encoder, config=config)
-        spark.udf.register("image_labels", label.function())
+        _register(spark, "image_labels", label.function())
+
+
+def _register(spark: SparkSession, name: str, function: ColumnFunction) -> None:
+    registered = spark.udf.register(name, function)
+    if not is_connect(spark):
+        _check_columns(spark, name, registered)
+
+
+def _check_columns(spark: SparkSession, name: str, registered: Any) -> None:
+    """Put a check of types before a registered function, which Spark would call with any.
+
+    The analyzer calls Java, and Spark brings a compiler.
+    """
+    session: Any = spark
+    jvm, gateway = session._jvm, session.sparkContext._gateway
+    compiler = jvm.org.codehaus.janino.SimpleCompiler()
+    compiler.setTargetVersion(8)
+    compiler.setParentClassLoader(jvm.org.apache.spark.util.Utils.getContextOrSparkClassLoader())
+    compiler.cook(_CHECK.read_text())
+    [constructor] = compiler.getClassLoader().loadClass(_CHECK.stem).getConstructors()
+
+    arguments = gateway.new_array(jvm.Object, 3)
+    arguments[:] = registered._judf, ARGUMENT_TYPES, IMAGES_ARE
+    registry = session._jsparkSession.sessionState().functionRegistry()
+    registry.createOrReplaceTempFunction(name, constructor.newInstance(arguments), "python_udf")

@@ -24,6 +24,8 @@ from embedstream_core.records import Failure, Item, Outcome
 from embedstream_core.weights import Head
 
 __all__ = [
+    "ARGUMENT_TYPES",
+    "IMAGES_ARE",
     "ImageVectorizer",
     "Returns",
     "check_input_column",
@@ -45,12 +47,18 @@ _TYPES: Mapping[Returns, DataType] = {
     "outcome": COLUMN_TYPE,
 }
 
-_KINDS = "images are bytes (binary), URIs (string), or Spark's image struct"
+IMAGES_ARE = "bytes (binary), URIs (string), or Spark's image struct"
 
-_KINDS_BY_NAME = (
+_IMAGE_TYPES = (
     r"binary|string.*|"
     r"struct<origin:\w+,height:\w+,width:\w+,nChannels:\w+,mode:\w+,data:\w+>"
 )
+
+ARGUMENT_TYPES = f"{_IMAGE_TYPES}|void"
+"""A pattern of Spark's names for what a function of images takes; a null may have no type."""
+
+# Spark tells it where a column of another type is used.
+_FIELD = f"images are {IMAGES_ARE}"
 
 # Spark's image struct holds rows of bytes in OpenCV's order; its modes are OpenCV's numbers.
 _IMAGE_MODES = {0: ("L", "L"), 16: ("RGB", "BGR"), 24: ("RGBA", "BGRA")}
@@ -138,8 +146,8 @@ def check_input_column(df: DataFrame, name: str) -> None:
         SetupError: there is no such column, or it holds no images.
     """
     kind = column_type(df, name).simpleString()
-    if not re.fullmatch(_KINDS_BY_NAME, kind):
-        raise SetupError(f"column '{name}' is of type {kind}; {_KINDS}")
+    if not re.fullmatch(_IMAGE_TYPES, kind):
+        raise SetupError(f"column '{name}' is of type {kind}; images are {IMAGES_ARE}")
 
 
 def images_only(column: Column | str) -> Column:
@@ -150,11 +158,10 @@ def images_only(column: Column | str) -> Column:
     """
     images = f.col(column) if isinstance(column, str) else column
     kind = f.typeof(images)
-    # A null without a type is null in any column.
-    found = f.when(kind.rlike(f"^({_KINDS_BY_NAME}|void)$"), f.lit(_KINDS)).otherwise(
+    found = f.when(kind.rlike(f"^({ARGUMENT_TYPES})$"), f.lit(_FIELD)).otherwise(
         f.concat(f.lit("a column of type "), kind)
     )
-    return f.named_struct(found, images)[_KINDS]
+    return f.named_struct(found, images)[_FIELD]
 
 
 def column_type(df: DataFrame, name: str) -> DataType:
@@ -183,7 +190,7 @@ def _reader(kind: pa.DataType) -> Callable[[Any], Entry]:
         return lambda uri: Item("", uri=uri)
     if pa.types.is_struct(kind) and kind.get_field_index("nChannels") >= 0:
         return _from_image_struct
-    raise TypeError(f"the column is of type {kind}; {_KINDS}")
+    raise TypeError(f"the column is of type {kind}; images are {IMAGES_ARE}")
 
 
 def _from_image_struct(image: Mapping[str, Any]) -> Entry:

@@ -34,6 +34,7 @@ from pictures import real_pictures
 from streams import Topic, image
 
 __all__ = [
+    "SETTINGS",
     "DrivenStream",
     "Vectors",
     "kill",

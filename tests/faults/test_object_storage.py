@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from embedstream_core.errors import Code
-from faults.drivers import DrivenStream, Vectors, kill, wait_until
-from faults.oracle import check_outcomes
+from faults.drivers import SETTINGS, DrivenStream, Vectors, kill, wait_until
+from faults.oracle import Position, check_outcomes
 from object_storage import KEYS, REGION, open_object_storage
 from pictures import real_pictures
 from streams import Topic
@@ -93,6 +93,14 @@ def test_a_stream_is_killed_and_goes_on(
     assert {row["content_sha256"] for row in rows.values()} == vectors.keys()
     assert all(row["error"] is None for row in rows.values())
 
+    sets = [f"--set={setting}" for setting in [*SETTINGS, *settings]]
+    replay = _run("replay", str(stream.config), f"--offsets={topic.name}:0:0-9", *sets)
+
+    assert replay.returncode == 0, replay.stderr
+    after = check_outcomes(store.download(bucket, tmp_path / "after") / "table", topic.positions())
+    anew = {each for each in rows if after[each]["processed_at"] > rows[each]["processed_at"]}
+    assert anew == {Position(topic.name, 0, offset) for offset in range(10)}
+
 
 def test_files_of_a_bucket_become_a_table(store: Store, tmp_path: Path) -> None:
     bucket = store.make("pictures")
@@ -119,18 +127,23 @@ def test_files_of_a_bucket_become_a_table(store: Store, tmp_path: Path) -> None:
 
 def _search(store: Store, query: Path, table: str) -> str:
     place = {"AWS_ENDPOINT_URL": store.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": REGION}
-    return subprocess.run(
-        [sys.executable, "-m", "embedstream", "search", str(query), "--table", table],
-        capture_output=True, text=True, check=True, env={**os.environ, **KEYS, **place},
-    ).stdout  # fmt: skip
+    return _run("search", str(query), "--table", table, environment=place).stdout
 
 
 def _batch(store: Store, bucket: str) -> subprocess.CompletedProcess[str]:
     settings = [*store.settings(), f"references.s3_endpoint={store.url}",
                 f"references.s3_region={REGION}", "spark.master=local[2,4]"]  # fmt: skip
+    return _run(
+        "batch", "--from", f"s3a://{bucket}/raw", "--table", f"s3a://{bucket}/table",
+        "--encoder", "efficientnet_lite0", *(f"--set={setting}" for setting in settings),
+    )  # fmt: skip
+
+
+def _run(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "embedstream", "batch", "--from", f"s3a://{bucket}/raw",
-         "--table", f"s3a://{bucket}/table", "--encoder", "efficientnet_lite0",
-         *(f"--set={setting}" for setting in settings)],
-        capture_output=True, text=True, check=False, env={**os.environ, **KEYS},
+        [sys.executable, "-m", "embedstream", *arguments],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, **KEYS, **(environment or {})},
     )  # fmt: skip

@@ -2,18 +2,21 @@
 its PYTHONPATH: what a defect in a native decoder does, without waiting for one to be found."""
 
 import ctypes
+import io
 import os
 import signal
 import time
 from typing import Any
 
-from PIL import ImageFile
+import simplejpeg
+from PIL import Image, ImageFile
 
 _load = ImageFile.ImageFile.load
+_decode_jpeg = simplejpeg.decode_jpeg
 
 
-def _poisoned(self: ImageFile.ImageFile) -> Any:
-    match self.info.get("comment", b""):
+def _poison(image: Image.Image) -> None:
+    match image.info.get("comment", b""):
         case b"crash":
             ctypes.string_at(0)
         case b"kill":
@@ -23,7 +26,17 @@ def _poisoned(self: ImageFile.ImageFile) -> Any:
         case b"eat":
             eaten = [bytearray(64 * 2**20) for _ in range(32)]
             raise MemoryError(f"after {len(eaten)} times 64 MiB")
+
+
+def _poisoned_load(self: ImageFile.ImageFile) -> Any:
+    _poison(self)
     return _load(self)
 
 
-ImageFile.ImageFile.load = _poisoned  # type: ignore[method-assign]
+def _poisoned_decode_jpeg(content: bytes) -> Any:
+    _poison(Image.open(io.BytesIO(content)))
+    return _decode_jpeg(content)
+
+
+ImageFile.ImageFile.load = _poisoned_load  # type: ignore[method-assign]
+simplejpeg.decode_jpeg = _poisoned_decode_jpeg

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from doors import ENCODER, write_pictures
@@ -52,6 +53,26 @@ def test_in_a_view_and_over_nothing(registered: SparkSession) -> None:
     assert (counted.images, counted.embeddings) == (7, 6)
     assert nothing is not None
     assert nothing.embedding is None
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        (
+            "SELECT image_embedding(width) FROM images",
+            r"image_embedding.* images.width has the type int",
+        ),
+        ("CREATE TEMPORARY VIEW wrong AS SELECT image_embedding(1)", "1 has the type int"),
+        ("SELECT image_labels(array(path), 3) FROM images", "has the type array<string>"),
+    ],
+)
+def test_a_column_without_images_is_told_before_anything_runs(
+    registered: SparkSession, query: str, told: str
+) -> None:
+    with pytest.raises(AnalysisException, match=told) as error:
+        registered.sql(query)
+
+    assert "requires the bytes (binary), URIs (string), or Spark's image struct" in str(error.value)
 
 
 def test_an_encoder_without_classes_gives_embeddings_only(spark: SparkSession) -> None:
