@@ -76,7 +76,7 @@ def main() -> None:
         }
         streams = {
             **configs,
-            f"{LARGER:,} a micro-batch": _larger(configs["pandas"]),
+            f"arrow, {LARGER:,} a micro-batch": _larger(configs["arrow"]),
         }
         with opened(configs["pandas"]) as (spark, model):
 
