@@ -48,6 +48,7 @@ SYSTEMS: Mapping[str, System] = {
             "column": "column function",
             "spark_ml": "Spark ML",
             "sql": "SQL",
+            "log_encoder": "log_encoder() and MLflow",
         }.items()
     },
     "openvino": System(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -15,6 +19,7 @@ from embedstream import (
     ImageFeaturizer,
     featurize,
     image_vectorizer,
+    log_encoder,
     register_image_functions,
 )
 from protocol import Backend, Precision, Run, serve
@@ -42,11 +47,22 @@ def _sql(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], D
     return lambda images: images.withColumn("embedding", f.expr("image_embedding(content)"))
 
 
+def _mlflow(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    store = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, store)
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    artifacts = (store / "artifacts").as_uri()
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("door", artifacts))
+    model = mlflow.pyfunc.spark_udf(spark, log_encoder(encoder).model_uri, env_manager="local")
+    return lambda images: images.withColumn("embedding", model("content")["embedding"])
+
+
 DOORS: Mapping[str, Door] = {
     "featurize": _featurize,
     "column": _column,
     "spark_ml": _spark_ml,
     "sql": _sql,
+    "log_encoder": _mlflow,
 }
 
 

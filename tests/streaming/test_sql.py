@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
@@ -14,10 +12,11 @@ from embedstream import read_images, register_image_functions
 pytestmark = pytest.mark.spark
 
 
-@pytest.fixture
-def registered(spark: SparkSession, tmp_path: Path) -> SparkSession:
-    write_pictures(tmp_path)
-    read_images(spark, str(tmp_path)).createOrReplaceTempView("images")
+@pytest.fixture(scope="module")
+def registered(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkSession:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    read_images(spark, str(folder)).createOrReplaceTempView("images")
     register_image_functions(spark, encoder=ENCODER)
     return spark
 
