@@ -64,7 +64,7 @@ def least_cosine(left: Vectors, right: Vectors) -> float:
         ("openvino", "efficientnet_lite0", "float32", 0.99999),
         ("openvino", "efficientnet_lite0", "bfloat16", 0.999),
         ("openvino", "resnet18", "bfloat16", 0.999),
-        ("compile", "resnet18", "float32", 0.99999),
+        pytest.param("compile", "resnet18", "float32", 0.99999, marks=pytest.mark.long),
     ],
 )
 def test_backends_give_the_same_vectors(

@@ -121,7 +121,8 @@ def test_a_task_that_reads_waits_for_the_broker(
     check_outcomes(Path(config.table.path), topic.positions())
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [3, 60])
 def test_the_stream_goes_on_after_the_broker_stood_still(
     spark: SparkSession, topic: Topic, configure: Configure, broker: Broker, seconds: float
 ) -> None:

@@ -188,14 +188,8 @@ def test_without_its_checkpoint_a_table_is_gone_on_with_by_adopt(
     assert stream.problems() == []
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param("assign", marks=pytest.mark.long),
-        pytest.param("subscribe_pattern", marks=pytest.mark.long),
-        "starting_timestamp",
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["assign", "subscribe_pattern", "starting_timestamp"])
 def test_adopt_goes_on_however_the_topics_are_chosen(
     spark: SparkSession, topic: Topic, tmp_path: Path, kind: str
 ) -> None:

@@ -141,6 +141,7 @@ def test_an_open_transaction_is_read_at_once_where_uncommitted_messages_are(
     check_outcomes(Path(config.table.path), expected)
 
 
+@pytest.mark.long
 def test_a_compacted_topic_has_a_row_for_each_message_that_is_left(
     spark: SparkSession, broker: Broker, configure: Configure
 ) -> None:

@@ -116,6 +116,7 @@ def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
         assert [after[position][name] for name in told] == [row[name] for name in told]
 
 
+@pytest.mark.long
 def test_a_selection_leaves_all_other_rows_as_they_are(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:

@@ -180,9 +180,8 @@ def positions(topic: Topic, secured: SecuredBroker) -> set[Position]:
     return {Position(topic.name, 0, offset) for offset in range(ends[0])}
 
 
-@pytest.mark.parametrize(
-    "mechanism", ["PLAIN", pytest.param("SCRAM-SHA-512", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 def test_messages_come_and_go_with_a_password_over_tls(
     spark: SparkSession,
     secured: SecuredBroker,

@@ -64,6 +64,7 @@ def test_optimize_and_vacuum_while_the_stream_runs(
     check_outcomes(table, topic.positions())
 
 
+@pytest.mark.long
 def test_a_table_altered_in_mid_batch_ends_the_query_and_the_micro_batch_is_repeated(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -18,7 +18,7 @@ from embedstream.search import embed_pictures
 
 __all__ = ["folder"]
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 

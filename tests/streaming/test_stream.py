@@ -172,6 +172,7 @@ def test_stopped_in_mid_stream_it_finishes_the_batch_and_resumes(
     _checked(config, topic)
 
 
+@pytest.mark.long
 def test_twenty_micro_batches_load_the_model_once_a_worker(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
