@@ -44,7 +44,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
             "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
         },
     )
-    with open_session(config, PipelineConfig()) as session:
+    # The tests last long enough for the second compiler to pay.
+    with open_session(config, PipelineConfig(), lasting=True) as session:
         yield session
 
 
