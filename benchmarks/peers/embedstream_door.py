@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -48,6 +47,9 @@ def _sql(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], D
 
 
 def _mlflow(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
+    # The other doors are not to pay for its import.
+    import mlflow
+
     store = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, store)
     mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")

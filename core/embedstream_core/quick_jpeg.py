@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib.util import find_spec
 
 import torch
@@ -21,15 +20,14 @@ from embedstream_core.decode import (
     upright,
 )
 
-with suppress(ImportError):
-    import simplejpeg
-
 __all__ = ["render_quickly"]
 
 # Torch's kernel for bytes is vectorized for these processors only.
-_AT_HAND = find_spec(
-    "simplejpeg"
-) is not None and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+_VECTORIZED = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+_AT_HAND = _VECTORIZED and find_spec("simplejpeg") is not None
+if _AT_HAND:
+    import simplejpeg
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 

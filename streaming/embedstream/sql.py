@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,18 @@ def register_image_functions(
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
     """
     vectorize = image_vectorizer(spark, encoder=encoder, config=config)
-    _register(spark, "image_embedding", vectorize.function())
+    functions = {"image_embedding": vectorize.function()}
     # Whatever else is wrong with the encoder has been told by now.
     with suppress(SetupError):
         label = image_labeler(spark, encoder=encoder, config=config)
-        _register(spark, "image_labels", label.function())
-
-
-def _register(spark: SparkSession, name: str, function: ColumnFunction) -> None:
-    registered = spark.udf.register(name, function)
+        functions["image_labels"] = label.function()
+    registered = {name: spark.udf.register(name, each) for name, each in functions.items()}
     if not is_connect(spark):
-        _check_columns(spark, name, registered)
+        _check_columns(spark, registered)
 
 
-def _check_columns(spark: SparkSession, name: str, registered: Any) -> None:
-    """Put a check of types before a registered function, which Spark would call with any.
+def _check_columns(spark: SparkSession, registered: Mapping[str, ColumnFunction]) -> None:
+    """Put a check of types before registered functions, which Spark would call with any.
 
     The analyzer calls Java, and Spark brings a compiler.
     """
@@ -63,7 +61,8 @@ def _check_columns(spark: SparkSession, name: str, registered: Any) -> None:
     compiler.cook(_CHECK.read_text())
     [constructor] = compiler.getClassLoader().loadClass(_CHECK.stem).getConstructors()
 
-    arguments = gateway.new_array(jvm.Object, 3)
-    arguments[:] = registered._judf, ARGUMENT_TYPES, IMAGES_ARE
     registry = session._jsparkSession.sessionState().functionRegistry()
-    registry.createOrReplaceTempFunction(name, constructor.newInstance(arguments), "python_udf")
+    for name, function in registered.items():
+        arguments = gateway.new_array(jvm.Object, 3)
+        arguments[:] = function._judf, ARGUMENT_TYPES, IMAGES_ARE
+        registry.createOrReplaceTempFunction(name, constructor.newInstance(arguments), "python_udf")

@@ -20,14 +20,13 @@ from embedstream_core.decode import (
     Fidelity,
     Interpolation,
     Picture,
+    Pixels,
     Preprocessing,
     open_image,
     render,
 )
 from embedstream_core.errors import Code, ItemError, Stage
-from pictures import real_pictures
-
-Pixels = npt.NDArray[np.uint8]
+from pictures import encoded, mutated, real_pictures
 
 SIDE = 8
 PHOTO = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -45,12 +44,6 @@ def decoded(
     fidelity: Fidelity = "exact",
 ) -> Picture:
     return render(open_image(content, limits or DecodeLimits()), preprocessing, fidelity=fidelity)
-
-
-def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 def noise(channels: int, side: int = SIDE) -> Pixels:
@@ -381,20 +374,6 @@ def test_other_formats_are_unsupported(content: bytes) -> None:
 def test_truncated_images_are_corrupt(name: str) -> None:
     content = real_pictures()[name]
     assert failure(content[: len(content) // 2]).code == Code.IMAGE_CORRUPT
-
-
-def mutated(content: bytes, source: random.Random) -> bytes:
-    """Up to 20 bytes overwritten, mostly near the header; at times cut short or cut into."""
-    data = bytearray(content)
-    for _ in range(source.randint(1, 20)):
-        end = source.choice([64, 1024, len(data)])
-        data[source.randrange(min(end, len(data)))] = source.randrange(256)
-    if source.random() < 0.3:
-        del data[source.randrange(len(data)) :]
-    if source.random() < 0.2:
-        start = source.randrange(len(data) + 1)
-        del data[start : start + source.randint(1, 500)]
-    return bytes(data)
 
 
 def test_mutations_raise_nothing_but_item_errors() -> None:
