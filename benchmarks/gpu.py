@@ -170,7 +170,7 @@ def _no_fetch(uri: str) -> bytes:
 def _split(engine: Engine, side: int) -> Round:
     """Milliseconds of each piece of a full batch, the median of some passes."""
     forward: Any = engine.forward
-    if not hasattr(forward, "model"):
+    if not hasattr(forward, "compute"):
         return {}
     pictures = [np.zeros((side, side, 3), np.uint8) for _ in range(engine.batch_size)]
     passes = [_split_once(forward, pictures) for _ in range(SPLIT_PASSES)][1:]
@@ -190,17 +190,9 @@ def _split_once(forward: Any, pictures: Sequence[Pixels]) -> Round:
         seconds[name] = time.perf_counter() - started
         return result
 
-    def compute() -> torch.Tensor:
-        normalized = torch.addcmul(forward.shift, images.float(), forward.scale)
-        output: torch.Tensor = forward.model(normalized.to(forward.input_dtype))
-        return output.float()
-
     pixels = timed("stacking", lambda: np.stack(pictures))
-    images = timed(
-        "copy to the device",
-        lambda: torch.from_numpy(pixels).permute(0, 3, 1, 2).to(forward.device),
-    )
-    vectors = timed("normalization and forward", compute)
+    images = timed("copy to the device", lambda: forward.upload(pixels))
+    vectors = timed("normalization and forward", lambda: forward.compute(images))
     timed("copy back", lambda: vectors.cpu().numpy())
     return seconds
 

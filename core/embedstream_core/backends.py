@@ -128,12 +128,17 @@ class _TorchForward:
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Vectors:
-        rows = torch.from_numpy(pixels).to(self.device).float().flatten(2)
-        normalized = torch.addcmul(self.shift, rows, self.scale).view(pixels.shape)
+        return self.compute(self.upload(pixels)).cpu().numpy()
+
+    def upload(self, pixels: Pixels) -> torch.Tensor:
+        return torch.from_numpy(pixels).to(self.device)
+
+    def compute(self, images: torch.Tensor) -> torch.Tensor:
+        rows = images.float().flatten(2)
+        normalized = torch.addcmul(self.shift, rows, self.scale).view(images.shape)
         # Height, width, channel in memory is what torch calls channels_last: nothing is copied.
-        images = normalized.permute(0, 3, 1, 2)
-        output: torch.Tensor = self.model(images.to(self.input_dtype))
-        return output.float().cpu().numpy()
+        output: torch.Tensor = self.model(normalized.permute(0, 3, 1, 2).to(self.input_dtype))
+        return output.float()
 
 
 def _filled_up(pixels: Pixels, size: int) -> Pixels:
