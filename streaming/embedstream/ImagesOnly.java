@@ -8,38 +8,60 @@ import scala.collection.immutable.Seq;
 import scala.jdk.javaapi.CollectionConverters;
 import scala.runtime.AbstractFunction1;
 
-/** What the analyzer calls for a Python function: refuses a first column that holds no images. */
+/**
+ * What the analyzer calls for a Python function: refuses another number of columns, and a first one
+ * that holds no images.
+ */
 public final class ImagesOnly extends AbstractFunction1 {
+    private static final String SPARK_DOCUMENTATION = "https://spark.apache.org/docs/latest";
+
     private final UserDefinedPythonFunction function;
+    private final int count;
     private final String types;
     private final String described;
 
     /**
+     * @param count how many columns the function takes
      * @param types a pattern of the types that hold images
      * @param described these types in words
      */
-    public ImagesOnly(UserDefinedPythonFunction function, String types, String described) {
+    public ImagesOnly(
+        UserDefinedPythonFunction function, Integer count, String types, String described
+    ) {
         this.function = function;
+        this.count = count.intValue();
         this.types = types;
         this.described = described;
     }
 
-    public Object apply(Object columns) {
-        Expression images = (Expression) ((Seq) columns).head();
+    public Object apply(Object given) {
+        Seq columns = (Seq) given;
+        if (columns.size() != count) {
+            refuse("WRONG_NUM_ARGS.WITHOUT_SUGGESTION", Map.of(
+                "functionName", function.name(),
+                "expectedNum", String.valueOf(count),
+                "actualNum", String.valueOf(columns.size()),
+                "docroot", SPARK_DOCUMENTATION
+            ));
+        }
+        Expression images = (Expression) columns.head();
         String type = images.dataType().catalogString();
         if (!type.matches(types)) {
-            Map told = Map.of(
+            refuse("UNEXPECTED_INPUT_TYPE", Map.of(
                 "functionName", function.name(),
                 "paramIndex", "1",
                 "requiredType", described,
                 "inputSql", images.sql(),
                 "inputType", type
-            );
-            // The analyzer's own exception is a checked one.
-            Platform.throwException(new AnalysisException(
-                "UNEXPECTED_INPUT_TYPE", Map$.MODULE$.from(CollectionConverters.asScala(told))
             ));
         }
-        return function.builder((Seq) columns);
+        return function.builder(columns);
+    }
+
+    private static void refuse(String condition, Map told) {
+        // The analyzer's own exception is a checked one.
+        Platform.throwException(new AnalysisException(
+            condition, Map$.MODULE$.from(CollectionConverters.asScala(told))
+        ));
     }
 }

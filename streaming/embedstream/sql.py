@@ -20,6 +20,8 @@ __all__ = ["register_image_functions"]
 
 _CHECK = Path(__file__).with_name("ImagesOnly.java")
 
+_COLUMNS = {"image_embedding": 1, "image_labels": 2}
+
 
 def register_image_functions(
     spark: SparkSession,
@@ -31,8 +33,8 @@ def register_image_functions(
 
     An image is bytes, a URI, or Spark's `image` struct; what is null or cannot be embedded gives
     null. `image_labels` is there where the encoder names its classes. A query that gives them
-    anything else fails in Spark's analyzer (`AnalysisException`); over Spark Connect, which cannot
-    tell the analyzer, it fails in its first task.
+    anything else, or more or less, fails in Spark's analyzer (`AnalysisException`); over Spark
+    Connect, which cannot tell the analyzer, it fails in its first task.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
@@ -49,7 +51,7 @@ def register_image_functions(
 
 
 def _check_columns(spark: SparkSession, registered: Mapping[str, ColumnFunction]) -> None:
-    """Put a check of types before registered functions, which Spark would call with any.
+    """Put a check of columns before registered functions, which Spark would call with any.
 
     The analyzer calls Java, and Spark brings a compiler.
     """
@@ -63,6 +65,6 @@ def _check_columns(spark: SparkSession, registered: Mapping[str, ColumnFunction]
 
     registry = session._jsparkSession.sessionState().functionRegistry()
     for name, function in registered.items():
-        arguments = gateway.new_array(jvm.Object, 3)
-        arguments[:] = function._judf, ARGUMENT_TYPES, IMAGES_ARE
+        arguments = gateway.new_array(jvm.Object, 4)
+        arguments[:] = function._judf, _COLUMNS[name], ARGUMENT_TYPES, IMAGES_ARE
         registry.createOrReplaceTempFunction(name, constructor.newInstance(arguments), "python_udf")

@@ -74,6 +74,21 @@ def test_a_column_without_images_is_told_before_anything_runs(
     assert "requires the bytes (binary), URIs (string), or Spark's image struct" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("call", "takes"),
+    [
+        ("image_embedding()", "requires 1 parameters but the actual number is 0"),
+        ("image_embedding(content, 3)", "requires 1 parameters but the actual number is 2"),
+        ("image_labels(content)", "requires 2 parameters but the actual number is 1"),
+    ],
+)
+def test_another_number_of_columns_is_told_before_anything_runs(
+    registered: SparkSession, call: str, takes: str
+) -> None:
+    with pytest.raises(AnalysisException, match=f"{call.partition('(')[0]}.*{takes}"):
+        registered.sql(f"SELECT {call} FROM images")
+
+
 def test_an_encoder_without_classes_gives_embeddings_only(spark: SparkSession) -> None:
     spark.sql("DROP TEMPORARY FUNCTION IF EXISTS image_labels")
 
