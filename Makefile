@@ -11,7 +11,7 @@ help:
 	@echo "make test   lint, type check and test"
 	@echo "make test-faults  the long tests: kills, outages, a soak"
 	@echo "make lint   lint and type check only"
-	@echo "make bench  run the benchmarks in short, in about 15 minutes on two cores"
+	@echo "make bench  run the benchmarks in short, in less than 15 minutes on two cores"
 	@echo "make docs   write docs/configuration.md from the configuration's models"
 	@echo "make clean  remove the demo's data"
 
@@ -49,13 +49,13 @@ test-faults: setup
 bench: setup
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/python benchmarks/decode.py
-	$(RUN)/python benchmarks/overhead.py --images 400 --rounds 1
-	$(RUN)/python benchmarks/scale.py
-	$(RUN)/python benchmarks/references.py --encoders efficientnet_lite0
+	$(RUN)/python benchmarks/overhead.py --images 300 --rounds 1
+	$(RUN)/python benchmarks/scale.py --rows 60
+	$(RUN)/python benchmarks/references.py --images 100 --encoders efficientnet_lite0
 	$(RUN)/python benchmarks/dedupe.py --images 100 --rounds 1
-	$(RUN)/python benchmarks/latency.py --seconds 10 --backlog 300
+	$(RUN)/python benchmarks/latency.py --seconds 10 --backlog 200
 	$(RUN)/python benchmarks/start.py --no-warm-up --quiet-s 65
-	$(RUN)/python benchmarks/throughput.py --images 32 --rounds 1 --only dataframe stream row_udf
+	$(RUN)/python benchmarks/throughput.py --images 32 --rounds 1 --only dataframe row_udf
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 

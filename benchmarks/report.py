@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "write_result"]
@@ -22,12 +23,13 @@ console = Console()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*map(_text, row))
-    console.print(table)
+    # A table's own title would be broken to the table's width.
+    console.print(f"[italic]{escape(title)}[/]", table, sep="\n")
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ from stream_runs import CORES, Workplace, fill, opened, producer, settings, work
 
 APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
 TIMEOUT_S = 300.0
-WARM_IMAGES = 5
+WARM_IMAGES = 3
 PAUSE_S = 2.0
 
 LOAD_BY_HAND = """\
