@@ -23,6 +23,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_it_runs_to_a_good_classifier(scratch: Path) -> None:
     notebook = read()
