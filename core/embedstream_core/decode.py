@@ -28,6 +28,7 @@ from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 from embedstream_core.errors import Code, ItemError, Stage
 
 __all__ = [
+    "CropMode",
     "DecodeLimits",
     "Fidelity",
     "Interpolation",
@@ -48,6 +49,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
+
+CropMode = Literal["center", "squash", "border"]
 
 Fidelity = Literal["exact", "fast"]
 
@@ -77,7 +80,9 @@ class Preprocessing:
     """How an encoder wants its input: torchvision's Resize, CenterCrop and Normalize.
 
     `resize_px` is the shorter side's length after scaling, `crop_px` the side of the square cut
-    from the middle; `mean` and `std` are per channel, for values in 0 to 1.
+    from the middle; `mean` and `std` are per channel, for values in 0 to 1. `crop_mode` is timm's:
+    `center` scales the shorter side and cuts; `squash` scales both sides to `resize_px`, whatever
+    the shape, and cuts; `border` scales the longer side to `resize_px` and fills up with the mean.
     """
 
     resize_px: int
@@ -85,6 +90,7 @@ class Preprocessing:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_mode: CropMode = "center"
 
 
 @dataclass(frozen=True, slots=True)

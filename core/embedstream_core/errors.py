@@ -50,6 +50,7 @@ class Code(StrEnum):
     DECODER_TIMEOUT = "decoder_timeout"
     DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
     EMBEDDING_INVALID = "embedding_invalid"
+    INTERNAL_ERROR = "internal_error"
 
 
 class EmbedstreamError(Exception):
