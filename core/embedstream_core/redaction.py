@@ -11,14 +11,32 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-__all__ = ["REDACTED", "redacted_attributes", "redacted_text", "redacted_uri"]
+__all__ = [
+    "NAMES_OF_SECRETS",
+    "REDACTED",
+    "names_secret",
+    "redacted_attributes",
+    "redacted_text",
+    "redacted_uri",
+]
 
 REDACTED = "[redacted]"
 """Stands where a secret was."""
 
+NAMES_OF_SECRETS = (
+    "credential|passw|passphrase|secret|token|[.]sas[.]|keystore[.]key"
+    "|(api|access|account|encryption|private|provided|shared)[-_.]?key"
+)
+"""What the names of secrets hold, as a regular expression of Python and Java for any case.
+
+It matches more than secrets: a setting `token.endpoint` is hidden too, which does no harm.
+"""
+
+# Those of HTTP headers and of parameters in URIs. As names of settings they are switches and paths.
 _SECRET_NAME = re.compile(
-    r"(?i)authoriz|authentic|cookie|credential|passw|secret|signature|token"
-    r"|(api|access|account|private)[-_.]?key|session[-_.]?(id|key)|^(auth|hmac|jwt|pwd|sas|sig)$"
+    rf"{NAMES_OF_SECRETS}|authoriz|authentic|cookie|signature|session[-_.]?(id|key)"
+    r"|^(auth|hmac|jwt|pwd|sas|sig)$",
+    re.IGNORECASE,
 )
 # Without slashes, what stands before the first colon may be the user's name.
 _USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?/+|(?:https?|file|s3):)?[^/?#]*@", re.IGNORECASE)
@@ -36,10 +54,15 @@ def redacted_text(text: str) -> str:
     return redacted_uri(text) if _URI.match(text) else text
 
 
+def names_secret(name: str) -> bool:
+    """Whether a value under that name must not be shown."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def redacted_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
     """Headers and fields by name, without secrets."""
     return {
-        name: REDACTED if _SECRET_NAME.search(name) else redacted_text(value)
+        name: REDACTED if names_secret(name) else redacted_text(value)
         for name, value in attributes.items()
     }
 
@@ -48,5 +71,5 @@ def _without_secret(parameter: re.Match[str]) -> str:
     start, name, value = parameter.groups()
     plain = unquote(name)
     # In a URI that is what an interface asks for, elsewhere a word like any other.
-    secret = plain.lower() == "key" or _SECRET_NAME.search(plain)
+    secret = plain.lower() == "key" or names_secret(plain)
     return f"{start}{name}={REDACTED if secret else value}"

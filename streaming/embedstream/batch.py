@@ -27,6 +27,7 @@ from embedstream.job import make_table
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
+from embedstream.storage import Folder
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import PreparedModel
 
@@ -106,6 +107,7 @@ class Files:
 
 
 def _listed(spark: SparkSession, source: str) -> list[str]:
+    Folder(spark, source).check_reachable()
     try:
         uris = file_uris(spark, source)
     except AnalysisException as error:

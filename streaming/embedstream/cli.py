@@ -192,6 +192,7 @@ def batch(
 
     tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
     settings = files_config(tree, overrides or ())
+    settings.spark.check_location("--from", source)
     from embedstream.terminal import run_files
 
     run_files(settings, source, chunk_rows=chunk_rows)
@@ -397,7 +398,7 @@ def _client_settings(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _client_setting(pair: str) -> tuple[str, object]:
-    from embedstream.config_file import parse_value
+    from embedstream.config_yaml import parse_value
 
     name, equals, value = pair.partition("=")
     if not equals:

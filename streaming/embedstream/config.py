@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -24,6 +22,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from embedstream.config_options import check_kafka_options, check_spark_options, find
+from embedstream.config_secrets import Options, Properties, TruthText, revealed
+from embedstream.locations import LocationError, absolute_location, local_folder, scheme_of
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -43,94 +44,39 @@ __all__ = [
     "TableConfig",
     "TriggerConfig",
     "absolute_location",
-    "names_secret",
     "resolved_options",
     "revealed",
 ]
 
-# Two slashes make a URI, such as `spark.eventLog.dir` takes.
-_WHOLE_REFERENCE = re.compile(r"^(env|file):(?!//)(.+)$")
-_INNER_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
-_SECRET_NAME = re.compile(r"(?i)password|secret|token|credential")
-_PLAIN_PASSWORD = re.compile(r"(?i)password\s*=\s*['\"]?(?!\$\{)[^\s;'\"]")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class ConfigError(SetupError):
     """The configuration is wrong; the message names the file, the key, the value, the choices."""
 
 
-def _as_text(value: object) -> str:
-    """What YAML read as a number, true or false, as Kafka, Spark and Delta write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise ValueError(
-        f"its value is a text, a number, true or false, not a {type(value).__name__}; write a "
-        "name with dots as one key, as in `kafka.security.protocol: SSL`"
-    )
-
-
-def _resolve(value: object) -> str | SecretStr:
-    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` within, by a secret."""
-    text = _as_text(value)
-    if whole := _WHOLE_REFERENCE.match(text):
-        return SecretStr(_referenced(*whole.groups()))
-    if _INNER_REFERENCE.search(text):
-        return SecretStr(_INNER_REFERENCE.sub(lambda match: _referenced(*match.groups()), text))
-    return text
-
-
-def _referenced(kind: str, name: str) -> str:
-    if kind == "env":
-        if name not in os.environ:
-            raise ValueError(f"the environment variable {name} is not set")
-        return os.environ[name]
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"the file {name} cannot be read: it is no UTF-8 text") from None
-
-
-def names_secret(name: str) -> bool:
-    """Whether a value under that name must not be shown."""
-    return _SECRET_NAME.search(name) is not None
-
-
-def _without_plain_secrets(options: dict[str, str | SecretStr]) -> dict[str, str | SecretStr]:
-    for name, value in options.items():
-        plain = isinstance(value, str)
-        if plain and (names_secret(name) or _PLAIN_PASSWORD.search(str(value))):
-            raise ValueError(
-                f"'{name}' holds a secret in plain text; give it as env:NAME or file:PATH, or as "
-                "${env:NAME} within a longer value"
-            )
-    return options
-
-
-def absolute_location(location: str) -> str:
-    """Local paths do not depend on the working directory of whoever opens them later."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
 def _as_switch(value: object) -> object:
-    """YAML reads a plain `on` as true and `off` as false."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    """`on` and `off` are truth values of YAML, which writes them in other ways too."""
+    truth = value.truth if isinstance(value, TruthText) else value
+    return {True: "on", False: "off"}[truth] if isinstance(truth, bool) else value
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
-Property = Annotated[str, BeforeValidator(_as_text)]
-Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
-Options = Annotated[dict[str, Option], AfterValidator(_without_plain_secrets)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute_location)]
+LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(local_folder)]
+Time = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class Section(BaseModel):
     # Error messages must not repeat a secret's value, so pydantic is told to leave inputs out;
     # ConfigError adds back the ones that are safe.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class KafkaConfig(Section):
@@ -150,8 +96,10 @@ class KafkaConfig(Section):
         "partition, `{images: {0: 100}}` (-2 earliest, -1 latest). Later starts resume from the "
         "checkpoint.",
     )
-    starting_timestamp: datetime | None = Field(
-        None, description="Where the first start begins, as a time; instead of starting_offsets."
+    starting_timestamp: Time | None = Field(
+        None,
+        description="Where the first start begins, as a time, in UTC unless it names a zone: "
+        "`2026-01-31T12:00`; instead of starting_offsets.",
     )
     max_offsets_per_trigger: PositiveInt | None = Field(
         None,
@@ -171,16 +119,30 @@ class KafkaConfig(Section):
     )
     options: Options = Field(
         default_factory=dict,
-        description="Further options of Spark's Kafka source, `kafka.*` ones for its client.",
+        description="Further options of Spark's Kafka source, `kafka.*` ones for its client. What "
+        "has a key here, or what the stream needs as it is, is refused.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> KafkaConfig:
+        check_kafka_options(self.options)
+        least, most = find(self.options, "minOffsetsPerTrigger"), self.max_offsets_per_trigger
+        if least is not None and most is not None and int(least) > most:
+            raise ValueError(
+                f"minOffsetsPerTrigger is {least}, more than max_offsets_per_trigger, {most}"
+            )
         chosen = [self.subscribe, self.subscribe_pattern, self.assign]
         if sum(choice is not None for choice in chosen) != 1:
             raise ValueError("give exactly one of subscribe, subscribe_pattern and assign")
         if self.starting_timestamp and "starting_offsets" in self.model_fields_set:
             raise ValueError("give starting_offsets or starting_timestamp, not both")
+        named = (self.subscribe or "").split(",") if self.assign is None else list(self.assign)
+        if self.subscribe_pattern is None:
+            for topic in named:
+                if not _TOPIC.fullmatch(topic.strip()):
+                    raise ValueError(
+                        f"'{topic}' is no name of a topic: up to 249 letters, digits, '.', '_', '-'"
+                    )
         return self
 
 
@@ -201,7 +163,9 @@ class ReferencesConfig(Section):
     schemes: tuple[Literal["file", "http", "https", "s3"], ...] = Field(
         ("file", "https", "s3"), description="The schemes that may be used; plain http is not."
     )
-    folders: tuple[Location, ...] = Field((), description="Folders whose files `file://` may read.")
+    folders: tuple[LocalFolder, ...] = Field(
+        (), description="Folders whose files `file://` may read."
+    )
     hosts: tuple[str, ...] = Field(
         (),
         description="Hosts that `http://` and `https://` may reach: `images.example.com`, "
@@ -380,7 +344,7 @@ class TableConfig(Section):
     """The Delta table of outcomes."""
 
     path: Location = Field(description="A folder, or a location such as `s3a://bucket/table`.")
-    properties: dict[str, Property] = Field(
+    properties: Properties = Field(
         default_factory=dict, description="Table properties, set when the table is created."
     )
     compact_every: int = Field(
@@ -420,17 +384,32 @@ class SparkConfig(Section):
         description="What to fetch; by default `spark`, and `s3`, the S3A file system, where the "
         "table, the checkpoint or the files are in `s3a://`.",
     )
-    log_file: Location | None = Field(
+    log_file: LocalFolder | None = Field(
         None, description="A file for Spark's own log; by default standard error."
     )
-    options: Options = Field(default_factory=dict, description="Further `spark.*` settings.")
+    options: Options = Field(
+        default_factory=dict,
+        description="Further `spark.*` settings. What has a key here, or what the stream needs as "
+        "it is, is refused; jars, extensions and patterns of secrets are added to its own.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> SparkConfig:
-        for name in self.options:
-            if not name.startswith("spark."):
-                raise ValueError(f"'{name}' is no setting of Spark: all begin with 'spark.'")
+        check_spark_options(self.options, jars=self.jars)
         return self
+
+    def check_location(self, key: str, location: str) -> None:
+        """
+        Raises:
+            LocationError: no jar that is fetched has a file system for the location.
+        """
+        scheme = scheme_of(location)
+        own = f"spark.hadoop.fs.{scheme}.impl" in self.options
+        if scheme in ("s3", "s3n") and self.jars == "fetch" and not own:
+            raise LocationError(
+                f"{key} '{location}': Spark's file system for S3 is s3a, so write s3a://; where "
+                f"the cluster has one for {scheme}, set spark.jars to `provided`"
+            )
 
 
 class FilesConfig(BatchConfig):
@@ -439,6 +418,11 @@ class FilesConfig(BatchConfig):
     encoder: EncoderConfig = EncoderConfig()
     table: TableConfig
     spark: SparkConfig = SparkConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> FilesConfig:
+        self.spark.check_location("table.path", self.table.path)
+        return self
 
     @property
     def locations(self) -> list[str]:
@@ -459,6 +443,12 @@ class Config(Section):
     checkpoint: Location = Field(description="The folder of the stream's checkpoint.")
     trigger: TriggerConfig = TriggerConfig()
     spark: SparkConfig = SparkConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        self.spark.check_location("table.path", self.table.path)
+        self.spark.check_location("checkpoint", self.checkpoint)
+        return self
 
     @property
     def locations(self) -> list[str]:
@@ -482,11 +472,3 @@ def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr
 
 def _explain_option(problem: ErrorDetails) -> str:
     return ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
-
-
-def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
-    """Options with their secrets in clear, to hand to Kafka or Spark; never to print."""
-    return {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value
-        for name, value in options.items()
-    }

@@ -6,22 +6,31 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from embedstream.config import Config, ConfigError, FilesConfig, names_secret
+from embedstream.config import Config, ConfigError, FilesConfig
+from embedstream.config_yaml import read_yaml
+from embedstream_core.redaction import names_secret
 
-__all__ = ["files_config", "load_config", "parse_value"]
+__all__ = ["files_config", "load_config"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
 
-# PyYAML quotes aliases and tags in its errors, and a password may begin like one; its own names for
-# the parts of a document, as '<block end>', and single characters are left.
-_QUOTED_INPUT = re.compile(r"""(['"])[^<\s]\S{2,}\1""")
+# Other variables of that prefix, and what each is for.
+_OTHER_VARIABLES: Mapping[str, str] = {
+    "EMBEDSTREAM_JARS": "the folder of the jars",
+    "EMBEDSTREAM_AUTO_PRECISION": "what `auto` finds, in tests",
+    "EMBEDSTREAM_SEED": "the chance of a test of faults",
+    "EMBEDSTREAM_SOAK_MINUTES": "how long the soak test runs",
+    "EMBEDSTREAM_SOAK_RESULTS": "where the soak test keeps its samples",
+}
+
+# Kubernetes gives each container some for each service, of which one may be called embedstream.
+_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 
 
 def load_config(
@@ -33,7 +42,7 @@ def load_config(
     """Read a YAML file; the environment wins over the file, `overrides` over both.
 
     An override is `key=value` with a dotted key, `kafka.subscribe=images`; its environment variable
-    is `EMBEDSTREAM_KAFKA__SUBSCRIBE`. Values are read as YAML.
+    is `EMBEDSTREAM_KAFKA__SUBSCRIBE`. Values are read as YAML, and where a text belongs as written.
 
     Raises:
         ConfigError: for every problem at once.
@@ -75,7 +84,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the configuration {path} is not YAML: it is no UTF-8 text") from None
-    tree = _parse(text, f"the configuration {path}")
+    tree = read_yaml(text, f"the configuration {path}")
     if not isinstance(tree, dict):
         raise ConfigError(f"the configuration {path} holds no keys; see conf/local.yaml")
     return tree
@@ -83,69 +92,98 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> Iterable[Setting]:
     for name, value in sorted(environment.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in _OTHER_VARIABLES:
+            continue
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        if name.startswith(ENVIRONMENT_PREFIX) and keys[0] in Config.model_fields:
-            yield keys, parse_value(name, value)
+        fields = _fields(keys)
+        if len(fields) == len(keys) or any(_may_be_map(field.annotation) for field in fields[-1:]):
+            yield keys, _value(name, value, fields, keys)
+        elif not _OF_A_SERVICE.search(name):
+            raise ConfigError(_unknown_variable(name))
+
+
+def _unknown_variable(name: str) -> str:
+    known = [f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _all_keys(Config)]
+    nearest = difflib.get_close_matches(name, [*known, *_OTHER_VARIABLES], n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return (
+        f"the environment variable {name} names no key of the configuration; {hint}Two underscores "
+        f"stand for each dot of a key: {ENVIRONMENT_PREFIX}KAFKA__SUBSCRIBE is kafka.subscribe"
+    )
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if (inner := _as_section(field.annotation)) is not None:
+            yield from _all_keys(inner, f"{prefix}{name}.")
 
 
 def _from_override(override: str) -> Setting:
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"--set takes key=value, as kafka.subscribe=images; not '{override}'")
-    return _split_key(key.strip()), parse_value(key, value)
+    keys = _split_key(key.strip())
+    return keys, _value(key.strip(), value, _fields(keys), keys)
+
+
+def _value(name: str, value: str, fields: Sequence[FieldInfo], keys: Sequence[str]) -> object:
+    """The value that stands outside a file for a key: a text as written, anything else in YAML.
+
+    Of a text only quotes are YAML's, and null.
+    """
+    is_text = len(fields) == len(keys) and _is_text(fields[-1].annotation)
+    try:
+        read = read_yaml(value, f"the value of {name}")
+    except ConfigError:
+        if not is_text:
+            raise
+        return value.strip()
+    return read if not is_text or read is None or isinstance(read, str) else value.strip()
+
+
+def _fields(keys: Sequence[str]) -> list[FieldInfo]:
+    """The fields that the keys lead to, one inside the other, as far as there are some."""
+    section: type[BaseModel] | None = Config
+    found: list[FieldInfo] = []
+    for name in keys:
+        field = section.model_fields.get(name) if section else None
+        if field is None:
+            break
+        found.append(field)
+        section = _as_section(field.annotation)
+    return found
 
 
 def _split_key(key: str) -> list[str]:
     """Split at dots, but leave whole the name of an option or a topic, which may have dots."""
-    section: type[BaseModel] | None = Config
     keys = key.split(".")
-    for depth, name in enumerate(keys):
-        field = section.model_fields.get(name) if section else None
-        annotation = field.annotation if field else None
-        if _may_be_map(annotation) and depth + 1 < len(keys):
-            return [*keys[: depth + 1], ".".join(keys[depth + 1 :])]
-        section = _as_section(annotation)
+    fields = _fields(keys)
+    if 0 < len(fields) < len(keys) and _may_be_map(fields[-1].annotation):
+        return [*keys[: len(fields)], ".".join(keys[len(fields) :])]
     return keys
 
 
 def _as_section(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+    """The model of a section, of one that may be left out too."""
+    for choice in (annotation, *get_args(annotation)):
+        if isinstance(choice, type) and issubclass(choice, BaseModel):
+            return choice
     return None
+
+
+def _is_text(annotation: object) -> bool:
+    """Whether a text belongs there, or one that may be left out."""
+    inner = get_args(annotation)
+    choices = inner if type(None) in inner else (annotation,)
+    return any(
+        choice is str or (get_origin(choice) is Annotated and get_args(choice)[0] is str)
+        for choice in choices
+    )
 
 
 def _may_be_map(annotation: object) -> bool:
     return any(get_origin(choice) is dict for choice in (annotation, *get_args(annotation)))
-
-
-def parse_value(name: str, value: str) -> object:
-    """Read the YAML that stands outside a file for a key.
-
-    Raises:
-        ConfigError: it is not YAML; the value is not repeated.
-    """
-    return _parse(value, f"the value of {name}")
-
-
-def _parse(text: str, subject: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{subject} is not YAML: {_without_input(error)}") from None
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(
-            f"{subject} is not YAML: a character, a number or a date in it does not exist"
-        ) from None
-
-
-def _without_input(error: yaml.MarkedYAMLError) -> str:
-    """What PyYAML says is wrong, and where, but nothing of what it read: that may be a secret."""
-    parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
-    return ", ".join(
-        f"{_QUOTED_INPUT.sub('…', text)} in line {mark.line + 1}, column {mark.column + 1}"
-        for text, mark in parts
-        if text and mark
-    )
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:
@@ -186,7 +224,7 @@ def _shown(problem: str, location: Sequence[str | int], value: object) -> str:
     Any other may hold a secret in plain text.
     """
     options = problem == "model_type" or "options" in location
-    plain = isinstance(value, str | int | float | date | None)
+    plain = isinstance(value, str | int | float | None)
     secret = any(names_secret(str(part)) for part in location)
     return f", not {value!r}" if plain and not options and not secret else ""
 
@@ -209,9 +247,8 @@ def _value_at(tree: Any, location: Sequence[str | int]) -> object:
 
 
 def _choices(location: Sequence[str | int]) -> str:
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        section = _as_section(section.model_fields[str(part)].annotation) or section
+    fields = _fields([str(part) for part in location[:-1]])
+    section = (_as_section(fields[-1].annotation) if fields else None) or Config
     known = list(section.model_fields)
     nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""

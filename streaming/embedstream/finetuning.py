@@ -33,6 +33,7 @@ from embedstream.broadcast import is_connect
 from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
+from embedstream.locations import scheme_of
 from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import column_type
@@ -251,7 +252,7 @@ def _told(epoch: Epoch, epochs: int) -> str:
 
 
 def _checked_folder(output: str | Path) -> Path:
-    if "://" in str(output):
+    if scheme_of(str(output)) is not None:
         raise SetupError(
             f"output is '{output}'; it is a folder, which driver and executors see under one path"
         )

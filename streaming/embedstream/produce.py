@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from PIL import Image
 
 from embedstream.broker import topic_end_offsets
+from embedstream.config import DecodeConfig
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -21,8 +24,6 @@ __all__ = [
     "image_messages",
     "produce",
 ]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 _PRODUCER_SETTINGS = {
     # Above any broker's limit, so that it is the broker who refuses, and its word that is reported.
@@ -58,6 +59,8 @@ class Delivery:
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """The files named, and the images in the folders named, sorted within each.
 
+    In folders an image is known by its suffix, in any case; hidden files and folders count too.
+
     Raises:
         SetupError: a path is not there or may not be looked at, or no image was found.
     """
@@ -66,7 +69,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     except OSError as error:
         raise SetupError(f"'{error.filename}' cannot be read: {error.strerror}") from None
     if not found:
-        raise SetupError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in the folders named")
+        raise SetupError(f"no image ({', '.join(sorted(_image_suffixes()))}) in the folders named")
     return found
 
 
@@ -75,9 +78,17 @@ def _images_at(path: Path) -> list[Path]:
         raise SetupError(f"'{path}' is not there; name files, or folders of images")
     if not path.is_dir():
         return [path]
-    named = [inner for inner in path.rglob("*") if inner.suffix.lower() in IMAGE_SUFFIXES]
+    suffixes = _image_suffixes()
+    named = [inner for inner in path.rglob("*") if inner.suffix.lower() in suffixes]
     # Folders may be named like images, and links may lead nowhere.
     return sorted(inner for inner in named if inner.is_file())
+
+
+def _image_suffixes() -> set[str]:
+    """What files of the formats that are decoded end with, as Pillow knows them."""
+    formats = get_args(get_args(DecodeConfig.model_fields["formats"].annotation)[0])
+    found = Image.registered_extensions().items()
+    return {suffix for suffix, format_ in found if format_ in formats}
 
 
 def image_messages(

@@ -17,10 +17,13 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import PipelineConfig, SparkConfig, revealed
+from embedstream.config_options import DELTA_CATALOG, DELTA_EXTENSION
 from embedstream.jars import default_jars_folder, fetch_jars
 from embedstream.java import find_java
+from embedstream.locations import scheme_of
 from embedstream.parallelism import tasks_at_once
 from embedstream_core.errors import EmbedstreamError
+from embedstream_core.redaction import NAMES_OF_SECRETS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +43,8 @@ _COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
 _JVM_END_TIMEOUT_S = 30
 _JVM_GONE_S = 0.5
 
-_SECRETS = (
-    "(?i)secret|password|token|credential|(access|account|private)[.]?key|keystore|sasl|jaas|[.]sas"
-)
-
 _SETTINGS: Mapping[str, str] = {
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
     "spark.sql.session.timeZone": "UTC",
     "spark.python.worker.reuse": "true",
     "spark.python.daemon.module": "embedstream.daemon",
@@ -86,6 +84,9 @@ def open_session(
         JvmEnded: Spark's JVM ended before it was to.
     """
     _use_java()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        # What spark-submit was given is known to its JVM, which runs already.
+        SparkContext._ensure_initialized()
     settings = _settings(config, pipeline, locations, lasting=lasting)
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
@@ -144,7 +145,7 @@ def _given_as_secret(config: SparkConfig) -> list[str]:
 def _hidden(config: SparkConfig) -> str:
     """What Spark's pages and logs hide: what is named like a secret, and what was given as one."""
     names = [name.removeprefix("spark.hadoop.") for name in _given_as_secret(config)]
-    return "|".join([_SECRETS, *map(re.escape, names)])
+    return "|".join([NAMES_OF_SECRETS, "keystore", "sasl", "jaas", *map(re.escape, names)])
 
 
 def _end(spark: SparkSession) -> None:
@@ -188,18 +189,24 @@ def _settings(
     *,
     lasting: bool = False,
 ) -> dict[str, str]:
+    given, submitted = revealed(config.options), SparkConf()
     settings = {
         **_SETTINGS,
-        "spark.redaction.regex": _hidden(config),
-        "spark.sql.redaction.options.regex": f"{_hidden(config)}|url",
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(pipeline.arrow_batch_rows),
         "spark.sql.execution.arrow.maxBytesPerBatch": str(pipeline.arrow_batch_bytes),
-        **revealed(config.options),
+        **given,
+        "spark.sql.extensions": _join([DELTA_EXTENSION], given.get("spark.sql.extensions")),
     }
+    for name, own in {
+        "spark.redaction.regex": _hidden(config),
+        "spark.sql.redaction.options.regex": f"{_hidden(config)}|url",
+    }.items():
+        settings[name] = f"(?i:{own})" + (f"|({given[name]})" if name in given else "")
     if config.jars == "fetch":
         jars = fetch_jars(_jar_sets(config, locations), default_jars_folder())
-        settings["spark.jars"] = ",".join(map(str, jars))
-    master = config.master or SparkConf().get("spark.master") or DEFAULT_MASTER
+        others = given.get("spark.jars") or submitted.get("spark.jars")
+        settings["spark.jars"] = _join(map(str, jars), others)
+    master = config.master or submitted.get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
         if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
@@ -207,10 +214,17 @@ def _settings(
     return {**settings, "spark.master": master}
 
 
+def _join(own: Iterable[str], others: str | None) -> str:
+    """A list as Spark writes it, each of its parts once."""
+    further = (part.strip() for part in (others or "").split(","))
+    return ",".join(dict.fromkeys([*own, *filter(None, further)]))
+
+
 def _jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[str]:
     if config.jar_sets is not None:
         return config.jar_sets
-    return ["spark", *(["s3"] if any(one.startswith("s3a:") for one in locations) else [])]
+    in_s3 = any(scheme_of(one) in ("s3", "s3a", "s3n") for one in locations)
+    return ["spark", *(["s3"] if in_s3 else [])]
 
 
 def _use_java() -> None:

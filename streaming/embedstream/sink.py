@@ -11,6 +11,7 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
 from embedstream.featurizer import OUTCOME_SCHEMA
+from embedstream.storage import Folder
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -108,9 +109,11 @@ def check_table(spark: SparkSession, path: str) -> int | None:
     """How many rows an existing table has; None where there is no table yet.
 
     Raises:
-        SetupError: what stands at the path is no Delta table, or lacks a column, or has one of
-            another type. Columns of yours beside ours are fine where they may be null.
+        SetupError: Spark cannot reach the path, or what is there is no Delta table, or lacks a
+            column, or has one of another type. Columns of yours beside ours are fine where they may
+            be null.
     """
+    Folder(spark, path).check_reachable()
     try:
         table = spark.read.format("delta").load(path)
         problems = _schema_problems(table.schema)

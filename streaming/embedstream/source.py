@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -22,6 +22,8 @@ from pyspark.sql.types import (
 )
 
 from embedstream.config import KafkaConfig, revealed
+from embedstream.config_options import find
+from embedstream.java_errors import causes, root_cause
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream_core.errors import SetupError
 
@@ -87,9 +89,10 @@ def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
 def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """The options of Spark's Kafka source, secrets in clear."""
     min_partitions = config.min_partitions or tasks_at_once(spark)
+    given = client_options(config)
     return {
-        **_OUTAGE,
-        **client_options(config),
+        **{name: value for name, value in _OUTAGE.items() if find(given, name) is None},
+        **given,
         **_subscription(config),
         **_first_start(config),
         "includeHeaders": "true",
@@ -104,7 +107,8 @@ def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
     """The most messages of one micro-batch: as configured, or by how much runs at once."""
     if config.max_offsets_per_trigger is not None:
         return config.max_offsets_per_trigger
-    return rows_a_commit(spark)
+    least = find(config.options, "minOffsetsPerTrigger") or 0
+    return max(rows_a_commit(spark), int(least))
 
 
 def client_options(config: KafkaConfig) -> dict[str, str]:
@@ -126,14 +130,18 @@ def _subscription(config: KafkaConfig) -> dict[str, str]:
 
 def _first_start(config: KafkaConfig) -> dict[str, str]:
     if config.starting_timestamp is not None:
-        milliseconds = int(config.starting_timestamp.timestamp() * 1000)
         return {
-            "startingTimestamp": str(milliseconds),
+            "startingTimestamp": str(_milliseconds(config.starting_timestamp)),
             # A partition without a message that new starts at its end, instead of failing.
             "startingOffsetsByTimestampStrategy": "latest",
         }
     offsets = config.starting_offsets
     return {"startingOffsets": offsets if isinstance(offsets, str) else json.dumps(offsets)}
+
+
+def _milliseconds(time: datetime) -> int:
+    """Since 1970, without the error of a float, which can be the millisecond before."""
+    return (time - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def _if_set(name: str, value: object) -> dict[str, str]:
@@ -175,7 +183,7 @@ def offsets_at(
     positions = [(name, number) for name, state in topics.items() for number in state.end]
     admin = _admin(spark, config)
     try:
-        moment = spec.forTimestamp(int(time.timestamp() * 1000))
+        moment = spec.forTimestamp(_milliseconds(time))
         found = _list_offsets(spark, admin, positions, moment)
     finally:
         admin.close()
@@ -238,14 +246,15 @@ def _admin(spark: SparkSession, config: KafkaConfig) -> Any:
     jvm: Any = spark.sparkContext._jvm
     properties = jvm.java.util.Properties()
     for name, value in client_options(config).items():
-        if name.startswith("kafka."):
-            properties.put(name.removeprefix("kafka."), value)
+        # As Spark does: it compares the names of options without their case.
+        if name.lower().startswith("kafka."):
+            properties.put(name.lower().removeprefix("kafka."), value)
     properties.put("request.timeout.ms", str(_ADMIN_TIMEOUT_MS // 2))
     properties.put("default.api.timeout.ms", str(_ADMIN_TIMEOUT_MS))
     try:
         return jvm.org.apache.kafka.clients.admin.Admin.create(properties)
     except Exception as error:
-        raise SetupError(_wrong_options(_root_cause(error))) from None
+        raise SetupError(_wrong_options(root_cause(error))) from None
 
 
 def _wanted_topics(spark: SparkSession, config: KafkaConfig, existing: set[str]) -> set[str]:
@@ -278,8 +287,8 @@ def _wrong_options(cause: str) -> str:
 
 
 def _refusal(servers: str, error: Exception) -> str:
-    told = _root_cause(error)
-    kinds = {cause.getClass().getSimpleName() for cause in _causes(error)}
+    told = root_cause(error)
+    kinds = {cause.getClass().getSimpleName() for cause in causes(error)}
     if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
         return (
             f"Kafka at {servers} refuses the credentials ({told}); correct kafka.sasl.mechanism "
@@ -294,20 +303,3 @@ def _refusal(servers: str, error: Exception) -> str:
         f"no Kafka broker answers at {servers} within {_ADMIN_TIMEOUT_MS // 1000} s ({told}); "
         "start it, or correct kafka.bootstrap_servers and kafka.options"
     )
-
-
-def _causes(error: Exception) -> list[Any]:
-    """The Java exceptions behind an error, each followed by its cause."""
-    causes: list[Any] = []
-    cause: Any = getattr(error, "java_exception", None)
-    while cause is not None:
-        causes.append(cause)
-        cause = cause.getCause()
-    return causes
-
-
-def _root_cause(error: Exception) -> str:
-    causes = _causes(error)
-    if not causes:
-        return str(error)
-    return str(causes[-1].getMessage() or causes[-1].getClass().getSimpleName())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from embedstream.java_errors import causes, root_cause
+from embedstream.locations import scheme_of
 from embedstream_core.errors import SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile", "check_writable", "disk_trouble"]
@@ -28,6 +32,25 @@ _LETS_BOTH_WRITE = {"file", "s3", "s3a", "s3n"}
 # HDFS and local disks refuse a second file by themselves; object stores only when they are asked.
 _CONDITIONAL_CREATE = "fs.option.create.conditional.overwrite"
 
+# What Hadoop raises where no jar has the file system of a scheme.
+_NO_FILE_SYSTEM = {
+    "UnsupportedFileSystemException",
+    "ClassNotFoundException",
+    "NoClassDefFoundError",
+}
+
+_WHERE_TO_FIND_IT: Mapping[str, str] = {
+    "abfs": "hadoop-azure has it",
+    "abfss": "hadoop-azure has it",
+    "dbfs": "only Databricks has it",
+    "gs": "Google's gcs-connector has it",
+    "s3": "write s3a://, which embedstream fetches",
+    "s3a": "add s3 to spark.jar_sets, which fetches it",
+    "s3n": "write s3a://, which embedstream fetches",
+    "wasb": "hadoop-azure has it",
+    "wasbs": "hadoop-azure has it",
+}
+
 _GOES_ON = "the stream goes on where it stopped, without a row lost or doubled"
 
 
@@ -38,17 +61,31 @@ class UnreadableFile(Exception):
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A folder, there or not. On a local disk a file that is written appears whole or not at all;
-    so it does on object stores."""
+    so it does on object stores.
+
+    Every method raises SetupError where Spark has no file system for the location, or cannot reach
+    it.
+    """
 
     spark: SparkSession
     location: str
+
+    def check_reachable(self) -> None:
+        """Ask for the folder, which need not be there.
+
+        Raises:
+            SetupError: Spark has no file system for the location, or cannot reach it.
+        """
+        with _translated(self.location):
+            self._files().exists(self._path())
 
     def folder(self, name: str) -> Folder:
         return Folder(self.spark, f"{self.location}/{name}")
 
     def keeps_writers_apart(self) -> bool:
         """Whether of two processes that create the same file one is refused."""
-        return self._files().getUri().getScheme() not in _LETS_BOTH_WRITE
+        with _translated(self.location):
+            return self._files().getUri().getScheme() not in _LETS_BOTH_WRITE
 
     def make_private(self) -> None:
         """Create it where there is none, on a local disk for its owner alone.
@@ -60,10 +97,10 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """The files and folders in it with their bytes, without hidden ones; none if not there."""
-        path, files = self._path(), self._files()
-        if not files.exists(path):
-            return {}
-        found = {status.getPath().getName(): status.getLen() for status in files.listStatus(path)}
+        with _translated(self.location):
+            path, files = self._path(), self._files()
+            listed = files.listStatus(path) if files.exists(path) else ()
+            found = {status.getPath().getName(): status.getLen() for status in listed}
         return {name: size for name, size in found.items() if not name.startswith(".")}
 
     def read(self, name: str) -> str | None:
@@ -72,10 +109,11 @@ class Folder:
         Raises:
             UnreadableFile: the file is there, but not its text.
         """
-        try:
+        with _translated(self.location):
             path, files = self._path(name), self._files()
             if not files.exists(path):
                 return None
+        try:
             stream = files.open(path)
             try:
                 return bytes(stream.readAllBytes()).decode()
@@ -94,36 +132,40 @@ class Folder:
         """
         if (local := self._local(name)) is not None:
             return _create_local(local, text)
-        path, files = self._path(name), self._files()
-        if files.exists(path):
-            return False
-        try:
-            builder = files.createFile(path).overwrite(False).opt(_CONDITIONAL_CREATE, True)
-            _write(builder.recursive().build(), text)
-        except Exception:
+        with _translated(self.location):
+            path, files = self._path(name), self._files()
             if files.exists(path):
                 return False
-            raise
+            try:
+                builder = files.createFile(path).overwrite(False).opt(_CONDITIONAL_CREATE, True)
+                _write(builder.recursive().build(), text)
+            except Exception:
+                if files.exists(path):
+                    return False
+                raise
         return True
 
     def replace(self, name: str, text: str) -> None:
         """Write a file, whether it is there or not."""
         if (local := self._local(name)) is not None:
             _replace_local(local, text)
-        else:
+            return
+        with _translated(self.location):
             _write(self._files().create(self._path(name), True), text)
 
     def delete(self, name: str) -> None:
         """Remove a file; fine if it is gone."""
-        self._files().delete(self._path(name), False)
+        with _translated(self.location):
+            self._files().delete(self._path(name), False)
 
     def remove_if_empty(self) -> None:
         """Remove the folder and the hidden files in it, unless it holds any other; fine if gone."""
-        path, files = self._path(), self._files()
-        if files.exists(path) and not self.sizes():
-            for status in files.listStatus(path):
-                files.delete(status.getPath(), False)
-            files.delete(path, False)
+        with _translated(self.location):
+            path, files = self._path(), self._files()
+            if files.exists(path) and not self.sizes():
+                for status in files.listStatus(path):
+                    files.delete(status.getPath(), False)
+                files.delete(path, False)
 
     def _path(self, name: str = "") -> Any:
         jvm: Any = self.spark.sparkContext._jvm
@@ -135,9 +177,39 @@ class Folder:
 
     def _local(self, name: str) -> Path | None:
         # Hadoop's own local file system looks whether a file is there and then overwrites it.
-        if self._files().getUri().getScheme() != "file":
-            return None
-        return Path(self._path(name).toUri().getPath())
+        with _translated(self.location):
+            if self._files().getUri().getScheme() != "file":
+                return None
+            return Path(self._path(name).toUri().getPath())
+
+
+@contextmanager
+def _translated(location: str) -> Iterator[None]:
+    """Turn what Java raises over a location into a SetupError."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        kinds = {cause.getClass().getSimpleName() for cause in causes(error)}
+        raise SetupError(explain_location(location, kinds, root_cause(error))) from error
+
+
+def explain_location(location: str, kinds: set[str], told: str) -> str:
+    """The sentence for a location over which Java raised exceptions of these kinds."""
+    if kinds & _NO_FILE_SYSTEM:
+        scheme = scheme_of(location) or ""
+        hint = _WHERE_TO_FIND_IT.get(scheme, "some jar has it")
+        return (
+            f"Spark has no file system for '{location}' ({told}): {hint}; a jar is added with "
+            "spark.jars or spark.jars.packages in spark.options, and `spark.jars: provided` says "
+            "that the cluster has it"
+        )
+    # Hadoop takes the name of an unknown host for a wrong argument.
+    if kinds & {"IllegalArgumentException"} and "UnknownHostException" not in kinds:
+        return f"'{location}' is no location that Spark can read ({told}); correct it"
+    return (
+        f"'{location}' cannot be reached ({told}); correct it, or its credentials and address in "
+        "spark.options (`spark.hadoop.fs.…`)"
+    )
 
 
 def check_writable(key: str, location: str) -> None:
@@ -178,10 +250,10 @@ def disk_trouble(error: Exception, locations: Mapping[str, str]) -> str | None:
 
 def _local_folder(location: str) -> Path | None:
     """The innermost part of a local location that is there; None for one that is elsewhere."""
-    if "://" in location:
+    if scheme_of(location) is not None:
         return None
     folder = Path(location)
-    while not folder.exists():
+    while not os.path.exists(folder):  # noqa: PTH110, for it takes what may not be seen as absent
         folder = folder.parent
     return folder
 

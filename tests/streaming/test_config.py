@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from embedstream.check import prepare
-from embedstream.config import Config, ConfigError, resolved_options, revealed
+from embedstream.cli import _time
+from embedstream.config import Config, ConfigError, KafkaConfig, resolved_options, revealed
 from embedstream.config_file import load_config
 from embedstream_core.decode import Preprocessing
 
@@ -153,7 +156,7 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
         ),
         (
             {"kafka": {"min_partitions": 0}},
-            "  kafka.min_partitions: should be greater than 0, not 0",
+            "  kafka.min_partitions: should be greater than 0, not '0'",
         ),
         (
             {"encoder": {"device": "tpu"}},
@@ -167,7 +170,8 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
             {"references": {"folders": "/pictures"}},
             "  references.folders: should be a valid tuple, not '/pictures'",
         ),
-        ({"checkpoint": 7}, "  checkpoint: should be a valid string, not 7"),
+        ({"checkpoint": [7]}, "  checkpoint: should be a valid string"),
+        ({"trigger": {"interval_s": "inf"}}, "  trigger.interval_s: should be a finite number"),
         ({"trigger": {"interval_s": -1}}, "  trigger.interval_s: should be greater than or equal"),
         ({"kafka": {"assign": {"images": "0"}}}, "  kafka.assign.images: should be a valid list"),
     ],
@@ -337,8 +341,9 @@ def test_a_topics_name_keeps_its_dots(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("kafka.subscribe", "--set takes key=value, .* not 'kafka.subscribe'"),
-        ("kafka.subscribe=[", r"the value of kafka\.subscribe is not YAML"),
-        ("kafka.subscribe=2026-13-45", r"the value of kafka\.subscribe is not YAML"),
+        ("kafka.subscribe=[", r"kafka: '\[' is no name of a topic"),
+        ("kafka.min_partitions=[", r"the value of kafka\.min_partitions is not YAML"),
+        ("spark.options={spark.a: 1, spark.a: 2}", "is not YAML: .* found a key twice in line 1"),
         ("kafka.subscrib=cats", r"kafka\.subscrib: unknown key; did you mean 'subscribe'"),
         ("=cats", "unknown key"),
     ],
@@ -391,9 +396,58 @@ def test_the_processes_environment_is_the_default(
     assert load_config(write(tmp_path, {})).kafka.subscribe == "cats"
 
 
-def test_a_mistyped_variable_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"kafka\.subscrib: unknown key"):
-        load(tmp_path, environment={"EMBEDSTREAM_KAFKA__SUBSCRIB": "cats"})
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("EMBEDSTREAM_KAFKA_SUBSCRIBE", "EMBEDSTREAM_KAFKA__SUBSCRIBE"),
+        ("EMBEDSTREAM_KAFKA__SUBSCRIB", "EMBEDSTREAM_KAFKA__SUBSCRIBE"),
+        ("EMBEDSTREAM_KAFAK__SUBSCRIBE", "EMBEDSTREAM_KAFKA__SUBSCRIBE"),
+        ("EMBEDSTREAM_CHECKPOINTS", "EMBEDSTREAM_CHECKPOINT"),
+        ("EMBEDSTREAM_CHECKPOINT__PATH", "EMBEDSTREAM_CHECKPOINT"),
+        ("EMBEDSTREAM_TABLE_PATH", "EMBEDSTREAM_TABLE__PATH"),
+        (
+            "EMBEDSTREAM_ENCODER__PREPROCESSING__CROP",
+            "EMBEDSTREAM_ENCODER__PREPROCESSING__CROP_PX",
+        ),
+        ("EMBEDSTREAM_JAR", "EMBEDSTREAM_JARS"),
+        ("EMBEDSTREAM_", None),
+    ],
+)
+def test_a_mistyped_variable_is_told(tmp_path: Path, name: str, nearest: str | None) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, environment={name: "cats"})
+    assert str(error.value).startswith(f"the environment variable {name} names no key")
+    assert (f"did you mean {nearest}?" in str(error.value)) == (nearest is not None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EMBEDSTREAM_JARS",
+        "EMBEDSTREAM_SEED",
+        # What Kubernetes sets for services called embedstream and embedstream-pages.
+        "EMBEDSTREAM_SERVICE_HOST",
+        "EMBEDSTREAM_SERVICE_PORT_HTTP",
+        "EMBEDSTREAM_PORT",
+        "EMBEDSTREAM_PORT_8080_TCP_ADDR",
+        "EMBEDSTREAM_PAGES_SERVICE_HOST",
+        "EMBEDSTREAM_PAGES_PORT_443_TCP",
+    ],
+)
+def test_a_variable_for_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, environment={name: "cats"}) == load(tmp_path)
+
+
+def test_every_variable_of_the_project_is_known(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    places = [root / "Dockerfile", root / "docker-compose.yml", root / "Makefile"]
+    for folder in ("core", "streaming", "tests/faults", "benchmarks", "scripts"):
+        places += (root / folder).rglob("*.py")
+    texts = [place.read_text(encoding="utf-8") for place in places]
+    named = {name for text in texts for name in re.findall(r"\bEMBEDSTREAM_[A-Z_]+\b", text)}
+
+    assert named > {"EMBEDSTREAM_JARS", "EMBEDSTREAM_SEED", "EMBEDSTREAM_TABLE__PATH"}
+    assert load(tmp_path, environment=dict.fromkeys(named, "images")).table.path.endswith("images")
 
 
 def test_an_empty_section_can_be_filled(tmp_path: Path) -> None:
@@ -557,7 +611,7 @@ def test_a_file_that_is_not_yaml_is_told_without_its_secrets(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kafka": {"options": {"kafka.ssl.key.password": "env:TEST_SECRET"}, "subscribe": 5}},
+        {"kafka": {"options": {"kafka.ssl.key.password": "env:TEST_SECRET"}, "assign": 5}},
         {"spark": {"options": {"x.secret": "env:TEST_SECRET"}}},
     ],
 )
@@ -625,6 +679,120 @@ def test_places_do_not_depend_on_the_working_folder(
     assert config.table.path == str(tmp_path / "table")
     assert config.checkpoint == "s3a://bucket/checkpoint"
     assert config.references.folders == ("/home/me/pictures",)
+
+
+@pytest.mark.parametrize("text", ["2024", "1e3", "1.50", "on", "0x10", "0123", "2026-01-31", "1_0"])
+def test_a_text_is_the_text_that_was_written(tmp_path: Path, text: str) -> None:
+    """Although YAML has numbers, dates and truth values that are written so."""
+    keys = {"subscribe": f"kafka.subscribe={text}", "app_name": f"spark.app_name={text}"}
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        f"{{kafka: {{bootstrap_servers: x, subscribe: {text}}}, table: {{path: t}}, checkpoint: c,"
+        f" spark: {{app_name: {text}}}, references: {{hosts: [{text}]}}}}"
+    )
+    configs = [
+        load_config(path, environment={}),
+        load(tmp_path, {}, *keys.values(), f"references.hosts=[{text}]"),
+        load(
+            tmp_path,
+            environment={
+                "EMBEDSTREAM_KAFKA__SUBSCRIBE": text,
+                "EMBEDSTREAM_SPARK__APP_NAME": text,
+                "EMBEDSTREAM_REFERENCES__HOSTS": f"[{text}]",
+            },
+        ),
+    ]
+    for config in configs:
+        assert (config.kafka.subscribe, config.spark.app_name) == (text, text)
+        assert config.references.hosts == (text,)
+
+
+def test_a_topic_that_is_a_number_has_partitions(tmp_path: Path) -> None:
+    config = load(tmp_path, {"kafka": {"subscribe": None}}, "kafka.assign={2024: [0, 1]}")
+    assert config.kafka.assign == {"2024": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "override", ["kafka.subscribe=null", "kafka.subscribe=~", "kafka.subscribe="]
+)
+def test_null_takes_a_text_away(tmp_path: Path, override: str) -> None:
+    config = load(tmp_path, {}, override, "kafka.subscribe_pattern=[a-z]+")
+    assert config.kafka.subscribe is None
+    assert config.kafka.subscribe_pattern == "[a-z]+"
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("spark.app_name='null'", "null"),
+        ('spark.app_name="2024"', "2024"),
+        ("spark.app_name=day: 7", "day: 7"),
+        ("spark.app_name=[a", "[a"),
+        ("spark.app_name=*", "*"),
+        ("spark.app_name=@home", "@home"),
+    ],
+)
+def test_of_a_text_only_quotes_and_null_are_yaml(tmp_path: Path, override: str, name: str) -> None:
+    assert load(tmp_path, {}, override).spark.app_name == name
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("true", "true"), ("Yes", "true"), ("off", "false"), ("'yes'", "yes"), ("0123", "0123")],
+)
+def test_an_option_is_a_truth_value_as_spark_writes_it(
+    tmp_path: Path, given: str, value: str
+) -> None:
+    config = load(tmp_path, {}, f"spark.options.spark.x={given}")
+    assert config.spark.options == {"spark.x": value}
+
+
+@pytest.mark.parametrize(("given", "value"), [("on", "on"), ("true", "on"), ("no", "off")])
+def test_a_switch_is_a_truth_value(tmp_path: Path, given: str, value: str) -> None:
+    assert load(tmp_path, {}, f"pipeline.dedupe={given}").pipeline.dedupe == value
+
+
+@pytest.mark.parametrize(
+    ("given", "utc"),
+    [
+        ("2026-01-31T12:00:00", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31 12:00:00", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31T12:00", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31T12:00:00+01:00", "2026-01-31T11:00:00+00:00"),
+    ],
+)
+def test_a_time_without_a_zone_is_in_utc(
+    tmp_path: Path, new_york: None, given: str, utc: str
+) -> None:
+    wanted = datetime.fromisoformat(utc)
+    start = load(tmp_path, {}, f"kafka.starting_timestamp={given}").kafka.starting_timestamp
+    assert start == wanted
+    assert _time("--since", given) == wanted
+
+
+def test_times_and_dates_of_python_are_in_utc_too(new_york: None) -> None:
+    kafka = MINIMAL["kafka"]
+    for given in (datetime(2026, 1, 31), date(2026, 1, 31)):
+        config = KafkaConfig.model_validate({**kafka, "starting_timestamp": given})
+        assert config.starting_timestamp == datetime(2026, 1, 31, tzinfo=UTC)
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that is not in UTC."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize("topics", ["", ",", "cats,", "a b", "möwe", "x" * 250])
+def test_what_is_no_name_of_a_topic_is_refused(tmp_path: Path, topics: str) -> None:
+    (_, line) = problems(tmp_path, {"kafka": {"subscribe": topics}})
+    assert "is no name of a topic" in line
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
