@@ -211,7 +211,9 @@ def _explain_one(problem: Any, tree: Mapping[str, Any]) -> str:
         case "missing":
             return f"  {'.'.join(map(str, problem['loc']))}: required, but not given"
         case "value_error":
-            return f"  {key}: {problem['ctx']['error']}"
+            # An error of several sections names their keys itself.
+            subject = f"{key}: " if location else ""
+            return f"  {subject}{problem['ctx']['error']}"
         case _:
             message = problem["msg"].removeprefix("Input ")
             shown = _shown(problem["type"], location, _value_at(tree, location))

@@ -37,8 +37,20 @@ Any key can also be given outside the file:
 `--set 'references.hosts=[images.example.com]'` gives a list. A map is merged into the map that it
 overrides; any other value replaces the former one.
 
-Unknown keys are errors. Of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`, exactly
-one is given. Relative paths start at the working directory.
+Where a text belongs it is the text that was written: a topic may be called 2024, 1e3 or `on`. Only
+null takes a key away. A time without a zone is in UTC.
+
+Unknown keys are errors, and so are variables of the environment that begin with `EMBEDSTREAM_` and
+name no key. Of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`, exactly one is
+given.
+
+Relative paths start at the working directory. What begins with a scheme, such as `hdfs:/` or
+`s3a://`, is a location on a file system of Spark's, which needs its jar: that of `s3a` is fetched.
+
+`kafka.options` and `spark.options` reach Spark as they are given. What has a key of its own, such
+as `failOnDataLoss` or `spark.master`, is refused with that key, and what the stream needs as it is
+with the reason. `spark.jars`, `spark.sql.extensions` and the patterns of `spark.redaction.regex`
+are added to those of embedstream.
 
 Secrets stay out of the file: the values of `kafka.options` and `spark.options` may name them.
 
@@ -46,7 +58,7 @@ Secrets stay out of the file: the values of `kafka.options` and `spark.options` 
 - `file:PATH` is the content of a file, without the space around it.
 - `${env:NAME}` and `${file:PATH}` stand within a longer value.
 
-There, a password, secret, token or credential in plain text is an error."""
+There, a password, secret, token, credential or access key in plain text is an error."""
 
 _TABLE_HEAD = "| Key | Type | Default | Meaning |\n| --- | --- | --- | --- |"
 _LIMITS = {"minimum": "from {}", "maximum": "up to {}", "pattern": "like `{}`"}

@@ -206,7 +206,7 @@ def test_where_the_cluster_has_the_jars_it_has_the_catalog() -> None:
 @pytest.mark.parametrize("key", ["table.path", "checkpoint"])
 @pytest.mark.parametrize("location", ["s3://bucket/x", "s3n://bucket/x", "S3://bucket/x"])
 def test_s3_is_s3a_where_jars_are_fetched(key: str, location: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key} 's3n?://bucket/x': .* write s3a://"):
+    with pytest.raises(ConfigError, match=rf"\n  {key} 's3n?://bucket/x': .* write s3a://"):
         load_config(LOCAL, [f"{key}={location}"], environment={})
 
 

@@ -74,9 +74,17 @@ def test_a_folder_is_searched_to_its_depths_in_order(tmp_path: Path) -> None:
     assert find_images([tmp_path]) == [a, deep, b, upper]
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "gif", "bmp", "PNG"])
+@pytest.mark.parametrize(
+    "suffix",
+    ["jpg", "jpeg", "jpe", "jfif", "JFIF", "png", "apng", "webp", "gif", "bmp", "PNG", "Jpg"],
+)
 def test_every_suffix_of_an_image_is_found(tmp_path: Path, suffix: str) -> None:
     found = files(tmp_path, f"picture.{suffix}")
+    assert find_images([tmp_path]) == found
+
+
+def test_names_that_cameras_and_systems_give_are_found(tmp_path: Path) -> None:
+    found = files(tmp_path, ".hidden.png", ".thumbnails/a.png", "_DSC0001.JPG", "a [1] {b}.png")
     assert find_images([tmp_path]) == found
 
 
@@ -111,7 +119,7 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
 
 def test_no_image_at_all_is_told_with_the_suffixes(tmp_path: Path) -> None:
     files(tmp_path, "notes.txt")
-    with pytest.raises(SetupError, match=r"no image \(\.bmp, \.gif, \.jpeg, \.jpg, \.png, \.webp"):
+    with pytest.raises(SetupError, match=r"no image \(\.apng, \.bmp, .*, \.jfif, .*, \.webp\)"):
         find_images([tmp_path])
 
 

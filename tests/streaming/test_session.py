@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 import pytest
 
-from embedstream import terminal
+from embedstream import session, terminal
 from embedstream.config import Config, PipelineConfig, SparkConfig
+from embedstream.config_options import DELTA_EXTENSION
 from embedstream.job import Until
 from embedstream.session import _jar_sets, _settings
 from embedstream_core.errors import SetupError
@@ -85,6 +88,8 @@ def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "s3a://bucket/table", ["spark", "s3"]),
         (("spark",), "s3a://bucket/table", ["spark"]),
         (("spark", "s3"), "/data/table", ["spark", "s3"]),
+        (None, "s3://bucket/table", ["spark", "s3"]),
+        (None, "/data/s3a:table", ["spark"]),
     ],
 )
 def test_locations_in_s3_bring_its_file_system(
@@ -93,3 +98,29 @@ def test_locations_in_s3_bring_its_file_system(
     config = SparkConfig(jar_sets=configured)
 
     assert list(_jar_sets(config, ["/data/checkpoint", location])) == sets
+
+
+def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No jar, extension or pattern gives way to another."""
+    monkeypatch.setattr(session, "fetch_jars", lambda *_: [Path("/own/delta.jar")])
+    own = _settings(SparkConfig(), PipelineConfig())
+    given = {
+        "spark.jars": "/my/udf.jar, /own/delta.jar",
+        "spark.sql.extensions": f"my.Extension,{DELTA_EXTENSION}",
+        "spark.redaction.regex": "licence",
+        "spark.sql.redaction.options.regex": "licence|x",
+    }
+
+    merged = _settings(SparkConfig(options=given), PipelineConfig())
+
+    assert merged["spark.jars"] == "/own/delta.jar,/my/udf.jar"
+    assert merged["spark.sql.extensions"] == f"{DELTA_EXTENSION},my.Extension"
+    for name in ("spark.redaction.regex", "spark.sql.redaction.options.regex"):
+        assert merged[name] == f"{own[name]}|({given[name]})"
+        assert re.search(merged[name], "the.licence")
+        assert not re.search(merged[name], "spark.app.name")
+
+
+def test_any_other_setting_is_as_it_was_given() -> None:
+    given = {"spark.sql.shuffle.partitions": "7", "spark.driver.host": "me", "spark.x": "y"}
+    assert settings("local[2]", given).items() >= given.items()
