@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from embedstream.config_options import check_kafka_options, check_spark_options, find
+from embedstream.config_options import check_kafka_options, check_spark_options
 from embedstream.config_secrets import Options, Properties, TruthText, revealed
 from embedstream.locations import LocationError, absolute_location, local_folder, scheme_of
 from embedstream_core.errors import SetupError
@@ -125,24 +125,18 @@ class KafkaConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> KafkaConfig:
-        check_kafka_options(self.options)
-        least, most = find(self.options, "minOffsetsPerTrigger"), self.max_offsets_per_trigger
-        if least is not None and most is not None and int(least) > most:
-            raise ValueError(
-                f"minOffsetsPerTrigger is {least}, more than max_offsets_per_trigger, {most}"
-            )
+        check_kafka_options(self.options, max_offsets_per_trigger=self.max_offsets_per_trigger)
         chosen = [self.subscribe, self.subscribe_pattern, self.assign]
         if sum(choice is not None for choice in chosen) != 1:
             raise ValueError("give exactly one of subscribe, subscribe_pattern and assign")
         if self.starting_timestamp and "starting_offsets" in self.model_fields_set:
             raise ValueError("give starting_offsets or starting_timestamp, not both")
-        named = (self.subscribe or "").split(",") if self.assign is None else list(self.assign)
-        if self.subscribe_pattern is None:
-            for topic in named:
-                if not _TOPIC.fullmatch(topic.strip()):
-                    raise ValueError(
-                        f"'{topic}' is no name of a topic: up to 249 letters, digits, '.', '_', '-'"
-                    )
+        subscribed = () if self.subscribe is None else self.subscribe.split(",")
+        for topic in (*subscribed, *(self.assign or ())):
+            if not _TOPIC.fullmatch(topic.strip()):
+                raise ValueError(
+                    f"'{topic}' is no name of a topic: up to 249 letters, digits, '.', '_', '-'"
+                )
         return self
 
 

@@ -95,15 +95,15 @@ def _from_environment(environment: Mapping[str, str]) -> Iterable[Setting]:
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _OTHER_VARIABLES:
             continue
         keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        fields = _fields(keys)
+        fields = _find_fields(keys)
         if len(fields) == len(keys) or any(_may_be_map(field.annotation) for field in fields[-1:]):
-            yield keys, _value(name, value, fields, keys)
+            yield keys, _read_value(name, value, keys)
         elif not _OF_A_SERVICE.search(name):
-            raise ConfigError(_unknown_variable(name))
+            raise ConfigError(_explain_variable(name))
 
 
-def _unknown_variable(name: str) -> str:
-    known = [f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _all_keys(Config)]
+def _explain_variable(name: str) -> str:
+    known = [f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _list_keys(Config)]
     nearest = difflib.get_close_matches(name, [*known, *_OTHER_VARIABLES], n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return (
@@ -112,11 +112,11 @@ def _unknown_variable(name: str) -> str:
     )
 
 
-def _all_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+def _list_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
         if (inner := _as_section(field.annotation)) is not None:
-            yield from _all_keys(inner, f"{prefix}{name}.")
+            yield from _list_keys(inner, f"{prefix}{name}.")
 
 
 def _from_override(override: str) -> Setting:
@@ -124,14 +124,15 @@ def _from_override(override: str) -> Setting:
     if not equals:
         raise ConfigError(f"--set takes key=value, as kafka.subscribe=images; not '{override}'")
     keys = _split_key(key.strip())
-    return keys, _value(key.strip(), value, _fields(keys), keys)
+    return keys, _read_value(key.strip(), value, keys)
 
 
-def _value(name: str, value: str, fields: Sequence[FieldInfo], keys: Sequence[str]) -> object:
+def _read_value(name: str, value: str, keys: Sequence[str]) -> object:
     """The value that stands outside a file for a key: a text as written, anything else in YAML.
 
     Of a text only quotes are YAML's, and null.
     """
+    fields = _find_fields(keys)
     is_text = len(fields) == len(keys) and _is_text(fields[-1].annotation)
     try:
         read = read_yaml(value, f"the value of {name}")
@@ -142,7 +143,7 @@ def _value(name: str, value: str, fields: Sequence[FieldInfo], keys: Sequence[st
     return read if not is_text or read is None or isinstance(read, str) else value.strip()
 
 
-def _fields(keys: Sequence[str]) -> list[FieldInfo]:
+def _find_fields(keys: Sequence[str]) -> list[FieldInfo]:
     """The fields that the keys lead to, one inside the other, as far as there are some."""
     section: type[BaseModel] | None = Config
     found: list[FieldInfo] = []
@@ -158,7 +159,7 @@ def _fields(keys: Sequence[str]) -> list[FieldInfo]:
 def _split_key(key: str) -> list[str]:
     """Split at dots, but leave whole the name of an option or a topic, which may have dots."""
     keys = key.split(".")
-    fields = _fields(keys)
+    fields = _find_fields(keys)
     if 0 < len(fields) < len(keys) and _may_be_map(fields[-1].annotation):
         return [*keys[: len(fields)], ".".join(keys[len(fields) :])]
     return keys
@@ -249,7 +250,7 @@ def _value_at(tree: Any, location: Sequence[str | int]) -> object:
 
 
 def _choices(location: Sequence[str | int]) -> str:
-    fields = _fields([str(part) for part in location[:-1]])
+    fields = _find_fields([str(part) for part in location[:-1]])
     section = (_as_section(fields[-1].annotation) if fields else None) or Config
     known = list(section.model_fields)
     nearest = difflib.get_close_matches(str(location[-1]), known, n=1)

@@ -12,7 +12,13 @@ from pydantic import SecretStr
 
 from embedstream.config_secrets import revealed
 
-__all__ = ["DELTA_CATALOG", "DELTA_EXTENSION", "check_kafka_options", "check_spark_options", "find"]
+__all__ = [
+    "DELTA_CATALOG",
+    "DELTA_EXTENSION",
+    "check_kafka_options",
+    "check_spark_options",
+    "find_option",
+]
 
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
@@ -56,7 +62,7 @@ _KAFKA_NUMBERS = (
     "fetchOffset.numRetries",
     "fetchOffset.retryIntervalMs",
 )
-# All that Spark 4.2's source takes besides; see KafkaSourceProvider and KafkaMicroBatchStream.
+# All that Spark 4.2's source also takes; see KafkaSourceProvider and KafkaMicroBatchStream.
 _KAFKA_FREE = (*_KAFKA_NUMBERS, "maxTriggerDelay", "groupIdPrefix")
 
 _SPARK_KEYS: Mapping[str, str] = {
@@ -93,13 +99,13 @@ _SPARK_NEEDED: Mapping[str, tuple[str, str]] = {
 _CATALOG = "spark.sql.catalog.spark_catalog"
 
 
-def find(options: Values, name: str) -> str | None:
+def find_option(options: Values, name: str) -> str | None:
     """The value of an option of a data source, whose names Spark compares without their case."""
-    known = _spelling(name, options)
+    known = _find_spelling(name, options)
     return None if known is None else revealed(options)[known]
 
 
-def check_kafka_options(options: Values) -> None:
+def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None) -> None:
     """
     Raises:
         ValueError: one is not to be given, or is none of Spark's; the message names it.
@@ -107,12 +113,18 @@ def check_kafka_options(options: Values) -> None:
     _refuse_doubles(options)
     for name, value in revealed(options).items():
         _refuse_own(name, _KAFKA_KEYS, _KAFKA_FIXED, section="kafka")
-        if _spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
+        if _find_spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
             raise ValueError(f"the value of '{name}' is a whole number")
-        if not _spelling(name, _KAFKA_FREE) and not name.lower().startswith("kafka."):
+        if not _find_spelling(name, _KAFKA_FREE) and not name.lower().startswith("kafka."):
+            nearest = _find_nearest(name)
             raise ValueError(
-                f"'{name}' is no option of Spark's Kafka source; did you mean '{_nearest(name)}'?"
+                f"'{name}' is no option of Spark's Kafka source; did you mean '{nearest}'?"
             )
+    least, most = find_option(options, "minOffsetsPerTrigger"), max_offsets_per_trigger
+    if least is not None and most is not None and int(least) > most:
+        raise ValueError(
+            f"minOffsetsPerTrigger is {least}, more than kafka.max_offsets_per_trigger, {most}"
+        )
 
 
 def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) -> None:
@@ -128,7 +140,7 @@ def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) 
         if not name.startswith("spark."):
             raise ValueError(f"'{name}' is no setting of Spark: all begin with 'spark.'")
         _refuse_own(name, _SPARK_KEYS, _SPARK_FIXED, section="spark")
-        if known := _spelling(name, needed):
+        if known := _find_spelling(name, needed):
             wanted, reason = needed[known]
             if (name, value) != (known, wanted):
                 raise ValueError(
@@ -139,9 +151,9 @@ def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) 
 def _refuse_own(
     name: str, keys: Mapping[str, str], fixed: Mapping[str, str], *, section: str
 ) -> None:
-    if known := _spelling(name, keys):
+    if known := _find_spelling(name, keys):
         raise ValueError(f"'{name}' has a key of its own: set {keys[known]}, not {section}.options")
-    if known := _spelling(name, fixed):
+    if known := _find_spelling(name, fixed):
         raise ValueError(f"'{name}' cannot be set: {fixed[known]}")
 
 
@@ -152,12 +164,12 @@ def _refuse_doubles(options: Values) -> None:
             raise ValueError(f"'{other}' and '{name}' are one option: give it once")
 
 
-def _spelling(name: str, known: Iterable[str]) -> str | None:
+def _find_spelling(name: str, known: Iterable[str]) -> str | None:
     """How the known one is written that differs at most in case."""
     return next((one for one in known if one.lower() == name.lower()), None)
 
 
-def _nearest(name: str) -> str:
+def _find_nearest(name: str) -> str:
     known = {one.lower(): one for one in (*_KAFKA_FREE, *_KAFKA_KEYS, *_KAFKA_FIXED)}
     found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
     return known[found[0]] if found else f"kafka.{name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["LocationError", "absolute_location", "local_folder", "scheme_of"]
+__all__ = ["LocationError", "absolute_location", "local_folder", "local_path", "scheme_of"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STORES = {"abfs", "abfss", "gs", "s3", "s3a", "s3n", "wasb", "wasbs"}
@@ -27,7 +27,7 @@ def scheme_of(location: str) -> str | None:
 def absolute_location(location: str) -> str:
     """Make a path absolute, so that it does not depend on the working folder; keep a URI.
 
-    A `file:` URI becomes a path. As in Hadoop, `%20` in it stands for itself.
+    A `file:` URI stays one: where Hadoop is set up, a path alone can be on HDFS.
 
     Raises:
         LocationError: it is no URI of a folder, or it holds a password.
@@ -36,12 +36,12 @@ def absolute_location(location: str) -> str:
         raise LocationError("a location holds no NUL character")
     scheme = scheme_of(location)
     if scheme is None:
-        return _absolute(location)
+        return _make_absolute(location)
     rest = location[len(scheme) + 1 :]
     if _PASSWORD.match(rest):
         raise LocationError("a location holds no password; give the credentials in spark.options")
     if scheme == "file":
-        return _path_of_file_uri(location, rest)
+        return f"file://{_read_file_uri(location, rest)}"
     if not rest.startswith("/"):
         raise LocationError(
             f"after '{scheme}:' comes a slash, and in '{location}' it does not; a local folder of "
@@ -58,20 +58,29 @@ def local_folder(location: str) -> str:
     Raises:
         LocationError: it is elsewhere.
     """
-    absolute = absolute_location(location)
-    if scheme_of(absolute) is not None:
+    path = local_path(absolute_location(location))
+    if path is None:
         raise LocationError(f"'{location}' is on no local disk: write the path of a local one")
-    return absolute
+    return str(path)
 
 
-def _path_of_file_uri(location: str, rest: str) -> str:
+def local_path(location: str) -> Path | None:
+    """The path of an absolute location on a local disk; None for one that is elsewhere.
+
+    As in Hadoop, `%20` in a `file:` URI stands for itself.
+    """
+    is_local = scheme_of(location) in (None, "file")
+    return Path(location.removeprefix("file://")) if is_local else None
+
+
+def _read_file_uri(location: str, rest: str) -> str:
     host, slash, path = rest.removeprefix("//").partition("/")
     if not slash or host not in ("", "localhost"):
         raise LocationError(f"'{location}' is no absolute path: write it as file:///FOLDER")
-    return _absolute(f"/{path}")
+    return _make_absolute(f"/{path}")
 
 
-def _absolute(path: str) -> str:
+def _make_absolute(path: str) -> str:
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError:

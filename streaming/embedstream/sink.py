@@ -88,8 +88,10 @@ def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWrit
 def compact(spark: SparkSession, path: str) -> None:
     """Join the table's small files. Appends go on meanwhile."""
     session = spark.newSession()
+    given = spark.sparkContext.getConf()
     for name, value in _COMPACTION.items():
-        session.conf.set(name, value)
+        if not given.contains(name):
+            session.conf.set(name, value)
     session.sql(f"OPTIMIZE {table_name(path)}")
 
 

@@ -22,7 +22,7 @@ from pyspark.sql.types import (
 )
 
 from embedstream.config import KafkaConfig, revealed
-from embedstream.config_options import find
+from embedstream.config_options import find_option
 from embedstream.java_errors import causes, root_cause
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream_core.errors import SetupError
@@ -91,7 +91,7 @@ def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     min_partitions = config.min_partitions or tasks_at_once(spark)
     given = client_options(config)
     return {
-        **{name: value for name, value in _OUTAGE.items() if find(given, name) is None},
+        **{name: value for name, value in _OUTAGE.items() if find_option(given, name) is None},
         **given,
         **_subscription(config),
         **_first_start(config),
@@ -107,7 +107,7 @@ def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
     """The most messages of one micro-batch: as configured, or by how much runs at once."""
     if config.max_offsets_per_trigger is not None:
         return config.max_offsets_per_trigger
-    least = find(config.options, "minOffsetsPerTrigger") or 0
+    least = find_option(config.options, "minOffsetsPerTrigger") or 0
     return max(rows_a_commit(spark), int(least))
 
 
@@ -131,7 +131,7 @@ def _subscription(config: KafkaConfig) -> dict[str, str]:
 def _first_start(config: KafkaConfig) -> dict[str, str]:
     if config.starting_timestamp is not None:
         return {
-            "startingTimestamp": str(_milliseconds(config.starting_timestamp)),
+            "startingTimestamp": str(_to_milliseconds(config.starting_timestamp)),
             # A partition without a message that new starts at its end, instead of failing.
             "startingOffsetsByTimestampStrategy": "latest",
         }
@@ -139,7 +139,7 @@ def _first_start(config: KafkaConfig) -> dict[str, str]:
     return {"startingOffsets": offsets if isinstance(offsets, str) else json.dumps(offsets)}
 
 
-def _milliseconds(time: datetime) -> int:
+def _to_milliseconds(time: datetime) -> int:
     """Since 1970, without the error of a float, which can be the millisecond before."""
     return (time - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
@@ -183,7 +183,7 @@ def offsets_at(
     positions = [(name, number) for name, state in topics.items() for number in state.end]
     admin = _admin(spark, config)
     try:
-        moment = spec.forTimestamp(_milliseconds(time))
+        moment = spec.forTimestamp(_to_milliseconds(time))
         found = _list_offsets(spark, admin, positions, moment)
     finally:
         admin.close()

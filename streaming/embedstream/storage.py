@@ -16,7 +16,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from embedstream.java_errors import causes, root_cause
-from embedstream.locations import scheme_of
+from embedstream.locations import local_path, scheme_of
 from embedstream_core.errors import SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile", "check_writable", "disk_trouble"]
@@ -76,7 +76,7 @@ class Folder:
         Raises:
             SetupError: Spark has no file system for the location, or cannot reach it.
         """
-        with _translated(self.location):
+        with _translate_errors(self.location):
             self._files().exists(self._path())
 
     def folder(self, name: str) -> Folder:
@@ -84,7 +84,7 @@ class Folder:
 
     def keeps_writers_apart(self) -> bool:
         """Whether of two processes that create the same file one is refused."""
-        with _translated(self.location):
+        with _translate_errors(self.location):
             return self._files().getUri().getScheme() not in _LETS_BOTH_WRITE
 
     def make_private(self) -> None:
@@ -97,7 +97,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """The files and folders in it with their bytes, without hidden ones; none if not there."""
-        with _translated(self.location):
+        with _translate_errors(self.location):
             path, files = self._path(), self._files()
             listed = files.listStatus(path) if files.exists(path) else ()
             found = {status.getPath().getName(): status.getLen() for status in listed}
@@ -109,7 +109,7 @@ class Folder:
         Raises:
             UnreadableFile: the file is there, but not its text.
         """
-        with _translated(self.location):
+        with _translate_errors(self.location):
             path, files = self._path(name), self._files()
             if not files.exists(path):
                 return None
@@ -132,7 +132,7 @@ class Folder:
         """
         if (local := self._local(name)) is not None:
             return _create_local(local, text)
-        with _translated(self.location):
+        with _translate_errors(self.location):
             path, files = self._path(name), self._files()
             if files.exists(path):
                 return False
@@ -150,17 +150,17 @@ class Folder:
         if (local := self._local(name)) is not None:
             _replace_local(local, text)
             return
-        with _translated(self.location):
+        with _translate_errors(self.location):
             _write(self._files().create(self._path(name), True), text)
 
     def delete(self, name: str) -> None:
         """Remove a file; fine if it is gone."""
-        with _translated(self.location):
+        with _translate_errors(self.location):
             self._files().delete(self._path(name), False)
 
     def remove_if_empty(self) -> None:
         """Remove the folder and the hidden files in it, unless it holds any other; fine if gone."""
-        with _translated(self.location):
+        with _translate_errors(self.location):
             path, files = self._path(), self._files()
             if files.exists(path) and not self.sizes():
                 for status in files.listStatus(path):
@@ -177,14 +177,14 @@ class Folder:
 
     def _local(self, name: str) -> Path | None:
         # Hadoop's own local file system looks whether a file is there and then overwrites it.
-        with _translated(self.location):
+        with _translate_errors(self.location):
             if self._files().getUri().getScheme() != "file":
                 return None
             return Path(self._path(name).toUri().getPath())
 
 
 @contextmanager
-def _translated(location: str) -> Iterator[None]:
+def _translate_errors(location: str) -> Iterator[None]:
     """Turn what Java raises over a location into a SetupError."""
     try:
         yield
@@ -250,9 +250,9 @@ def disk_trouble(error: Exception, locations: Mapping[str, str]) -> str | None:
 
 def _local_folder(location: str) -> Path | None:
     """The innermost part of a local location that is there; None for one that is elsewhere."""
-    if scheme_of(location) is not None:
+    folder = local_path(location)
+    if folder is None:
         return None
-    folder = Path(location)
     while not os.path.exists(folder):  # noqa: PTH110, for it takes what may not be seen as absent
         folder = folder.parent
     return folder

@@ -9,7 +9,13 @@ import pytest
 
 from embedstream.config import ConfigError
 from embedstream.config_file import load_config
-from embedstream.locations import LocationError, absolute_location, local_folder, scheme_of
+from embedstream.locations import (
+    LocationError,
+    absolute_location,
+    local_folder,
+    local_path,
+    scheme_of,
+)
 from embedstream.storage import check_writable, disk_trouble, explain_location
 from embedstream_core.errors import SetupError
 
@@ -53,16 +59,19 @@ def test_a_uri_stays(location: str) -> None:
         ("file:///data/a%20b/", "/data/a%20b"),
     ],
 )
-def test_what_is_on_a_local_disk_is_a_path(
+def test_what_is_on_a_local_disk_has_an_absolute_path(
     location: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     wanted = path.format(here=tmp_path)
-    assert absolute_location(location) == local_folder(location) == wanted
+    # Where Hadoop is set up, a path alone can be on HDFS.
+    uri = f"file://{wanted}" if scheme_of(location) else wanted
+    assert absolute_location(location) == uri
+    assert local_folder(location) == str(local_path(uri)) == wanted
     overrides = [f"{key}={location}" for key in ("table.path", "checkpoint", "spark.log_file")]
     config = load_config(LOCAL, [*overrides, f"references.folders=[{location}]"])
-    assert config.locations == [wanted, wanted]
+    assert config.locations == [uri, uri]
     assert (config.spark.log_file, config.references.folders) == (wanted, (wanted,))
 
 
@@ -101,6 +110,7 @@ def test_the_scheme_of_a_location(location: str, scheme: str | None) -> None:
 
 @pytest.mark.parametrize("location", ["dbfs:/mnt/t", "hdfs:/t", "s3a://bucket/t"])
 def test_what_is_elsewhere_is_on_no_local_disk(location: str) -> None:
+    assert local_path(location) is None
     check_writable("table.path", location)
     assert disk_trouble(Exception("No space left on device"), {"table.path": location}) is None
 
