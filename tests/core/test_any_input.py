@@ -1,7 +1,7 @@
-"""Whatever bytes, JSON and references come: one outcome per item, and sound neighbours stay right.
+"""Whatever bytes, JSON and references come: one outcome per item, and neighbours stay right.
 
-Hypothesis drives the way of a message through parsing, fetching, decoding and embedding, by the fast
-path and by the careful one.
+Hypothesis drives messages through parsing, fetching, decoding and embedding, in this process and in
+a child's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -35,10 +35,7 @@ from pictures import encoded, mutated
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-# Nothing shrinks to less than its reason, and the time is the machine's.
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few, many = (settings(max_examples=count, deadline=None) for count in (60, 400))
 
 
 class MeanColour(nn.Module):
@@ -137,7 +134,7 @@ def parsed(
     )
 
 
-@quick
+@many
 @given(contents=st.lists(st.binary(max_size=300), min_size=1, max_size=6))
 def test_any_bytes(contents: list[bytes]) -> None:
     check_none_is_unexpected(run([Item("any", content=content) for content in contents]))
@@ -145,7 +142,7 @@ def test_any_bytes(contents: list[bytes]) -> None:
 
 @pytest.mark.parametrize("careful", [False, True], ids=["in process", "in a child"])
 @pytest.mark.parametrize("format_", FORMATS)
-@quick
+@few
 @given(seed=st.integers(0, 2**32))
 def test_mutated_pictures(
     format_: str, careful: bool, seed: int, isolated: IsolatedDecoder
@@ -173,7 +170,7 @@ fields = st.dictionaries(
 )
 
 
-@quick
+@many
 @given(value=fields | json_values, key=st.none() | st.binary(max_size=20))
 def test_any_json(value: Any, key: bytes | None, fetcher: Fetcher) -> None:
     entry = parsed(json.dumps(value).encode(), key, message_format="json")
@@ -181,7 +178,7 @@ def test_any_json(value: Any, key: bytes | None, fetcher: Fetcher) -> None:
     check_none_is_unexpected(run([entry], fetcher))
 
 
-@quick
+@many
 @given(
     value=st.binary(max_size=60),
     key=st.none() | st.binary(max_size=20),
@@ -214,7 +211,7 @@ uris = st.one_of(
 )
 
 
-@quick
+@many
 @given(references=st.lists(uris, min_size=1, max_size=4))
 def test_any_reference(references: list[str], fetcher: Fetcher) -> None:
     outcomes = run([Item("any", uri=uri) for uri in references], fetcher)
