@@ -16,9 +16,9 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import DataType
 
 from embedstream.arrow_columns import ColumnFunction, column_function
-from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.embedder import Embedder, Entry, build_embedder
+from embedstream.model import choose_precision, prepare
 from embedstream.outcomes import COLUMN_TYPE, outcome_column, vector_column
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, SetupError, Stage
@@ -139,7 +139,8 @@ def prepare_embedder(
         SetupError: as `image_vectorizer` does.
     """
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
-    return build_embedder(spark, prepare(settings, head=head), settings, config or BatchConfig())
+    chosen = choose_precision(spark, prepare(settings, head=head), settings)
+    return build_embedder(spark, chosen.model, settings, config or BatchConfig())
 
 
 def check_input_column(df: DataFrame, name: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedstream.check import prepare
 from embedstream.config import Config, ConfigError, resolved_options, revealed
 from embedstream.config_file import load_config
+from embedstream.model import prepare
 from embedstream_core.decode import Preprocessing
 
 CONFIGURATIONS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
