@@ -284,7 +284,9 @@ class EncoderConfig(Section):
         "auto", description="`auto` is the task's GPU where it has one."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto` is bfloat16 where the hardware computes in it."
+        "auto",
+        description="`auto` times both where the model runs, once for all workers, and takes "
+        "bfloat16 where that gains; in a table that has rows of the model, it is theirs.",
     )
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",
