@@ -6,7 +6,23 @@ from collections.abc import Iterable
 
 from embedstream_core.errors import Code, ItemError, Stage, TransientError
 
-__all__ = ["denied", "listed", "not_found", "timed_out", "too_large", "try_again", "unreadable"]
+__all__ = [
+    "Busy",
+    "busy",
+    "denied",
+    "listed",
+    "not_found",
+    "timed_out",
+    "too_large",
+    "try_again",
+    "unreadable",
+]
+
+
+class Busy(TransientError):
+    """Unreadable until `retry_after_s` seconds have passed: the server said so."""
+
+    retry_after_s: float = 0.0
 
 
 def denied(message: str) -> ItemError:
@@ -32,6 +48,19 @@ def too_large(max_bytes: int) -> ItemError:
 def try_again(message: str) -> TransientError:
     """Unreadable now; the next attempt may succeed."""
     return TransientError(Code.REFERENCE_UNREADABLE, Stage.FETCH, message)
+
+
+def busy(message: str, retry_after_s: float | None) -> TransientError:
+    """Unreadable now; the next attempt may succeed once these seconds have passed."""
+    if retry_after_s is None:
+        return try_again(message)
+    error = Busy(
+        Code.REFERENCE_UNREADABLE,
+        Stage.FETCH,
+        f"{message} and asks for a pause of {retry_after_s:g} s",
+    )
+    error.retry_after_s = retry_after_s
+    return error
 
 
 def timed_out(message: str) -> TransientError:
