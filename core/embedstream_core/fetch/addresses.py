@@ -15,7 +15,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry, as
-# of 2025-10-09. Set up by RFC 6890, changed by RFC 8190 and the RFC of each block. The value is
+# of October 2025. Set up by RFC 6890, changed by RFC 8190 and the RFC of each block. The value is
 # the column "Globally Reachable", where it says N/A our own decision; of blocks within each other
 # the smallest counts.
 _IANA: Final = (

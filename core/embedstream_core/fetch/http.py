@@ -215,7 +215,7 @@ def _verdict(status: int, headers: Mapping[bytes, str]) -> ItemError:
         return verdicts.not_found(reason)
     if status in _PASSING or status >= 500:
         pause_s = parse_retry_after(headers.get(b"retry-after"), headers.get(b"date"))
-        return verdicts.busy(reason, pause_s)
+        return verdicts.try_again(reason, retry_after_s=pause_s)
     return verdicts.unreadable(reason)
 
 

@@ -127,7 +127,7 @@ def _verdict(response: dict[str, Any]) -> EmbedstreamError:
     if code in _PASSING or status >= 500 or status == 429:
         headers = metadata.get("HTTPHeaders", {})
         pause_s = parse_retry_after(headers.get("retry-after"), headers.get("date"))
-        return verdicts.busy(reason, pause_s)
+        return verdicts.try_again(reason, retry_after_s=pause_s)
     return verdicts.unreadable(reason)
 
 

@@ -8,7 +8,6 @@ from embedstream_core.errors import Code, ItemError, Stage, TransientError
 
 __all__ = [
     "Busy",
-    "busy",
     "denied",
     "listed",
     "not_found",
@@ -22,7 +21,10 @@ __all__ = [
 class Busy(TransientError):
     """Unreadable until `retry_after_s` seconds have passed: the server said so."""
 
-    retry_after_s: float = 0.0
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        said = f"{message} and asks for a pause of {retry_after_s:g} s"
+        super().__init__(Code.REFERENCE_UNREADABLE, Stage.FETCH, said)
+        self.retry_after_s = retry_after_s
 
 
 def denied(message: str) -> ItemError:
@@ -45,22 +47,11 @@ def too_large(max_bytes: int) -> ItemError:
     return ItemError(Code.IMAGE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
 
 
-def try_again(message: str) -> TransientError:
-    """Unreadable now; the next attempt may succeed."""
+def try_again(message: str, *, retry_after_s: float | None = None) -> TransientError:
+    """Unreadable now; the next attempt may succeed, after these seconds where they are known."""
+    if retry_after_s is not None:
+        return Busy(message, retry_after_s)
     return TransientError(Code.REFERENCE_UNREADABLE, Stage.FETCH, message)
-
-
-def busy(message: str, retry_after_s: float | None) -> TransientError:
-    """Unreadable now; the next attempt may succeed once these seconds have passed."""
-    if retry_after_s is None:
-        return try_again(message)
-    error = Busy(
-        Code.REFERENCE_UNREADABLE,
-        Stage.FETCH,
-        f"{message} and asks for a pause of {retry_after_s:g} s",
-    )
-    error.retry_after_s = retry_after_s
-    return error
 
 
 def timed_out(message: str) -> TransientError:

@@ -242,7 +242,7 @@ class Busy:
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         self.calls.append(self.clock.now)
         if self.clock.now < self.until:
-            raise verdicts.busy("the server answered 429", self.retry_after_s)
+            raise verdicts.Busy("the server answered 429", self.retry_after_s)
         return b"bytes"
 
     def close(self) -> None:
