@@ -131,7 +131,7 @@ class Preflight:
     def _references(self) -> str:
         policy = fetch_policy(self.config.references, self.config.decode)
         for folder in policy.folders:
-            if not folder.is_dir():
+            if not folder.exists():
                 raise SetupError(
                     f"references.folders names '{folder}', which is no folder here; create it, or "
                     "take it off the list"

@@ -198,10 +198,14 @@ class MessageConfig(Section):
 class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
-    schemes: tuple[Literal["file", "http", "https", "s3"], ...] = Field(
-        ("file", "https", "s3"), description="The schemes that may be used; plain http is not."
+    schemes: tuple[Literal["file", "http", "https", "s3", "s3a", "s3n"], ...] = Field(
+        ("file", "https", "s3"),
+        description="The schemes that may be used; plain http is not. References that begin with "
+        "`s3a://` or `s3n://` are read as `s3://` where these are named.",
     )
-    folders: tuple[Location, ...] = Field((), description="Folders whose files `file://` may read.")
+    folders: tuple[Location, ...] = Field(
+        (), description="Folders whose files `file://` may read; a file stands for itself."
+    )
     hosts: tuple[str, ...] = Field(
         (),
         description="Hosts that `http://` and `https://` may reach: `images.example.com`, "
