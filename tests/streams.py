@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.broker import topic_end_offsets
-from embedstream.check import Preflight, prepare
+from embedstream.check import Preflight
 from embedstream.config import Config, FilesConfig
 from embedstream.job import Stream, start_stream
+from embedstream.model import prepare
 from embedstream.produce import OutgoingMessage, produce
 from embedstream_core.weights import PreparedModel
 from faults.oracle import Position

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, assert_never
 
 import numpy as np
@@ -21,6 +20,7 @@ from embedstream_core.backends import (
 )
 from embedstream_core.decode import Pixels, Preprocessing
 from embedstream_core.errors import SetupError, SystemicError
+from embedstream_core.model_id import Precision
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import FixedModule
 
@@ -28,18 +28,17 @@ __all__ = [
     "Backend",
     "Device",
     "Engine",
-    "Precision",
     "choose_batch_size",
-    "choose_precision",
     "find_device",
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16
 _CUDA_BATCH_SIZE = 128
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Libraries below torch say it in words of their own, in a plain RuntimeError.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
@@ -54,6 +53,7 @@ class Engine:
 
     forward: Forward
     batch_size: int
+    device: torch.device
 
     @classmethod
     def start(
@@ -62,7 +62,7 @@ class Engine:
         preprocessing: Preprocessing,
         *,
         device: torch.device,
-        precision: Precision = "auto",
+        precision: Precision = "float32",
         backend: Backend = "torch",
         batch_size: int | None = None,
         cpu_threads: int | None = None,
@@ -79,12 +79,12 @@ class Engine:
             raise SetupError(f"backend '{backend}' cannot be used: {reason}")
         placement = Placement(
             device=device,
-            dtype=choose_precision(precision, device),
+            dtype=_DTYPES[precision],
             batch_size=batch_size or choose_batch_size(device),
             cpu_threads=cpu_threads,
         )
         forward = BACKENDS[backend](model, preprocessing, placement)
-        return cls(forward, placement.batch_size)
+        return cls(forward, placement.batch_size, device)
 
     def embed(self, pictures: Sequence[Pixels]) -> Vectors:
         """Embed pictures of shape (crop_px, crop_px, 3), uint8.
@@ -161,30 +161,6 @@ def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:
             assert_never(device)
 
 
-def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of a forward pass: `auto` is bfloat16 where the hardware computes in it."""
-    match precision:
-        case "float32":
-            return torch.float32
-        case "bfloat16":
-            return torch.bfloat16
-        case "auto":
-            return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-        case _:
-            assert_never(precision)
-
-
 def choose_batch_size(device: torch.device) -> int:
     """How many pictures one forward pass takes by default."""
     return _CUDA_BATCH_SIZE if device.type == "cuda" else _CPU_BATCH_SIZE
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # oneDNN also emulates bfloat16 on processors without it, slower than float32.
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

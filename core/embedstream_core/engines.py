@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from embedstream_core.backends import Backend, obstacle
-from embedstream_core.engine import Device, Engine, Precision, find_device
+from embedstream_core.engine import Device, Engine, find_device
 from embedstream_core.prepared import ModelCard
 from embedstream_core.programs import is_fixed
 from embedstream_core.weights import load_model
 
-__all__ = ["EngineSettings", "engine_of"]
+__all__ = ["EngineSettings", "engine_of", "start_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,6 @@ class EngineSettings:
     """What runs a model, as in the section `encoder` of a stream's configuration."""
 
     device: Device = "auto"
-    precision: Precision = "auto"
     backend: Backend = "torch"
     batch_size: int | None = None
 
@@ -49,24 +46,28 @@ def engine_of(
     """
     key = card, settings
     if key not in _engines:
-        device = find_device(settings.device, cuda_index=cuda_index)
-        _engines[key] = _started(card, tensors(), settings, device, cpu_threads)
+        _engines[key] = start_engine(
+            card, tensors(), settings, cuda_index=cuda_index, cpu_threads=cpu_threads
+        )
     return _engines[key]
 
 
-def _started(
+def start_engine(
     card: ModelCard,
     tensors: Path,
     settings: EngineSettings,
-    device: torch.device,
-    cpu_threads: int | None,
+    *,
+    cuda_index: int = 0,
+    cpu_threads: int | None = None,
 ) -> Engine:
+    """Start an engine that is not kept; otherwise as `engine_of`."""
+    device = find_device(settings.device, cuda_index=cuda_index)
     hindered = obstacle(settings.backend, device, fixed=is_fixed(card.encoder))
     engine = Engine.start(
         load_model(card, tensors),
         card.preprocessing,
         device=device,
-        precision=settings.precision,
+        precision=card.precision,
         backend="torch" if hindered else settings.backend,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,

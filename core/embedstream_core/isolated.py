@@ -15,13 +15,16 @@ import struct
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from embedstream_core.boundary import attempt
 from embedstream_core.decode import (
     DecodeLimits,
     Fidelity,
@@ -31,6 +34,7 @@ from embedstream_core.decode import (
     render,
 )
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.records import Failure
 
 __all__ = ["IsolatedDecoder", "Isolation"]
 
@@ -72,6 +76,8 @@ class IsolatedDecoder:
         self._settings = json.dumps(settings).encode()
         self._child: subprocess.Popen[bytes] | None = None
         self._turn = threading.Lock()
+        # The kernel ends the child with the thread that started it, so that thread stays.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
 
     def decode(self, content: bytes) -> Picture:
         """What `open_image` and `render` make of the bytes.
@@ -80,7 +86,7 @@ class IsolatedDecoder:
             ItemError: what these raise; or the image ended the child, or took too long.
         """
         with self._turn:
-            child = self._child = self._child or self._start()
+            child = self._child = self._child or self._starter.submit(self._start).result()
             expired = threading.Event()
             timer = threading.Timer(self._isolation.timeout_s, _expire, [child, expired])
             timer.start()
@@ -98,6 +104,7 @@ class IsolatedDecoder:
             self._child.kill()
             _reap(self._child)
             self._child = None
+        self._starter.shutdown()
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
@@ -170,6 +177,11 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     settings = json.loads(_read(requests))
     preprocessing = Preprocessing(**settings["preprocessing"])
     limits = DecodeLimits(**{**settings["limits"], "formats": tuple(settings["limits"]["formats"])})
+
+    def decode(content: bytes) -> Picture:
+        opened = open_image(content, limits)
+        return render(opened, preprocessing, fidelity=settings["fidelity"])
+
     _confine(settings["memory_bytes"])
     while True:
         try:
@@ -177,19 +189,16 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         except EOFError:
             return
         try:
-            picture = render(
-                open_image(content, limits), preprocessing, fidelity=settings["fidelity"]
-            )
-        except ItemError as error:
-            _write(answers, json.dumps({"code": error.code, "message": error.message}).encode())
+            outcome = attempt(partial(decode, content), Stage.DECODE)
         except MemoryError:
             message = f"decoding needs more than {settings['memory_bytes']} bytes of memory"
-            refusal = {"code": Code.DECODER_OUT_OF_MEMORY, "message": message}
-            _write(answers, json.dumps(refusal).encode())
+            outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
+        if isinstance(outcome, Failure):
+            _write(answers, json.dumps({"code": outcome.code, "message": outcome.message}).encode())
         else:
-            size = {"width": picture.width, "height": picture.height}
+            size = {"width": outcome.width, "height": outcome.height}
             _write(answers, json.dumps(size).encode())
-            _write(answers, picture.pixels.tobytes())
+            _write(answers, outcome.pixels.tobytes())
 
 
 def _confine(memory_bytes: int) -> None:

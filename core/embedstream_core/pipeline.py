@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from embedstream_core.boundary import attempt
 from embedstream_core.decode import (
     DecodeLimits,
     Fidelity,
@@ -21,7 +22,7 @@ from embedstream_core.decode import (
     open_image,
 )
 from embedstream_core.engine import Engine
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.errors import Code, Stage
 from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
 from embedstream_core.quick_jpeg import render_quickly
@@ -116,8 +117,9 @@ _UnderWay = dict[str, _Content]
 class Pipeline:
     """Featurizes batches of items with one engine.
 
-    One outcome per item, in order, one output batch per input batch; never raises for bad bytes.
-    Model batches are cut across input batches.
+    One outcome per item, in order, one output batch per input batch. Whatever one item raises while
+    it is fetched or decoded becomes that item's failure (see `boundary`). Model batches are cut
+    across input batches.
 
     With `known`, images of the same bytes are decoded and embedded once: what is known needs
     neither, and a repetition of what is under way shares its outcome, be it a failure.
@@ -224,10 +226,9 @@ class Pipeline:
     def _prepare(self, under_way: _UnderWay, entry: Entry) -> _Prepared:
         if isinstance(entry, Failure):
             return _Prepared(_Content(), entry)
-        try:
-            data = self._data(entry)
-        except ItemError as error:
-            return _Prepared(_Content(), _failure(error))
+        data = attempt(lambda: self._data(entry), Stage.FETCH)
+        if isinstance(data, Failure):
+            return _Prepared(_Content(), data)
         content = _Content(hashlib.sha256(data).hexdigest())
         if self._known is None:
             return _Prepared(content, self._decode(data, content.sha256))
@@ -247,10 +248,8 @@ class Pipeline:
         return self._fetch(item.uri)
 
     def _decode(self, data: bytes, sha256: str) -> Picture | Failure:
-        try:
-            return self._isolated.decode(data) if self._isolated else self._decode_here(data)
-        except ItemError as error:
-            return _failure(error, content_sha256=sha256)
+        decode = self._isolated.decode if self._isolated else self._decode_here
+        return attempt(lambda: decode(data), Stage.DECODE, content_sha256=sha256)
 
     def _decode_here(self, data: bytes) -> Picture:
         timeout_s = self._limits.decode_timeout_s
@@ -341,10 +340,6 @@ def _finished(opened: deque[_Batch]) -> Iterator[list[Outcome]]:
 def _settle(under_way: _UnderWay, content: _Content, outcome: Outcome) -> None:
     under_way.pop(content.sha256, None)
     content.settle(outcome)
-
-
-def _failure(error: ItemError, *, content_sha256: str | None = None) -> Failure:
-    return Failure(error.code, error.stage, error.message, content_sha256=content_sha256)
 
 
 def _outcome(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import SetupError
+from embedstream_core.model_id import ModelId, Precision
 
 __all__ = [
     "ModelCard",
@@ -25,10 +26,9 @@ __all__ = [
 class ModelCard:
     """What a worker needs to rebuild a prepared model, and what is stamped on its rows.
 
-    `model_id` is `<encoder>/<weights>/<first 12 characters of the weights file's sha256>`, with
-    `-<6 of the preprocessing's>` where one was declared. `dimension` is the length of an embedding;
-    `tensors_sha256` the hash of the prepared tensors. `labels` names the outputs of a model whose
-    head was kept.
+    `model_id` is the text of a `ModelId`, with the precision of `precision`. `dimension` is the
+    length of an embedding; `tensors_sha256` the hash of the prepared tensors. `labels` names the
+    outputs of a model whose head was kept.
     """
 
     encoder: str
@@ -38,6 +38,7 @@ class ModelCard:
     license: str
     tensors_sha256: str
     labels: tuple[str, ...] = ()
+    precision: Precision = "float32"
 
 
 class PreparedModel(NamedTuple):
@@ -48,6 +49,11 @@ class PreparedModel(NamedTuple):
 
     card: ModelCard
     tensors: bytes
+
+    def in_precision(self, precision: Precision) -> PreparedModel:
+        """Return the model whose vectors are made, and named, in a precision."""
+        model_id = ModelId.parse(self.card.model_id).in_precision(precision)
+        return self._replace(card=replace(self.card, model_id=str(model_id), precision=precision))
 
 
 _CARD = TypeAdapter(ModelCard)

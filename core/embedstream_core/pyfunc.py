@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from embedstream_core.engines import EngineSettings, engine_of
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.model_id import Precision
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.prepared import ModelCard, read_card, tensors_in
 from embedstream_core.records import Embedding, Item, Outcome
@@ -67,8 +68,11 @@ _turn = threading.Lock()
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
     folder = Path(data_path)
-    settings = TypeAdapter(EngineSettings).validate_python(model_config or {})
-    return ImageEncoder(folder, read_card(folder), settings)
+    card = read_card(folder)
+    config = dict(model_config or {})
+    precision = TypeAdapter(Precision).validate_python(config.pop("precision", card.precision))
+    settings = TypeAdapter(EngineSettings).validate_python(config)
+    return ImageEncoder(folder, replace(card, precision=precision), settings)
 
 
 def _content(image: Any) -> bytes:

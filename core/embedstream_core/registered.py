@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.model_id import MLFLOW
 from embedstream_core.prepared import PreparedModel, read_prepared
 from embedstream_core.redaction import REDACTED, redacted_uri
 
@@ -29,8 +30,7 @@ __all__ = [
     "required_mlflow",
 ]
 
-REGISTRY = "mlflow"
-"""What `encoder.name` and a `model_id` call it."""
+REGISTRY = MLFLOW
 
 LOADER_MODULE = "embedstream_core.pyfunc"
 DATA_FOLDER = "encoder"

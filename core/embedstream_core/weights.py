@@ -18,6 +18,7 @@ from torch import nn
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import Encoder, PublishedWeights, find_encoder
 from embedstream_core.errors import EmbedstreamError, SetupError
+from embedstream_core.model_id import ModelId
 from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import PROGRAMS, open_program
@@ -98,7 +99,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     labels = () if spec.head == "cut" else _labels(spec.encoder, origin, dimension)
     card = ModelCard(
         encoder=spec.encoder,
-        model_id=f"{spec.encoder}/{origin.name}/{_fingerprint(origin.sha256, spec)}",
+        model_id=_model_id(spec.encoder, origin.name, origin.sha256, spec),
         dimension=dimension,
         preprocessing=preprocessing,
         license=origin.license,
@@ -108,12 +109,12 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     return PreparedModel(card, tensors)
 
 
-def _fingerprint(sha256: str, spec: ModelSpec) -> str:
-    """The end of a `model_id`: vectors of one model differ with what is done to its pictures."""
-    if spec.preprocessing is None:
-        return sha256[:12]
-    declared = hashlib.sha256(repr(spec.preprocessing).encode()).hexdigest()
-    return f"{sha256[:12]}-{declared[:6]}"
+def _model_id(encoder: str, weights: str, sha256: str, spec: ModelSpec) -> str:
+    """Name what makes the vectors: these differ with what is done to the pictures, too."""
+    declared = ""
+    if spec.preprocessing is not None:
+        declared = hashlib.sha256(repr(spec.preprocessing).encode()).hexdigest()[:6]
+    return str(ModelId(encoder, weights, sha256[:12], declared))
 
 
 def load_model(card: ModelCard, path: Path) -> nn.Module:
@@ -191,7 +192,9 @@ def _registered(spec: ModelSpec) -> PreparedModel:
     preprocessing = spec.preprocessing or model.card.preprocessing
     card = replace(
         model.card,
-        model_id=f"{REGISTRY}/{source}/{_fingerprint(sha256, spec)}",
+        model_id=_model_id(REGISTRY, source, sha256, spec),
+        # Whoever loads it chooses its own.
+        precision="float32",
         dimension=_dimension(load_prepared(model), preprocessing),
         preprocessing=preprocessing,
     )

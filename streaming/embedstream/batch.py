@@ -24,6 +24,7 @@ from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.images import file_uris
 from embedstream.job import make_table
+from embedstream.model import choose_precision
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
@@ -61,24 +62,25 @@ class Files:
         source = absolute_location(source)
         self._spark = spark
         self._table = config.table.path
-        self._model_id = model.card.model_id
         self._uris = _listed(spark, source)
         references = _allowed(config.references, source, self._uris)
         bounds = config.model_copy(update={"references": references})
+        table = None if check_table(spark, self._table) is None else self._table
+        self.model = model = choose_precision(spark, model, config.encoder, table=table).model
+        if table is not None:
+            check_model(spark, table, model.card.model_id, remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, model, config.encoder, bounds),
             message_format="json",
             id_header="",
             transport=config.pipeline.transport,
         )
-        if check_table(spark, self._table) is not None:
-            check_model(spark, self._table, self._model_id, remedy="choose another table")
         make_table(spark, config, model)
 
     def plan(self, *, chunk_rows: int | None = None) -> list[FilesChunk]:
         """What is left to be done; by default, as many rows in a chunk as the stream commits."""
         table = self._spark.read.format("delta").load(self._table)
-        done = table.where(f.col("model_id") == self._model_id).select("uri")
+        done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
         files = self._spark.createDataFrame([(uri,) for uri in self._uris], "uri string")
         left = files.join(done, "uri", "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)

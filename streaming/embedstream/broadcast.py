@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from embedstream.config import EncoderConfig
 from embedstream_core.engine import Engine
 from embedstream_core.engines import EngineSettings, engine_of
+from embedstream_core.precision import Timing, time_precisions
 from embedstream_core.weights import ModelCard, PreparedModel
 
 __all__ = ["BroadcastModel", "broadcast_model", "is_connect", "session_key"]
@@ -87,6 +88,12 @@ class BroadcastModel:
             cpu_threads=_task().cpus(),
         )
 
+    def time_precisions(self) -> Timing:
+        """Time this worker's forward passes in each precision."""
+        return time_precisions(
+            self.card, self.tensors.file(), self.settings, cuda_index=_granted_gpu()
+        )
+
     def known_file(self, *decoding: object) -> Path:
         """Where this executor's workers remember embeddings, if the job has them do so.
 
@@ -120,7 +127,7 @@ def broadcast_model(
     return BroadcastModel(
         card=model.card,
         tensors=tensors,
-        settings=EngineSettings(config.device, config.precision, config.backend, config.batch_size),
+        settings=EngineSettings(config.device, config.backend, config.batch_size),
         counter=None if connect else spark.sparkContext.accumulator(0),
     )
 

@@ -10,23 +10,23 @@ from pyspark.sql import SparkSession
 
 from embedstream.checkpoint import Checkpoint
 from embedstream.claim import check_unclaimed
-from embedstream.config import Config, EncoderConfig
+from embedstream.config import Config
 from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.embedder import fetch_policy
+from embedstream.model import Choice, choose_precision, prepare
 from embedstream.parallelism import task_cores, tasks_at_once
 from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
 from embedstream_core.backends import Backend, obstacle
-from embedstream_core.decode import Preprocessing
-from embedstream_core.engine import choose_batch_size, choose_precision, find_device
+from embedstream_core.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import is_fixed
-from embedstream_core.weights import Head, ModelSpec, PreparedModel, prepare_model
+from embedstream_core.weights import PreparedModel
 
-__all__ = ["Finding", "Preflight", "prepare"]
+__all__ = ["Finding", "Preflight"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class Preflight:
     resumption: Resumption | None = field(default=None, init=False)
     topics: Mapping[str, TopicState] | None = field(default=None, init=False)
     table_rows: int | None = field(default=None, init=False)
+    choice: Choice | None = field(default=None, init=False)
 
     def findings(self, *, beside_a_driver: bool = False) -> Iterator[Finding]:
         """Run every check, in order; a later one runs although an earlier one failed.
@@ -71,6 +72,7 @@ class Preflight:
             "topics": self._topics,
             "references": self._references,
             "table": self._table,
+            "precision": self._precision,
         }
         if beside_a_driver:
             return checks
@@ -87,25 +89,22 @@ class Preflight:
         return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
 
     def _device(self) -> str:
-        wanted, precision = self.config.encoder.device, self.config.encoder.precision
+        wanted = self.config.encoder.device
         local = str(self.spark.sparkContext.master).startswith("local[")
         if local:
             device = find_device(wanted)
             # Of a model from a registry, only its card tells the encoder.
             name = self.model.card.encoder if self.model else self.config.encoder.name
-            fixed = is_fixed(name)
-            chosen = choose_precision("float32" if fixed else precision, device)
-            dtype = str(chosen).removeprefix("torch.")
-            backend = _backend(self.config.encoder.backend, device, fixed=fixed)
+            backend = _backend(self.config.encoder.backend, device, fixed=is_fixed(name))
             pictures = self.config.encoder.batch_size or choose_batch_size(device)
-            return f"{device.type}, {dtype}, {backend}, {pictures} pictures a forward pass"
+            return f"{device.type}, {backend}, {pictures} pictures a forward pass"
         granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
         if wanted == "cuda" and granted in ("", "0"):
             raise SetupError(
                 "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
                 "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
             )
-        return f"{wanted}, {precision}; {granted or 0} GPUs an executor"
+        return f"{wanted}; {granted or 0} GPUs an executor"
 
     def _workers(self) -> str:
         if self.spark.conf.get("spark.python.worker.reuse", "true") != "true":
@@ -132,7 +131,7 @@ class Preflight:
     def _references(self) -> str:
         policy = fetch_policy(self.config.references, self.config.decode)
         for folder in policy.folders:
-            if not folder.is_dir():
+            if not folder.exists():
                 raise SetupError(
                     f"references.folders names '{folder}', which is no folder here; create it, or "
                     "take it off the list"
@@ -154,6 +153,8 @@ class Preflight:
                     "its own for the table"
                 )
             return f"{path}: will be created"
+        if self.model:
+            self._choose(self.model, table=path)
         if self.model and not self.allow_model_change:
             remedy = (
                 "choose another table and checkpoint, or go on with --allow-model-change "
@@ -161,6 +162,17 @@ class Preflight:
             )
             check_model(self.spark, path, self.model.card.model_id, remedy=remedy)
         return f"{path}: {self.table_rows} rows"
+
+    def _precision(self) -> str:
+        if self.model is None:
+            raise SetupError("not chosen, because there is no encoder")
+        choice = self.choice or self._choose(self.model)
+        return f"{choice.precision}, {choice.reason}"
+
+    def _choose(self, model: PreparedModel, *, table: str | None = None) -> Choice:
+        self.choice = choose_precision(self.spark, model, self.config.encoder, table=table)
+        self.model = self.choice.model
+        return self.choice
 
     def _checkpoint(self) -> str:
         path = self.config.checkpoint
@@ -196,19 +208,6 @@ class Preflight:
             if self.resumption.adopts:
                 return "new, goes on after the table's last messages"
         return f"{done} micro-batches done" if done else "new"
-
-
-def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
-    """The configured model, checked.
-
-    Raises:
-        SetupError: as `prepare_model` does.
-    """
-    declared = config.preprocessing
-    preprocessing = Preprocessing(**declared.model_dump()) if declared else None
-    return prepare_model(
-        ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
-    )
 
 
 def _backend(wanted: Backend, device: torch.device, *, fixed: bool) -> str:

@@ -154,11 +154,13 @@ class MessageConfig(Section):
 class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
-    schemes: tuple[Literal["file", "http", "https", "s3"], ...] = Field(
-        ("file", "https", "s3"), description="The schemes that may be used; plain http is not."
+    schemes: tuple[Literal["file", "http", "https", "s3", "s3a", "s3n"], ...] = Field(
+        ("file", "https", "s3"),
+        description="The schemes that may be used; plain http is not. References that begin with "
+        "`s3a://` or `s3n://` are read as `s3://` where these are named.",
     )
     folders: tuple[LocalFolder, ...] = Field(
-        (), description="Folders whose files `file://` may read."
+        (), description="Folders whose files `file://` may read; a file stands for itself."
     )
     hosts: tuple[str, ...] = Field(
         (),
@@ -242,7 +244,9 @@ class EncoderConfig(Section):
         "auto", description="`auto` is the task's GPU where it has one."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto` is bfloat16 where the hardware computes in it."
+        "auto",
+        description="`auto` times both where the model runs, once for all workers, and takes "
+        "bfloat16 where that gains; in a table that has rows of the model, it is theirs.",
     )
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",

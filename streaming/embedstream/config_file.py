@@ -23,7 +23,7 @@ ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
 # Other variables of that prefix, and what each is for.
 _OTHER_VARIABLES: Mapping[str, str] = {
     "EMBEDSTREAM_JARS": "the folder of the jars",
-    "EMBEDSTREAM_AUTO_PRECISION": "what `auto` finds, in tests",
+    "EMBEDSTREAM_AUTO_PRECISION": "the precision that `auto` takes",
     "EMBEDSTREAM_SEED": "the chance of a test of faults",
     "EMBEDSTREAM_SOAK_MINUTES": "how long the soak test runs",
     "EMBEDSTREAM_SOAK_RESULTS": "where the soak test keeps its samples",

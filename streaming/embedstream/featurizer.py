@@ -20,9 +20,9 @@ from embedstream.outcomes import (
     outcome_batch,
     outcome_frame,
 )
-from embedstream_core.errors import Code, ItemError
+from embedstream_core.boundary import attempt
+from embedstream_core.errors import Code, Stage
 from embedstream_core.message import Message, MessageFormat, parse_message
-from embedstream_core.records import Failure
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize_messages"]
 
@@ -75,12 +75,12 @@ class Featurizer:
             (header["key"], header["value"]) for header in (() if headers is None else headers)
         ]
         message = Message(value=value, position=position, key=key, headers=pairs)
-        try:
-            return parse_message(
+        return attempt(
+            lambda: parse_message(
                 message, message_format=self.message_format, id_header=self.id_header
-            )
-        except ItemError as error:
-            return Failure(error.code, error.stage, error.message)
+            ),
+            Stage.MESSAGE,
+        )
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:

@@ -30,10 +30,10 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, IntegralType, StringType
 
 from embedstream.broadcast import is_connect
-from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
 from embedstream.embedder import decode_limits
 from embedstream.locations import scheme_of
+from embedstream.model import prepare
 from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import column_type

@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedstream.check import prepare
 from embedstream.config import EncoderConfig
+from embedstream.model import prepare
 from embedstream_core.prepared import ModelCard, save_prepared
 from embedstream_core.programs import PROGRAMS
 from embedstream_core.registered import DATA_FOLDER, LOADER_MODULE, required_mlflow
@@ -56,9 +56,10 @@ def log_encoder(
             code_paths=None if code_paths is None else list(code_paths),
             signature=_signature(),
             pip_requirements=list(pip_requirements or _installed(model.card)),
-            model_config=settings.model_dump(
-                include={"device", "precision", "backend", "batch_size"}
-            ),
+            model_config={
+                **settings.model_dump(include={"device", "backend", "batch_size"}),
+                "precision": model.card.precision,
+            },
             metadata=_told(model.card),
             registered_model_name=registered_model_name,
         )

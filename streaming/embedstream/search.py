@@ -18,6 +18,7 @@ from embedstream_core.decode import DecodeLimits, open_image
 from embedstream_core.engine import Engine, find_device
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.message import Message, parse_message
+from embedstream_core.model_id import ModelId
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
 from embedstream_core.registered import REGISTRY, registered_uri
@@ -68,7 +69,7 @@ def newest_model(table: str) -> str:
 def embed_pictures(
     contents: Sequence[bytes], *, model_id: str, weights: str | None = None
 ) -> list[Vector]:
-    """Vectors of image bytes, from the model that `model_id` names, on this machine.
+    """Embed image bytes on this machine, in the model and the precision that `model_id` names.
 
     `weights` is the file, where the model's weights came from one, or the URI in MLflow of one from
     a run.
@@ -78,7 +79,10 @@ def embed_pictures(
     """
     model = prepare_model(_model_spec(model_id, weights))
     engine = Engine.start(
-        load_prepared(model), model.card.preprocessing, device=find_device("auto")
+        load_prepared(model),
+        model.card.preprocessing,
+        device=find_device("auto"),
+        precision=ModelId.parse(model_id).precision,
     )
     pipeline = Pipeline(engine, model.card.preprocessing, fetch=_no_references)
     items = [Item(image_id=str(index), content=content) for index, content in enumerate(contents)]
@@ -90,23 +94,17 @@ def embed_pictures(
 
 
 def _model_spec(model_id: str, weights: str | None) -> ModelSpec:
-    match model_id.rsplit("/", 2):
-        case [_, _, sha256] if "-" in sha256:
-            raise SetupError(
-                f"'{model_id}' was made with an encoder.preprocessing of its configuration, which "
-                "is not told by a model_id; query pictures cannot be prepared as its rows were"
-            )
-        case [encoder, name, _] if name == RANDOM_NAME and weights is None:
-            return ModelSpec(encoder, "random")
-        case [encoder, name, sha256] if encoder.partition("/")[0] == REGISTRY:
-            source = f"{encoder}/{name}".removeprefix(f"{REGISTRY}/")
-            return ModelSpec(REGISTRY, weights or registered_uri(source), sha256)
-        case [encoder, name, sha256]:
-            return ModelSpec(encoder, weights or name, sha256)
-    raise SetupError(
-        f"'{model_id}' is no model_id: one is <encoder>/<weights>/<start of the sha256>, as "
-        "resnet50/IMAGENET1K_V2/11ad3fa6f4b5; see the table's column model_id"
-    )
+    named = ModelId.parse(model_id)
+    if named.preprocessing:
+        raise SetupError(
+            f"'{model_id}' was made with an encoder.preprocessing of its configuration, which a "
+            "model_id does not hold; query pictures cannot be prepared as its rows were"
+        )
+    if named.encoder == REGISTRY:
+        return ModelSpec(REGISTRY, weights or registered_uri(named.weights), named.sha256)
+    if named.weights == RANDOM_NAME and weights is None:
+        return ModelSpec(named.encoder, "random")
+    return ModelSpec(named.encoder, weights or named.weights, named.sha256)
 
 
 def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:

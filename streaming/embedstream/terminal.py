@@ -23,6 +23,7 @@ from embedstream.config import Config, FilesConfig
 from embedstream.progress import BatchReport, Margin, ProgressListener, Totals
 from embedstream.session import open_session, warm_workers
 from embedstream.source import check_topics
+from embedstream.spark_errors import describe_error
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
                 raise
             raise StreamFailed(told) from error
         told = told or explain_failure(spark, config)
-        raise StreamFailed(told or f"the stream ended by an error: {_cause(error)}") from error
+        cause = describe_error(error)
+        raise StreamFailed(told or f"the stream ended by an error: {cause}") from error
 
 
 @contextmanager
@@ -182,7 +184,7 @@ def chunks_explained(config: Config | FilesConfig) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError) as error:
-        told = f"it ended by an error: {_cause(error)}; the same command does what is left"
+        told = f"it ended by an error: {describe_error(error)}; the same command does what is left"
         raise StreamFailed(_disk_trouble(error, config) or told) from error
 
 
@@ -239,10 +241,10 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> No
         from embedstream.batch import Files
         from embedstream.claim import table_claimed
 
-        model = prepare()
-        console.print(f"{model.card.model_id}, {model.card.dimension} floats", markup=False)
         with chunks_explained(config):
-            files = Files(spark, config, model, source)
+            files = Files(spark, config, prepare(), source)
+            card = files.model.card
+            console.print(f"{card.model_id}, {card.dimension} floats", markup=False)
             with table_claimed(spark, config.table.path):
                 _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
         console.print(f"table: {config.table.path}", markup=False)
@@ -313,7 +315,7 @@ def _session(
 
 
 def _prepare(config: Config | FilesConfig) -> PreparedModel:
-    from embedstream.check import prepare
+    from embedstream.model import prepare
 
     return prepare(config.encoder)
 
@@ -359,14 +361,6 @@ def _follow(
             console.print(f"it took longer than {timeout_s:g} s; the next start repeats it")
         return
     query.awaitTermination()
-
-
-def _cause(error: Exception) -> str:
-    """The last line that names an error: the Python worker's own, where it was there."""
-    trace = f"{error}\n{getattr(error, '_stackTrace', '')}"
-    lines = [line.strip().removeprefix("Caused by: ") for line in trace.splitlines()]
-    named = [line for line in lines if "Error: " in line or "Exception: " in line]
-    return named[-1] if named else lines[0]
 
 
 def _await_listener(listener: ProgressListener) -> None:

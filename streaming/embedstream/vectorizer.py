@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,10 +16,11 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import DataType
 
 from embedstream.arrow_columns import ColumnFunction, column_function
-from embedstream.check import prepare
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.embedder import Embedder, Entry, build_embedder
+from embedstream.model import choose_precision, prepare
 from embedstream.outcomes import COLUMN_TYPE, outcome_column, vector_column
+from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, SetupError, Stage
 from embedstream_core.records import Failure, Item, Outcome
 from embedstream_core.weights import Head
@@ -137,7 +139,8 @@ def prepare_embedder(
         SetupError: as `image_vectorizer` does.
     """
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
-    return build_embedder(spark, prepare(settings, head=head), settings, config or BatchConfig())
+    chosen = choose_precision(spark, prepare(settings, head=head), settings)
+    return build_embedder(spark, chosen.model, settings, config or BatchConfig())
 
 
 def check_input_column(df: DataFrame, name: str) -> None:
@@ -177,7 +180,10 @@ def column_type(df: DataFrame, name: str) -> DataType:
 def entries_of(column: pa.Array) -> list[Entry]:
     """What a batch of images holds, entry by entry."""
     read = _reader(column.type)
-    return [_NO_IMAGE if value is None else read(value) for value in column.to_pylist()]
+    return [
+        _NO_IMAGE if value is None else attempt(partial(read, value), Stage.DECODE)
+        for value in column.to_pylist()
+    ]
 
 
 _NO_IMAGE = Failure(Code.IMAGE_EMPTY, Stage.MESSAGE, "the image is null")

@@ -16,7 +16,8 @@ from torchvision import transforms
 
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.encoders import find_encoder
-from embedstream_core.engine import Engine, Precision
+from embedstream_core.engine import Engine
+from embedstream_core.model_id import Precision
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
 from embedstream_core.weights import ModelSpec, PreparedModel, load_prepared, prepare_model

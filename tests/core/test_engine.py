@@ -14,14 +14,9 @@ from torch import nn
 
 from embedstream_core.backends import fold_batch_norms
 from embedstream_core.decode import Preprocessing
-from embedstream_core.engine import (
-    Engine,
-    Precision,
-    choose_batch_size,
-    choose_precision,
-    find_device,
-)
+from embedstream_core.engine import Engine, choose_batch_size, find_device
 from embedstream_core.errors import SetupError, SystemicError
+from embedstream_core.model_id import Precision
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -81,7 +76,7 @@ def mean_colours(pictures: list[Pixels]) -> npt.NDArray[np.float64]:
 # Vectors.
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_vectors_are_float32_rows_in_order(count: int, precision: Precision) -> None:
     pictures = noise(count)
@@ -291,23 +286,6 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
     assert f"GPU {there} of {there} is not visible" in message
     assert "spark.executor.resource.gpu.amount" in message
     assert "set encoder.device to auto or cpu" in message
-
-
-@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
-@pytest.mark.parametrize(
-    ("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
-)
-def test_a_precision_that_is_asked_for_is_taken(
-    precision: Precision, expected: torch.dtype, device: torch.device
-) -> None:
-    assert choose_precision(precision, device) == expected
-
-
-def test_auto_on_a_cpu_is_bfloat16_only_where_torch_knows_the_instructions() -> None:
-    capabilities = torch.cpu.get_capabilities()
-    computes = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-
-    assert (choose_precision("auto", CPU) == torch.bfloat16) == bool(computes)
 
 
 class Depthwise(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from embedstream_core.decode import Preprocessing
-from embedstream_core.engine import Engine, Precision
+from embedstream_core.engine import Engine
 from embedstream_core.errors import SystemicError
+from embedstream_core.model_id import Precision
 from embedstream_core.probe import flaw, probe_pictures
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))

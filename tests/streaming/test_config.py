@@ -14,10 +14,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedstream.check import prepare
 from embedstream.cli import _time
 from embedstream.config import Config, ConfigError, KafkaConfig, resolved_options, revealed
 from embedstream.config_file import load_config
+from embedstream.model import prepare
 from embedstream_core.decode import Preprocessing
 
 CONFIGURATIONS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
@@ -164,7 +164,7 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
         ),
         (
             {"references": {"schemes": ["file", "ftp"]}},
-            "  references.schemes.1: should be 'file', 'http', 'https' or 's3', not 'ftp'",
+            "  references.schemes.1: should be 'file', 'http', 'https', 's3', 's3a' or 's3n', not 'ftp'",
         ),
         (
             {"references": {"folders": "/pictures"}},

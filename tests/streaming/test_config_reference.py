@@ -64,7 +64,11 @@ def test_each_row_has_four_cells_with_text() -> None:
         ),
         ("kafka.starting_timestamp", "time", "`null`"),
         ("kafka.options", "map of strings", "`{}`"),
-        ("references.schemes", "list of `file`, `http`, `https`, `s3`", "`[file, https, s3]`"),
+        (
+            "references.schemes",
+            "list of `file`, `http`, `https`, `s3`, `s3a`, `s3n`",
+            "`[file, https, s3]`",
+        ),
         ("references.max_redirects", "integer from 0 up to 10", "`0`"),
         ("references.timeout_s", "positive number", "`10.0`"),
         ("encoder.sha256", "string like `^[0-9a-fA-F]{8,64}$`", "`null`"),

@@ -26,7 +26,7 @@ from embedstream import (
     featurize,
     finetune,
 )
-from embedstream.check import prepare
+from embedstream.model import prepare
 from embedstream_core.errors import Code, SetupError, SystemicError
 from embedstream_core.training import Epoch, finished_epochs
 

@@ -27,7 +27,7 @@ from embedstream import (
     log_encoder,
     read_images,
 )
-from embedstream.check import prepare
+from embedstream.model import prepare
 from embedstream.search import embed_pictures
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import Code, MissingExtra, SetupError

@@ -6,7 +6,6 @@ A new scheme is a class like `FileSource`, a row here, and a row in the contract
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Clock, Deadline
 from embedstream_core.fetch.outage import Outage
 from embedstream_core.fetch.policy import FetchPolicy
+from embedstream_core.fetch.references import check_form
 from embedstream_core.fetch.s3 import S3Source
 
 __all__ = ["SCHEMES", "FetchPolicy", "Fetcher", "Scheme", "Source", "open_fetcher"]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CREDENTIALS = re.compile(r"([^:/?#@]*:)?(//)?[^/?#]*@")
+_S3 = "write s3://bucket/key, or allow this scheme by name in references.schemes"
+_WAYS_OUT: Final = {"s3a": _S3, "s3n": _S3, "data": "give the bytes, not a reference to them"}
 # Not seeded: workers forked from one process would all pause alike. Nothing secret comes of it.
 _RANDOM = random.SystemRandom()
 
@@ -53,6 +53,9 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
     "http": Scheme(open=HttpSource, allowed=lambda policy: policy.hosts),
     "https": Scheme(open=HttpSource, allowed=lambda policy: policy.hosts),
     "s3": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
+    # Hadoop's names for the same.
+    "s3a": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
+    "s3n": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
 }
 
 
@@ -78,11 +81,18 @@ class Fetcher:
 
         Raises ItemError with the reason's code, after retries where these could help;
         SystemicError when no reference of this scheme can be fetched now, or none at all. No
-        message holds the path, query or credentials of the reference.
+        message holds the path, query or credentials of the reference. No text of a reference
+        raises anything else.
         """
         source = self._source_of(uri)
         with self._outage.watched():
-            return self._fetch(source, uri)
+            try:
+                return self._fetch(source, uri)
+            except (OSError, ValueError) as error:
+                # A library's own words for a text that it does not take, which they may quote.
+                raise verdicts.unreadable(
+                    f"the reference cannot be used: {type(error).__name__}"
+                ) from error
 
     def close(self) -> None:
         """Closes what is open; nothing can be fetched after."""
@@ -105,20 +115,28 @@ class Fetcher:
         for pause_s in self._pauses_s():
             try:
                 return source.fetch(uri, deadline)
+            except verdicts.Busy as error:
+                pause_s = max(pause_s, error.retry_after_s)
+                if pause_s >= deadline.left_s():
+                    raise verdicts.try_again(
+                        f"{error.message}; there is no time for it within timeout_s, "
+                        f"{self._policy.timeout_s:g} s"
+                    ) from error
             except TransientError:
                 if pause_s >= deadline.left_s():
                     raise
-                self._sleep(pause_s)
+            self._sleep(pause_s)
         return source.fetch(uri, deadline)
 
     def _source_of(self, uri: str) -> Source:
-        _check_form(uri)
+        check_form(uri)
         scheme = uri.partition(":")[0].lower() if ":" in uri else ""
         if scheme not in self._sources:
             fault = "is not allowed" if scheme in SCHEMES else "is unknown"
+            way_out = f"; {_WAYS_OUT[scheme]}" if scheme in _WAYS_OUT else ""
             raise verdicts.denied(
                 f"scheme {scheme[:20]!r} {fault}; known: {verdicts.listed(SCHEMES)}; "
-                f"allowed: {verdicts.listed(self._sources)}"
+                f"allowed: {verdicts.listed(self._sources)}{way_out}"
             )
         return self._sources[scheme]
 
@@ -148,11 +166,3 @@ def open_fetcher(
         if name in policy.schemes and scheme.allowed(policy)
     }
     return Fetcher(policy, sources, sleep=sleep, clock=clock)
-
-
-def _check_form(uri: str) -> None:
-    """What holds for every scheme. The messages quote nothing: there may be a password in it."""
-    if _CONTROL.search(uri):
-        raise verdicts.denied("a reference has no control characters and no lone surrogates")
-    if _CREDENTIALS.match(uri):
-        raise verdicts.denied("a reference carries no user name or password: give it without")

@@ -1,4 +1,4 @@
-"""`file:///folder/name`: regular files in the allowed folders."""
+"""`file:///folder/name`: regular files in the allowed folders, or allowed by themselves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.limits import Deadline, read_within
 from embedstream_core.fetch.policy import FetchPolicy
+from embedstream_core.fetch.references import split_reference
 
 __all__ = ["FileSource"]
 
@@ -29,27 +30,39 @@ _PASSING = {errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, e
 class FileSource:
     """Reads regular files. The allowed folders are resolved once, here.
 
-    Raises SetupError for an allowed folder that is not there.
+    What is no folder stands for that one file. Raises SetupError for one that is not there.
     """
 
     def __init__(self, policy: FetchPolicy) -> None:
         self._folders = tuple(_resolved_folder(folder) for folder in policy.folders)
+        self._files = {path for path in self._folders if not path.is_dir()}
+        self._given = policy.folders
         self._max_bytes = policy.max_bytes
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """The bytes of the file; links inside the allowed folders are followed."""
-        path = Path(os.path.realpath(_named_path(uri)))
-        folder = self._folder_of(path)
+        named = _named_path(uri)
+        path = Path(os.path.realpath(named))
+        folder = self._folder_of(path, named)
         with _translated(), _opened(folder, path.relative_to(folder).parts) as file:
             return self._read(file, deadline)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _folder_of(self, path: Path) -> Path:
+    def _folder_of(self, path: Path, named: str) -> Path:
+        if path in self._files:
+            return path.parent
         for folder in self._folders:
             if path.is_relative_to(folder):
                 return folder
+        # Nothing is said of where a link leads that is not in an allowed folder itself.
+        plain = Path(os.path.normpath(named))
+        if any(plain.is_relative_to(folder) for folder in (*self._folders, *self._given)):
+            raise verdicts.denied(
+                f"it is a link, or behind one, that leads out of the allowed folder to '{path}'; "
+                f"allow '{path.parent}' as well if that is meant"
+            )
         raise verdicts.denied(
             f"the file is not in an allowed folder; allowed: {verdicts.listed(self._folders)}"
         )
@@ -72,7 +85,7 @@ def _resolved_folder(folder: Path) -> Path:
 
 
 def _named_path(uri: str) -> str:
-    parts = urlsplit(uri)
+    parts = split_reference(uri)
     if parts.netloc not in ("", "localhost"):
         raise verdicts.denied("a file reference names no other host: write file:///folder/name")
     if parts.query or parts.fragment:
@@ -115,7 +128,7 @@ def _verdict(error: OSError) -> ItemError:
     if error.errno in _MISSING:
         return verdicts.not_found(reason)
     if error.errno == errno.ELOOP:
-        return verdicts.denied("a link appeared in the path while it was opened")
+        return verdicts.denied("a link in a circle, or one that appeared while it was opened")
     if error.errno in _PASSING:
         return verdicts.try_again(reason)
     return verdicts.unreadable(reason)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 import httpcore
 
 from embedstream_core.errors import ItemError
 from embedstream_core.fetch import network, verdicts
+from embedstream_core.fetch.headers import check_encoding, parse_retry_after
 from embedstream_core.fetch.limits import Deadline, read_within
 from embedstream_core.fetch.policy import FetchPolicy
+from embedstream_core.fetch.references import check_form, split_reference
 
 __all__ = ["HttpSource"]
 
@@ -28,6 +31,8 @@ _PASSING = {408, 425, 429}
 _IDLE_CONNECTIONS = 64
 _IDLE_S = 15.0
 _MAX_HOST_CHARACTERS = 253
+# A name in ASCII, or an address, which urlsplit has checked where it stands in brackets.
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f:.]*:[0-9a-f:.]*")
 # What a URL may hold as it is; all else is percent-encoded.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
@@ -123,14 +128,16 @@ class HttpSource:
             return self._answer(response, deadline)
 
     def _answer(self, response: httpcore.Response, deadline: Deadline) -> bytes | _Redirect:
-        headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+        headers: dict[bytes, str] = {}
+        for name, value in response.headers:
+            key, text = name.lower(), value.decode("latin-1")
+            # A header that is given more than once is one list.
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
         if response.status in _REDIRECTS and b"location" in headers:
             return _Redirect(headers[b"location"])
         if response.status != 200:
-            raise _verdict(response.status)
-        encoding = headers.get(b"content-encoding", "identity")
-        if encoding.strip().lower() not in ("", "identity"):
-            raise verdicts.unreadable(f"content encoding {encoding[:20]!r}; send the bytes as is")
+            raise _verdict(response.status, headers)
+        check_encoding(headers.get(b"content-encoding", ""))
         # Its form is checked by h11 before.
         if int(headers.get(b"content-length", "0")) > self._policy.max_bytes:
             raise verdicts.too_large(self._policy.max_bytes)
@@ -172,12 +179,13 @@ class _HostGate:
 
 
 def _target(uri: str) -> _Target:
+    parts = split_reference(uri)
     try:
-        parts = urlsplit(uri)
-        host, port = (parts.hostname or "").rstrip("."), parts.port
+        port = parts.port
     except ValueError as error:
-        raise verdicts.denied("not a URL: its host or port cannot be read") from error
-    if not 0 < len(host) <= _MAX_HOST_CHARACTERS or not host.isascii() or "\\" in uri:
+        raise verdicts.denied("not a URL: its port is no number from 0 to 65535") from error
+    host = (parts.hostname or "").rstrip(".")
+    if len(host) > _MAX_HOST_CHARACTERS or not _HOST.fullmatch(host) or "\\" in uri:
         raise verdicts.denied("a web reference needs an ASCII host (write xn-- names) and no '\\'")
     if parts.scheme not in _DEFAULT_PORTS:
         raise verdicts.denied(f"a redirect to scheme {parts.scheme[:20]!r} is not followed")
@@ -193,20 +201,21 @@ def _target(uri: str) -> _Target:
 def _followed(uri: str, location: str) -> str:
     try:
         following = urljoin(uri, location)
-        plain = "@" not in urlsplit(following).netloc
     except ValueError as error:
         raise verdicts.unreadable("the server redirects to what is not a URL") from error
-    if not plain:
+    if "@" in split_reference(following).netloc:
         raise verdicts.denied("a redirect with a user name or password is not followed")
+    check_form(following)
     return following
 
 
-def _verdict(status: int) -> ItemError:
+def _verdict(status: int, headers: Mapping[bytes, str]) -> ItemError:
     reason = f"the server answered {status}"
     if status in _MISSING:
         return verdicts.not_found(reason)
     if status in _PASSING or status >= 500:
-        return verdicts.try_again(reason)
+        pause_s = parse_retry_after(headers.get(b"retry-after"), headers.get(b"date"))
+        return verdicts.try_again(reason, retry_after_s=pause_s)
     return verdicts.unreadable(reason)
 
 

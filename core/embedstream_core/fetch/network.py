@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 import httpcore
 
 from embedstream_core.fetch import verdicts
+from embedstream_core.fetch.addresses import Network, is_admitted
 from embedstream_core.fetch.limits import Deadline
-from embedstream_core.fetch.policy import Network
 
-__all__ = ["GuardedBackend", "Resolver", "is_admitted", "resolve", "within"]
+__all__ = ["GuardedBackend", "Resolver", "resolve", "within"]
 
-Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], Iterable[str]]
 
-_NAT64 = IPv6Network("64:ff9b::/96")
 _LOOKUPS = 16
 _deadline: ContextVar[Deadline] = ContextVar("deadline")
 
@@ -41,27 +39,6 @@ def resolve(host: str, port: int) -> list[str]:
     """All addresses of `host`, in the order to try them."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def is_admitted(address: Address, networks: Iterable[Network]) -> bool:
-    """Whether `address` is public, or in one of `networks`."""
-    target = _target(address)
-    return _is_public(target) or any(target in network for network in networks)
-
-
-def _target(address: Address) -> Address:
-    """Where packets go in the end: the IPv4 address that an IPv6 one carries, if it does."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
-
-
-def _is_public(address: Address) -> bool:
-    if isinstance(address, IPv6Address) and address.is_site_local:
-        return False
-    return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
 class GuardedBackend(httpcore.NetworkBackend):

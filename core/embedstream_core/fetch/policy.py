@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from embedstream_core.errors import SetupError
+from embedstream_core.fetch.addresses import Network
 
-__all__ = ["FetchPolicy", "HostRule", "Network"]
+__all__ = ["FetchPolicy", "HostRule"]
 
-Network = IPv4Network | IPv6Network
 _HOST_RULE = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 
 
@@ -48,12 +48,14 @@ class FetchPolicy:
     """What may be fetched: nothing, unless it is named here.
 
     A scheme is open when it is in `schemes` and its list is not empty: `folders` for file,
-    `hosts` for http and https, `buckets` for s3. Plain http has to be asked for in `schemes`.
+    `hosts` for http and https, `buckets` for s3, s3a and s3n. Plain http, s3a and s3n have to be
+    asked for in `schemes`.
 
+    folders: what is no folder but a file allows that one file.
     hosts: exact names, or `*.example.com` for every name below it; `name:port` for a port that is
     not the scheme's own.
-    networks: private, loopback, link-local and reserved addresses are refused unless they are in
-    one of these, such as `10.1.0.0/16`.
+    networks: addresses that are not public by IANA's registries (private, loopback, link-local,
+    reserved, ...) are refused unless they are in one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
     backoff_s: the pause before the second attempt; it doubles with each further one.
     outage_after: so many references in a row that fail for passing reasons are an outage, which is

@@ -1,4 +1,4 @@
-"""`s3://bucket/key`: objects in the allowed buckets. The key is taken as it is written."""
+"""`s3://bucket/key`, `s3a` and `s3n` too: objects in the allowed buckets, keys as written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from embedstream_core.errors import EmbedstreamError, MissingExtra, SetupError, SystemicError
 from embedstream_core.fetch import verdicts
+from embedstream_core.fetch.headers import check_encoding, parse_retry_after
 from embedstream_core.fetch.limits import Deadline, read_within
 from embedstream_core.fetch.policy import FetchPolicy
 
@@ -60,7 +61,9 @@ class S3Source:
             answer = self._client.get_object(Bucket=bucket, Key=key)
             body = answer["Body"]
             try:
-                if answer["ContentLength"] > max_bytes:
+                check_encoding(answer.get("ContentEncoding", ""))
+                # Some stores send in chunks and give no length.
+                if answer.get("ContentLength", 0) > max_bytes:
                     raise verdicts.too_large(max_bytes)
                 chunks = body.iter_chunks(_CHUNK_BYTES)
                 return read_within(chunks, max_bytes=max_bytes, deadline=deadline)
@@ -100,25 +103,31 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 @contextmanager
 def _translated() -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
     except ClientError as error:
         raise _verdict(error.response) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise _failure(error) from error
+    except ValueError as error:
+        raise verdicts.unreadable("S3 answered with headers that cannot be read") from error
 
 
 def _verdict(response: dict[str, Any]) -> EmbedstreamError:
     code = str(response.get("Error", {}).get("Code", ""))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    metadata = response.get("ResponseMetadata", {})
+    status = int(metadata.get("HTTPStatusCode", 0))
     reason = f"S3 answered {status} {code}"
     if code in _CREDENTIALS:
         return SystemicError(f"{reason}: check the credentials and the clock of this machine")
     if code in _MISSING:
         return verdicts.not_found(reason)
     if code in _PASSING or status >= 500 or status == 429:
-        return verdicts.try_again(reason)
+        headers = metadata.get("HTTPHeaders", {})
+        pause_s = parse_retry_after(headers.get("retry-after"), headers.get("date"))
+        return verdicts.try_again(reason, retry_after_s=pause_s)
     return verdicts.unreadable(reason)
 
 
@@ -137,6 +146,8 @@ def _failure(error: Exception) -> EmbedstreamError:
     )
     if isinstance(error, without_credentials):
         return SystemicError(f"no credentials for S3: {error}")
+    if isinstance(error, exceptions.ParamValidationError):
+        return verdicts.denied("S3 takes no such bucket or key")
     if isinstance(error, exceptions.ReadTimeoutError | exceptions.ConnectTimeoutError):
         return verdicts.timed_out("S3 did not answer in time")
     return verdicts.try_again(f"S3 could not be read: {type(error).__name__}")

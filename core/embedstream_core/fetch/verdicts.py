@@ -6,7 +6,25 @@ from collections.abc import Iterable
 
 from embedstream_core.errors import Code, ItemError, Stage, TransientError
 
-__all__ = ["denied", "listed", "not_found", "timed_out", "too_large", "try_again", "unreadable"]
+__all__ = [
+    "Busy",
+    "denied",
+    "listed",
+    "not_found",
+    "timed_out",
+    "too_large",
+    "try_again",
+    "unreadable",
+]
+
+
+class Busy(TransientError):
+    """Unreadable until `retry_after_s` seconds have passed: the server said so."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        said = f"{message} and asks for a pause of {retry_after_s:g} s"
+        super().__init__(Code.REFERENCE_UNREADABLE, Stage.FETCH, said)
+        self.retry_after_s = retry_after_s
 
 
 def denied(message: str) -> ItemError:
@@ -29,8 +47,10 @@ def too_large(max_bytes: int) -> ItemError:
     return ItemError(Code.IMAGE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
 
 
-def try_again(message: str) -> TransientError:
-    """Unreadable now; the next attempt may succeed."""
+def try_again(message: str, *, retry_after_s: float | None = None) -> TransientError:
+    """Unreadable now; the next attempt may succeed, after these seconds where they are known."""
+    if retry_after_s is not None:
+        return Busy(message, retry_after_s)
     return TransientError(Code.REFERENCE_UNREADABLE, Stage.FETCH, message)
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 from fetch_places import MAX_BYTES, Place, Site, Visit
 
-from embedstream_core.errors import Code, ItemError, MissingExtra, SetupError, Stage, TransientError
+from embedstream_core.errors import (
+    Code,
+    ItemError,
+    MissingExtra,
+    SetupError,
+    Stage,
+    SystemicError,
+    TransientError,
+)
 from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher, verdicts
 from embedstream_core.fetch.limits import Deadline
 
@@ -144,6 +152,14 @@ def test_credentials_are_denied_and_not_told(uri: str, tmp_path: Path) -> None:
         "https://images.test/\ud800",
         "https://b\u00fccher.test/",
         "gopher://images.test/",
+        "https://images.test/" + "a" * 20_000,
+        "https://[2024]/a.jpg",
+        "https://[::1%25eth0]/",
+        "https://[v1.images]/",
+        "https://images.test\u2100:443/",
+        "https://images\u2100.test/",
+        "https://images..test/",
+        "https://" + "a" * 64 + ".images.test/",
     ],
 )
 def test_odd_references_are_denied(uri: str) -> None:
@@ -153,10 +169,17 @@ def test_odd_references_are_denied(uri: str) -> None:
 
 def test_the_message_lists_the_known_and_the_allowed_schemes() -> None:
     with open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher:
-        with pytest.raises(ItemError, match=r"'ftp' is unknown; known: .*s3; allowed: https$"):
+        with pytest.raises(
+            ItemError, match=r"'ftp' is unknown; known: .*s3, s3a, s3n; allowed: https$"
+        ):
             fetcher.fetch("ftp://images.test/a.jpg")
         with pytest.raises(ItemError, match="'s3' is not allowed"):
             fetcher.fetch("s3://bucket/a.jpg")
+        for scheme in ("s3a", "S3N"):
+            with pytest.raises(ItemError, match=r"is not allowed; .*; write s3://bucket/key, or"):
+                fetcher.fetch(f"{scheme}://bucket/a.jpg")
+        with pytest.raises(ItemError, match=r"'data' is unknown; .*; give the bytes"):
+            fetcher.fetch("data:image/png;base64,YQ==")
 
 
 class Flaky:
@@ -207,6 +230,85 @@ class TestRetries:
         with pytest.raises(TransientError):
             flaky_fetcher(Flaky(9, verdicts.try_again), naps, timeout_s=0.4).fetch("https://a/")
         assert naps == []
+
+
+class Busy:
+    """A source that is busy until a time on the clock, and says for how many seconds."""
+
+    def __init__(self, clock: SteppedClock, until: float, retry_after_s: float) -> None:
+        self.clock, self.until, self.retry_after_s = clock, until, retry_after_s
+        self.calls: list[float] = []
+
+    def fetch(self, uri: str, deadline: Deadline) -> bytes:
+        self.calls.append(self.clock.now)
+        if self.clock.now < self.until:
+            raise verdicts.Busy("the server answered 429", self.retry_after_s)
+        return b"bytes"
+
+    def close(self) -> None:
+        pass
+
+
+class SteppedClock:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class TestServersThatAskForAPause:
+    @pytest.fixture
+    def clock(self) -> SteppedClock:
+        return SteppedClock()
+
+    def fetcher(self, source: Busy, **changes: float | None) -> Fetcher:
+        limits = {"attempts": 3, "backoff_s": 0.1, "timeout_s": 10, **changes}
+        policy = FetchPolicy(**limits)  # type: ignore[arg-type]
+        clock = source.clock
+        return Fetcher(policy, {"https": source}, sleep=clock.sleep, clock=clock)
+
+    def test_get_it(self, clock: SteppedClock) -> None:
+        source = Busy(clock, until=4, retry_after_s=2)
+        assert self.fetcher(source).fetch("https://a/") == b"bytes"
+        assert source.calls == [0, 2, 4]
+
+    def test_do_not_shorten_the_pauses(self, clock: SteppedClock) -> None:
+        source = Busy(clock, until=99, retry_after_s=0)
+        with pytest.raises(TransientError):
+            self.fetcher(source, backoff_s=1).fetch("https://a/")
+        assert len(source.calls) == 3
+        assert source.calls[1] >= 0.5
+        assert source.calls[2] >= 1.5
+
+    @pytest.mark.parametrize("retry_after_s", [10, 3600])
+    def test_that_does_not_fit_fail_at_once(
+        self, clock: SteppedClock, retry_after_s: float
+    ) -> None:
+        source = Busy(clock, until=5, retry_after_s=retry_after_s)
+        said = rf"429 and asks for a pause of {retry_after_s} s; .* no time .* timeout_s, 10 s"
+        with pytest.raises(TransientError, match=said) as caught:
+            self.fetcher(source).fetch("https://a/")
+        assert caught.value.code is Code.REFERENCE_UNREADABLE
+        assert source.calls == [0]
+
+    def test_have_no_more_than_the_time_that_is_left(self, clock: SteppedClock) -> None:
+        source = Busy(clock, until=99, retry_after_s=6)
+        with pytest.raises(TransientError, match="no time"):
+            self.fetcher(source).fetch("https://a/")
+        assert source.calls == [0, 6]
+
+    def test_are_an_outage_when_all_references_meet_them(self, clock: SteppedClock) -> None:
+        source = Busy(clock, until=9999, retry_after_s=3600)
+        fetcher = self.fetcher(source, outage_after=2)
+        assert code_of(fetcher, "https://a/") is Code.REFERENCE_UNREADABLE
+        with pytest.raises(SystemicError, match=r"outage: 2 .* a pause of 3600 s"):
+            fetcher.fetch("https://a/")
 
 
 class TestPolicy:

@@ -48,6 +48,95 @@ def test_a_link_inside_is_followed(file_place: FilePlace) -> None:
     assert content_of(f"file://{file_place.folder}/link", file_place.policy) == b"bytes"
 
 
+@pytest.mark.parametrize("given", ["allowed", "alias"])
+def test_a_link_out_is_called_that_with_the_folder_to_allow(
+    file_place: FilePlace, given: str
+) -> None:
+    """As in the cache of Hugging Face's hub: snapshots/abc/a.png -> ../../blobs/1."""
+    blobs = file_place.root / "blobs"
+    blobs.mkdir()
+    (blobs / "1").write_bytes(b"bytes")
+    (file_place.folder / "a.png").symlink_to("../blobs/1")
+    (file_place.folder / "step").symlink_to("../blobs")
+    (file_place.root / "alias").symlink_to("allowed")
+    policy = replace(file_place.policy, folders=(file_place.root / given,))
+    for name in ("a.png", "step/1"):
+        uri = f"file://{file_place.root / given}/{name}"
+        with pytest.raises(ItemError) as caught:
+            content_of(uri, policy)
+        assert caught.value.code is Code.REFERENCE_DENIED
+        said = caught.value.message
+        assert f"link, or behind one, that leads out of the allowed folder to '{blobs}/1'" in said
+        assert f"allow '{blobs}' as well" in said
+        both = replace(policy, folders=(*policy.folders, blobs))
+        assert content_of(uri, both) == b"bytes"
+
+
+def test_what_is_outside_without_a_link_is_not_called_one(file_place: FilePlace) -> None:
+    file_place.outside()
+    for uri in (f"file://{file_place.root}/outside", f"file://{file_place.folder}/../outside"):
+        with pytest.raises(ItemError, match="the file is not in an allowed folder") as caught:
+            content_of(uri, file_place.policy)
+        assert "link" not in caught.value.message
+
+
+def test_one_file_can_be_allowed(file_place: FilePlace) -> None:
+    one, other = file_place.put("one.jpg", b"one"), file_place.put("other.jpg", b"other")
+    longer = file_place.put("one.jpg.bak", b"longer")
+    policy = replace(file_place.policy, folders=(file_place.folder / "one.jpg",))
+    assert content_of(one, policy) == b"one"
+    for uri in (other, longer, f"file://{file_place.folder}"):
+        assert code_of(uri, policy) is Code.REFERENCE_DENIED
+
+
+def test_one_allowed_file_may_be_a_link_and_no_link_may_take_its_place(
+    file_place: FilePlace,
+) -> None:
+    file_place.outside()
+    uri = file_place.put("one.jpg", b"one")
+    (file_place.root / "alias.jpg").symlink_to("allowed/one.jpg")
+    policy = replace(file_place.policy, folders=(file_place.root / "alias.jpg",))
+    with open_fetcher(policy) as fetcher:
+        assert fetcher.fetch(f"file://{file_place.root}/alias.jpg") == b"one"
+        assert fetcher.fetch(uri) == b"one"
+        (file_place.folder / "one.jpg").unlink()
+        (file_place.folder / "one.jpg").symlink_to("../outside")
+        with pytest.raises(ItemError) as caught:
+            fetcher.fetch(uri)
+    assert caught.value.code is Code.REFERENCE_DENIED
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file://[2024]/a.png",
+        "file://[",
+        "file://]",
+        "file://[::1]/a.png",
+        "file:///[",
+        "file://\u2100/a.png",
+        "file:a.png",
+        "file:",
+        "file:////",
+        "file:///" + "a/" * 8_000,
+        "file:///" + "a" * 300,
+        "file:///%ff%00",
+    ],
+)
+def test_odd_references_are_failures(file_place: FilePlace, uri: str) -> None:
+    assert code_of(uri, file_place.policy) is Code.REFERENCE_DENIED
+    assert code_of(uri, replace(file_place.policy, folders=(Path("/"),))) in (
+        Code.REFERENCE_DENIED,
+        Code.REFERENCE_NOT_FOUND,
+        Code.REFERENCE_UNREADABLE,
+    )
+
+
+@pytest.mark.parametrize("name", ["[2024]", "a[1].png", "]["])
+def test_brackets_in_a_path_are_names(file_place: FilePlace, name: str) -> None:
+    assert content_of(file_place.put(name, b"bytes"), file_place.policy) == b"bytes"
+
+
 def test_a_link_as_allowed_folder_is_followed(file_place: FilePlace) -> None:
     file_place.put("picture", b"bytes")
     alias = file_place.root / "alias"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from fetch_places import (
@@ -21,7 +23,7 @@ from fetch_places import (
     listener,
 )
 
-from embedstream_core.errors import Code, ItemError
+from embedstream_core.errors import Code, ItemError, TransientError
 from embedstream_core.fetch import open_fetcher
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Deadline
@@ -91,10 +93,31 @@ class TestRedirects:
             assert code_of(f"{site.url}/a", policy, resolver) is Code.REFERENCE_DENIED
             assert connections(refused) == 0
 
-    @pytest.mark.parametrize("location", ["http://[", "http://a:b/"])
+    @pytest.mark.parametrize(
+        "location",
+        [
+            *[
+                "http://[",
+                "http://a:b/",
+                "http://[2024]/",
+                "http://[::1%25eth0]/",
+                "//[",
+                "http://",
+            ],
+            *[
+                "http://a..images.test/",
+                "http://.images.test/",
+                "http://%00.images.test/",
+                "data:,",
+            ],
+            *["http://a b.images.test/", "http://\u00fc.images.test/", "http:///", "\\\\a", "\x80"],
+            *["http://user@a.images.test/", "/" + "a" * 20_000, "http://a.images.test:0x50/"],
+        ],
+    )
     def test_to_no_url(self, site: Site, location: str) -> None:
         site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
-        policy = replace(site.policy, max_redirects=5)
+        policy = replace(site.policy, max_redirects=5, hosts=(*site.policy.hosts, "*.images.test"))
+        site.otherwise = lambda visit: visit.answer(403)
         assert code_of(f"{site.url}/a", policy) in (
             Code.REFERENCE_DENIED,
             Code.REFERENCE_UNREADABLE,
@@ -180,6 +203,66 @@ class TestHostileBodies:
         bomb = gzip.compress(bytes(MAX_BYTES * 100))
         site.pages["/a"] = lambda visit: visit.answer(200, bomb, Content_Encoding="gzip")
         assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
+
+    @pytest.mark.parametrize("second", ["identity", "gzip"])
+    def test_two_headers_are_one_list(self, site: Site, second: str) -> None:
+        both = ["gzip", second][:: 1 if second == "identity" else -1]
+        lines = b"".join(b"Content-Encoding: %s\r\n" % name.encode() for name in both)
+        site.pages["/a"] = lambda visit: visit.raw(OK + lines + b"Content-Length: 1\r\n\r\n.")
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
+
+    @pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "aws-chunked,", "image/jpeg", ""])
+    def test_what_only_sounds_compressed_is_read(self, site: Site, encoding: str) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(200, b"bytes", Content_Encoding=encoding)
+        with open_fetcher(site.policy) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+
+
+def busy_once(status: int, retry_after: str, visits: list[float]) -> Page:
+    def page(visit: Visit) -> None:
+        visits.append(time.monotonic())
+        if len(visits) > 1:
+            return visit.answer(200, b"bytes")
+        return visit.answer(status, Retry_After=retry_after)
+
+    return page
+
+
+def in_seconds(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+class TestRetryAfter:
+    @pytest.mark.parametrize(
+        ("status", "retry_after"),
+        [(429, "1"), (503, "1"), (500, " 1 "), (429, in_seconds), (503, in_seconds)],
+    )
+    def test_is_waited_for(
+        self, site: Site, status: int, retry_after: str | Callable[[float], str]
+    ) -> None:
+        asked = retry_after if isinstance(retry_after, str) else retry_after(2)
+        visits: list[float] = []
+        site.pages["/a"] = busy_once(status, asked, visits)
+        with open_fetcher(site.policy) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+        assert 1 <= visits[1] - visits[0] < 3
+
+    @pytest.mark.parametrize("retry_after", ["-1", "soon", "9" * 40, "", "1.5"])
+    def test_without_sense_changes_nothing(self, site: Site, retry_after: str) -> None:
+        visits: list[float] = []
+        site.pages["/a"] = busy_once(429, retry_after, visits)
+        with open_fetcher(site.policy) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+        assert visits[1] - visits[0] < 0.5
+
+    def test_beyond_the_deadline_fails_at_once(self, site: Site) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(429, Retry_After="3600")
+        with (
+            open_fetcher(site.policy) as fetcher,
+            pytest.raises(TransientError, match=r"answered 429 and asks for a pause of 3600 s; "),
+        ):
+            fetcher.fetch(f"{site.url}/a")
+        assert len(site.requests) == 1
 
 
 def failing_once(status: int) -> Page:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 import uuid
 from dataclasses import replace
 
@@ -26,6 +28,86 @@ def test_a_key_is_taken_as_it_is_written(s3_place: S3Place, key: str) -> None:
     uri = s3_place.put(key, b"bytes")
     with open_fetcher(s3_place.policy) as fetcher:
         assert fetcher.fetch(uri) == b"bytes"
+
+
+@pytest.mark.parametrize("scheme", ["s3a", "s3n", "S3A"])
+def test_the_names_that_hadoop_gives_it(s3_place: S3Place, scheme: str) -> None:
+    uri = s3_place.put("a b#c.jpg", b"bytes").replace("s3", scheme, 1)
+    s3_place.outside()
+    policy = replace(s3_place.policy, schemes=("s3a", "s3n"))
+    with open_fetcher(policy) as fetcher:
+        assert fetcher.fetch(uri) == b"bytes"
+        with pytest.raises(ItemError, match="bucket 'private' is not allowed") as caught:
+            fetcher.fetch(f"{scheme}://private/secret")
+    assert caught.value.code is Code.REFERENCE_DENIED
+
+
+@pytest.mark.parametrize(("encoding", "is_read"), [("aws-chunked", True), ("gzip", False)])
+def test_a_stored_encoding(s3_place: S3Place, encoding: str, is_read: bool) -> None:
+    s3_place.site.pages["/pictures/a"] = lambda visit: visit.answer(
+        200, b"bytes", Content_Encoding=encoding
+    )
+    with open_fetcher(s3_place.policy) as fetcher:
+        if is_read:
+            assert fetcher.fetch("s3://pictures/a") == b"bytes"
+            return
+        with pytest.raises(ItemError, match="compressed") as caught:
+            fetcher.fetch("s3://pictures/a")
+    assert caught.value.code is Code.REFERENCE_UNREADABLE
+
+
+def test_an_answer_without_a_length_is_read_and_limited(s3_place: S3Place) -> None:
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pages = s3_place.site.pages
+    pages["/pictures/a"] = lambda visit: visit.raw(start + b"5\r\nbytes\r\n0\r\n\r\n")
+    large = b"3e9\r\n" + b"." * 1001 + b"\r\n0\r\n\r\n"
+    pages["/pictures/b"] = lambda visit: visit.raw(start + large)
+    with open_fetcher(s3_place.policy) as fetcher:
+        assert fetcher.fetch("s3://pictures/a") == b"bytes"
+        with pytest.raises(ItemError) as caught:
+            fetcher.fetch("s3://pictures/b")
+    assert caught.value.code is Code.IMAGE_TOO_LARGE
+
+
+def test_slow_down_is_obeyed(s3_place: S3Place) -> None:
+    visits: list[float] = []
+
+    def page(visit: Visit) -> None:
+        visits.append(time.monotonic())
+        if len(visits) > 1:
+            return visit.answer(200, b"bytes")
+        error = b"<Error><Code>SlowDown</Code></Error>"
+        return visit.answer(503, error, Retry_After="1")
+
+    s3_place.site.pages["/pictures/a"] = page
+    with open_fetcher(s3_place.policy) as fetcher:
+        assert fetcher.fetch("s3://pictures/a") == b"bytes"
+    assert visits[1] - visits[0] >= 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (403, {}, Code.REFERENCE_UNREADABLE),
+        (404, {}, Code.REFERENCE_NOT_FOUND),
+        (500, {}, Code.REFERENCE_UNREADABLE),
+        (200, {"Last_Modified": "never"}, Code.REFERENCE_UNREADABLE),
+        (200, {"x_amz_missing_meta": "many"}, Code.REFERENCE_UNREADABLE),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_answer_that_botocore_cannot_read_is_one_failure(
+    s3_place: S3Place, status: int, headers: dict[str, str], expected: Code
+) -> None:
+    """A proxy's page, or broken headers, after which botocore leaves its connection open."""
+    s3_place.site.pages["/pictures/a"] = lambda visit: visit.answer(
+        status, b"<html><body>Sign in<br></body>", **headers
+    )
+    policy = replace(s3_place.policy, attempts=1)
+    with open_fetcher(policy) as fetcher, pytest.raises(ItemError, match="S3 answered") as caught:
+        fetcher.fetch("s3://pictures/a")
+    assert caught.value.code is expected
+    gc.collect()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""The boundary between one item and its batch: what an item raises becomes its outcome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from embedstream_core.errors import Code, EmbedstreamError, ItemError, Stage
+from embedstream_core.records import Failure
+
+__all__ = ["attempt"]
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+# An exception may quote the whole input; a row keeps the beginning.
+_MAX_MESSAGE_CHARACTERS = 1000
+
+
+def attempt(
+    action: Callable[[], Result], stage: Stage, *, content_sha256: str | None = None
+) -> Result | Failure:
+    """Run one item's part of a stage; return its result, or the item's failure.
+
+    An exception that no code expected is a failure too, with the code `internal_error`, and is
+    logged with its traceback: a bug in a parser or a library never stops a stream.
+
+    Raises:
+        EmbedstreamError: one that names the set-up or the system as the cause, not the item.
+        MemoryError: this process has too little; the next attempt decodes in a child process.
+    """
+    try:
+        return action()
+    except ItemError as error:
+        code, stage, message = error.code, error.stage, error.message
+    except (EmbedstreamError, MemoryError):
+        raise
+    except Exception as error:
+        _log.exception("unexpected error in one item's %s stage; it becomes a failure row", stage)
+        code, message = Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}"
+    # A lone surrogate, as in the name of a file, is no UTF-8: Arrow would refuse the whole batch.
+    text = message[:_MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    return Failure(code, stage, text, content_sha256=content_sha256)

@@ -1,0 +1,71 @@
+"""What a `model_id` says: which model made a vector, from which pixels, in which precision."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from embedstream_core.errors import SetupError
+
+__all__ = ["MLFLOW", "PRECISIONS", "ModelId", "Precision"]
+
+Precision = Literal["float32", "bfloat16"]
+"""What a forward pass computes in."""
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "bfloat16")
+
+MLFLOW = "mlflow"
+"""What `encoder.name` and a `model_id` call MLflow's registry."""
+
+_FORM = re.compile(
+    rf"(?P<encoder>{MLFLOW}(?=/)|.+(?=/[^/]+/))/(?P<weights>.+)/(?P<sha256>[0-9a-f]{{1,12}})"
+    r"(-(?P<preprocessing>[0-9a-f]{6}))?(@(?P<precision>bfloat16))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """Vectors with the same id can be compared with each other; others cannot.
+
+    Its text is `<encoder>/<weights>/<sha256>`, then `-<preprocessing>` where a preprocessing was
+    declared, then `@bfloat16` for vectors that were made in that precision:
+    `resnet50/IMAGENET1K_V2/11ad3fa6f4b5-5d41c3@bfloat16`. `sha256` is the first 12 characters of
+    the weights' hash, `preprocessing` the first 6 of its own.
+    """
+
+    encoder: str
+    weights: str
+    sha256: str
+    preprocessing: str = ""
+    precision: Precision = "float32"
+
+    def __str__(self) -> str:
+        declared = f"-{self.preprocessing}" if self.preprocessing else ""
+        rounded = "" if self.precision == "float32" else f"@{self.precision}"
+        return f"{self.encoder}/{self.weights}/{self.sha256}{declared}{rounded}"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelId:
+        """Read the text of a `model_id`.
+
+        Raises:
+            SetupError: it has another form.
+        """
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise SetupError(
+                f"'{text}' is not a model_id; one is <encoder>/<weights>/<start of the sha256>, as "
+                "resnet50/IMAGENET1K_V2/11ad3fa6f4b5; see the table's column model_id"
+            )
+        return cls(
+            found["encoder"],
+            found["weights"],
+            found["sha256"],
+            found["preprocessing"] or "",
+            "bfloat16" if found["precision"] else "float32",
+        )
+
+    def in_precision(self, precision: Precision) -> ModelId:
+        """Return the id of the same model's vectors in a precision."""
+        return replace(self, precision=precision)

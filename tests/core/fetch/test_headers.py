@@ -1,0 +1,101 @@
+"""What servers and upload tools write into Content-Encoding and Retry-After."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from embedstream_core.errors import Code, ItemError
+from embedstream_core.fetch.headers import check_encoding, parse_retry_after
+
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *["", " ", ",", "identity", "Identity", "none", "NULL", "aws-chunked", "AWS-Chunked"],
+        *["UTF-8", "utf8", "binary", "us-ascii", "image/jpeg", "application/octet-stream"],
+        *["aws-chunked,", "aws-chunked, UTF-8", "identity,aws-chunked", " utf-8 , identity "],
+    ],
+)
+def test_an_encoding_that_changes_no_byte_is_taken(value: str) -> None:
+    check_encoding(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        *[(name, name) for name in ("gzip", "x-gzip", "deflate", "compress", "br", "zstd")],
+        ("GZIP", "gzip"),
+        ("aws-chunked,gzip", "gzip"),
+        ("gzip, aws-chunked", "gzip"),
+        ("identity, br", "br"),
+    ],
+)
+def test_a_compressed_answer_is_called_that(value: str, named: str) -> None:
+    with pytest.raises(ItemError, match=rf"compressed \(Content-Encoding: {named}\)") as caught:
+        check_encoding(value)
+    assert caught.value.code is Code.REFERENCE_UNREADABLE
+
+
+@pytest.mark.parametrize("value", ["aes128gcm", "gzip gzip", "identity; q=1", "\u00fc" * 1000])
+def test_an_unknown_encoding_is_refused(value: str) -> None:
+    with pytest.raises(ItemError, match="unknown Content-Encoding") as caught:
+        check_encoding(value)
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2", 2),
+        (" 120 ", 120),
+        ("0", 0),
+        ("Wed, 21 Oct 2026 07:28:02 GMT", 2),
+        ("Wednesday, 21-Oct-26 07:29:00 GMT", 60),
+        ("Wed Oct 21 07:28:05 2026", 5),
+        (DATE, 0),
+    ],
+)
+def test_seconds_and_dates(value: str, seconds: float) -> None:
+    assert parse_retry_after(value, DATE) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *[
+            "",
+            "-1",
+            "+5",
+            "1.5",
+            "1e3",
+            "0x10",
+            "\u0662",
+            "9" * 9,
+            "9" * 5000,
+            "soon",
+            "2 s",
+            "inf",
+        ],
+        *["Wed, 21 Oct 2026 07:27:59 GMT", "Wed, 21 Oct 9999 07:28:00 GMT", "Wed, 99 Oct 2026"],
+        *["\x00", "Wed, 21 Oct 2026 07:28:02 +9999", "1, 2", "Wed, 21 Oct 99999 07:28:00 GMT"],
+    ],
+)
+def test_nonsense_and_the_past_are_ignored(value: str) -> None:
+    assert parse_retry_after(value, DATE) is None
+
+
+def test_none_is_none() -> None:
+    assert parse_retry_after(None, DATE) is None
+
+
+@pytest.mark.parametrize("date", [None, "", "nonsense"])
+def test_without_a_date_of_its_own_our_clock_counts(date: str | None) -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    seconds = parse_retry_after(soon, date)
+    assert seconds is not None
+    assert 55 < seconds <= 60
