@@ -41,15 +41,12 @@ class Jpeg:
     exif: bytes
     xmp: bytes
     _content: bytes
-    _metadata: tuple[tuple[int, int], ...]
+    # Where each segment that makes pixels starts and ends; the last ends with the content.
+    _kept: tuple[tuple[int, int], ...]
 
     def content(self) -> bytes:
         """Return a JPEG of the same pixels without its metadata."""
-        kept, position = [], 0
-        for start, end in self._metadata:
-            kept.append(self._content[position:start])
-            position = end
-        return b"".join([*kept, self._content[position:]])
+        return b"".join([b"\xff\xd8", *(self._content[start:end] for start, end in self._kept)])
 
 
 def read_jpeg(content: bytes, *, most_scans: int) -> Jpeg:
@@ -61,19 +58,20 @@ def read_jpeg(content: bytes, *, most_scans: int) -> Jpeg:
     frame, size, components = 0, b"", 0
     exif: list[bytes] = []
     xmp = b""
-    metadata: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []
     segments = _segments(content)
     for marker, start, end in segments:
         data = content[start + 4 : end]
+        if marker not in _METADATA:
+            kept.append((start, end))
         if marker in _FRAMES:
             frame, size, components = marker, data[:5], int.from_bytes(data[5:6])
-        elif marker in _METADATA:
-            metadata.append((start, end))
-            if marker == 0xE1 and data.startswith(b"Exif\0\0"):
-                exif.append(data[6:])
-            elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-                xmp = data
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0"):
+            exif.append(data[6:])
+        elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            xmp = data
         elif marker == _SOS:
+            kept[-1] = start, len(content)
             break
     else:
         raise _failure(Code.IMAGE_CORRUPT, "the JPEG is broken: it has no data")
@@ -90,7 +88,7 @@ def read_jpeg(content: bytes, *, most_scans: int) -> Jpeg:
     while is_repeated and scans <= most_scans and (segment := next(segments, None)):
         scans += segment[0] == _SOS
     width, height = int.from_bytes(size[3:5]), int.from_bytes(size[1:3])
-    return Jpeg(width, height, scans, b"".join(exif), xmp, content, tuple(metadata))
+    return Jpeg(width, height, scans, b"".join(exif), xmp, content, tuple(kept))
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:

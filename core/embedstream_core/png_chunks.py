@@ -57,7 +57,7 @@ class Png:
     _parts: list[bytes | memoryview] = field(default_factory=list)
 
     def content(self) -> bytes:
-        """Return a PNG of the same pixels with nothing beside them."""
+        """Return a PNG of the same pixels alone, which ends with its data: Pillow needs no IEND."""
         return SIGNATURE + b"".join(self._parts)
 
 
@@ -98,7 +98,6 @@ def read_png(content: bytes) -> Png:
         values = struct.unpack(f">{len(transparency) // 2}H", transparency)
         png.transparent = tuple(value & (1 << png.depth) - 1 for value in values)
     png._parts += data
-    png._parts.append(_chunk(b"IEND", b""))
     return png
 
 
