@@ -216,7 +216,7 @@ def _scaled_cut(image: Image.Image, preprocessing: Preprocessing, orientation: i
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I;16":
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         return _sixteen_bits(image)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
@@ -227,7 +227,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _sixteen_bits(image: Image.Image) -> Image.Image:
     # convert("RGB") would clip: every value above 255 would turn white.
     values = np.asarray(image)
-    grey = (values >> 8).astype(np.uint8)
+    grey = (values >> 8).clip(0, 255).astype(np.uint8)
     grey[values == image.info.get("transparency", -1)] = 255
     return Image.fromarray(grey).convert("RGB")
 

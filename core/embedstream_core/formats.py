@@ -7,12 +7,19 @@ libwebp takes two whole pictures' memory where it is opened.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from embedstream_core import bmp, jpeg_segments, png_chunks
 from embedstream_core.errors import Code, ItemError, Stage
@@ -61,18 +68,21 @@ def read_header(content: bytes, *, formats: tuple[str, ...], most_scans: int) ->
     Raises:
         ItemError: none of the formats, of a kind that is not decoded here, or broken.
     """
-    found = next((name for name in _BEGINNINGS if content.startswith(_BEGINNINGS[name])), None)
+    begins = (name for name, start in _BEGINNINGS.items() if content.startswith(start))
+    found = next(begins, None)
     if found == "WEBP" and content[8:12] != b"WEBP":
         found = None
-    if found not in formats:
-        known = ", ".join(formats)
-        raise _failure(
-            Code.IMAGE_UNSUPPORTED, f"the bytes, starting {content[:12]!r}, are none of {known}"
-        )
     try:
-        if found == "JPEG":
+        if found in formats and found == "JPEG":
             return _read_jpeg(content, most_scans)
-        return _READERS[found](content)
+        if found in formats:
+            return _READERS[found](content)
+        return _read_other(content, [name for name in formats if name not in _BEGINNINGS])
+    except UnidentifiedImageError:
+        raise _failure(
+            Code.IMAGE_UNSUPPORTED,
+            f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}",
+        ) from None
     except Image.DecompressionBombError as error:
         raise _failure(Code.IMAGE_TOO_LARGE, str(error)) from None
     except (ItemError, MemoryError):
@@ -188,6 +198,16 @@ def _read_bmp(content: bytes) -> OpenedImage:
     )
 
 
+def _read_other(content: bytes, formats: list[str]) -> OpenedImage:
+    """Leave a format that is none of the usual ones to Pillow."""
+    with Image.open(io.BytesIO(content), formats=formats) as image:
+        size, name = image.size, image.format or ""
+        orientation = _orientation(image.info)
+    return OpenedImage(
+        name, size, lambda: Image.open(io.BytesIO(content), formats=formats), orientation
+    )
+
+
 _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "JPEG": (jpeg_segments.SIGNATURE,),
     "PNG": (png_chunks.SIGNATURE,),
@@ -204,7 +224,7 @@ _READERS: dict[str, Callable[[bytes], OpenedImage]] = {
 }
 
 
-def _orientation(info: dict[str, Any]) -> int:
+def _orientation(info: Mapping[Any, Any]) -> int:
     """Return the orientation that EXIF or XMP gives, as Pillow finds it; 1 without one."""
     holder = Image.Image()
     holder.info = {key: value for key, value in info.items() if value}

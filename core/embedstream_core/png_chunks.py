@@ -27,9 +27,13 @@ _DEPTHS = {
     _RGBA: (8, 16),
 }
 
-_XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
-# Of text only what may hold an orientation is read, and no more than this of it.
+# What may hold an orientation; of a text no more than so many bytes are read.
+_XMP = b"XML:com.adobe.xmp"
+_ORIENTED = {b"eXIf", _XMP, b"Raw profile type exif"}
 _MOST_TEXT = 2**20
+
+# To go through a hundred thousand takes a third of a second. Encoders write some thousand at most.
+_MOST_CHUNKS = 100_000
 
 
 class _Chunk(NamedTuple):
@@ -72,6 +76,8 @@ def read_png(content: bytes) -> Png:
     chunks = _chunks(content)
     png = _read_header(next(chunks, None))
     palette = transparency = None
+    # Read after all, so that of a thousand compressed texts one is.
+    metadata: dict[bytes, tuple[bytes, memoryview]] = {}
     data: list[memoryview] = []
     data_ended = False
     for kind, inside, whole, is_sound in chunks:
@@ -87,8 +93,8 @@ def read_png(content: bytes) -> Png:
             raise _unsupported(f"its chunk {kind.decode()} is unknown")
         elif kind == b"tRNS" and not data and is_sound:
             transparency = transparency or bytes(inside)
-        elif is_sound:
-            _read_metadata(png, kind, inside)
+        elif is_sound and (key := _key(kind, inside)) in _ORIENTED:
+            metadata[key] = kind, inside
     if not data:
         raise _corrupt("it has no data")
     if png.colour_type == _PALETTE:
@@ -98,6 +104,7 @@ def read_png(content: bytes) -> Png:
         values = struct.unpack(f">{len(transparency) // 2}H", transparency)
         png.transparent = tuple(value & (1 << png.depth) - 1 for value in values)
     png._parts += data
+    png.info = _metadata(metadata)
     return png
 
 
@@ -105,7 +112,13 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
     """Each chunk up to the end; critical ones are sound, or the last one is cut short."""
     view = memoryview(content)
     position = len(SIGNATURE)
+    count = 0
     while position + 8 <= len(content):
+        count += 1
+        if count > _MOST_CHUNKS:
+            raise ItemError(
+                Code.IMAGE_TOO_LARGE, Stage.DECODE, f"the PNG has over {_MOST_CHUNKS} chunks"
+            )
         length, kind = struct.unpack_from(">I4s", content, position)
         if not kind.isalpha():
             raise _corrupt(f"a chunk is called {kind!r}")
@@ -144,20 +157,26 @@ def _palette(
         yield _chunk(b"tRNS", transparency)
 
 
-def _read_metadata(png: Png, kind: bytes, data: memoryview) -> None:
-    """Keep what may hold an orientation, wherever it stands."""
-    if kind == b"eXIf":
-        png.info["exif"] = b"Exif\0\0" + data
-    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-        return
-    key = bytes(data[:80]).partition(b"\0")[0]
-    if key not in (_XMP, _RAW_EXIF):
-        return
-    text = _text(kind, bytes(data[len(key) + 1 :][:_MOST_TEXT]))
-    if key == _XMP:
-        png.info["xmp"] = text
-    else:
-        png.info["Raw profile type exif"] = text.decode("latin-1")
+def _metadata(found: dict[bytes, tuple[bytes, memoryview]]) -> dict[str, Any]:
+    """Return what may hold an orientation, under the names that Pillow gives it."""
+    info: dict[str, Any] = {}
+    for key, (kind, data) in found.items():
+        if key == b"eXIf":
+            info["exif"] = b"Exif\0\0" + data
+            continue
+        text = _text(kind, bytes(data[len(key) + 1 :][:_MOST_TEXT]))
+        if key == _XMP:
+            info["xmp"] = text
+        else:
+            info["Raw profile type exif"] = text.decode("latin-1")
+    return info
+
+
+def _key(kind: bytes, data: memoryview) -> bytes:
+    """What a chunk is about: the keyword of a text, or its own type."""
+    if kind in (b"tEXt", b"zTXt", b"iTXt"):
+        return bytes(data[:80]).partition(b"\0")[0]
+    return kind
 
 
 def _text(kind: bytes, data: bytes) -> bytes:

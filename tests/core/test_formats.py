@@ -54,7 +54,7 @@ def gif(
     # Codes of four bits, cleared before they grow: LZW without compression.
     codes = [code for _ in range(side * side) for code in (8, index)] + [9]
     data = bytes(
-        low | high << 4 for low, high in zip(codes[::2], (codes[1:] + [0])[::2], strict=False)
+        low | high << 4 for low, high in zip(codes[::2], [*codes[1:], 0][::2], strict=False)
     )
     blocks = bytes([len(data)]) + data + b"\0"
     tables = (b"", table) if local else (table, b"")

@@ -91,6 +91,16 @@ def test_counting_takes_time_by_the_length_alone(hostile: bytes) -> None:
     assert time.perf_counter() - start < 1
 
 
+@pytest.mark.parametrize("place", [2, -2])
+def test_many_segments_are_refused_in_time(place: int) -> None:
+    start = time.perf_counter()
+    bomb = PROGRESSIVE[:place] + segment(0xE3, b"") * (8 << 20) + PROGRESSIVE[place:]
+    with pytest.raises(ItemError, match="over 100000 segments") as caught:
+        open_image(bomb, DecodeLimits(max_bytes=len(bomb)))
+    assert caught.value.code == Code.IMAGE_TOO_LARGE
+    assert time.perf_counter() - start < 2
+
+
 @pytest.mark.parametrize(
     ("marker", "data"),
     [
@@ -159,8 +169,13 @@ def with_frame(offset: int, value: int) -> bytes:
 @pytest.mark.parametrize(
     "content",
     # 12 bits, two colours, hierarchical, arithmetically coded and lossless, JPEG-LS.
-    [with_frame(4, 12), with_frame(9, 2), with_frame(1, 0xC5), with_frame(1, 0xCB)]
-    + [with_frame(1, 0xF7)],
+    [
+        with_frame(4, 12),
+        with_frame(9, 2),
+        with_frame(1, 0xC5),
+        with_frame(1, 0xCB),
+        with_frame(1, 0xF7),
+    ],
 )
 def test_frames_that_are_not_decoded_are_unsupported(content: bytes) -> None:
     assert failure(content).code == Code.IMAGE_UNSUPPORTED

@@ -35,7 +35,7 @@ def of_timm(image: Image.Image, mode: CropMode, percent: float) -> Pixels:
         std=(1, 1, 1),
         normalize=False,
     )
-    return transform(image).permute(1, 2, 0).numpy()
+    return np.asarray(transform(image).permute(1, 2, 0), np.uint8)
 
 
 def prepared(mode: CropMode, percent: float) -> Preprocessing:
