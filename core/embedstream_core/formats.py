@@ -61,7 +61,7 @@ class OpenedImage:
 
 
 def read_header(content: bytes, *, formats: tuple[str, ...], most_scans: int) -> OpenedImage:
-    """Tell an image's format by how it begins, and read its header.
+    """Identify an image's format by how it begins, and read its header.
 
     Scans are counted to `most_scans` + 1.
 

@@ -46,7 +46,7 @@ class _Chunk(NamedTuple):
 
 @dataclass(slots=True)
 class Png:
-    """What a PNG holds that makes its pixels, and `info` as Pillow calls what tells of EXIF.
+    """What makes a PNG's pixels, and in `info` its EXIF and XMP under the names that Pillow uses.
 
     `transparent` is the colour that tRNS names, a grey or red, green and blue, in the depth of the
     picture; a palette's transparency stays with its palette.
