@@ -6,26 +6,31 @@ What a picture's mode means here:
 | --- | --- |
 | RGB | itself |
 | grey, 1-bit | the same value in all three channels |
-| palette | its colours |
+| palette | its colours; black where it has none |
 | alpha, or a transparent colour | laid over white |
+| a BMP's alpha, where no pixel shows | opaque |
 | CMYK, YCCK | Pillow's plain conversion to RGB |
-| 16 bits a channel | the high byte |
-| EXIF orientation | applied |
-| animation | its first frame |
+| 16 bits a channel | the high byte; a transparent colour is compared in all 16 bits |
+| EXIF orientation, or XMP's | applied, wherever it stands in the file; a broken one is ignored |
+| animation | its first frame, or an APNG's still picture |
+| a first frame smaller than its screen | white around it |
+| a PNG's broken or unknown ancillary chunks | ignored; a broken critical chunk is corrupt |
+| a JPEG's metadata, and what follows the end | ignored |
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.formats import OpenedImage, read_header
+from embedstream_core.preprocessing import CropMode, Interpolation, Preprocessing, scaled_and_cut
 
 __all__ = [
     "CropMode",
@@ -39,7 +44,6 @@ __all__ = [
     "drafts",
     "open_image",
     "render",
-    "scaled_and_cut",
     "upright",
 ]
 
@@ -47,10 +51,6 @@ __all__ = [
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # It warns of large pictures too, which the limits here refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
-
-CropMode = Literal["center", "squash", "border"]
 
 Fidelity = Literal["exact", "fast"]
 
@@ -67,54 +67,30 @@ _RESAMPLING = {
 # Above this Pillow itself warns, and at twice this it refuses: a higher limit could not be kept.
 _PILLOW_MAX_PIXELS = 89_478_485
 
-_EXIF_ORIENTATION = 0x0112
-_START_OF_SCAN = b"\xff\xda"
-
-# Orientations whose stored columns, or rows, run against the displayed picture's.
-_STORED_RIGHT_TO_LEFT = (2, 3, 7, 8)
-_STORED_BOTTOM_UP = (3, 4, 6, 7)
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How an encoder wants its input: torchvision's Resize, CenterCrop and Normalize.
-
-    `resize_px` is the shorter side's length after scaling, `crop_px` the side of the square cut
-    from the middle; `mean` and `std` are per channel, for values in 0 to 1. `crop_mode` is timm's:
-    `center` scales the shorter side and cuts; `squash` scales both sides to `resize_px`, whatever
-    the shape, and cuts; `border` scales the longer side to `resize_px` and fills up with the mean.
-    """
-
-    resize_px: int
-    crop_px: int
-    interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop_mode: CropMode = "center"
+# As EXIF's orientations are undone.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
     """What is refused before any pixel is decoded.
 
-    `max_scans` bounds the passes of a progressive JPEG: encoders make about ten, and one of a few
-    bytes costs as much as one over the whole picture.
+    `max_scans` bounds the passes over a JPEG: encoders make about ten, and one of a few bytes costs
+    as much as one over the whole picture.
     """
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = _PILLOW_MAX_PIXELS
     max_scans: int = 100
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedImage:
-    """An image of which only the header was read. `width` and `height` are as displayed."""
-
-    image: Image.Image
-    width: int
-    height: int
-    orientation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +118,21 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
             Code.IMAGE_TOO_LARGE,
             f"the image has {len(content)} bytes; the limit is {limits.max_bytes}",
         )
-    image = _identify(content, limits)
-    if image.width * image.height > limits.max_pixels:
+    opened = read_header(content, formats=limits.formats, most_scans=limits.max_scans)
+    width, height = opened.size
+    if width < 1 or height < 1:
+        raise _failure(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
+    if width * height > limits.max_pixels:
         raise _failure(
             Code.IMAGE_TOO_LARGE,
-            f"the image has {image.width}x{image.height} pixels; the limit is {limits.max_pixels}",
+            f"the image has {width}x{height} pixels; the limit is {limits.max_pixels}",
         )
-    scans = content.count(_START_OF_SCAN) if image.info.get("progressive") else 1
-    if scans > limits.max_scans:
+    if opened.scans > limits.max_scans:
         raise _failure(
-            Code.IMAGE_TOO_LARGE, f"the image has {scans} scans; the limit is {limits.max_scans}"
+            Code.IMAGE_TOO_LARGE,
+            f"the image has at least {opened.scans} scans; the limit is {limits.max_scans}",
         )
-    orientation = _orientation(image)
-    # Orientations 5 to 8 turn the picture by a quarter (EXIF 2.3, tag 0x0112).
-    size = image.size[::-1] if orientation >= 5 else image.size
-    return OpenedImage(image, width=size[0], height=size[1], orientation=orientation)
+    return opened
 
 
 def render(
@@ -174,7 +150,7 @@ def render(
     """
     try:
         pixels = _pixels(opened, preprocessing, fidelity)
-    except MemoryError:
+    except (ItemError, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
@@ -184,76 +160,28 @@ def render(
     return Picture(pixels, width=opened.width, height=opened.height)
 
 
-def _identify(content: bytes, limits: DecodeLimits) -> Image.Image:
-    known = ", ".join(limits.formats)
-    try:
-        return Image.open(io.BytesIO(content), formats=limits.formats)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _failure(Code.IMAGE_TOO_LARGE, str(error)) from None
-    except UnidentifiedImageError:
-        start = content[:12]
-        raise _failure(
-            Code.IMAGE_UNSUPPORTED, f"the bytes, starting {start!r}, are none of {known}"
-        ) from None
-    except Exception as error:
-        raise _failure(
-            Code.IMAGE_CORRUPT, f"the header cannot be read: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:
-        # Broken EXIF says nothing about the pixels: show the picture as it is stored.
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def drafts(image: Image.Image, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
+def drafts(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
     """Whether `render` lets the JPEG decoder scale it down."""
-    is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
-    return fidelity == "fast" and is_jpeg and min(image.size) > 2 * preprocessing.resize_px
-
-
-def scaled_and_cut(
-    size: tuple[int, int], preprocessing: Preprocessing, orientation: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size that Resize gives a stored picture of `size`, and where CenterCrop begins in it.
-
-    An odd margin is cut unevenly, so the side where the displayed picture begins matters.
-    """
-    crop = preprocessing.crop_px
-    mirrored = orientation in _STORED_RIGHT_TO_LEFT, orientation in _STORED_BOTTOM_UP
-    width, height = (int(preprocessing.resize_px * side / min(size)) for side in size)
-    left, top = (
-        side - crop - round((side - crop) / 2) if flip else round((side - crop) / 2)
-        for side, flip in zip((width, height), mirrored, strict=True)
-    )
-    return (width, height), (left, top)
+    is_large = min(opened.size) > 2 * preprocessing.resize_px
+    return fidelity == "fast" and opened.format == "JPEG" and is_large
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """A picture as it is displayed, from how it is stored."""
     if orientation == 1:
         return pixels
-    image = Image.fromarray(pixels)
-    exif = Image.Exif()
-    exif[_EXIF_ORIENTATION] = orientation
-    image.info["exif"] = exif.tobytes()
-    return np.asarray(ImageOps.exif_transpose(image))
+    return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
 
 
 def _pixels(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> Pixels:
-    image = opened.image
-    if drafts(image, preprocessing, fidelity):
+    image = opened.decode()
+    # The limits were held against the header's size.
+    if image.size != opened.size:
+        raise ValueError(f"its data have {image.width}x{image.height} pixels, not the header's")
+    if drafts(opened, preprocessing, fidelity):
         _draft(image, preprocessing.resize_px)
-    resized = _to_rgb(image).resize(
-        (preprocessing.crop_px, preprocessing.crop_px),
-        _RESAMPLING[preprocessing.interpolation],
-        box=_crop_box(image.size, preprocessing, opened.orientation),
-    )
-    return upright(np.asarray(resized), opened.orientation)
+    cut = _scaled_cut(_to_rgb(image), preprocessing, opened.orientation)
+    return upright(np.asarray(cut), opened.orientation)
 
 
 def _draft(image: Image.Image, resize_px: int) -> None:
@@ -262,29 +190,46 @@ def _draft(image: Image.Image, resize_px: int) -> None:
     image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
 
 
-def _crop_box(
-    size: tuple[int, int], preprocessing: Preprocessing, orientation: int
-) -> tuple[float, float, float, float]:
-    """The part of a stored picture of `size` that Resize and CenterCrop keep, in its own pixels."""
-    scaled, cut = scaled_and_cut(size, preprocessing, orientation)
-    left, top = (first * side / whole for first, side, whole in zip(cut, size, scaled, strict=True))
-    width, height = (
-        preprocessing.crop_px * side / whole for side, whole in zip(size, scaled, strict=True)
+def _scaled_cut(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+    """Scale and cut a stored picture; only the part that is kept is computed."""
+    crop = preprocessing.crop_px
+    scaled, cut = scaled_and_cut(image.size, preprocessing, orientation)
+    # In pixels of the scaled picture, from left and top to right and bottom.
+    first = [max(0, start) for start in cut]
+    last = [min(start + crop, side) for start, side in zip(cut, scaled, strict=True)]
+    factors = [side / whole for side, whole in zip(image.size, scaled, strict=True)]
+    resized = image.resize(
+        (last[0] - first[0], last[1] - first[1]),
+        _RESAMPLING[preprocessing.interpolation],
+        box=(
+            first[0] * factors[0],
+            first[1] * factors[1],
+            min(last[0] * factors[0], image.width),
+            min(last[1] * factors[1], image.height),
+        ),
     )
-    return left, top, min(left + width, size[0]), min(top + height, size[1])
+    if resized.size == (crop, crop):
+        return resized
+    whole = Image.new("RGB", (crop, crop), preprocessing.fill)
+    whole.paste(resized, (first[0] - cut[0], first[1] - cut[1]))
+    return whole
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        # convert("RGB") would clip: every value above 255 would turn white.
-        high_bytes = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high_bytes.clip(0, 255).astype(np.uint8), "L").convert("RGB")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        return _sixteen_bits(image)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    # convert("RGB") would clip: every value above 255 would turn white.
+    values = np.asarray(image)
+    grey = (values >> 8).clip(0, 255).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -153,6 +153,11 @@ class Pipeline:
         self._isolated = isolated
         self._watchdog = watchdog
         self._decoding = _Gate(threads=self._limits.decode_threads, pixels=self._limits.pixels)
+        # Of their own: malloc keeps what was freed for the thread that asked for it, so that each
+        # thread that ever decoded would hold a picture's memory.
+        self._decoders = ThreadPoolExecutor(
+            self._limits.decode_threads, thread_name_prefix="decode"
+        )
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         """Featurize; a failure that comes in (a message that could not be read) passes through.
@@ -258,7 +263,9 @@ class Pipeline:
         # Waiting for a turn is no hang, so the watch begins after it.
         turn = self._decoding.admit(opened.width * opened.height)
         with turn, self._watch("decoding an image", timeout_s):
-            return render_quickly(data, opened, self._preprocessing, fidelity=self._fidelity)
+            return self._decoders.submit(
+                render_quickly, data, opened, self._preprocessing, fidelity=self._fidelity
+            ).result()
 
     def _watch(self, work: str, timeout_s: float) -> AbstractContextManager[None]:
         return self._watchdog.watch(work, timeout_s=timeout_s) if self._watchdog else nullcontext()

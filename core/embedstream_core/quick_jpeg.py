@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
-from PIL import JpegImagePlugin
 from torch.nn.functional import interpolate
 
 from embedstream_core.decode import (
@@ -16,9 +15,9 @@ from embedstream_core.decode import (
     Preprocessing,
     drafts,
     render,
-    scaled_and_cut,
     upright,
 )
+from embedstream_core.preprocessing import scaled_and_cut
 
 __all__ = ["render_quickly"]
 
@@ -57,15 +56,14 @@ def render_quickly(
 
 
 def _is_usual(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
-    image = opened.image
-    (width, height), _ = scaled_and_cut(image.size, preprocessing, opened.orientation)
+    (width, height), cut = scaled_and_cut(opened.size, preprocessing, opened.orientation)
     return (
         _AT_HAND
-        and isinstance(image, JpegImagePlugin.JpegImageFile)
-        and image.mode == "RGB"
+        and opened.format == "JPEG"
         and preprocessing.interpolation in _INTERPOLATIONS
+        and min(cut) >= 0
         and width * height <= _MOST_SCALED * preprocessing.crop_px**2
-        and not drafts(image, preprocessing, fidelity)
+        and not drafts(opened, preprocessing, fidelity)
     )
 
 
@@ -74,10 +72,14 @@ def _stored(content: bytes, opened: OpenedImage) -> Pixels | None:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         # A second header could name another size than the one that was held against the limits.
-        if (width, height) != opened.image.size or colours != "YCbCr":
+        if (width, height) != opened.size or colours != "YCbCr":
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(content)
-    except ValueError:
+    except MemoryError:
+        raise
+    except Exception:
+        # A KeyError for a sampling that it has no name for, a ValueError for what is broken:
+        # whatever it does not decode is Pillow's to decode or to refuse.
         return None
     return pixels
 

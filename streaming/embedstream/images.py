@@ -84,4 +84,4 @@ def _header(content: bytes, limits: DecodeLimits) -> dict[str, Any]:
         opened = open_image(content, limits)
     except ItemError as error:
         return {"error": error_struct(Failure(error.code, error.stage, error.message))}
-    return {"width": opened.width, "height": opened.height, "format": opened.image.format}
+    return {"width": opened.width, "height": opened.height, "format": opened.format}

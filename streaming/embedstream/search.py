@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from embedstream_core.decode import DecodeLimits, open_image
+from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.engine import Engine, find_device
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.message import Message, parse_message
@@ -271,13 +271,15 @@ def _draw_tile(
 
 
 def _fitted(content: bytes) -> Image.Image | None:
+    red, green, blue = (channel / 255 for channel in ImageColor.getrgb(_EMPTY)[:3])
+    whole = Preprocessing(
+        _TILE, _TILE, "bicubic", mean=(red, green, blue), std=(1, 1, 1), crop_mode="border"
+    )
     try:
-        image = open_image(content, DecodeLimits()).image
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception:
-        # Pillow's decoders raise a dozen types on broken data; a sheet is drawn without it.
+        return Image.fromarray(render(open_image(content, DecodeLimits()), whole).pixels)
+    except ItemError:
+        # A sheet is drawn without it.
         return None
-    return ImageOps.pad(upright, (_TILE, _TILE), color=_EMPTY)
 
 
 def _short(name: str, length: int = 28) -> str:

@@ -97,6 +97,27 @@ def test_orientation_is_undone(orientation: int, size: tuple[int, int]) -> None:
     assert np.abs(picture.pixels.astype(int) - expected.pixels).max() <= 1
 
 
+def with_sampling(factors: int) -> bytes:
+    """A square JPEG whose brightness is sampled so, against colours of one by one."""
+    content = bytearray(photo((256, 256), subsampling="4:2:0"))
+    content[content.index(b"\xff\xc0") + 11] = factors
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "factors", [0x11, 0x12, 0x21, 0x22, 0x14, 0x41, 0x24, 0x42, 0x44, 0x13, 0x31]
+)
+def test_any_sampling_is_decoded_as_by_pillow(factors: int) -> None:
+    content = with_sampling(factors)
+    found, expected = outcome(content, rendered_quickly), outcome(content, rendered)
+    assert found == expected
+    # Those with as many blocks as were stored are whole pictures.
+    if factors in (0x22, 0x14, 0x41):
+        assert found is None
+        difference = rendered_quickly(content).pixels.astype(int) - rendered(content).pixels
+        assert np.abs(difference).max() <= 1
+
+
 @usual
 @pytest.mark.parametrize(
     ("size", "options"),
