@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
 from faults import odd_encoder
 from faults.oracle import check_outcomes, read_rows
 from faults.small import send_pictures, tiny_picture
+from pictures import encoded, exif_orientation
 from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
@@ -167,3 +169,47 @@ def test_monstrous_and_malformed_messages_have_their_rows(
         "message_incomplete": 2,
         "image_unsupported": 1,
     }
+
+
+def sampled_4_4_1(content: bytes) -> bytes:
+    """A JPEG in 4:2:0 as one in 4:4:1: a square has as many blocks of each."""
+    jpeg = bytearray(content)
+    jpeg[content.index(b"\xff\xc0") + 11] = 0x14
+    return bytes(jpeg)
+
+
+def flipped_bit(content: bytes) -> bytes:
+    png = bytearray(content)
+    png[content.index(b"IDAT") + 100] ^= 1
+    return bytes(png)
+
+
+def test_what_once_ended_a_task_ends_none(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    noise = Image.effect_noise((256, 256), 80).convert("RGB")
+    six = struct.pack("<II", 6, 1)
+    topic.send(
+        [
+            image("4:4:1", sampled_4_4_1(encoded(noise, "JPEG", subsampling="4:2:0"))),
+            image("rational", encoded(noise, "JPEG", exif=exif_orientation(5, six))),
+            image("brackets", b'{"uri": "file://[2024]/a.png"}'),
+            image("flipped", flipped_bit(encoded(noise))),
+            image("plain", encoded(noise)),
+        ]
+    )
+    config = configure()
+
+    stream = drain(spark, config)
+
+    rows = check_outcomes(Path(config.table.path), topic.positions()).values()
+    codes = {row["image_id"]: row["error"] and row["error"]["code"] for row in rows}
+    assert codes == {
+        "4:4:1": None,
+        "rational": None,
+        "brackets": "reference_denied",
+        "flipped": "image_corrupt",
+        "plain": None,
+    }
+    # A task that fails ends its worker, and the next one loads the model again.
+    assert stream.model.loads <= 2
