@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 __all__ = [
     "Encoder",
     "PublishedWeights",
+    "build_body",
     "build_network",
     "cut_head",
+    "cut_network",
     "cut_nothing",
     "explain",
     "imagenet_labels",
@@ -119,11 +122,35 @@ def build_network(encoder: Encoder, *, empty: bool = False) -> nn.Module:
     Raises:
         SetupError: the constructor raises, or returns no module.
     """
-    try:
+    with _explained(encoder):
         network = _without_memory(encoder.build) if empty and encoder.plain else None
         network = encoder.build() if network is None else network
         if isinstance(network, nn.Module):
             return network.float()
+    raise SetupError(f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module")
+
+
+def cut_network(encoder: Encoder, network: nn.Module) -> None:
+    """Cut the head off, in place.
+
+    Raises:
+        SetupError: the encoder's `cut` raises.
+    """
+    with _explained(encoder):
+        encoder.cut(network)
+
+
+def build_body(encoder: Encoder, *, empty: bool = False) -> nn.Module:
+    """Build the network and cut its head off: `build_network` and `cut_network`."""
+    network = build_network(encoder, empty=empty)
+    cut_network(encoder, network)
+    return network
+
+
+@contextmanager
+def _explained(encoder: Encoder) -> Iterator[None]:
+    try:
+        yield
     except EmbedstreamError:
         raise
     except Exception as error:
@@ -132,7 +159,6 @@ def build_network(encoder: Encoder, *, empty: bool = False) -> nn.Module:
             f"the encoder '{encoder.name}' cannot be built ({explain(error)}): correct what builds "
             "it, or choose another encoder.name"
         ) from error
-    raise SetupError(f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module")
 
 
 def _without_memory(build: Callable[[], nn.Module]) -> nn.Module | None:
