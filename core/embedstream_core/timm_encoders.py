@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from embedstream_core.architectures import Encoder, PublishedWeights, cut_head, imagenet_labels
+from embedstream_core.architectures import Encoder, PublishedWeights, cut_nothing, imagenet_labels
 from embedstream_core.decode import CropMode, Interpolation, Preprocessing
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.torchvision_encoders import download_file
@@ -53,7 +53,8 @@ def _cut(model: Any) -> str:
         case str(classifier) | (str(classifier), *_):
             model.reset_classifier(0)
             return classifier
-    return cut_head(model)
+    # Encoders of language models have none.
+    return cut_nothing(model)
 
 
 def _weights(model_name: str, pretrained: Any) -> PublishedWeights:
@@ -111,7 +112,8 @@ def _load(model_name: str, path: Path) -> nn.Module:
     """The network with published weights: timm renames and converts their tensors for many."""
     import timm
 
-    # The file goes before the addresses that timm knows, so nothing is downloaded.
-    source = {"file": str(path)}
+    # The file goes before the addresses that timm knows, so nothing is downloaded. Arrays of JAX
+    # are for the loader of the model itself; a file of the hub is not, whatever timm says of it.
+    source = {"file": str(path), "custom_load": path.suffix == ".npz"}
     model: nn.Module = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=source)
     return model
