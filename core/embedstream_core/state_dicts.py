@@ -52,28 +52,46 @@ def read_checkpoint(path: Path) -> Any:
             f"the weights file '{path}' holds more than tensors and was not opened: save its "
             "state_dict(), or use safetensors"
         ) from error
+    except SetupError:
+        raise
     except Exception as error:
         # On broken files both libraries raise types of their own and many others.
         raise SetupError(f"the weights file '{path}' is broken: {error}") from error
 
 
-class _Ignored:
-    """Stands for each class that a checkpoint names beside its tensors: makes an empty dict."""
+class _IgnoredMap:
+    """Stands for a class that a checkpoint names beside its tensors: makes an empty dict."""
 
     def __new__(cls, *arguments: object) -> Any:
         return OrderedDict()
+
+
+class _IgnoredNumber:
+    """Stands for numpy's types, whose state is no dict."""
+
+    def __new__(cls, *arguments: object) -> Any:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _load_pickled(path: Path) -> Any:
     named: list[str] = []
     if identify_file(path) == "torch":
         named = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    # Settings, metrics and the like are read as nothing: neither is code imported for them.
-    stand_ins: list[Any] = [(_Ignored, name) for name in named]
+    # Settings, metrics and the like are read as nothing: no code is imported or run for them.
+    stand_ins: list[Any] = [
+        (_IgnoredNumber if name.startswith("numpy.") else _IgnoredMap, name) for name in named
+    ]
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         # Of a pickle that another tool wrote torch warns, and then reads or refuses it.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (TypeError, AttributeError) as error:
+            # Some state does not suit what stands for its class.
+            raise pickle.UnpicklingError(str(error)) from error
     if named and not any(_find_tensors(content)):
         raise SetupError(
             f"the weights file '{path}' holds a whole pickled object ({', '.join(named[:3])}), "
@@ -104,7 +122,7 @@ class _Reading(NamedTuple):
     place: str
     prefix: str
     state: State
-    left_out: int
+    of: int
 
     def __str__(self) -> str:
         names = f"the names that begin with '{self.prefix}'" if self.prefix else "all names"
@@ -143,8 +161,8 @@ def select_state(
             f"{'; '.join(map(str, [best, *differing]))}; save the one that is meant into a file "
             "of its own"
         )
-    if best.left_out:
-        _log.info("of '%s' %d tensors are not the network's", path, best.left_out)
+    if len(best.state) < best.of:
+        _log.info("of '%s' %d tensors are not the network's", path, best.of - len(best.state))
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in best.state.items()
@@ -161,17 +179,21 @@ def _readings(
     found: list[_Reading] = []
     for change in (str, _unwrap):
         renamed = {new: tensor for old, tensor in state.items() if (new := rename(change(old)))}
+        targets = {change(name): name for name in wanted}
         fitting: Counter[str] = Counter()
         for name, tensor in renamed.items():
-            for prefix in _prefixes(name, wanted):
+            for prefix in _prefixes(name, targets):
                 # Of networks with the same names, such as ResNets, the shapes decide.
-                same = tensor.shape == wanted[name.removeprefix(prefix)].shape
+                same = tensor.shape == wanted[targets[name.removeprefix(prefix)]].shape
                 fitting[prefix] += 2 if same else 1
         most = max(fitting.values(), default=0)
         if most > max((one.fitting for one in found), default=0):
             best = [prefix for prefix, count in fitting.items() if count == most]
             prefixes = [""] if "" in best else best
-            found = [_below(prefix, renamed, place, most) for prefix in prefixes]
+            found = [
+                _Reading(most, place, prefix, _below(prefix, renamed, targets), len(state))
+                for prefix in prefixes
+            ]
     return found
 
 
@@ -179,24 +201,24 @@ def _unwrap(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _prefixes(name: str, wanted: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """What stands before one of the wanted names; usually nothing, or one prefix."""
+def _prefixes(name: str, targets: Mapping[str, str]) -> Iterator[str]:
+    """What stands before one of the network's names; usually nothing, or one prefix."""
     start = 0
     while True:
-        if name[start:] in wanted:
+        if name[start:] in targets:
             yield name[:start]
         start = name.find(".", start) + 1
         if start == 0:
             return
 
 
-def _below(prefix: str, state: State, place: str, fitting: int) -> _Reading:
+def _below(prefix: str, state: State, targets: Mapping[str, str]) -> State:
     below = {
         name.removeprefix(prefix): tensor
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
-    return _Reading(fitting, place, prefix, below, len(state) - len(below))
+    return {targets.get(name, name): tensor for name, tensor in below.items()}
 
 
 def _are_equal(one: State, other: State) -> bool:
