@@ -46,8 +46,8 @@ _RESAMPLE: Mapping[object, Interpolation] = {
     "bicubic": "bicubic",
 }
 
-# Mean difference of a picture's levels, of 0 to 255. Resizing by Pillow and by torchvision differ
-# by 0.3 at most; the smallest other thing seen, a crop_pct that is left out, makes 8.
+# Mean difference of a picture's levels, of 0 to 255. It is 0 for most classes, 0.3 for DINOv3's,
+# which rescales first, and 13 for LeViT's, which scales a margin more than its settings say.
 _TOLERANCE = 3.0
 
 # Below it ConvNeXT scales a margin too, and cuts it off; from it on, it squeezes.
@@ -85,7 +85,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
     preprocessing = _Settings(folder, settings).translate()
     if problem := _compare(processor, preprocessing):
         others = [key for key in settings if settings[key] and key not in _TRANSLATED]
-        of_keys = f", whose settings include {', '.join(others)}," if others else ""
+        of_keys = f" with {', '.join(others)}" if others else ""
         raise _refusal(folder, f"{type(processor).__name__}{of_keys} {problem}")
     return preprocessing
 
@@ -104,14 +104,14 @@ def _open_processor(folder: Path) -> Any:
         return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         # transformers raises types of many kinds on settings that it cannot read.
-        what = f"an image processor that cannot be opened ({explain(error)})"
-        raise _refusal(folder, what) from error
+        raise _refusal(folder, f"it cannot be opened ({explain(error)})") from error
 
 
 def _refusal(folder: Path, what: str) -> SetupError:
     return SetupError(
-        f"'{folder}' asks for {what}, which is not done here; declare the nearest to it as "
-        "encoder.preprocessing, or wrap the model in a function that does it (module:function)"
+        f"what the image processor of '{folder}' does is not done here: {what}; declare the "
+        "nearest to it as encoder.preprocessing, or wrap the model in a function that does it "
+        "(module:function)"
     )
 
 
@@ -142,7 +142,8 @@ class _Settings(NamedTuple):
         return Preprocessing(resize_px, crop_px, _RESAMPLE[resample], mean, std, crop_mode)
 
     def _refusal(self, key: str, what: str = "") -> SetupError:
-        return _refusal(self.folder, f"{key} {what or self.values.get(key)!s}")
+        value = self.values.get(key)
+        return _refusal(self.folder, f"{key} {what or getattr(value, 'name', value)}")
 
     def _geometry(self) -> _Geometry:
         side, mode = self._size()

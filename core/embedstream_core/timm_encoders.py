@@ -48,13 +48,13 @@ def find_timm_encoder(name: str) -> Encoder:
 
 
 def _cut(model: Any) -> str:
+    classifier = model.default_cfg.get("classifier")
+    # Encoders of language models have no head.
+    if classifier is None or not hasattr(model, "reset_classifier"):
+        return cut_nothing(model)
+    model.reset_classifier(0)
     # A distilled network has two, of which the first stands for both.
-    match model.default_cfg.get("classifier"):
-        case str(classifier) | (str(classifier), *_):
-            model.reset_classifier(0)
-            return classifier
-    # Encoders of language models have none.
-    return cut_nothing(model)
+    return str(classifier if isinstance(classifier, str) else classifier[0])
 
 
 def _weights(model_name: str, pretrained: Any) -> PublishedWeights:
