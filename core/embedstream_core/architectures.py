@@ -130,14 +130,15 @@ def build_network(encoder: Encoder, *, empty: bool = False) -> nn.Module:
     raise SetupError(f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module")
 
 
-def cut_network(encoder: Encoder, network: nn.Module) -> None:
-    """Cut the head off, in place.
+def cut_network(encoder: Encoder, network: nn.Module) -> str:
+    """Cut the head off, in place; return its module's name.
 
     Raises:
         SetupError: the encoder's `cut` raises.
     """
     with _explained(encoder):
-        encoder.cut(network)
+        head = encoder.cut(network)
+    return head
 
 
 def build_body(encoder: Encoder, *, empty: bool = False) -> nn.Module:

@@ -142,8 +142,7 @@ class _Settings(NamedTuple):
         return Preprocessing(resize_px, crop_px, _RESAMPLE[resample], mean, std, crop_mode)
 
     def _refusal(self, key: str, what: str = "") -> SetupError:
-        value = self.values.get(key)
-        return _refusal(self.folder, f"{key} {what or getattr(value, 'name', value)}")
+        return _refusal(self.folder, f"{key} {what or self.values.get(key)}")
 
     def _geometry(self) -> _Geometry:
         side, mode = self._size()

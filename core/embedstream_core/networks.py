@@ -86,15 +86,16 @@ def _load_file(encoder: Encoder, path: Path) -> nn.Module:
     """Build the network with a file's tensors, whose head is left out where it is cut."""
     model = build_network(encoder, empty=True)
     whole = model.state_dict().keys()
-    cut_network(encoder, model)
+    head = cut_network(encoder, model)
     body = model.state_dict()
-    # A head of any shape is left out: of its top-level module only what the body has is read.
-    heads = {name.partition(".")[0] for name in whole - body.keys()}
+    # A head of any shape is left out: of its top-level module only what the body has is read. A
+    # network without a head may have been given one by finetuning.
+    heads = {head, *(name.partition(".")[0] for name in whole - body.keys())}
     state = select_state(read_checkpoint(path), body, rename=encoder.rename, path=path)
     needed = {
         name: tensor
         for name, tensor in state.items()
-        if name in body or name.partition(".")[0] not in heads
+        if name in body or not any(name.startswith(f"{module}.") for module in heads)
     }
     _load_all(model, needed, what=f"the weights file '{path}'")
     return model

@@ -142,8 +142,8 @@ def named(key: str, **settings: object) -> Any:
     [
         named("do_resize", do_resize=False),
         named("do_flip_channel_order", image_processor_type="MobileViTImageProcessor"),
-        named("resample BOX", resample=4),
-        named("resample HAMMING", resample=5),
+        named("resample 4", resample=4),
+        named("resample 5", resample=5),
         named("size {'height': 224, 'width': 112}", size={"height": 224, "width": 112}),
         named("size {'shortest_edge': 224}", size={"shortest_edge": 224}),
         named("size {'longest_edge': 224}", size={"longest_edge": 224}),
