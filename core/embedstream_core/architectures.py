@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ __all__ = [
     "explain",
     "imagenet_labels",
 ]
+
+_Result = TypeVar("_Result")
 
 # No tensor's name begins with it.
 _NO_HEAD = "(none)"
@@ -122,12 +124,12 @@ def build_network(encoder: Encoder, *, empty: bool = False) -> nn.Module:
     Raises:
         SetupError: the constructor raises, or returns no module.
     """
-    with _explained(encoder):
-        network = _without_memory(encoder.build) if empty and encoder.plain else None
-        network = encoder.build() if network is None else network
-        if isinstance(network, nn.Module):
-            return network.float()
-    raise SetupError(f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module")
+    network = _call(encoder, lambda: _build(encoder, empty=empty))
+    if not isinstance(network, nn.Module):
+        raise SetupError(
+            f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module"
+        )
+    return network.float()
 
 
 def cut_network(encoder: Encoder, network: nn.Module) -> str:
@@ -136,9 +138,7 @@ def cut_network(encoder: Encoder, network: nn.Module) -> str:
     Raises:
         SetupError: the encoder's `cut` raises.
     """
-    with _explained(encoder):
-        head = encoder.cut(network)
-    return head
+    return _call(encoder, lambda: encoder.cut(network))
 
 
 def build_body(encoder: Encoder, *, empty: bool = False) -> nn.Module:
@@ -148,10 +148,9 @@ def build_body(encoder: Encoder, *, empty: bool = False) -> nn.Module:
     return network
 
 
-@contextmanager
-def _explained(encoder: Encoder) -> Iterator[None]:
+def _call(encoder: Encoder, step: Callable[[], _Result]) -> _Result:
     try:
-        yield
+        return step()
     except EmbedstreamError:
         raise
     except Exception as error:
@@ -162,15 +161,17 @@ def _explained(encoder: Encoder) -> Iterator[None]:
         ) from error
 
 
-def _without_memory(build: Callable[[], nn.Module]) -> nn.Module | None:
+def _build(encoder: Encoder, *, empty: bool) -> nn.Module:
+    if not (empty and encoder.plain):
+        return encoder.build()
     try:
         with torch.device("meta"):
-            network = build()
+            network = encoder.build()
     except (NotImplementedError, RuntimeError):
-        return None
+        return encoder.build()
     # No file gives these buffers their values back.
     has_more = any(module._non_persistent_buffers_set for module in network.modules())
-    return None if has_more else network
+    return encoder.build() if has_more else network
 
 
 def explain(error: BaseException) -> str:
