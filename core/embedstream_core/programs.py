@@ -117,28 +117,32 @@ class _Onnx(FixedModule):
         source = self.session.get_inputs()[0]
         order = (0, 2, 3, 1) if _is_channels_last(source.shape) else (0, 1, 2, 3)
         pixels = images.permute(order).contiguous().cpu().numpy()
-        self.output = self.output or self._choose_output({source.name: pixels})
+        if not self.output:
+            # Two pictures in any case: of one, other outputs may look like its vector.
+            self.output = self._choose_output(source.name, np.concatenate([pixels, pixels])[:2])
         (vectors,) = self.session.run([self.output], {source.name: pixels})
         return torch.from_numpy(vectors)
 
-    def _choose_output(self, pictures: Mapping[str, Any]) -> str:
-        """The only output, or the only one that is a vector of floats for each picture.
+    def _choose_output(self, source: str, pictures: Any) -> str:
+        """The only output, or the only one that is a vector of floats for each of two pictures.
 
-        Decided by what the pictures of the first pass give: declared shapes may be unknown.
+        What it gives decides: a declared shape may be unknown.
         """
-        names = [output.name for output in self.session.get_outputs()]
+        names = [str(output.name) for output in self.session.get_outputs()]
         if len(names) == 1:
-            return str(names[0])
-        values = dict(zip(names, self.session.run(names, pictures), strict=True))
-        (given,) = pictures.values()
-        vectors = [name for name in names if _are_vectors(values[name], len(given))]
-        if len(vectors) == 1:
-            return str(vectors[0])
-        shapes = ", ".join(f"{name} {getattr(values[name], 'shape', '')}" for name in names)
+            return names[0]
+        values = self.session.run(names, {source: pictures})
+        chosen = [name for name, value in zip(names, values, strict=True) if _are_vectors(value)]
+        if len(chosen) == 1:
+            return chosen[0]
+        shapes = ", ".join(
+            f"{name} {getattr(value, 'shape', '')}"
+            for name, value in zip(names, values, strict=True)
+        )
         raise SetupError(
-            f"the onnx file has {len(names)} outputs, of which {len(vectors) or 'none'} are one "
-            f"vector for each picture ({shapes} for {len(given)} pictures); export it with the "
-            "one that is meant"
+            f"the onnx file has {len(names)} outputs, of which {len(chosen) or 'none'} are one "
+            f"vector for each picture ({shapes} for 2 pictures); export it with the one that is "
+            "meant"
         )
 
     def _open(self, content: bytes) -> Any:
@@ -154,9 +158,9 @@ class _Onnx(FixedModule):
             raise SetupError(f"the onnx file cannot be opened: {error}") from error
 
 
-def _are_vectors(value: Any, count: int) -> bool:
+def _are_vectors(value: Any) -> bool:
     is_float = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
-    return is_float and value.ndim == 2 and len(value) == count
+    return is_float and value.ndim == 2 and len(value) == 2
 
 
 class _Keras(FixedModule):

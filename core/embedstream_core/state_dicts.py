@@ -1,6 +1,6 @@
 """Weights files as training scripts write them, read as the tensors of one network.
 
-A network's tensors lie at any depth of a checkpoint, beside optimizers, settings and averages of
+A network's tensors lie anywhere in a checkpoint, beside optimizers, settings and averages of
 themselves, and under names with prefixes: `module.` of DataParallel, `_orig_mod.` of a compiled
 network, `model.` of Lightning, or whatever the attribute was called. Nothing is known by its key
 here: the tensors whose names fit the network are taken, with the prefix taken off that makes most

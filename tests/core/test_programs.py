@@ -396,6 +396,21 @@ def test_of_several_outputs_the_one_with_vectors_is_taken(
     np.testing.assert_allclose(forward(load_prepared(prepared)), expected, rtol=1e-5)
 
 
+def test_the_output_does_not_depend_on_the_first_batch(tmp_path: Path) -> None:
+    """A temperature, as CLIP's exports give it, looks like the vector of one picture."""
+    import onnx
+
+    spec = onnx_with_outputs(tmp_path, "vectors", "scale")
+    model = onnx.load(spec.weights)
+    scale = onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "scale")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["scale"], value=scale))
+    onnx.save(model, spec.weights)
+
+    loaded = load_prepared(prepare_model(spec))
+
+    assert loaded(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 8)
+
+
 def test_outputs_of_which_none_is_a_vector_are_named(tmp_path: Path) -> None:
     message = refused(onnx_with_outputs(tmp_path, "features", "pooled"))
     assert "has 2 outputs, of which none are one vector for each picture" in message
