@@ -49,8 +49,8 @@ def read_checkpoint(path: Path) -> Any:
         return _load_pickled(path)
     except pickle.UnpicklingError as error:
         raise SetupError(
-            f"the weights file '{path}' holds more than tensors and was not opened: save its "
-            "state_dict(), or use safetensors"
+            f"the weights file '{path}' holds more than tensors, or is broken, and was not opened: "
+            "save the network's state_dict(), or use safetensors"
         ) from error
     except SetupError:
         raise
@@ -93,8 +93,10 @@ def _load_pickled(path: Path) -> Any:
             # Some state does not suit what stands for its class.
             raise pickle.UnpicklingError(str(error)) from error
     if named and not any(_find_tensors(content)):
+        # The user's own classes, or a library's, say more than torch's.
+        classes = sorted(named, key=lambda name: (name.startswith("torch."), name))
         raise SetupError(
-            f"the weights file '{path}' holds a whole pickled object ({', '.join(named[:3])}), "
+            f"the weights file '{path}' holds a whole pickled object ({', '.join(classes[:3])}), "
             "which only its own code can open, and no state dict: save model.state_dict()"
         )
     return content
@@ -229,15 +231,18 @@ def pack_state(network: nn.Module) -> bytes:
     """A network's tensors in safetensors format; one that has several names is written once.
 
     Raises:
-        SetupError: its state is more than tensors.
+        SetupError: its state is more than tensors, or some have no values.
     """
     tensors: State = {}
     storages: set[int] = set()
     state = network.state_dict()
     for name, *_ in _tied_names(network):
         tensor = state[name]
-        if not torch.is_tensor(tensor):
-            raise SetupError(f"the network's state '{name}' is no tensor, and cannot be sent")
+        if not torch.is_tensor(tensor) or tensor.is_meta:
+            raise SetupError(
+                f"'{name}' of the network is no tensor with values, and cannot be sent to workers; "
+                "make it a parameter or a buffer that has some"
+            )
         packed = tensor.detach().contiguous()
         storage = packed.untyped_storage().data_ptr()
         # The format refuses memory that two tensors share, such as a view's.

@@ -30,12 +30,14 @@ def find_timm_encoder(name: str) -> Encoder:
     except ImportError:
         raise MissingExtra(feature=f"encoder '{name}'", extra="timm") from None
     model_name = name.removeprefix("timm/")
-    pretrained = timm.get_pretrained_cfg(model_name) if timm.is_model(model_name) else None
+    try:
+        pretrained = timm.get_pretrained_cfg(model_name)
+    except RuntimeError:
+        # The model may be known, with other tags.
+        pretrained = None
     if pretrained is None:
         known = timm.list_models(pretrained="." in model_name)
-        nearest = difflib.get_close_matches(model_name, known, n=5) or difflib.get_close_matches(
-            model_name.partition(".")[0], timm.list_models(), n=5
-        )
+        nearest = difflib.get_close_matches(model_name, known, n=5) or known[:5]
         raise SetupError(f"unknown timm model '{model_name}'; nearest: {', '.join(nearest)}")
     weights = _weights(model_name, pretrained)
     return Encoder(

@@ -216,6 +216,14 @@ def test_published_timm_weights_are_read_by_timm(offline: Path) -> None:
     assert prepared.card.model_id.startswith(f"timm/{name}/")
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+)
+def test_what_timm_does_not_know_names_what_it_does(name: str, nearest: str) -> None:
+    with pytest.raises(SetupError, match=f"unknown timm model '{name}'; nearest: .*{nearest}"):
+        find_encoder(f"timm/{name}")
+
+
 def small_encoder() -> Encoder:
     """What `module:function` names."""
     preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
