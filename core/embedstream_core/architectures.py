@@ -33,7 +33,7 @@ _NO_HEAD = "(none)"
 
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
-    """Trained weights that can be had by name.
+    """Trained weights that have a name.
 
     `sha256` is the file's hash, or the first characters of it that the publisher states. `download`
     is None where the encoder's `build` gives them already; `preprocessing`, where the user declares

@@ -1,4 +1,4 @@
-"""What kind of file lies where a model should: told by its content, not by its name.
+"""Find what kind of file lies where a model should, by its content and not by its name.
 
 Downloads and clones leave other files in a model's place: a Git LFS pointer, a web page, an error
 in JSON. And a model of one kind is given as another. Each is called what it is, with what to do.

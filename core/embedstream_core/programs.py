@@ -48,7 +48,7 @@ class Program:
 
     `load` makes a module of the packed file; `pack` gives the bytes that travel, the same ones for
     the same model, and refuses what is known to be something else; `declared` is the preprocessing
-    that lies beside the weights. `fixed` programs load as a `FixedModule`.
+    that lies with the weights. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]

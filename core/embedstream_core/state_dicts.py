@@ -1,6 +1,6 @@
 """Weights files as training scripts write them, read as the tensors of one network.
 
-A network's tensors lie anywhere in a checkpoint, beside optimizers, settings and averages of
+A network's tensors lie anywhere in a checkpoint, among optimizers, settings and averages of
 themselves, and under names with prefixes: `module.` of DataParallel, `_orig_mod.` of a compiled
 network, `model.` of Lightning, or whatever the attribute was called. Nothing is known by its key
 here: the tensors whose names fit the network are taken, with the prefix taken off that makes most
@@ -36,7 +36,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file of tensors, whatever lies beside them; no code in it is run.
+    """Read a file of tensors, whatever else is in it; no code in it is run.
 
     Raises:
         SetupError: it is no file of tensors, broken, or holds what only code of its own can read.
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 class _IgnoredMap:
-    """Stands for a class that a checkpoint names beside its tensors: makes an empty dict."""
+    """Stands for a class that a checkpoint names besides tensors: makes an empty dict."""
 
     def __new__(cls, *arguments: object) -> Any:
         return OrderedDict()

@@ -216,9 +216,7 @@ def test_published_timm_weights_are_read_by_timm(offline: Path) -> None:
     assert prepared.card.model_id.startswith(f"timm/{name}/")
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-)
+@pytest.mark.parametrize(("name", "nearest"), [("resnet18.nope", r"resnet18\."), ("", "aimv2")])
 def test_what_timm_does_not_know_names_what_it_does(name: str, nearest: str) -> None:
     with pytest.raises(SetupError, match=f"unknown timm model '{name}'; nearest: .*{nearest}"):
         find_encoder(f"timm/{name}")

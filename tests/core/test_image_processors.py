@@ -185,9 +185,9 @@ def test_a_folder_without_a_processor_says_nothing(tmp_path: Path) -> None:
 def test_code_of_a_processor_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     (tmp_path / "mine.py").write_text(f"import os; os.mkdir({str(marker)!r})")
-    told = {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}
+    settings = {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}
     with pytest.raises(SetupError, match="cannot be opened"):
-        read_preprocessing(folder_with(tmp_path, told))
+        read_preprocessing(folder_with(tmp_path, settings))
     assert not marker.exists()
 
 

@@ -92,7 +92,7 @@ def test_a_state_dict_is_found_wherever_it_is(wrap: Callable[[State], Any]) -> N
     assert_equal(found, state)
 
 
-def test_what_is_beside_the_network_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_of_other_parts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     selected(WRAPPINGS["Lightning"](state_of()))
     assert "1 tensors are not the network's" in caplog.text
@@ -165,14 +165,14 @@ class Callback:
         self.best = np.float64(0.5)
 
 
-def test_settings_beside_the_tensors_are_not_read(tmp_path: Path) -> None:
-    beside = {
+def test_settings_in_a_checkpoint_are_not_read(tmp_path: Path) -> None:
+    settings = {
         "args": argparse.Namespace(lr=0.1, out=Path("runs")),
         "metric": np.float64(0.9),
         "hyper_parameters": Settings(width=4),
         "callback": Callback(),
     }
-    torch.save({**beside, "state_dict": state_of(1)}, tmp_path / "mine.pth")
+    torch.save({**settings, "state_dict": state_of(1)}, tmp_path / "mine.pth")
     assert_equal(selected(read_checkpoint(tmp_path / "mine.pth")), state_of(1))
 
 
@@ -184,7 +184,7 @@ class Exploit:
         return logging.FileHandler, (str(self.marker),)
 
 
-def test_code_beside_the_tensors_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     path, marker = tmp_path / "mine.pth", tmp_path / "marker"
     torch.save({"callback": Exploit(marker), "state_dict": state_of(1)}, path)
     assert_equal(selected(read_checkpoint(path)), state_of(1))
