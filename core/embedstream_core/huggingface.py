@@ -78,7 +78,7 @@ _FOLDER_FILES = (
 
 
 def pack_folder(folder: Path) -> bytes:
-    """Pack the folder's configuration and tensors into a zip archive; its bytes depend on them alone.
+    """Pack the folder's configuration and tensors into a zip archive, always the same.
 
     Raises:
         SetupError: it holds no tensors, or a file of another kind in their place.
