@@ -12,24 +12,25 @@ No code from a file is run: none is loaded by pickle, and none is trusted with P
 
 from __future__ import annotations
 
-import importlib
-import io
-import json
-import math
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from embedstream_core.decode import Interpolation, Preprocessing
+from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.exported import open_exported
+from embedstream_core.extras import require_extra
+from embedstream_core.file_kinds import refuse_other_kinds
+from embedstream_core.huggingface import load_folder, pack_folder
+from embedstream_core.image_processors import read_preprocessing
 
 __all__ = ["PROGRAMS", "FixedModule", "Program", "is_fixed", "open_program"]
 
@@ -46,12 +47,12 @@ class Program:
     """A kind of file.
 
     `load` makes a module of the packed file; `pack` gives the bytes that travel, the same ones for
-    the same model; `declared` the preprocessing that lies beside the weights. `fixed` programs
-    load as a `FixedModule`.
+    the same model, and refuses what is known to be something else; `declared` is the preprocessing
+    that lies with the weights. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
-    pack: Callable[[Path], bytes] = Path.read_bytes
+    pack: Callable[[Path], bytes]
     declared: Callable[[Path], Preprocessing | None] = lambda path: None
     fixed: bool = True
 
@@ -75,13 +76,6 @@ def open_program(name: str, path: Path) -> nn.Module:
     except Exception as error:
         # Each library raises types of its own on files that it cannot read.
         raise SetupError(f"the {name} file cannot be opened: {error}") from error
-
-
-def _required(module: str, *, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise MissingExtra(feature=f"encoder '{extra}'", extra=extra) from None
 
 
 def _is_channels_last(shape: Any) -> bool:
@@ -112,9 +106,10 @@ class _Exported(FixedModule):
 class _Onnx(FixedModule):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.runtime = _required("onnxruntime", extra="onnx")
+        self.runtime = require_extra("onnxruntime", extra="onnx")
         self.content: bytes | None = path.read_bytes()
         self.session: Any = None
+        self.output = ""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.content is not None:
@@ -122,8 +117,33 @@ class _Onnx(FixedModule):
         source = self.session.get_inputs()[0]
         order = (0, 2, 3, 1) if _is_channels_last(source.shape) else (0, 1, 2, 3)
         pixels = images.permute(order).contiguous().cpu().numpy()
-        (vectors,) = self.session.run(None, {source.name: pixels})
+        if not self.output:
+            # Two pictures in any case: of one, other outputs may look like its vector.
+            self.output = self._choose_output(source.name, np.concatenate([pixels, pixels])[:2])
+        (vectors,) = self.session.run([self.output], {source.name: pixels})
         return torch.from_numpy(vectors)
+
+    def _choose_output(self, source: str, pictures: Any) -> str:
+        """The only output, or the only one that is a vector of floats for each of two pictures.
+
+        What it gives decides: a declared shape may be unknown.
+        """
+        names = [str(output.name) for output in self.session.get_outputs()]
+        if len(names) == 1:
+            return names[0]
+        values = self.session.run(names, {source: pictures})
+        chosen = [name for name, value in zip(names, values, strict=True) if _are_vectors(value)]
+        if len(chosen) == 1:
+            return chosen[0]
+        shapes = ", ".join(
+            f"{name} {getattr(value, 'shape', '')}"
+            for name, value in zip(names, values, strict=True)
+        )
+        raise SetupError(
+            f"the onnx file has {len(names)} outputs, of which {len(chosen) or 'none'} are one "
+            f"vector for each picture ({shapes} for 2 pictures); export it with the one that is "
+            "meant"
+        )
 
     def _open(self, content: bytes) -> Any:
         """The session: opened for the first pass, when the engine has set the threads."""
@@ -136,6 +156,11 @@ class _Onnx(FixedModule):
             return self.runtime.InferenceSession(content, options, providers=providers)
         except Exception as error:
             raise SetupError(f"the onnx file cannot be opened: {error}") from error
+
+
+def _are_vectors(value: Any) -> bool:
+    is_float = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating)
+    return is_float and value.ndim == 2 and len(value) == 2
 
 
 class _Keras(FixedModule):
@@ -165,7 +190,7 @@ class _Keras(FixedModule):
 def _keras_on_torch() -> Any:
     backend = os.environ.setdefault("KERAS_BACKEND", "torch")
     # Before the import: of a backend that is not installed it fails.
-    keras = _required("keras", extra="keras") if backend == "torch" else None
+    keras = require_extra("keras", extra="keras") if backend == "torch" else None
     if keras is None or (backend := keras.config.backend()) != "torch":
         raise SetupError(
             f"Keras is set to run on '{backend}'; set KERAS_BACKEND=torch in the environment of "
@@ -174,140 +199,14 @@ def _keras_on_torch() -> Any:
     return keras
 
 
-class _HuggingFace(nn.Module):
-    """A vision model's embedding: `image_embeds`, `pooler_output`, or the mean over positions."""
-
-    def __init__(self, model: Any, *, pooled: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.pooled = pooled
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # A model of pictures and texts, such as CLIP, has it.
-        embed = getattr(self.model, "get_image_features", self.model)
-        output = embed(pixel_values=images)
-        vectors: torch.Tensor | None = getattr(output, "image_embeds", None)
-        if vectors is None and self.pooled:
-            vectors = getattr(output, "pooler_output", None)
-        if vectors is not None:
-            return vectors.flatten(1)
-        states: torch.Tensor = output.last_hidden_state
-        return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
-
-
-def _load_huggingface(path: Path) -> nn.Module:
-    transformers = _required("transformers", extra="huggingface")
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        architecture = (config.architectures or [""])[0]
-        projects = architecture.endswith("WithProjection")
-        kind = getattr(transformers, architecture) if projects else transformers.AutoModel
-        model, report = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    # What is missing was filled with random numbers, other ones in each process.
-    missing = set(report["missing_keys"])
-    unpooled = {name for name in missing if "pooler." in name}
-    if lacking := sorted(missing - unpooled):
-        raise SetupError(f"its weights lack {', '.join(lacking[:3])}")
-    return _HuggingFace(model, pooled=not unpooled)
-
-
-_FOLDER_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-)
-
-
-def _pack_folder(folder: Path) -> bytes:
-    """The folder's configuration and tensors in a zip archive, whose bytes tell of nothing else."""
-    files = sorted(path for pattern in _FOLDER_FILES for path in folder.glob(pattern))
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise SetupError(
-            f"'{folder}' holds no .safetensors file: give a folder that save_pretrained wrote; "
-            "weights in .bin files are pickles, and are not opened"
-        )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in files:
-            # Of its own a ZipInfo has no time.
-            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
-    return buffer.getvalue()
-
-
-# Pillow's numbers.
-_RESAMPLE: Mapping[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-}
-
-
-def _folder_preprocessing(folder: Path) -> Preprocessing | None:
-    """What `preprocessor_config.json` says, where this pipeline can do it."""
-    path = folder / "preprocessor_config.json"
-    if not path.exists():
-        return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    scaled = told.get("do_rescale", True) and math.isclose(
-        told.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6
-    )
-    if not (scaled and told.get("do_resize", True) and told.get("resample", 2) in _RESAMPLE):
-        raise SetupError(
-            f"'{path}' asks for more than scaling, a crop from the middle and a normalization; "
-            "declare the nearest to it as encoder.preprocessing"
-        )
-    normalizes = told.get("do_normalize", True)
-    resize_px, crop_px = _sides(told)
-    return Preprocessing(
-        resize_px=resize_px,
-        crop_px=crop_px,
-        interpolation=_RESAMPLE[told.get("resample", 2)],
-        mean=tuple(told["image_mean"]) if normalizes else (0.0, 0.0, 0.0),
-        std=tuple(told["image_std"]) if normalizes else (1.0, 1.0, 1.0),
-    )
-
-
-def _sides(told: Mapping[str, Any]) -> tuple[int, int]:
-    """The shorter side after scaling, and the crop's.
-
-    A size of both sides squeezes a picture into a square; here the square is cut from its middle.
-    """
-    size_px = _side(told["size"])
-    if told.get("do_center_crop"):
-        return size_px, _side(told["crop_size"])
-    # ConvNeXt's way: below 384 pixels a margin is scaled too, and cut off.
-    scale = told.get("crop_pct") or 1
-    return (int(size_px / scale) if size_px < 384 else size_px), size_px
-
-
-def _side(size: Any) -> int:
-    match size:
-        case int():
-            return size
-        case {"shortest_edge": int(side)}:
-            return side
-        case {"height": int(height), "width": int(width)} if height == width:
-            return height
-    raise SetupError(
-        f"preprocessor_config.json has the size {size}, which is no square; declare "
-        "encoder.preprocessing"
-    )
+def _read_file(path: Path, kind: str) -> bytes:
+    refuse_other_kinds(path, wanted=(kind,))
+    return path.read_bytes()
 
 
 PROGRAMS: Mapping[str, Program] = {
-    "export": Program(_Exported),
-    "onnx": Program(_Onnx),
-    "keras": Program(_Keras),
-    "huggingface": Program(
-        _load_huggingface, pack=_pack_folder, declared=_folder_preprocessing, fixed=False
-    ),
+    "export": Program(_Exported, pack=partial(_read_file, kind="export")),
+    "onnx": Program(_Onnx, pack=partial(_read_file, kind="onnx")),
+    "keras": Program(_Keras, pack=partial(_read_file, kind="keras")),
+    "huggingface": Program(load_folder, pack=pack_folder, declared=read_preprocessing, fixed=False),
 }

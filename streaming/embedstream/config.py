@@ -196,13 +196,20 @@ PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 class PreprocessingConfig(Section):
     """What is done to a picture before the model sees it."""
 
-    resize_px: PositiveInt = Field(description="The shorter side's length after scaling.")
+    resize_px: PositiveInt = Field(
+        description="The shorter side's length after scaling; `crop_mode` may say otherwise."
+    )
     crop_px: PositiveInt = Field(description="The side of the square cut from the middle.")
     interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = Field(
         "bilinear", description="How pixels are scaled."
     )
     mean: Channels = Field(description="Taken off each channel, whose values are 0 to 1.")
     std: PositiveChannels = Field(description="What each channel is divided by then.")
+    crop_mode: Literal["center", "squash", "border"] = Field(
+        "center",
+        description="`center` scales the shorter side to `resize_px`; `squash` scales both sides "
+        "to it, whatever the picture's shape; `border` the longer side, and fills up with `mean`.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PreprocessingConfig:
@@ -234,8 +241,8 @@ class EncoderConfig(Section):
         None,
         description="What the model was trained on, in place of what is known of it: `{resize_px: "
         "256, crop_px: 224, interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, "
-        "0.224, 0.225]}`; of interpolation, `bilinear`, `bicubic`, `lanczos` and `nearest`. "
-        "Needed for `export`, `onnx` and `keras`.",
+        "0.224, 0.225]}`; of interpolation, `bilinear`, `bicubic`, `lanczos` and `nearest`; of "
+        "crop_mode, `center`, `squash` and `border`. Needed for `export`, `onnx` and `keras`.",
     )
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-fA-F]{8,64}$", description="What the weights file must hash to."
