@@ -110,6 +110,36 @@ def test_other_columns_stay_as_they_are(spark: SparkSession, folder: Path) -> No
     assert found.collect() == images.collect()
 
 
+def test_names_are_resolved_as_spark_does(
+    spark: SparkSession, folder: Path, expected: Rows
+) -> None:
+    images = read_images(spark, str(folder)).selectExpr(
+        "path",
+        "content AS Content",
+        "struct(content AS bytes, path) AS image",
+        "content AS `dotted.name`",
+        "1 AS id",
+        "2 AS id",
+    )
+
+    for name in ("content", "image.bytes", "IMAGE.Bytes", "dotted.name", "`dotted.name`"):
+        featurized = featurize(images, encoder=ENCODER, input=name)
+        assert featurized.columns == [*images.columns, "embedding", "error"]
+        assert_same(outcomes(featurized), expected)
+
+
+def test_a_dotted_name_comes_before_a_field(spark: SparkSession, folder: Path) -> None:
+    content = (folder / "astronaut.jpg").read_bytes()
+    kinds = "image struct<bytes: binary>, `image.bytes` binary"
+    images = spark.createDataFrame([((b"no picture",), content)], kinds)
+
+    (row,) = featurize(images, encoder=ENCODER, input="image.bytes").collect()
+    (field,) = featurize(images, encoder=ENCODER, input="image.`bytes`").collect()
+
+    assert row.error is None
+    assert field.error.code == Code.IMAGE_UNSUPPORTED
+
+
 def test_a_streaming_dataframe(
     spark: SparkSession, folder: Path, tmp_path: Path, expected: Rows
 ) -> None:
@@ -206,7 +236,11 @@ def _plan(df: DataFrame) -> str:
         (["path"], {}, r"there is no column 'content'; there are: path"),
         (["width AS content"], {}, r"column 'content' is of type int; images are bytes"),
         (["null AS content"], {}, r"column 'content' is of type void; images are bytes"),
-        (["content", "1 AS error"], {}, r"a column 'error' of another type"),
+        (["content", "1 AS Error"], {}, r"a column 'Error' of another type, int: .*'my_Error'\)"),
+        (["content", "'x' AS EMBEDDING"], {}, r"adds the column 'embedding', .*'EMBEDDING' of ano"),
+        (["content", "path AS Content"], {}, r"there are several columns 'content'; rename"),
+        (["struct(content, path) AS content"], {}, r"struct<.*; for its field give 'content.conte"),
+        (["struct(path) AS content"], {}, r"struct<path:string>; images are .* struct$"),
         (["content"], {"encoder": "resnet5"}, r"unknown encoder 'resnet5'.*resnet50"),
         (
             ["content"],
