@@ -24,6 +24,7 @@ from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
 from embedstream_core.errors import SetupError
+from embedstream_core.redaction import redacted_uri
 from embedstream_core.weights import PreparedModel
 
 __all__ = ["Files", "FilesChunk"]
@@ -78,8 +79,9 @@ class Files:
         """What is left to be done; by default, as many rows in a chunk as the stream commits."""
         table = self._spark.read.format("delta").load(self._table)
         done = table.where(f.col("model_id") == self._model_id).select("uri")
-        files = self._spark.createDataFrame([(uri,) for uri in self._uris], "uri string")
-        left = files.join(done, "uri", "left_anti").orderBy("uri").collect()
+        files = [(uri, redacted_uri(uri)) for uri in self._uris]
+        listed = self._spark.createDataFrame(files, "uri string, in_table string")
+        left = listed.join(done, listed.in_table == done.uri, "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)
         size = chunk_rows or rows_a_commit(self._spark)
         return [FilesChunk(uris[start : start + size]) for start in range(0, len(uris), size)]

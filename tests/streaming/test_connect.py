@@ -27,8 +27,11 @@ ROOT = Path(__file__).parents[2]
 def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client saw, in a process of its own: one has either kind of session."""
     paths = [str(ROOT / part) for part in ("tests", "core", "streaming")]
+    odd_names = tmp_path_factory.mktemp("odd") / "[1]"
+    odd_names.mkdir()
+    (odd_names / "_DSC0001.JPG").write_bytes(next(folder.iterdir()).read_bytes())
     ran = subprocess.run(
-        [sys.executable, over_connect.__file__, str(folder)],
+        [sys.executable, over_connect.__file__, str(folder), str(odd_names)],
         capture_output=True,
         text=True,
         cwd=tmp_path_factory.mktemp("client"),
@@ -63,6 +66,11 @@ def test_labels_and_errors(told: dict[str, Any]) -> None:
     assert codes.keys() == {None, "image_unsupported"}
     assert codes["image_unsupported"] is None
     assert codes[None] is not None
+
+
+def test_files_of_any_name_are_listed(told: dict[str, Any]) -> None:
+    (path,) = told["listed"]
+    assert path.endswith("/[1]/_DSC0001.JPG")
 
 
 def test_what_needs_the_driver_says_so(told: dict[str, Any]) -> None:
