@@ -96,8 +96,7 @@ def _by_spark(spark: SparkSession, listing: Listing) -> DataFrame:
     listed = spark.createDataFrame(sizes, "path string, size long")
     content = f.when(f.col("size") == 0, f.lit(b"")).alias("content")
     unread = listed.join(read.select("path"), "path", "left_anti").select("path", content)
-    wanted = read.join(f.broadcast(listed.select("path")), "path", "left_semi")
-    return wanted.unionAll(unread).select("path", f.lit(None).alias("uri"), "content")
+    return read.unionAll(unread).select("path", f.lit(None).alias("uri"), "content")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as f
 
-from doors import write_pictures
+from doors import core_vectors, write_pictures
 from embedstream.batch import Files, FilesChunk
 from embedstream.config import FilesConfig, TableConfig
 from embedstream.config_file import files_config
-from embedstream.search import embed_pictures
 from embedstream.terminal import StreamFailed, chunks_explained
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.spark
 
 def settings(folder: Path) -> list[str]:
     return ["--from", str(folder / "pictures"), "--table", str(folder / "table"),
-            "--encoder", "efficientnet_lite0"]  # fmt: skip
+            "--encoder", "efficientnet_lite0", "--set", "encoder.precision=float32"]  # fmt: skip
 
 
 def batch(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +84,7 @@ def test_the_command_does_what_is_there_and_then_what_came_since(
     }
     astronaut = found["an%20astronaut.jpg"]
     content = (folder / "pictures" / "below" / "an astronaut.jpg").read_bytes()
-    (expected,) = embed_pictures([content], model_id=astronaut.model_id)
+    (expected,) = core_vectors([content])
     assert astronaut.embedding == pytest.approx(list(expected), abs=1e-3)
     assert found["new.jpg"].content_sha256 == found["camera.jpg"].content_sha256
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import over_connect
-from doors import folder
-from embedstream.search import embed_pictures
+from doors import core_vectors, folder
 
 __all__ = ["folder"]
 
@@ -53,10 +52,7 @@ def test_the_vectors_are_the_same(told: dict[str, Any], folder: Path, door: str)
 
     assert found.keys() == {*folder.iterdir()}
     assert found.pop(folder / "broken.jpg") is None
-    expected = embed_pictures(
-        [path.read_bytes() for path in found],
-        model_id="efficientnet_lite0/imagenet/579344248a93",
-    )
+    expected = core_vectors([path.read_bytes() for path in found])
     np.testing.assert_allclose(np.array([*found.values()]), expected, rtol=1e-3, atol=1e-4)
 
 

@@ -15,7 +15,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from doors import ENCODER, folder
+from doors import ENCODER, core_vectors, folder
 from embedstream import (
     BatchConfig,
     EncoderConfig,
@@ -27,7 +27,6 @@ from embedstream import (
     read_images,
 )
 from embedstream.config import ReferencesConfig
-from embedstream.search import embed_pictures
 from embedstream_core.errors import Code, SetupError
 from faults.drivers import python_workers
 
@@ -43,7 +42,7 @@ def expected(folder: Path) -> Rows:
     """What the core gives for these files, without Spark."""
     good = [path for path in sorted(folder.iterdir()) if path.name != "broken.jpg"]
     contents = [path.read_bytes() for path in good]
-    vectors = embed_pictures(contents, model_id="efficientnet_lite0/imagenet/579344248a93")
+    vectors = core_vectors(contents)
     rows: Rows = {
         path.name: (list(vector), None) for path, vector in zip(good, vectors, strict=True)
     }
@@ -238,7 +237,7 @@ def _plan(df: DataFrame) -> str:
         (["null AS content"], {}, r"column 'content' is of type void; images are bytes"),
         (["content", "1 AS Error"], {}, r"a column 'Error' of another type, int: .*'my_Error'\)"),
         (["content", "'x' AS EMBEDDING"], {}, r"adds the column 'embedding', .*'EMBEDDING' of ano"),
-        (["content", "path AS Content"], {}, r"there are several columns 'content'; rename"),
+        (["content", "path AS Content"], {}, r"there are several columns 'content' .*; rename"),
         (["struct(content, path) AS content"], {}, r"struct<.*; for its field give 'content.conte"),
         (["struct(path) AS content"], {}, r"struct<path:string>; images are .* struct$"),
         (["content"], {"encoder": "resnet5"}, r"unknown encoder 'resnet5'.*resnet50"),
