@@ -185,17 +185,28 @@ def find_column(df: DataFrame, name: str) -> tuple[Column, DataType]:
     Raises:
         SetupError: there is no such column, or there are several.
     """
-    for reference in (_quoted(name), name):
-        column = f.col(reference)
+    own = columns_named(df, name)
+    if len(own) > 1:
+        raise _several(name)
+    if own:
+        escaped = own[0].name.replace("`", "``")
+        return f.col(f"`{escaped}`"), own[0].dataType
+    # Spark logs an error for what it cannot resolve: it is asked only for what may be a field.
+    if "." in name or "`" in name:
         try:
+            column = f.col(name)
             return column, df.select(column.alias("found")).schema["found"].dataType
         except AnalysisException as error:
             if str(error.getCondition()).startswith("AMBIGUOUS"):
-                raise SetupError(
-                    f"there are several columns '{name}' in the DataFrame; rename or drop all but "
-                    "one first, before the join that brought them together"
-                ) from None
+                raise _several(name) from None
     raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
+
+
+def _several(name: str) -> SetupError:
+    return SetupError(
+        f"there are several columns '{name}' in the DataFrame; rename or drop all but one first, "
+        "before the join that brought them together"
+    )
 
 
 def columns_named(df: DataFrame, name: str) -> list[StructField]:
@@ -203,12 +214,6 @@ def columns_named(df: DataFrame, name: str) -> list[StructField]:
     if df.sparkSession.conf.get("spark.sql.caseSensitive") == "true":
         return [field for field in df.schema if field.name == name]
     return [field for field in df.schema if field.name.lower() == name.lower()]
-
-
-def _quoted(name: str) -> str:
-    """A column's name as Spark takes it for a name, whatever characters it has."""
-    escaped = name.replace("`", "``")
-    return f"`{escaped}`"
 
 
 def entries_of(column: pa.Array) -> list[Entry]:

@@ -238,6 +238,13 @@ def _plan(df: DataFrame) -> str:
         (["content", "1 AS Error"], {}, r"a column 'Error' of another type, int: .*'my_Error'\)"),
         (["content", "'x' AS EMBEDDING"], {}, r"adds the column 'embedding', .*'EMBEDDING' of ano"),
         (["content", "path AS Content"], {}, r"there are several columns 'content' .*; rename"),
+        (
+            ["struct(content) AS image", "struct(path) AS image"],
+            {"input": "image.content"},
+            r"there are several columns 'image.content' ",
+        ),
+        (["struct(path) AS image"], {"input": "image.none"}, r"no column 'image.none'; there are"),
+        (["content"], {"input": "a`b"}, r"there is no column 'a`b'; there are: content"),
         (["struct(content, path) AS content"], {}, r"struct<.*; for its field give 'content.conte"),
         (["struct(path) AS content"], {}, r"struct<path:string>; images are .* struct$"),
         (["content"], {"encoder": "resnet5"}, r"unknown encoder 'resnet5'.*resnet50"),
