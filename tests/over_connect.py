@@ -6,6 +6,7 @@ python over_connect.py FOLDER_OF_PICTURES FOLDER_OF_ODD_NAMES
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -28,7 +29,10 @@ def main(folder: str, odd_names: str) -> None:
     # A server with two cores, and a session that is its client.
     spark = SparkSession.builder.remote("local[2]").getOrCreate()
     try:
-        listed = [row.path for row in read_images(spark, odd_names).collect()]
+        listed = {
+            "by a worker": [row.path for row in read_images(spark, odd_names).collect()],
+            "by spark": [row.path for row in read_images(spark, os.path.relpath(folder)).collect()],
+        }
         print(json.dumps({**_outcomes(spark, folder), "listed": listed}))
     finally:
         spark.stop()

@@ -236,7 +236,8 @@ def _list_over_connect(spark: SparkSession, path: str) -> Listing | None:
             raise
         return None
     _logger.warning("Spark lists '%s': names that begin with _ or . are left out", path)
-    sizes = dict.fromkeys(map(unquote, uris), 0)
+    # As Spark writes them in its column `path`.
+    sizes = {unquote(uri).replace("file:///", "file:/", 1): 0 for uri in uris}
     return Listing(tuple(sorted(sizes)), sizes=sizes, spark_path=path)
 
 

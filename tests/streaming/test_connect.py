@@ -64,9 +64,10 @@ def test_labels_and_errors(told: dict[str, Any]) -> None:
     assert codes[None] is not None
 
 
-def test_files_of_any_name_are_listed(told: dict[str, Any]) -> None:
-    (path,) = told["listed"]
+def test_files_are_listed_once_by_a_worker_or_by_spark(told: dict[str, Any], folder: Path) -> None:
+    (path,) = told["listed"]["by a worker"]
     assert path.endswith("/[1]/_DSC0001.JPG")
+    assert sorted(told["listed"]["by spark"]) == sorted(f"file:{one}" for one in folder.iterdir())
 
 
 def test_what_needs_the_driver_says_so(told: dict[str, Any]) -> None:
