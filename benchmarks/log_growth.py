@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from pyspark.sql import SparkSession
 
 from embedstream.broker import create_topic
@@ -76,7 +76,8 @@ def _grow(path: str, commits: int) -> float:
     """Append so many files of one row; the seconds that took."""
     started = time.perf_counter()
     table = DeltaTable(path)
-    row = pa.table(table.to_pyarrow_dataset().head(1))
+    outcomes = QueryBuilder().register("outcomes", table)
+    row = pa.table(outcomes.execute("SELECT * FROM outcomes LIMIT 1"))
     for number in range(1, commits + 1):
         write_deltalake(table, row, mode="append")
         if number % CHECKPOINT_EVERY == 0:

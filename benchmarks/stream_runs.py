@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
 from kafka import KafkaProducer
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
@@ -209,8 +209,9 @@ def drain(
 
 def embeddings(table: str) -> int:
     """How many rows of a Delta table have one."""
-    rows = DeltaTable(table).to_pyarrow_dataset()
-    return int(rows.count_rows(filter=pc.field("embedding").is_valid()))
+    outcomes = QueryBuilder().register("outcomes", DeltaTable(table))
+    counted = outcomes.execute("SELECT count(embedding) AS embeddings FROM outcomes")
+    return int(pa.table(counted)["embeddings"][0].as_py())
 
 
 def over_dataframe(

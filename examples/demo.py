@@ -162,10 +162,12 @@ def show(table: str, servers: str) -> None:
 
 
 def read_rows(table: str) -> Sequence[dict[str, Any]]:
-    from deltalake import DeltaTable
+    import pyarrow as pa
+    from deltalake import DeltaTable, QueryBuilder
 
-    columns = ["topic", "partition", "offset", "image_id", "error"]
-    rows: list[dict[str, Any]] = DeltaTable(table).to_pyarrow_table(columns=columns).to_pylist()
+    outcomes = QueryBuilder().register("outcomes", DeltaTable(table))
+    found = outcomes.execute('SELECT topic, partition, "offset", image_id, error FROM outcomes')
+    rows: list[dict[str, Any]] = pa.table(found).to_pylist()
     return rows
 
 

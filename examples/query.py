@@ -2,8 +2,13 @@
 
 import sys
 
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
 
-table = DeltaTable(sys.argv[1]).to_pyarrow_table(columns=["model_id", "error"]).to_pandas()
-outcome = table["error"].map(lambda error: error["code"] if error else "embedding")
-print(table.groupby([table["model_id"], outcome]).size())
+COUNTS = """
+    SELECT model_id, coalesce(error['code'], 'embedding') AS outcome, count(*) AS rows
+    FROM outcomes GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+outcomes = QueryBuilder().register("outcomes", DeltaTable(sys.argv[1]))
+print(pa.table(outcomes.execute(COUNTS)).to_pandas().to_string(index=False))

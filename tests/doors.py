@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from embedstream import EncoderConfig
 from embedstream.config import PreprocessingConfig
+from embedstream.model import prepare
+from embedstream.search import Vector
+from embedstream_core.engine import Engine
+from embedstream_core.pipeline import Pipeline
+from embedstream_core.records import Embedding, Item
+from embedstream_core.weights import load_prepared
 from pictures import real_pictures
 
-__all__ = ["ENCODER", "SMALL", "digits", "folder", "mlflow_store", "write_pictures"]
+__all__ = ["ENCODER", "SMALL", "core_vectors", "digits", "folder", "mlflow_store", "write_pictures"]
 
 ENCODER = EncoderConfig(name="efficientnet_lite0", precision="float32")
 
@@ -68,6 +75,19 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return files
+
+
+def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
+    """Vectors of pictures from the core alone, with the encoder `ENCODER`, which is in float32."""
+    model = prepare(ENCODER)
+    preprocessing = model.card.preprocessing
+    engine = Engine.start(
+        load_prepared(model), preprocessing, device=torch.device("cpu"), precision="float32"
+    )
+    pipeline = Pipeline(engine, preprocessing, fetch=str.encode)
+    items = [Item(str(index), content=content) for index, content in enumerate(contents)]
+    outcomes = [one for batch in pipeline.run([items]) for one in batch]
+    return [one.vector for one in outcomes if isinstance(one, Embedding)]
 
 
 def digits(count: int) -> tuple[list[bytes], list[int]]:

@@ -1,11 +1,12 @@
 """What a client of Spark Connect does with the batch doors; prints what came of it as JSON.
 
-python over_connect.py FOLDER_OF_PICTURES
+python over_connect.py FOLDER_OF_PICTURES FOLDER_OF_ODD_NAMES
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -24,11 +25,15 @@ from embedstream import (
 from embedstream_core.errors import SetupError
 
 
-def main(folder: str) -> None:
+def main(folder: str, odd_names: str) -> None:
     # A server with two cores, and a session that is its client.
     spark = SparkSession.builder.remote("local[2]").getOrCreate()
     try:
-        print(json.dumps(_outcomes(spark, folder)))
+        listed = {
+            "by a worker": [row.path for row in read_images(spark, odd_names).collect()],
+            "by spark": [row.path for row in read_images(spark, os.path.relpath(folder)).collect()],
+        }
+        print(json.dumps({**_outcomes(spark, folder), "listed": listed}))
     finally:
         spark.stop()
 

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from embedstream.broker import topic_end_offsets
 from embedstream.check import Preflight
 from embedstream.config import Config, FilesConfig
+from embedstream.counts import OutcomeCounts
 from embedstream.job import Stream, start_stream
 from embedstream.model import prepare
 from embedstream.produce import OutgoingMessage, produce
@@ -58,9 +59,9 @@ def prepared(config: Config | FilesConfig) -> PreparedModel:
     return prepare(config.encoder)
 
 
-def drain(spark: SparkSession, config: Config) -> Stream:
+def drain(spark: SparkSession, config: Config, *, counts: OutcomeCounts | None = None) -> Stream:
     """Run the stream over all that its topic holds now."""
-    stream = start_stream(spark, config, prepared(config), until="drained")
+    stream = start_stream(spark, config, prepared(config), until="drained", counts=counts)
     stream.query.awaitTermination()
     return stream
 

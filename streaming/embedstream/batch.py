@@ -1,35 +1,31 @@
 """Files in bulk: each file at a path becomes one row of the outcome table, in chunks.
 
-A row's identity is its `uri` and `model_id`: what has a row is done, so a run that was stopped or
-killed is gone on with by the same command, and files that came since are done by it too. The core
-fetches the files as it does references: each within its limits, and a file that cannot be read is a
-failure row.
+A row's identity is its `uri` and `model_id`: what has a row is done. So the same command resumes a
+run that was stopped or killed, and embeds files that came since. The core fetches the files as it
+does references: each within its limits, and a file that cannot be read is a failure row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.chunks import ChunkReport, commit_chunk
-from embedstream.config import FilesConfig, ReferencesConfig, absolute_location
+from embedstream.config import FilesConfig, ReferencesConfig
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
-from embedstream.images import file_uris
 from embedstream.job import make_table
+from embedstream.listing import Listing, list_files
 from embedstream.model import choose_precision
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import check_model, check_table
 from embedstream.source import MESSAGES_SCHEMA
-from embedstream.storage import Folder
 from embedstream_core.errors import SetupError
+from embedstream_core.redaction import redacted_uri
 from embedstream_core.weights import PreparedModel
 
 __all__ = ["Files", "FilesChunk"]
@@ -50,7 +46,10 @@ class FilesChunk:
 
 
 class Files:
-    """The files at a path, of which some have their rows already."""
+    """The files at a path, of which some have their rows already.
+
+    `hidden` counts the files and folders that are left out; see `list_files`.
+    """
 
     def __init__(
         self, spark: SparkSession, config: FilesConfig, model: PreparedModel, source: str
@@ -59,11 +58,12 @@ class Files:
         Raises:
             SetupError: the path or the table cannot be used; nothing was written.
         """
-        source = absolute_location(source)
         self._spark = spark
         self._table = config.table.path
-        self._uris = _listed(spark, source)
-        references = _allowed(config.references, source, self._uris)
+        listing = list_files(spark, source)
+        self._uris = listing.references()
+        self.hidden = listing.hidden
+        references = _allowed(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
         table = None if check_table(spark, self._table) is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
@@ -81,8 +81,9 @@ class Files:
         """What is left to be done; by default, as many rows in a chunk as the stream commits."""
         table = self._spark.read.format("delta").load(self._table)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
-        files = self._spark.createDataFrame([(uri,) for uri in self._uris], "uri string")
-        left = files.join(done, "uri", "left_anti").orderBy("uri").collect()
+        files = [(uri, redacted_uri(uri)) for uri in self._uris]
+        listed = self._spark.createDataFrame(files, "uri string, in_table string")
+        left = listed.join(done, listed.in_table == done.uri, "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)
         size = chunk_rows or rows_a_commit(self._spark)
         return [FilesChunk(uris[start : start + size]) for start in range(0, len(uris), size)]
@@ -108,34 +109,20 @@ class Files:
         writer.save(self._table)
 
 
-def _listed(spark: SparkSession, source: str) -> list[str]:
-    Folder(spark, source).check_reachable()
-    try:
-        uris = file_uris(spark, source)
-    except AnalysisException as error:
-        if error.getCondition() != "PATH_NOT_FOUND":
-            raise
-        uris = []
-    if not uris:
-        raise SetupError(f"there are no files at '{source}'")
-    return uris
+def _allowed(references: ReferencesConfig, source: str, listing: Listing) -> ReferencesConfig:
+    """Allow of local files those below the source, and of buckets its own.
 
-
-def _allowed(references: ReferencesConfig, source: str, uris: Sequence[str]) -> ReferencesConfig:
-    """Of files only those below the source, and of buckets its own."""
-    parts = urlsplit(uris[0])
-    match parts.scheme:
-        case "file":
-            update = {"schemes": ("file",), "folders": (str(_root(source)),)}
-        case "s3":
-            update = {"schemes": ("s3",), "buckets": (parts.netloc,)}
-        case scheme:
-            raise SetupError(f"'{source}' is of scheme {scheme}; files and s3a:// can be read")
-    return ReferencesConfig.model_validate({**references.model_dump(), **update})
-
-
-def _root(source: str) -> Path:
-    """What lies above all local files at the source: of a pattern, the folders that it names."""
-    path = Path(unquote(urlsplit(source).path) if "://" in source else source)
-    named = takewhile(lambda part: not set(part) & set("*?[{"), path.parts)
-    return Path(*named)
+    Raises:
+        SetupError: there is no file, or the workers cannot fetch its kind.
+    """
+    if not listing.files:
+        hidden = f", except {listing.hidden} that are hidden" if listing.hidden else ""
+        raise SetupError(f"there are no files at '{source}'{hidden}")
+    if listing.folder is not None:
+        return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
+    parts = urlsplit(listing.references()[0])
+    if parts.scheme != "s3":
+        raise SetupError(
+            f"'{source}' is of scheme {parts.scheme}; batch reads local files and s3a://"
+        )
+    return references.model_copy(update={"schemes": ("s3",), "buckets": (parts.netloc,)})

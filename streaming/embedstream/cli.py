@@ -172,7 +172,8 @@ def backfill(
 @app.command()
 def batch(
     source: Annotated[
-        str, typer.Option("--from", help="A folder with all below it, a pattern, or an s3a:// URI.")
+        str,
+        typer.Option("--from", help="A file, a folder with all below it, a pattern; or a URI."),
     ],
     table: Annotated[str, typer.Option(help="The Delta table; created where there is none.")],
     encoder: Annotated[str, typer.Option(help="As encoder.name.")] = "resnet50",
@@ -187,7 +188,10 @@ def batch(
     ] = None,
     chunk_rows: ChunkRows = None,
 ) -> None:
-    """Embed the files at a path; repeated, it does what is left and what came since."""
+    """Embed the files at a path; repeated, it does what is left and what came since.
+
+    The exit code is 1 where every file that was to be embedded failed.
+    """
     from embedstream.config_file import files_config
 
     tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
@@ -195,7 +199,8 @@ def batch(
     settings.spark.check_location("--from", source)
     from embedstream.terminal import run_files
 
-    run_files(settings, source, chunk_rows=chunk_rows)
+    if not run_files(settings, source, chunk_rows=chunk_rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
 
 from embedstream.config import BatchConfig, EncoderConfig
 from embedstream.outcomes import COLUMN_TYPE
-from embedstream.vectorizer import check_input_column, image_vectorizer
+from embedstream.vectorizer import columns_named, image_vectorizer, input_column
 from embedstream_core.errors import SetupError
 
 __all__ = ["featurize"]
@@ -26,29 +25,32 @@ def featurize(
 
     Exactly one of the two is null in each row. All other columns of `df` stay; it may be a
     streaming DataFrame. `input` is a column of image bytes, of URIs (of which only those are
-    fetched that `config.references` allows), or of Spark's `image` struct. Columns of these names
-    and types that are there already, as after `read_images`, are replaced.
+    fetched that `config.references` allows), or of Spark's `image` struct; its name is resolved as
+    Spark does, so `image.bytes` is a field of a struct. Columns named `embedding` and `error` that
+    are there already with these types, as after `read_images`, are replaced.
 
     Raises:
         SetupError: the column holds no images, a name is taken, or the encoder, its weights or a
             setting is wrong; nothing was started.
     """
-    _check_columns(df, input)
+    images = input_column(df, input)
+    _check_names(df)
     vectorize = image_vectorizer(
         df.sparkSession,
         encoder=encoder,
         returns="outcome",
         config=config,
     )
-    others = [f.col(f"`{name}`") for name in df.columns if name not in COLUMN_TYPE.names]
-    parts = [f.col(f"{_OUTCOME}.{name}") for name in COLUMN_TYPE.names]
-    return df.withColumn(_OUTCOME, vectorize(f.col(f"`{input}`"))).select(*others, *parts)
+    others = df.withColumn(_OUTCOME, vectorize(images)).drop(*COLUMN_TYPE.names)
+    return others.select("*", f"{_OUTCOME}.*").drop(_OUTCOME)
 
 
-def _check_columns(df: DataFrame, input: str) -> None:  # noqa: A002
-    check_input_column(df, input)
-    for field in COLUMN_TYPE:
-        if field.name in df.columns and df.schema[field.name].dataType != field.dataType:
-            raise SetupError(
-                f"there is a column '{field.name}' of another type; rename or drop it first"
-            )
+def _check_names(df: DataFrame) -> None:
+    for added in COLUMN_TYPE:
+        for taken in columns_named(df, added.name):
+            if taken.dataType != added.dataType:
+                raise SetupError(
+                    f"featurize adds the column '{added.name}', and there is a column "
+                    f"'{taken.name}' of another type, {taken.dataType.simpleString()}: rename or "
+                    f"drop it first, as in df.withColumnRenamed('{taken.name}', 'my_{taken.name}')"
+                )

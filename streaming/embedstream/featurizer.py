@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
 
+from embedstream.counts import OutcomeCounts
 from embedstream.embedder import Embedder, Entry
 from embedstream.outcomes import (
     CARRIED_COLUMNS,
@@ -21,7 +21,7 @@ from embedstream.outcomes import (
     outcome_frame,
 )
 from embedstream_core.boundary import attempt
-from embedstream_core.errors import Code, Stage
+from embedstream_core.errors import Stage
 from embedstream_core.message import Message, MessageFormat, parse_message
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize_messages"]
@@ -41,6 +41,7 @@ class Featurizer:
     message_format: MessageFormat
     id_header: str
     transport: Transport
+    counts: OutcomeCounts | None = None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """One outcome row per message, in order.
@@ -60,6 +61,8 @@ class Featurizer:
         model_id = self.embedder.model.card.model_id
         for outcomes in self.embedder.outcomes(entries_of_batches()):
             carried, origins = under_way.popleft()
+            if self.counts is not None:
+                self.counts.add(outcomes)
             yield build(carried, origins, outcomes, model_id=model_id)
 
     def _read(self, columns: dict[str, list[Any]]) -> tuple[list[Entry], list[Origin]]:
@@ -84,15 +87,10 @@ class Featurizer:
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
-    """Outcomes of messages: a row of `OUTCOME_SCHEMA` for each.
-
-    Failures are counted by code in the observation `outcomes`.
-    """
+    """Outcomes of messages: a row of `OUTCOME_SCHEMA` for each."""
     arrow = featurizer.transport == "arrow"
     transported = messages.mapInArrow if arrow else messages.mapInPandas
-    outcomes = transported(featurizer, OUTCOME_SCHEMA)
-    failed = [f.count_if(f.col("error.code") == code).alias(code) for code in Code]
-    return outcomes.observe("outcomes", f.count("embedding").alias("embeddings"), *failed)
+    return transported(featurizer, OUTCOME_SCHEMA)
 
 
 def _columns(batch: Batch) -> dict[str, list[Any]]:

@@ -36,7 +36,7 @@ from embedstream.locations import scheme_of
 from embedstream.model import prepare
 from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
-from embedstream.vectorizer import column_type
+from embedstream.vectorizer import find_column
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
@@ -118,7 +118,8 @@ def finetune(
     folder = _checked_folder(output)
     model, blocks = _prepared(given, chosen)
     decode = (config or BatchConfig()).decode
-    images = df.select(f.col(f"`{input}`").alias("content"), f.col(f"`{label_col}`").alias("name"))
+    content, name = (find_column(df, one)[0] for one in (input, label_col))
+    images = df.select(content.alias("content"), name.alias("name"))
     contents = _contents(images.where("name IS NOT NULL"), label_col)
     job = _Job(
         folder=folder,
@@ -273,7 +274,7 @@ def _check_columns(df: DataFrame, input: str, label_col: str) -> None:  # noqa: 
         label_col: ((StringType, IntegralType), "strings or whole numbers"),
     }
     for name, (kinds, meaning) in allowed.items():
-        kind = column_type(df, name)
+        _, kind = find_column(df, name)
         if not isinstance(kind, kinds):
             raise SetupError(f"column '{name}' is of type {kind.simpleString()}, not {meaning}")
 

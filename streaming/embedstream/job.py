@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -14,6 +14,7 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from embedstream.broadcast import BroadcastModel
 from embedstream.config import Config, FilesConfig
+from embedstream.counts import OutcomeCounts
 from embedstream.embedder import build_embedder
 from embedstream.featurizer import Featurizer, featurize_messages
 from embedstream.sink import append, create_table, set_model
@@ -36,7 +37,12 @@ class Stream:
 
 
 def start_stream(
-    spark: SparkSession, config: Config, model: PreparedModel, *, until: Until = "stopped"
+    spark: SparkSession,
+    config: Config,
+    model: PreparedModel,
+    *,
+    until: Until = "stopped",
+    counts: OutcomeCounts | None = None,
 ) -> Stream:
     """Start the query: it runs until it is stopped, or until what the topics hold now is done.
 
@@ -45,7 +51,7 @@ def start_stream(
     make_table(spark, config, model)
     set_model(spark, config.table.path, model.card.model_id)
     Folder(spark, config.checkpoint).make_private()
-    function = featurizer(spark, config, model)
+    function = replace(featurizer(spark, config, model), counts=counts)
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     query = _triggered(writer, config, until).start()

@@ -17,7 +17,12 @@ from pyspark.sql import functions as f
 from embedstream.broadcast import session_key
 from embedstream.config import BatchConfig, EncoderConfig, Section
 from embedstream.labeler import ImageLabeler, image_labeler
-from embedstream.vectorizer import ImageVectorizer, check_input_column, image_vectorizer
+from embedstream.vectorizer import (
+    ImageVectorizer,
+    columns_named,
+    image_vectorizer,
+    input_column,
+)
 from embedstream_core.errors import SetupError
 
 __all__ = ["ImageFeaturizer", "ImagePredictor"]
@@ -66,13 +71,10 @@ class _ImageTransformer(
         raise NotImplementedError
 
     def _checked_input(self, df: DataFrame) -> Column:
-        name = self.getInputCol()
-        check_input_column(df, name)
-        if self.getOutputCol() in df.columns:
-            raise SetupError(
-                f"there is a column '{self.getOutputCol()}' already; rename or drop it"
-            )
-        return f.col(f"`{name}`")
+        column = input_column(df, self.getInputCol())
+        if taken := columns_named(df, self.getOutputCol()):
+            raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
+        return column
 
 
 class ImageFeaturizer(_ImageTransformer):

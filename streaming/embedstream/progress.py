@@ -20,6 +20,7 @@ from pyspark.sql.streaming.listener import (
     StreamingQueryListener,
 )
 
+from embedstream.counts import Kinds
 from embedstream.source import TopicState
 from embedstream_core.errors import SetupError
 
@@ -34,6 +35,7 @@ _Offsets = dict[tuple[str, int], int]
 class BatchReport:
     """One micro-batch that was committed.
 
+    Tombstones are counted only on tables without generated, identity or default columns.
     `lag` is of the partition that is furthest behind, `margin` of the one where the oldest message
     that Kafka keeps is nearest to the reader: so many will retention delete before unread ones.
     """
@@ -116,12 +118,19 @@ def _offsets(told: str) -> _Offsets:
 
 
 class ProgressListener(StreamingQueryListener):
-    """Hands each committed micro-batch that held messages to `on_batch`, on Spark's thread."""
+    """Hands each committed micro-batch that held messages to `on_batch`, on Spark's thread.
+
+    `take_counts` gives the outcomes of a micro-batch, by the query's run id and the batch's id.
+    """
 
     def __init__(
-        self, on_batch: Callable[[BatchReport], None], margin: Margin | None = None
+        self,
+        on_batch: Callable[[BatchReport], None],
+        take_counts: Callable[[str, int], Kinds],
+        margin: Margin | None = None,
     ) -> None:
         self._on_batch = on_batch
+        self._take_counts = take_counts
         self._margin = margin
         self.totals = Totals()
         self.last_batch_id = -1
@@ -136,10 +145,12 @@ class ProgressListener(StreamingQueryListener):
         pass
 
     def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802
-        observed = event.progress.observedMetrics
-        if event.progress.numInputRows == 0 or "outcomes" not in observed:
+        progress = event.progress
+        report = _report(
+            progress, self._take_counts(str(progress.runId), progress.batchId), self._margin
+        )
+        if report.messages == 0:
             return
-        report = _report(event.progress, observed, self._margin)
         self.last_batch_id = report.batch_id
         self.totals.add(report)
         self._on_batch(report)
@@ -150,17 +161,18 @@ class ProgressListener(StreamingQueryListener):
         self.ended = not self._running
 
 
-def _report(progress: Any, observed: Any, margin: Margin | None) -> BatchReport:
-    outcomes = observed["outcomes"].asDict()
-    messages = observed["messages"].asDict()
-    embeddings = outcomes.pop("embeddings")
+def _report(progress: Any, counts: Kinds, margin: Margin | None) -> BatchReport:
+    # Some tables hide what is observed: see OutcomeCounts.
+    messages = progress.observedMetrics.get("messages") if progress.numInputRows else None
+    tombstones = messages.tombstones if messages else 0
+    failures = Counter({code: count for code, count in counts.items() if code is not None})
     lag = _lag(progress)
     return BatchReport(
         batch_id=progress.batchId,
-        messages=messages["read"],
-        tombstones=messages["tombstones"],
-        embeddings=embeddings,
-        failures=Counter({code: count for code, count in outcomes.items() if count}),
+        messages=counts.total() + tombstones,
+        tombstones=tombstones,
+        embeddings=counts[None],
+        failures=failures,
         duration_s=progress.durationMs["triggerExecution"] / 1000,
         lag=lag,
         margin=margin.of(progress.sources[0]) if margin and lag else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -39,7 +40,8 @@ __all__ = [
 
 Vector = npt.NDArray[np.float32]
 
-_COLUMNS = ["embedding", "image_id", "uri", "topic", "partition", "offset", "model_id"]
+_COLUMNS = ["embedding", "image_id", "uri", "topic", "partition", "offset"]
+_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,30 +113,83 @@ def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbo
     """The k rows of that model with the greatest cosine similarity, the nearest first.
 
     Reads the Delta table without Spark, a part at a time; memory does not grow with the table.
-    """
-    import pyarrow.dataset as ds
 
-    dataset = _open(table).to_pyarrow_dataset()
-    good = ds.field("embedding").is_valid() & (ds.field("model_id") == model_id)
+    Raises:
+        SetupError: the table cannot be read, holds no embedding of that model, or one of another
+            dimension than the query's.
+    """
+    opened = _open(table)
+    columns = ", ".join(f'"{name}"' for name in _COLUMNS)
+    of_model = f"embedding IS NOT NULL AND model_id = {_literal(model_id)}"
     unit = query / np.linalg.norm(query)
     found: list[Neighbour] = []
-    for batch in dataset.to_batches(columns=_COLUMNS, filter=good, batch_size=1024):
-        if batch.num_rows:
-            candidates = [*found, *_neighbours(batch, unit, k)]
-            found = heapq.nlargest(k, candidates, key=attrgetter("similarity"))
+    sql = f"SELECT {columns} FROM outcomes WHERE {of_model}"  # noqa: S608 - it is quoted
+    for batch in _batches(opened, sql):
+        _check_dimension(batch, len(query), model_id, table)
+        candidates = [*found, *_neighbours(batch, unit, k)]
+        found = heapq.nlargest(k, candidates, key=attrgetter("similarity"))
+    if not found:
+        raise SetupError(
+            f"the table '{table}' holds no embedding of '{model_id}'; {_known_models(opened)}"
+        )
     return found
 
 
 def _neighbours(batch: Any, unit: Vector, k: int) -> list[Neighbour]:
     flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
     vectors = flat.reshape(batch.num_rows, -1)
-    similarities = vectors @ unit / np.linalg.norm(vectors, axis=1)
-    best = np.argsort(-similarities, kind="stable")[:k]
-    rows = batch.take(best).drop_columns(["embedding", "model_id"]).to_pylist()
+    # A vector of zeros has no direction: its cosine to any other is taken as 0.
+    norms = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
+    similarities = vectors @ unit / norms
+    others = batch.drop_columns(["embedding"])
+    # Not `take`: pyarrow has none for string views, which is what deltalake gives.
     return [
-        Neighbour(similarity=float(similarities[index]), **row)
-        for index, row in zip(best, rows, strict=True)
+        Neighbour(similarity=float(similarities[index]), **others.slice(index, 1).to_pylist()[0])
+        for index in np.argsort(-similarities, kind="stable")[:k]
     ]
+
+
+def _check_dimension(batch: Any, expected: int, model_id: str, table: str) -> None:
+    lengths = batch.column("embedding").value_lengths().unique().to_pylist()
+    others = [length for length in lengths if length != expected]
+    if others:
+        raise SetupError(
+            f"the query's embedding has {expected} floats, and the table '{table}' has rows of "
+            f"'{model_id}' with {others[0]}: only embeddings of one dimension can be compared; "
+            "search with the model that made the rows, or delete those that it did not make"
+        )
+
+
+def _known_models(opened: Any) -> str:
+    sql = "SELECT DISTINCT model_id FROM outcomes WHERE embedding IS NOT NULL"
+    known = [name for batch in _batches(opened, sql) for name in batch.column(0).to_pylist()]
+    names = ", ".join(sorted(f"'{name}'" for name in known))
+    return f"it holds those of {names} (--model-id)" if known else "it holds none at all yet"
+
+
+def _batches(opened: Any, sql: str) -> Iterator[Any]:
+    """The rows that a query over the table `outcomes` finds, in record batches that are not empty.
+
+    deltalake's query engine knows deletion vectors, column mapping and v2 checkpoints, which its
+    pyarrow readers do not; why else these are not used: docs/decisions/0017.
+    """
+    import pyarrow as pa
+    from deltalake import QueryBuilder
+
+    builder = QueryBuilder({"datafusion.execution.batch_size": str(_BATCH_ROWS)})
+    try:
+        reader = builder.register("outcomes", opened).execute(sql)
+        for batch in pa.RecordBatchReader.from_stream(reader):
+            if batch.num_rows:
+                yield batch
+    # Of a file that is gone or cut the engine raises no type of its own.
+    except Exception as error:
+        raise _unreadable(opened.table_uri, error) from error
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'"
 
 
 def _open(table: str) -> Any:
@@ -146,7 +201,17 @@ def _open(table: str) -> Any:
     except TableNotFoundError:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:
-        raise SetupError(f"the Delta table '{table}' cannot be read: {error}") from None
+        raise _unreadable(table, error) from None
+
+
+def _unreadable(table: str, error: Exception) -> SetupError:
+    # Messages of deltalake stand in several lines, with colours.
+    reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
+    return SetupError(
+        f"the Delta table '{table}' cannot be read without Spark: {reason}; what can be is a "
+        "folder of this machine, or s3a://, gs:// and abfss:// with credentials in the "
+        "environment, if the deltalake package knows all features of the table"
+    )
 
 
 def _no_references(uri: str) -> bytes:
@@ -167,10 +232,10 @@ def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | No
     """The bytes of a row's picture, read back from its message; None where Kafka has let it go.
 
     Raises:
-        SetupError: no broker answers.
+        SetupError: no broker answers, or the message is compressed in a way that cannot be read.
     """
     from kafka import KafkaConsumer, TopicPartition
-    from kafka.errors import KafkaError
+    from kafka.errors import KafkaError, UnsupportedCodecError
 
     try:
         consumer = KafkaConsumer(
@@ -192,6 +257,16 @@ def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | No
         return parse_message(message, message_format="auto", id_header="").content
     except ItemError:
         return None
+    except UnsupportedCodecError as error:
+        raise SetupError(
+            f"the pictures in topic '{neighbour.topic}' cannot be read back: {error}; install what "
+            "kafka-python needs (pip install lz4, python-snappy or zstandard), or leave "
+            "--bootstrap-servers out"
+        ) from error
+    except KafkaError as error:
+        raise SetupError(
+            f"the pictures in topic '{neighbour.topic}' cannot be read back: {error!r}"
+        ) from error
     finally:
         consumer.close()
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from rich.console import Console
 
 from embedstream.config import Config, FilesConfig
+from embedstream.counts import OutcomeCounts
 from embedstream.progress import BatchReport, Margin, ProgressListener, Totals
 from embedstream.session import open_session, warm_workers
 from embedstream.source import check_topics
@@ -112,7 +114,8 @@ def _run_checked(preflight: Preflight, stop: threading.Event, *, until: Until) -
     spark, config = preflight.spark, preflight.config
     model, resumption = preflight.checked()
     margin = Margin(lambda: check_topics(spark, config.kafka))
-    listener = ProgressListener(_print_batch, margin)
+    counts = OutcomeCounts.start(spark)
+    listener = ProgressListener(_print_batch, counts.take, margin)
     spark.streams.addListener(listener)
     with _explained(spark, config):
         make_table(spark, config, model)
@@ -122,7 +125,9 @@ def _run_checked(preflight: Preflight, stop: threading.Event, *, until: Until) -
             )
             for loss in settled.lost:
                 console.print(f"lost: {loss}", markup=False)
-            loads = _run_claimed(spark, settled.config, model, stop, claim, until=until)
+            loads = _run_claimed(
+                spark, settled.config, model, stop, claim, until=until, counts=counts
+            )
     _await_listener(listener)
     _print_totals(listener.totals, config.table.path, model_loads=loads)
     return listener.totals
@@ -136,6 +141,7 @@ def _run_claimed(
     claim: HeldClaim,
     *,
     until: Until,
+    counts: OutcomeCounts,
 ) -> int:
     """Start the stream and follow it to its end; how often the model was loaded.
 
@@ -148,7 +154,7 @@ def _run_claimed(
     console.print("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     loads = 0
     while True:
-        stream = start_stream(spark, config, model, until=until)
+        stream = start_stream(spark, config, model, until=until, counts=counts)
         try:
             _follow(stream.query, stop, claim, timeout_s=config.trigger.stop_timeout_s)
             return loads + stream.model.loads
@@ -225,12 +231,14 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
                     f"{plan.gone} cannot be had: Kafka has deleted them, and their rows hold no "
                     "reference"
                 )
-            if _work_off(plan.chunks, replay.run, stop, noun="message"):
+            if _work_off(plan.chunks, replay.run, stop, noun="message").is_complete:
                 replay.finish()
 
 
-def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> None:
+def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> bool:
     """Embed the files at a path that have no row yet, until it is done or stopped by a signal.
+
+    Returns False where there were files to embed, and every one of them failed.
 
     Raises:
         SetupError: the encoder, the path or the table cannot be used, or a driver writes to the
@@ -245,9 +253,16 @@ def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> No
             files = Files(spark, config, prepare(), source)
             card = files.model.card
             console.print(f"{card.model_id}, {card.dimension} floats", markup=False)
+            if files.hidden:
+                console.print(
+                    f"{files.hidden} hidden left out: files and folders whose names begin with a "
+                    "dot, and what Spark and Delta write beside data"
+                )
             with table_claimed(spark, config.table.path):
-                _work_off(files.plan(chunk_rows=chunk_rows), files.run, stop, noun="file")
+                chunks = files.plan(chunk_rows=chunk_rows)
+                done = _work_off(chunks, files.run, stop, noun="file")
         console.print(f"table: {config.table.path}", markup=False)
+    return not done.rows or done.failures < done.rows
 
 
 class _Chunk(Protocol):
@@ -258,21 +273,30 @@ class _Chunk(Protocol):
 _AChunk = TypeVar("_AChunk", bound=_Chunk)
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What was done of a plan: `is_complete` where no signal stopped it."""
+
+    rows: int
+    failures: int
+    is_complete: bool
+
+
 def _work_off(
     chunks: Sequence[_AChunk],
     run: Callable[[_AChunk], ChunkReport],
     stop: threading.Event,
     *,
     noun: str,
-) -> bool:
-    """Do one after the other and tell how it goes; whether all were done."""
+) -> _Done:
+    """Do one chunk after the other and print the progress."""
     rows = sum(chunk.rows for chunk in chunks)
     console.print(f"{_counted(rows, noun, 's')} to embed, in {_counted(len(chunks), 'chunk', 's')}")
     done, failures, started = 0, Counter[str](), time.monotonic()
     for number, chunk in enumerate(chunks, 1):
         if stop.is_set():
             console.print(f"stopped; {rows - done} are left for the same command")
-            return False
+            return _Done(done, failures.total(), is_complete=False)
         report = run(chunk)
         done += chunk.rows
         failures += report.failures
@@ -290,7 +314,7 @@ def _work_off(
         f"[bold]{_counted(done, noun, 's')}[/] embedded, {failures.total()} failures"
         f"{_reasons(failures)}"
     )
-    return True
+    return _Done(done, failures.total(), is_complete=True)
 
 
 def _duration(seconds: float) -> str:

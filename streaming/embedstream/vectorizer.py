@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from PIL import Image
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
-from pyspark.sql.types import DataType
+from pyspark.sql.types import BinaryType, DataType, StructField, StructType
 
 from embedstream.arrow_columns import ColumnFunction, column_function
 from embedstream.config import BatchConfig, EncoderConfig
@@ -30,11 +31,12 @@ __all__ = [
     "IMAGES_ARE",
     "ImageVectorizer",
     "Returns",
-    "check_input_column",
-    "column_type",
+    "columns_named",
     "entries_of",
+    "find_column",
     "image_vectorizer",
     "images_only",
+    "input_column",
     "prepare_embedder",
 ]
 
@@ -143,14 +145,25 @@ def prepare_embedder(
     return build_embedder(spark, chosen.model, settings, config or BatchConfig())
 
 
-def check_input_column(df: DataFrame, name: str) -> None:
-    """
+def input_column(df: DataFrame, name: str) -> Column:
+    """Find a column of images as `find_column` does.
+
     Raises:
-        SetupError: there is no such column, or it holds no images.
+        SetupError: there is no such column, there are several, or it holds no images.
     """
-    kind = column_type(df, name).simpleString()
-    if not re.fullmatch(_IMAGE_TYPES, kind):
-        raise SetupError(f"column '{name}' is of type {kind}; images are {IMAGES_ARE}")
+    column, kind = find_column(df, name)
+    if not re.fullmatch(_IMAGE_TYPES, kind.simpleString()):
+        raise SetupError(
+            f"column '{name}' is of type {kind.simpleString()}; images are {IMAGES_ARE}"
+            f"{_inner_images(name, kind)}"
+        )
+    return column
+
+
+def _inner_images(name: str, kind: DataType) -> str:
+    fields = kind.fields if isinstance(kind, StructType) else []
+    inner = [field.name for field in fields if isinstance(field.dataType, BinaryType)]
+    return f"; for its field give '{name}.{inner[0]}'" if inner else ""
 
 
 def images_only(column: Column | str) -> Column:
@@ -167,14 +180,43 @@ def images_only(column: Column | str) -> Column:
     return f.named_struct(found, images)[_FIELD]
 
 
-def column_type(df: DataFrame, name: str) -> DataType:
-    """
+def find_column(df: DataFrame, name: str) -> tuple[Column, DataType]:
+    """Find a column, and its type, by its name or as Spark resolves a name: `image.bytes`.
+
+    A column whose own name has dots comes before the field of a struct.
+
     Raises:
-        SetupError: there is no such column.
+        SetupError: there is no such column, or there are several.
     """
-    if name not in df.columns:
-        raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
-    return df.schema[name].dataType
+    own = columns_named(df, name)
+    if len(own) > 1:
+        raise _several(name)
+    if own:
+        escaped = own[0].name.replace("`", "``")
+        return f.col(f"`{escaped}`"), own[0].dataType
+    # Spark logs an error for what it cannot resolve: it is asked only for what may be a field.
+    if "." in name or "`" in name:
+        try:
+            column = f.col(name)
+            return column, df.select(column.alias("found")).schema["found"].dataType
+        except AnalysisException as error:
+            if str(error.getCondition()).startswith("AMBIGUOUS"):
+                raise _several(name) from None
+    raise SetupError(f"there is no column '{name}'; there are: {', '.join(df.columns)}")
+
+
+def _several(name: str) -> SetupError:
+    return SetupError(
+        f"there are several columns '{name}' in the DataFrame; rename or drop all but one first, "
+        "before the join that brought them together"
+    )
+
+
+def columns_named(df: DataFrame, name: str) -> list[StructField]:
+    """The columns that Spark takes for those of a name: by default in capitals too."""
+    if df.sparkSession.conf.get("spark.sql.caseSensitive") == "true":
+        return [field for field in df.schema if field.name == name]
+    return [field for field in df.schema if field.name.lower() == name.lower()]
 
 
 def entries_of(column: pa.Array) -> list[Entry]:

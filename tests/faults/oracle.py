@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
 
 from embedstream_core.errors import Code
 
-__all__ = ["Position", "Row", "check_outcomes", "read_rows"]
+__all__ = ["Position", "Row", "all_rows", "check_outcomes", "read_rows"]
 
 Row = dict[str, Any]
 
@@ -26,12 +27,19 @@ class Position:
     offset: int
 
 
+def all_rows(table: Path) -> list[Row]:
+    """Read the rows without Spark; why not by pyarrow: docs/decisions/0017."""
+    found = QueryBuilder().register("outcomes", DeltaTable(table)).execute("SELECT * FROM outcomes")
+    rows: list[Row] = pa.table(found).to_pylist()
+    return rows
+
+
 def read_rows(table: Path, *, model_id: str | None = None) -> dict[Position, Row]:
     """All rows, or one model's, by position, read without Spark.
 
     Fails where a position stands twice.
     """
-    rows: list[Row] = DeltaTable(table).to_pyarrow_table().to_pylist()
+    rows = all_rows(table)
     if model_id is not None:
         rows = [row for row in rows if row["model_id"] == model_id]
     counts = Counter(map(_position, rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,10 @@ import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as f
 
-from doors import write_pictures
+from doors import core_vectors, write_pictures
 from embedstream.batch import Files, FilesChunk
 from embedstream.config import FilesConfig, TableConfig
 from embedstream.config_file import files_config
-from embedstream.search import embed_pictures
 from embedstream.terminal import StreamFailed, chunks_explained
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.spark
 
 def settings(folder: Path) -> list[str]:
     return ["--from", str(folder / "pictures"), "--table", str(folder / "table"),
-            "--encoder", "efficientnet_lite0"]  # fmt: skip
+            "--encoder", "efficientnet_lite0", "--set", "encoder.precision=float32"]  # fmt: skip
 
 
 def batch(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +71,8 @@ def test_the_command_does_what_is_there_and_then_what_came_since(
     (chunk,) = since.plan(chunk_rows=3)
     since.run(chunk)
 
-    assert "8 files to embed, in 3 chunks" in told.stdout, told.stderr
+    assert told.returncode == 0, told.stderr
+    assert "8 files to embed, in 3 chunks" in told.stdout
     assert "8 files embedded, 2 failures" in told.stdout
     assert chunk.rows == 1
     found = rows(spark, folder)
@@ -83,7 +84,7 @@ def test_the_command_does_what_is_there_and_then_what_came_since(
     }
     astronaut = found["an%20astronaut.jpg"]
     content = (folder / "pictures" / "below" / "an astronaut.jpg").read_bytes()
-    (expected,) = embed_pictures([content], model_id=astronaut.model_id)
+    (expected,) = core_vectors([content])
     assert astronaut.embedding == pytest.approx(list(expected), abs=1e-3)
     assert found["new.jpg"].content_sha256 == found["camera.jpg"].content_sha256
 
@@ -140,8 +141,57 @@ def test_only_what_lies_below_the_source_is_read(spark: SparkSession, folder: Pa
     assert rows(spark, folder)["link.jpg"].error.code == Code.REFERENCE_DENIED
 
 
+def test_files_of_any_name_become_rows(spark: SparkSession, folder: Path) -> None:
+    pictures = folder / "pictures"
+    content = (pictures / "camera.jpg").read_bytes()
+    shutil.rmtree(pictures)
+    names = ["_DSC0001.JPG", "a[1]/b.jpg", "{x}/c.jpg", "back\\slash/d.jpg", "100%.jpg", "e?#.jpg"]
+    names += ["ü.jpg", os.fsdecode(b"\xff.jpg")]
+    for name in [*names, ".DS_Store", ".thumbs/f.jpg"]:
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / name).write_bytes(content)
+    found = files(spark, folder)
+
+    for chunk in found.plan():
+        found.run(chunk)
+
+    assert found.hidden == 2
+    by_uri = {
+        row.uri: row for row in spark.read.format("delta").load(str(folder / "table")).collect()
+    }
+    assert by_uri.keys() == {(pictures / name).as_uri() for name in names}
+    assert {row.error for row in by_uri.values()} == {None}
+    assert files(spark, folder).plan() == []
+
+
+def test_one_file_is_embedded_also_by_a_link(spark: SparkSession, folder: Path) -> None:
+    link = folder / "elsewhere" / "link.jpg"
+    link.parent.mkdir()
+    link.symlink_to(folder / "pictures" / "camera.jpg")
+    found = files(spark, folder, source=str(link))
+
+    (chunk,) = found.plan()
+    found.run(chunk)
+
+    (row,) = rows(spark, folder).values()
+    assert (row.uri, row.error) == (link.as_uri(), None)
+
+
+def test_the_exit_code_says_that_every_file_failed(folder: Path) -> None:
+    ran = batch(folder, "--from", str(folder / "pictures" / "broken.jpg"))
+
+    assert ran.returncode == 1, ran.stderr
+    assert "1 file embedded, 1 failures (1 image_unsupported)" in ran.stdout
+
+
 @pytest.mark.parametrize(
-    "source", ["pictures", "{folder}/pictures/c*.jpg", "file://{folder}/pictures"]
+    "source",
+    [
+        "pictures",
+        "{folder}/pictures/c*.jpg",
+        "file://{folder}/pictures",
+        "file:{folder}/p%69ctures",
+    ],
 )
 def test_a_relative_path_a_pattern_and_a_uri_are_read(
     spark: SparkSession, folder: Path, source: str, monkeypatch: pytest.MonkeyPatch
@@ -163,8 +213,11 @@ def test_what_is_wrong_is_told_before_anything_is_written(
         files(spark, folder, weights="random")
     shutil.rmtree(folder / "pictures")
     (folder / "pictures").mkdir()
-    with pytest.raises(SetupError, match="there are no files at"):
+    (folder / "pictures" / ".hidden.jpg").touch()
+    with pytest.raises(SetupError, match=r"there are no files at '.*', except 1 that are hidden"):
         files(spark, folder)
+    with pytest.raises(SetupError, match=r"there is no file or folder '.*/absent'"):
+        files(spark, folder, source=str(folder / "absent"))
     with pytest.raises(SetupError, match="tabel"):
         files_config({"table": {"path": "x"}}, ["tabel.path=y"])
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import over_connect
-from doors import folder
-from embedstream.search import embed_pictures
+from doors import core_vectors, folder
 
 __all__ = ["folder"]
 
@@ -27,8 +26,11 @@ ROOT = Path(__file__).parents[2]
 def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client saw, in a process of its own: one has either kind of session."""
     paths = [str(ROOT / part) for part in ("tests", "core", "streaming")]
+    odd_names = tmp_path_factory.mktemp("odd") / "[1]"
+    odd_names.mkdir()
+    (odd_names / "_DSC0001.JPG").write_bytes(next(folder.iterdir()).read_bytes())
     ran = subprocess.run(
-        [sys.executable, over_connect.__file__, str(folder)],
+        [sys.executable, over_connect.__file__, str(folder), str(odd_names)],
         capture_output=True,
         text=True,
         cwd=tmp_path_factory.mktemp("client"),
@@ -50,10 +52,7 @@ def test_the_vectors_are_the_same(told: dict[str, Any], folder: Path, door: str)
 
     assert found.keys() == {*folder.iterdir()}
     assert found.pop(folder / "broken.jpg") is None
-    expected = embed_pictures(
-        [path.read_bytes() for path in found],
-        model_id="efficientnet_lite0/imagenet/579344248a93",
-    )
+    expected = core_vectors([path.read_bytes() for path in found])
     np.testing.assert_allclose(np.array([*found.values()]), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -63,6 +62,12 @@ def test_labels_and_errors(told: dict[str, Any]) -> None:
     assert codes.keys() == {None, "image_unsupported"}
     assert codes["image_unsupported"] is None
     assert codes[None] is not None
+
+
+def test_files_are_listed_once_by_a_worker_or_by_spark(told: dict[str, Any], folder: Path) -> None:
+    (path,) = told["listed"]["by a worker"]
+    assert path.endswith("/[1]/_DSC0001.JPG")
+    assert sorted(told["listed"]["by spark"]) == sorted(f"file:{one}" for one in folder.iterdir())
 
 
 def test_what_needs_the_driver_says_so(told: dict[str, Any]) -> None:

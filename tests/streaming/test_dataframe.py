@@ -15,7 +15,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from doors import ENCODER, folder
+from doors import ENCODER, core_vectors, folder
 from embedstream import (
     BatchConfig,
     EncoderConfig,
@@ -27,7 +27,6 @@ from embedstream import (
     read_images,
 )
 from embedstream.config import ReferencesConfig
-from embedstream.search import embed_pictures
 from embedstream_core.errors import Code, SetupError
 from faults.drivers import python_workers
 
@@ -43,7 +42,7 @@ def expected(folder: Path) -> Rows:
     """What the core gives for these files, without Spark."""
     good = [path for path in sorted(folder.iterdir()) if path.name != "broken.jpg"]
     contents = [path.read_bytes() for path in good]
-    vectors = embed_pictures(contents, model_id="efficientnet_lite0/imagenet/579344248a93")
+    vectors = core_vectors(contents)
     rows: Rows = {
         path.name: (list(vector), None) for path, vector in zip(good, vectors, strict=True)
     }
@@ -108,6 +107,36 @@ def test_other_columns_stay_as_they_are(spark: SparkSession, folder: Path) -> No
 
     assert found.schema == images.schema
     assert found.collect() == images.collect()
+
+
+def test_names_are_resolved_as_spark_does(
+    spark: SparkSession, folder: Path, expected: Rows
+) -> None:
+    images = read_images(spark, str(folder)).selectExpr(
+        "path",
+        "content AS Content",
+        "struct(content AS bytes, path) AS image",
+        "content AS `dotted.name`",
+        "1 AS id",
+        "2 AS id",
+    )
+
+    for name in ("content", "image.bytes", "IMAGE.Bytes", "dotted.name", "`dotted.name`"):
+        featurized = featurize(images, encoder=ENCODER, input=name)
+        assert featurized.columns == [*images.columns, "embedding", "error"]
+        assert_same(outcomes(featurized), expected)
+
+
+def test_a_dotted_name_comes_before_a_field(spark: SparkSession, folder: Path) -> None:
+    content = (folder / "astronaut.jpg").read_bytes()
+    kinds = "image struct<bytes: binary>, `image.bytes` binary"
+    images = spark.createDataFrame([((b"no picture",), content)], kinds)
+
+    (row,) = featurize(images, encoder=ENCODER, input="image.bytes").collect()
+    (field,) = featurize(images, encoder=ENCODER, input="image.`bytes`").collect()
+
+    assert row.error is None
+    assert field.error.code == Code.IMAGE_UNSUPPORTED
 
 
 def test_a_streaming_dataframe(
@@ -206,7 +235,18 @@ def _plan(df: DataFrame) -> str:
         (["path"], {}, r"there is no column 'content'; there are: path"),
         (["width AS content"], {}, r"column 'content' is of type int; images are bytes"),
         (["null AS content"], {}, r"column 'content' is of type void; images are bytes"),
-        (["content", "1 AS error"], {}, r"a column 'error' of another type"),
+        (["content", "1 AS Error"], {}, r"a column 'Error' of another type, int: .*'my_Error'\)"),
+        (["content", "'x' AS EMBEDDING"], {}, r"adds the column 'embedding', .*'EMBEDDING' of ano"),
+        (["content", "path AS Content"], {}, r"there are several columns 'content' .*; rename"),
+        (
+            ["struct(content) AS image", "struct(path) AS image"],
+            {"input": "image.content"},
+            r"there are several columns 'image.content' ",
+        ),
+        (["struct(path) AS image"], {"input": "image.none"}, r"no column 'image.none'; there are"),
+        (["content"], {"input": "a`b"}, r"there is no column 'a`b'; there are: content"),
+        (["struct(content, path) AS content"], {}, r"struct<.*; for its field give 'content.conte"),
+        (["struct(path) AS content"], {}, r"struct<path:string>; images are .* struct$"),
         (["content"], {"encoder": "resnet5"}, r"unknown encoder 'resnet5'.*resnet50"),
         (
             ["content"],

@@ -15,7 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 from deltalake import DeltaTable, write_deltalake
+from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.codec import has_lz4, has_snappy
 from PIL import Image
+from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli import main
@@ -31,6 +34,7 @@ from embedstream.search import (
     newest_model,
     save_sheet,
 )
+from embedstream.sink import create_table, table_name
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import SetupError
 from embedstream_core.weights import ModelSpec, prepare_model
@@ -188,8 +192,31 @@ def test_failures_and_other_models_rows_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [row("failed", None)]], ids=["empty", "failures"])
-def test_nothing_to_find_is_an_empty_list(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    assert found(write_table(tmp_path, rows), vector(1, 0)) == []
+def test_a_table_without_an_embedding_says_so(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(SetupError, match=f"no embedding of '{MODEL}'; it holds none at all yet"):
+        found(write_table(tmp_path, rows), vector(1, 0))
+
+
+def test_a_model_without_a_row_says_whose_rows_there_are(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("other", [1, 0], model_id="it's/another/0")])
+    with pytest.raises(SetupError, match=f"'{MODEL}'; it holds those of 'it's/another/0'"):
+        found(table, vector(1, 0))
+    (other,) = nearest(table, vector(1, 0), model_id="it's/another/0", k=1)
+    assert other.image_id == "other"
+
+
+@pytest.mark.parametrize("vectors", [[[1, 2, 3]], [[1, 2], [1, 2, 3]]], ids=["all", "one"])
+def test_rows_of_another_dimension_are_refused(tmp_path: Path, vectors: list[list[float]]) -> None:
+    table = write_table(tmp_path, [row(str(one), one) for one in vectors])
+    with pytest.raises(SetupError, match=rf"has 2 floats, and .* rows of '{MODEL}' with 3: only"):
+        found(table, vector(1, 0))
+
+
+def test_a_vector_of_zeros_is_near_to_nothing_and_far_from_nothing(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("far", [-1, 0]), row("zeros", [0, 0]), row("near", [1, 1])])
+    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=3)
+    assert [one.image_id for one in neighbours] == ["near", "zeros", "far"]
+    assert neighbours[1].similarity == 0.0
 
 
 def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
@@ -227,6 +254,81 @@ def test_a_broken_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be read") as error:
         newest_model(table)
     assert table in str(error.value)
+
+
+def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("a", [1])])
+    for file in Path(table).glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(SetupError, match="cannot be read without Spark") as error:
+        found(table, vector(1))
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
+def test_a_table_out_of_reach_is_told(table: str) -> None:
+    with pytest.raises(SetupError, match=f"'{table}'"):
+        newest_model(table)
+
+
+# What Spark users switch on, and what they then do with the table.
+FEATURES = {
+    "deletion vectors": (
+        {"delta.enableDeletionVectors": "true"},
+        ["DELETE FROM {} WHERE offset = 1"],
+    ),
+    "column mapping": (
+        {"delta.columnMapping.mode": "name"},
+        [
+            "ALTER TABLE {} RENAME COLUMN image_id TO name",
+            "ALTER TABLE {} RENAME COLUMN uri TO image_id",
+            "ALTER TABLE {} RENAME COLUMN name TO uri",
+            "DELETE FROM {} WHERE offset = 1",
+        ],
+    ),
+    "v2 checkpoints": (
+        {"delta.checkpointPolicy": "v2", "delta.checkpointInterval": "1"},
+        ["DELETE FROM {} WHERE offset = 1"],
+    ),
+}
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("feature", FEATURES)
+def test_tables_of_sparks_newer_features_are_searched(
+    spark: SparkSession, tmp_path: Path, feature: str
+) -> None:
+    properties, statements = FEATURES[feature]
+    table = spark_table(spark, tmp_path, properties)
+    for statement in statements:
+        spark.sql(statement.format(table_name(table)))
+
+    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=10)
+
+    assert newest_model(table) == MODEL
+    names = [one.uri if feature == "column mapping" else one.image_id for one in neighbours]
+    assert names == ["same", "opposite"]
+    assert [one.offset for one in neighbours] == [0, 2]
+
+
+@pytest.mark.spark
+def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    table = spark_table(spark, tmp_path, {"delta.enableTypeWidening": "true"})
+    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*TypeWidening"):
+        found(table, vector(1, 0))
+
+
+def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -> str:
+    """Three rows in one file of a table that Spark has made."""
+    table = str(folder / "table")
+    create_table(spark, table, model_id=MODEL, properties=properties)
+    vectors = {"same": [1.0, 0.0], "right-angle": [0.0, 1.0], "opposite": [-1.0, 0.0]}
+    rows = [row(name, one, offset=n) for n, (name, one) in enumerate(vectors.items())]
+    whole = [{name: one.get(name) for name in OUTCOME_SCHEMA.names} for one in rows]
+    frame = spark.createDataFrame(whole, OUTCOME_SCHEMA).coalesce(1)
+    frame.write.format("delta").mode("append").save(table)
+    return table
 
 
 def test_a_file_is_no_table(tmp_path: Path) -> None:
@@ -331,6 +433,31 @@ def test_a_messages_picture_is_read_back(topic: Topic) -> None:
     ]
 
     assert contents == [b"first", b"second", None, b"third", None]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("codec", ["lz4", "snappy"])
+def test_a_message_of_a_codec_that_is_missing_is_told(topic: Topic, codec: str) -> None:
+    """The broker compresses with its own library; kafka-python needs another package for each."""
+    if codecs()[codec]:
+        pytest.skip(f"{codec} is installed")
+    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
+    resource = ConfigResource("TOPIC", topic.name, configs={"compression.type": codec})
+    admin.alter_configs([resource])
+    admin.close()
+    topic.send([image("cat", b"first")])
+    (partition,) = [one for one, end in topic.end_offsets().items() if end]
+
+    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read back: .*pip install"):
+        kafka_content(
+            Neighbour(1.0, "cat", None, topic.name, partition, 0),
+            bootstrap_servers=topic.bootstrap_servers,
+        )
+
+
+def codecs() -> dict[str, bool]:
+    """Which of Kafka's codecs kafka-python can use here."""
+    return {"lz4": has_lz4(), "snappy": has_snappy()}
 
 
 def test_no_broker_to_read_pictures_from_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

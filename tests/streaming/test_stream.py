@@ -21,10 +21,12 @@ from pyspark.sql import SparkSession
 
 from embedstream import upkeep
 from embedstream.config import Config
+from embedstream.counts import OutcomeCounts
 from embedstream.job import start_stream, stop_stream
-from embedstream.progress import ProgressListener
+from embedstream.outcomes import OUTCOME_SCHEMA
+from embedstream.progress import ProgressListener, Totals
 from embedstream.search import embed_pictures
-from embedstream.sink import embeddings, failures
+from embedstream.sink import embeddings, failures, table_name
 from embedstream_core.known import open_known
 from faults.drivers import python_workers, wait_until
 from faults.oracle import Position, Row, check_outcomes, read_rows
@@ -233,17 +235,55 @@ def test_null_values_are_counted_and_make_no_row(
 ) -> None:
     topic.send([image("gone", None), image("here", picture()), image("gone-too", None)])
     config = configure()
-    listener = ProgressListener(lambda report: None)
-    spark.streams.addListener(listener)
-
-    drain(spark, config)
-    while not listener.ended:
-        time.sleep(0.05)
-    spark.streams.removeListener(listener)
+    totals = drain_and_count(spark, config)
 
     rows = read_rows(Path(config.table.path))
     assert [row["image_id"] for row in rows.values()] == ["here"]
-    assert (listener.totals.tombstones, listener.totals.embeddings) == (2, 1)
+    assert (totals.tombstones, totals.embeddings) == (2, 1)
+
+
+EXTRA = {
+    "none": "",
+    "generated": ", day date GENERATED ALWAYS AS (CAST(processed_at AS DATE))",
+    "identity": ", number bigint GENERATED ALWAYS AS IDENTITY",
+    "default": ", note string DEFAULT 'none'",
+}
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_outcomes_are_counted_whatever_columns_the_table_has(
+    spark: SparkSession, topic: Topic, configure: Configure, extra: str
+) -> None:
+    """Delta executes a plan of its own for such columns, of which Spark reports no metrics."""
+    config = configure(kafka={"max_offsets_per_trigger": 2})
+    columns = ", ".join(f"`{one.name}` {one.dataType.simpleString()}" for one in OUTCOME_SCHEMA)
+    spark.sql(
+        f"CREATE TABLE {table_name(config.table.path)} ({columns}{extra}) USING delta "
+        "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'supported')"
+    )
+    contents = [picture(), b"no image", b"", picture(), picture()]
+    topic.send([image(str(number), content) for number, content in enumerate(contents)])
+
+    totals = drain_and_count(spark, config)
+
+    assert len(read_rows(Path(config.table.path))) == 5
+    assert totals.batches >= 2
+    assert totals.embeddings == 3
+    assert totals.failures == {"image_unsupported": 1, "image_empty": 1}
+
+
+def drain_and_count(spark: SparkSession, config: Config) -> Totals:
+    """Run the stream over all that its topic holds now, with a listener as the command has it."""
+    counts = OutcomeCounts.start(spark)
+    listener = ProgressListener(lambda report: None, counts.take)
+    spark.streams.addListener(listener)
+    try:
+        drain(spark, config, counts=counts)
+        while not listener.ended:
+            time.sleep(0.05)
+    finally:
+        spark.streams.removeListener(listener)
+    return listener.totals
 
 
 @pytest.mark.parametrize(
