@@ -27,6 +27,20 @@ _DEPTHS = {
     _RGBA: (8, 16),
 }
 
+_CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
+
+# Of each pass the first column and row, and the steps to the next ones.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_INFLATED_BYTES = 2**18
+
 # What may hold an orientation; of a text no more than so many bytes are read.
 _XMP = b"XML:com.adobe.xmp"
 _ORIENTED = {b"eXIf", _XMP, b"Raw profile type exif"}
@@ -56,6 +70,7 @@ class Png:
     height: int
     depth: int
     colour_type: int
+    is_interlaced: bool
     transparent: tuple[int, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
     _parts: list[bytes | memoryview] = field(default_factory=list)
@@ -63,6 +78,29 @@ class Png:
     def content(self) -> bytes:
         """Return a PNG of the same pixels alone, which ends with its data: Pillow needs no IEND."""
         return SIGNATURE + b"".join(self._parts)
+
+    def has_all_rows(self) -> bool:
+        """Whether the data, once decompressed, are as long as the header's size asks for.
+
+        Takes about half as long as decoding, and little memory.
+        """
+        missing = sum(
+            (1 + (width * self.depth * _CHANNELS[self.colour_type] + 7) // 8) * height
+            for width, height in self._passes()
+            if width
+        )
+        inflating = zlib.decompressobj()
+        for chunk in self._parts:
+            data = bytes(chunk[8:-4]) if chunk[4:8] == b"IDAT" else b""
+            while missing > 0 and (inflated := inflating.decompress(data, _INFLATED_BYTES)):
+                missing -= len(inflated)
+                data = inflating.unconsumed_tail
+        return missing <= 0
+
+    def _passes(self) -> Iterator[tuple[int, int]]:
+        """Width and height of each pass: of the whole picture, or Adam7's (PNG 3, 8.1)."""
+        for left, top, across, down in _ADAM7 if self.is_interlaced else ((0, 0, 1, 1),):
+            yield -(-(self.width - left) // across), -(-(self.height - top) // down)
 
 
 def read_png(content: bytes) -> Png:
@@ -81,14 +119,15 @@ def read_png(content: bytes) -> Png:
     data: list[memoryview] = []
     data_ended = False
     for kind, inside, whole, is_sound in chunks:
-        if kind == b"IEND":
-            break
         data_ended = data_ended or (bool(data) and kind != b"IDAT")
         if kind == b"IDAT":
             # What comes later is none of the picture's, in libpng and in Pillow.
             data += [] if data_ended else [whole]
         elif kind == b"PLTE":
-            palette = palette or inside
+            # One behind the data comes too late for a decoder that goes through once.
+            palette = palette or (None if data else inside)
+        elif kind == b"IHDR":
+            raise _corrupt("it has two headers, IHDR")
         elif not kind[0] & 0x20:
             raise _unsupported(f"its chunk {kind.decode()} is unknown")
         elif kind == b"tRNS" and not data and is_sound:
@@ -109,7 +148,10 @@ def read_png(content: bytes) -> Png:
 
 
 def _chunks(content: bytes) -> Iterator[_Chunk]:
-    """Each chunk up to the end; critical ones are sound, or the last one is cut short."""
+    """Each chunk before IEND, which may be broken, or missing; the critical ones are sound.
+
+    Of the data the last chunk may be cut short.
+    """
     view = memoryview(content)
     position = len(SIGNATURE)
     count = 0
@@ -120,6 +162,8 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
                 Code.IMAGE_TOO_LARGE, Stage.DECODE, f"the PNG has over {_MOST_CHUNKS} chunks"
             )
         length, kind = struct.unpack_from(">I4s", content, position)
+        if kind == b"IEND":
+            return
         if not kind.isalpha():
             raise _corrupt(f"a chunk is called {kind!r}")
         start, end = position + 8, position + 8 + length
@@ -144,7 +188,7 @@ def _read_header(first: _Chunk | None) -> Png:
     compression, filtering, interlace = methods
     if compression or filtering or interlace > 1:
         raise _unsupported(f"its methods are {compression}, {filtering} and {interlace}")
-    return Png(width, height, depth, colour_type, _parts=[first.whole])
+    return Png(width, height, depth, colour_type, interlace == 1, _parts=[first.whole])
 
 
 def _palette(
