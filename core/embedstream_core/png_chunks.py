@@ -173,7 +173,8 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
         if not kind.isalpha():
             raise _corrupt(f"a chunk is called {kind!r}")
         start, end = position + 8, position + 8 + length
-        if end > len(content) and kind != b"IDAT":
+        # Of data that are cut short the decoder finds out whether they suffice.
+        if end > len(content) and (kind != b"IDAT" or start == len(content)):
             raise _corrupt(f"its chunk {kind.decode()} is cut short")
         is_sound = content[end : end + 4] == zlib.crc32(view[position + 4 : end]).to_bytes(4)
         is_critical = not kind[0] & 0x20

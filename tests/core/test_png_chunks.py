@@ -102,6 +102,8 @@ SOUND = png_of(ROWS, SIDE)
         SOUND[:33],
         SOUND[:60],
         SOUND[:8] + SOUND[33:],
+        SOUND[:-12] + b"\0\0\0\5IDAT",
+        SOUND[:-12] + b"\0\0\0\5tEXta",
         png_of(ROWS, 0),
         png_of(ROWS, SIDE, depth=4),
         png_of(ROWS, SIDE, colour_type=5),
