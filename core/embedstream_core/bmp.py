@@ -103,6 +103,11 @@ def decode_bmp(content: bytes, bmp: Bmp) -> Image.Image:
         Exception: what Pillow raises of broken data.
     """
     if bmp.compression in (_RLE8, _RLE4):
+        if bmp.offset % 2:
+            # Pillow counts words from where the file begins, not from where the data do.
+            offset = (bmp.offset + 1).to_bytes(4, "little")
+            header, runs = content[14 : bmp.offset], content[bmp.offset :]
+            content = b"".join([content[:10], offset, header, b"\0", runs])
         return BmpImagePlugin.BmpImageFile(io.BytesIO(content))
     data = memoryview(content)[bmp.offset :]
     size = bmp.width, bmp.height
@@ -119,6 +124,9 @@ def decode_bmp(content: bytes, bmp: Bmp) -> Image.Image:
 
 def _decode_masked(data: memoryview, bmp: Bmp, stride: int, masks: tuple[int, ...]) -> Image.Image:
     word = np.dtype("<u2" if bmp.bits == 16 else "<u4")
+    if len(data) < stride * bmp.height:
+        # Some leave out what fills up the last row.
+        data = memoryview(bytes(data) + bytes(stride - bmp.width * word.itemsize))
     per_row = stride // word.itemsize
     words = np.frombuffer(data, word, per_row * bmp.height).reshape(bmp.height, per_row)
     words = words[:: 1 if bmp.is_top_down else -1, : bmp.width].astype(np.uint32)

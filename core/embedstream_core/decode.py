@@ -15,6 +15,7 @@ What a picture's mode means here:
 | animation | its first frame, or an APNG's still picture |
 | a first frame smaller than its screen | white around it |
 | a PNG's broken or unknown ancillary chunks | ignored; a broken critical chunk is corrupt |
+| a PNG's data that end before its last row | corrupt, whatever Pillow makes of them |
 | a JPEG's metadata, and what follows the end | ignored |
 """
 

@@ -27,6 +27,7 @@ from embedstream_core.errors import Code, ItemError, Stage
 __all__ = ["OpenedImage", "read_header"]
 
 _EXIF_ORIENTATION = 0x0112
+_WEBP_ANIMATION = 0x02
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,12 @@ def _read_png(content: bytes) -> OpenedImage:
 
 def _decode_png(png: png_chunks.Png) -> Image.Image:
     image = PngImagePlugin.PngImageFile(io.BytesIO(png.content()))
+    image.load()
+    # Where the compressed data end too early, Pillow leaves the rest at zero. What is missing is
+    # the last row, unless interlaced.
+    bottom = image.crop((0, image.height - 1, *image.size))
+    if (png.is_interlaced or not np.asarray(bottom).any()) and not png.has_all_rows():
+        raise ValueError("its data end before its last row")
     if not png.transparent:
         return image
     if image.mode == "RGB" and png.depth == 16:
@@ -185,7 +192,8 @@ def _riff_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _decode_webp(content: bytes) -> Image.Image:
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(content))
-    if image.is_animated:
+    # Also of one frame alone, which Pillow does not call animated.
+    if content[12:16] == b"VP8X" and content[20] & _WEBP_ANIMATION:
         # What a first frame leaves free is transparent, also where no frame is.
         image.rawmode = image._mode = "RGBA"
     return image

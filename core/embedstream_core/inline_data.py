@@ -9,7 +9,8 @@ from urllib.parse import unquote_to_bytes
 __all__ = ["decode", "is_data_uri"]
 
 # The media type and its parameters are not looked at, for the bytes say what they are.
-_DATA_URI = re.compile(r"data:([^,]{0,1000}),", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*data:", re.IGNORECASE)
+_DATA_URI = re.compile(rf"{_SCHEME.pattern}([^,]{{0,1000}}),", re.IGNORECASE)
 _MARK = re.compile(r";\s*base64\s*(;|$)", re.IGNORECASE)
 _WHITESPACE = b" \t\r\n"
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/_=\- \t\r\n-]")
@@ -18,7 +19,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 def is_data_uri(text: str) -> bool:
     """Whether `text` begins like a data URI."""
-    return text[:5].lower() == "data:"
+    return _SCHEME.match(text) is not None
 
 
 def decode(text: str) -> bytes:

@@ -23,6 +23,8 @@ _PROGRESSIVE_FRAMES = {0xC2, 0xC6, 0xCA, 0xCE}
 # JFIF's and Adobe's segments say which colours there are. The other applications' say nothing of
 # the pixels, and Pillow refuses a picture for some that are broken.
 _METADATA = {*range(0xE1, 0xEE), 0xEF}
+# Shorter ones than these are not JFIF's or Adobe's to libjpeg, and an error to Pillow.
+_COLOUR_BYTES = {0xE0: 14, 0xEE: 12}
 
 # To go through a hundred thousand takes a sixth of a second. A photograph has some dozen.
 _MOST_SEGMENTS = 100_000
@@ -71,7 +73,7 @@ def read_jpeg(content: bytes, *, most_scans: int) -> Jpeg:
     segments = _segments(content)
     for marker, start, end in segments:
         data = content[start + 4 : end]
-        if marker in _METADATA:
+        if marker in _METADATA or len(data) < _COLOUR_BYTES.get(marker, 0):
             metadata.append((start, end))
         if marker in _FRAMES:
             frame, size, components = marker, data[:5], int.from_bytes(data[5:6])

@@ -19,7 +19,13 @@ MessageFormat = Literal["auto", "image", "json"]
 _JSON_WHITESPACE = b" \t\r\n"
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JSON_TYPES: Final = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+_JSON_TYPES: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    type(None): "null",
+}
 
 # A zero, then the schema's id in four bytes, then the value in JSON, Avro or Protobuf.
 _CONFLUENT_BYTES = 5
@@ -121,10 +127,14 @@ def _json_object(value: bytes) -> dict[str, Any]:
         raise _malformed(f"the value is not JSON in UTF-8: {error}") from None
     if isinstance(fields, dict):
         return fields
-    found = _JSON_TYPES.get(type(fields), "a number")
+    found = _json_type(fields)
     if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
         found += " that holds an object, so it was encoded twice"
     raise _malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
+
+
+def _json_type(value: object) -> str:
+    return _JSON_TYPES.get(type(value), "a number")
 
 
 def _item_from_json(fields: dict[str, Any], *, image_id: str, headers: Mapping[str, str]) -> Item:
@@ -173,7 +183,7 @@ def _envelope(fields: Mapping[str, Any]) -> str | None:
 
 def _string(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise _malformed(f"the field '{name}' is a {type(value).__name__}, not a string")
+        raise _malformed(f"the field '{name}' is {_json_type(value)}, not a string")
     if _unicode(value) != value:
         raise _malformed(f"the field '{name}' holds half of a surrogate pair")
     return value

@@ -173,6 +173,26 @@ def test_run_lengths() -> None:
     assert_first(content, (40, 50, 60), (70, 80, 90), (40, 50, 60), (70, 80, 90), (100, 110, 120))
 
 
+def test_run_lengths_may_begin_anywhere() -> None:
+    row = bytes([4, 1, 0, 3, 2, 3, 3, 0, 1, 0, 0, 0])
+    content = bmp(8, b"", compression=1, palette=COLOURS, colours=4)
+    start = (len(content) + 1).to_bytes(4, "little")
+    content = content[:10] + start + content[14:] + b"\0" + row * SIDE + b"\0\1"
+    assert_first(content, *[(40, 50, 60)] * 4, (70, 80, 90), (100, 110, 120), (100, 110, 120))
+
+
+def test_what_fills_up_the_last_row_may_be_missing() -> None:
+    masked = bmp(16, words("H", 0x7C00, 0x3E0), compression=3, masks=(0x7C00, 0x3E0, 0x1F))
+    for content, filling in (
+        (bmp(24, bytes(24)), 3),
+        (bmp(16, words("H", 0x7C00, 0x3E0)), 2),
+        (masked, 2),
+    ):
+        narrow = content[:18] + struct.pack("<i", SIDE - 1) + content[22:]
+        np.testing.assert_array_equal(pixels(narrow[:-filling]), pixels(narrow))
+        assert failure(narrow[: -filling - 1]).code == Code.IMAGE_CORRUPT
+
+
 def test_the_oldest_header() -> None:
     palette = bytes([30, 20, 10, 60, 50, 40]).ljust(768, b"\0")
     info = struct.pack("<IHHHH", 12, SIDE, SIDE, 1, 8) + palette

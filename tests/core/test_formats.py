@@ -90,7 +90,7 @@ def riff_chunk(kind: bytes, data: bytes) -> bytes:
     return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
-def webp_of_frame(inner: Image.Image, place: int, *, flags: int = 2) -> bytes:
+def webp_of_frame(inner: Image.Image, place: int, *, flags: int = 2, frames: int = 2) -> bytes:
     """An animation whose first frame is smaller than its canvas of 8 by 8."""
     bitstream = encoded(inner, "WEBP", lossless=True)[12:]
 
@@ -101,13 +101,14 @@ def webp_of_frame(inner: Image.Image, place: int, *, flags: int = 2) -> bytes:
     head = three(place // 2) * 2 + size + three(100) + b"\0"
     frame = riff_chunk(b"ANMF", head + bitstream)
     canvas = riff_chunk(b"VP8X", bytes([flags, 0, 0, 0]) + three(SIDE - 1) * 2)
-    chunks = canvas + riff_chunk(b"ANIM", bytes([0, 255, 0, 255, 0, 0])) + frame + frame
+    chunks = canvas + riff_chunk(b"ANIM", bytes([0, 255, 0, 255, 0, 0])) + frame * frames
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
+@pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("flags", [0x02, 0x12])
-def test_what_a_first_webp_frame_leaves_uncovered_is_white(flags: int) -> None:
-    content = webp_of_frame(Image.new("RGB", (4, 4), RED), 2, flags=flags)
+def test_what_a_first_webp_frame_leaves_uncovered_is_white(flags: int, frames: int) -> None:
+    content = webp_of_frame(Image.new("RGB", (4, 4), RED), 2, flags=flags, frames=frames)
     assert Image.open(io.BytesIO(content)).size == (SIDE, SIDE)
     np.testing.assert_array_equal(pixels(content), framed(np.full((4, 4, 3), RED, np.uint8)))
 

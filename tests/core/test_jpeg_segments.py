@@ -111,6 +111,9 @@ def test_many_segments_are_refused_in_time(place: int) -> None:
         (0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
         (0xE2, b"ICC_PROFILE\0"),
         (0xED, b"Photoshop 3.0\x008BIM\4\4"),
+        # Cut short before they say anything of the colours.
+        (0xE0, b"JFIF\0"),
+        (0xEE, b"Adobe"),
         (0xFE, b""),
     ],
 )

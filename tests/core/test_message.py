@@ -382,6 +382,7 @@ def spellings(content: bytes) -> dict[str, str]:
         "url-safe-unpadded": url_safe.rstrip("="),
         "data-uri": f"data:image/png;base64,{plain}",
         "data-uri-capitals": f"DATA:image/png;BASE64,{plain}",
+        "data-uri-spaces": f" \r\ndata:image/png;base64, {plain}\n",
         "data-uri-bare": f"data:;base64,{plain}",
         "data-uri-charset": f"data:image/png;charset=utf-8;base64,{plain}",
         "data-uri-escaped": f"data:image/png;base64,{quote(plain, safe='')}",
@@ -521,12 +522,12 @@ def test_fields_named_as_those_of_envelopes_do_no_harm(extra: dict[str, object])
 
 @pytest.mark.parametrize("name", ["uri", "data"])
 @pytest.mark.parametrize(
-    ("value", "kind"), [(7, "int"), (False, "bool"), ([], "list"), ({}, "dict")]
+    ("value", "kind"), [(7, "a number"), (False, "a boolean"), ([], "an array"), ({}, "an object")]
 )
 def test_a_field_of_another_type_is_malformed(name: str, value: object, kind: str) -> None:
     message = malformed(json.dumps({name: value}).encode())
 
-    assert f"the field '{name}' is a {kind}, not a string" in message
+    assert f"the field '{name}' is {kind}, not a string" in message
 
 
 # Nesting.

@@ -25,7 +25,12 @@ from embedstream_core.fetch.s3 import S3Source
 __all__ = ["SCHEMES", "FetchPolicy", "Fetcher", "Scheme", "Source", "open_fetcher"]
 
 _S3 = "write s3://bucket/key, or allow this scheme by name in references.schemes"
-_WAYS_OUT: Final = {"s3a": _S3, "s3n": _S3, "data": "give the bytes, not a reference to them"}
+_WAYS_OUT: Final = {
+    "s3a": _S3,
+    "s3n": _S3,
+    "data": "give the bytes, not a reference to them",
+    "": "a reference begins with its scheme, so write a path as file:///folder/name",
+}
 # Not seeded: workers forked from one process would all pause alike. Nothing secret comes of it.
 _RANDOM = random.SystemRandom()
 

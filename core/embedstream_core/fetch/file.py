@@ -86,12 +86,14 @@ def _resolved_folder(folder: Path) -> Path:
 
 def _named_path(uri: str) -> str:
     parts = split_reference(uri)
-    if parts.netloc not in ("", "localhost"):
+    if parts.netloc.lower() not in ("", "localhost"):
         raise verdicts.denied("a file reference names no other host: write file:///folder/name")
     if parts.query or parts.fragment:
         raise verdicts.denied("write '?' as %3F and '#' as %23 in a file reference")
     path = unquote(parts.path, errors="surrogateescape")
-    if not path.startswith("/") or "\0" in path:
+    if "\0" in path:
+        raise verdicts.denied("a file reference has no %00")
+    if not path.startswith("/"):
         raise verdicts.denied("a file reference needs an absolute path: file:///folder/name")
     return path
 

@@ -180,6 +180,8 @@ class _HostGate:
 
 def _target(uri: str) -> _Target:
     parts = split_reference(uri)
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise verdicts.denied(f"a redirect to scheme {parts.scheme[:20]!r} is not followed")
     try:
         port = parts.port
     except ValueError as error:
@@ -187,8 +189,6 @@ def _target(uri: str) -> _Target:
     host = (parts.hostname or "").rstrip(".")
     if len(host) > _MAX_HOST_CHARACTERS or not _HOST.fullmatch(host) or "\\" in uri:
         raise verdicts.denied("a web reference needs an ASCII host (write xn-- names) and no '\\'")
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise verdicts.denied(f"a redirect to scheme {parts.scheme[:20]!r} is not followed")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return _Target(
         scheme=parts.scheme,

@@ -180,6 +180,8 @@ def test_the_message_lists_the_known_and_the_allowed_schemes() -> None:
                 fetcher.fetch(f"{scheme}://bucket/a.jpg")
         with pytest.raises(ItemError, match=r"'data' is unknown; .*; give the bytes"):
             fetcher.fetch("data:image/png;base64,YQ==")
+        with pytest.raises(ItemError, match=r"write a path as file:///folder/name"):
+            fetcher.fetch("/folder/name")
 
 
 class Flaky:

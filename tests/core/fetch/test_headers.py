@@ -18,6 +18,7 @@ DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
     [
         *["", " ", ",", "identity", "Identity", "none", "NULL", "aws-chunked", "AWS-Chunked"],
         *["UTF-8", "utf8", "binary", "us-ascii", "image/jpeg", "application/octet-stream"],
+        *["base64", "jpeg", "cp1252", "text/plain; charset=gbk", "*", "undefined", "identity; q=1"],
         *["aws-chunked,", "aws-chunked, UTF-8", "identity,aws-chunked", " utf-8 , identity "],
     ],
 )
@@ -28,7 +29,10 @@ def test_an_encoding_that_changes_no_byte_is_taken(value: str) -> None:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        *[(name, name) for name in ("gzip", "x-gzip", "deflate", "compress", "br", "zstd")],
+        *[(name, name) for name in ("gzip", "deflate", "compress", "br", "zstd", "aes128gcm")],
+        ("x-gzip", "gzip"),
+        ("gzip gzip", "gzip"),
+        ('"gzip"', "gzip"),
         ("GZIP", "gzip"),
         ("aws-chunked,gzip", "gzip"),
         ("gzip, aws-chunked", "gzip"),
@@ -36,16 +40,11 @@ def test_an_encoding_that_changes_no_byte_is_taken(value: str) -> None:
     ],
 )
 def test_a_compressed_answer_is_called_that(value: str, named: str) -> None:
-    with pytest.raises(ItemError, match=rf"compressed \(Content-Encoding: {named}\)") as caught:
+    with pytest.raises(
+        ItemError, match=rf"compressed or encrypted \(Content-Encoding: {named}\)"
+    ) as caught:
         check_encoding(value)
     assert caught.value.code is Code.REFERENCE_UNREADABLE
-
-
-@pytest.mark.parametrize("value", ["aes128gcm", "gzip gzip", "identity; q=1", "\u00fc" * 1000])
-def test_an_unknown_encoding_is_refused(value: str) -> None:
-    with pytest.raises(ItemError, match="unknown Content-Encoding") as caught:
-        check_encoding(value)
-    assert len(caught.value.message) < 200
 
 
 @pytest.mark.parametrize(

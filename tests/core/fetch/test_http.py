@@ -65,6 +65,16 @@ class TestRedirects:
         assert code_of(f"{site.url}/a", policy) is Code.REFERENCE_DENIED
         assert len(site.requests) == 1
 
+    @pytest.mark.parametrize("location", ["ftp://images.test/", "file:///etc/passwd", "data:,x"])
+    def test_to_another_scheme_are_called_that(self, site: Site, location: str) -> None:
+        site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
+        scheme = location.partition(":")[0]
+        with (
+            open_fetcher(replace(site.policy, max_redirects=5)) as fetcher,
+            pytest.raises(ItemError, match=f"a redirect to scheme '{scheme}' is not followed"),
+        ):
+            fetcher.fetch(f"{site.url}/a")
+
     def test_to_an_allowed_name_at_a_private_address(self, site: Site) -> None:
         def resolver(host: str, port: int) -> list[str]:
             return ["10.0.0.1" if host == "images.test" else host]
