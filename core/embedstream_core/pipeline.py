@@ -26,12 +26,10 @@ from embedstream_core.errors import Code, Stage
 from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
 from embedstream_core.quick_jpeg import render_quickly
-from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.records import Embedding, Entry, Failure, Item, Outcome
 from embedstream_core.watchdog import Watchdog
 
 __all__ = ["Pipeline", "PipelineLimits"]
-
-Entry = Item | Failure
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from pydantic import TypeAdapter
 
 from embedstream_core.engines import EngineSettings, engine_of
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import Precision
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.prepared import ModelCard, read_card, tensors_in
@@ -55,7 +55,7 @@ class ImageEncoder:
         pipeline = Pipeline(
             engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
             self.card.preprocessing,
-            fetch=_no_references,
+            fetch=deny_references,
             # On a worker of Spark, that is the cores of a task.
             limits=PipelineLimits(decode_threads=torch.get_num_threads()),
         )
@@ -86,7 +86,3 @@ def _vector(outcome: Outcome) -> Any:
 
 def _error(outcome: Outcome) -> str:
     return "" if isinstance(outcome, Embedding) else f"{outcome.code}: {outcome.message}"
-
-
-def _no_references(uri: str) -> bytes:
-    raise ItemError(Code.REFERENCE_DENIED, Stage.FETCH, "only image bytes are embedded here")

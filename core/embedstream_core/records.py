@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from embedstream_core.errors import Code, Stage
 
-__all__ = ["Embedding", "Failure", "Item", "Outcome"]
+__all__ = ["Embedding", "Entry", "Failure", "Item", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,6 @@ class Failure:
 
 
 Outcome = Embedding | Failure
+
+Entry = Item | Failure
+"""What goes into the pipeline: an item, or a message that could not be read as one."""

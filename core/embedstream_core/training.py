@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from embedstream_core.atomic_files import open_draft
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import SetupError
@@ -464,12 +464,9 @@ def _gathered(value: Any) -> list[Any]:
 
 
 def _save(checkpoint: Path, state: Mapping[str, Any]) -> None:
-    draft = checkpoint.with_name(f".{checkpoint.name}.draft")
-    with draft.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(checkpoint)
+    with open_draft(checkpoint) as draft:
+        torch.save(state, draft)
+    Path(draft.name).replace(checkpoint)
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.config import EncoderConfig
+from embedstream_core.atomic_files import replace_file
 from embedstream_core.engine import Engine
 from embedstream_core.engines import EngineSettings, engine_of
 from embedstream_core.precision import Timing, time_precisions
@@ -40,10 +40,7 @@ class _BroadcastTensors:
         """Written by the executor's first worker."""
         path = _executor_folder() / self.name
         if not path.exists():
-            handle, unfinished = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.sent.value)
-            Path(unfinished).replace(path)
+            replace_file(path, self.sent.value, mode=0o600)
         return path
 
 

@@ -32,6 +32,7 @@ class LogProblem:
 
     version: int
     reason: str
+    is_missing: bool
     is_last: bool
 
     @property
@@ -49,7 +50,7 @@ def log_problems(table: Folder, *, thorough: bool) -> list[LogProblem]:
     last = max(entries)
     first = min(entries) if thorough and checkpoint >= 0 else checkpoint + 1
     return [
-        LogProblem(version, reason, is_last=version == last)
+        LogProblem(version, reason, is_missing=version not in entries, is_last=version == last)
         for version in range(first, last + 1)
         if (reason := _reason(table, version, entries.get(version)))
     ]

@@ -112,7 +112,7 @@ def table_problems(table: Folder, *, thorough: bool) -> list[str]:
 
 
 def _cannot(problem: LogProblem) -> str:
-    if problem.is_last and not problem.reason.startswith("is missing"):
+    if problem.is_last and not problem.is_missing:
         return (
             "open the table; it is the last entry, so its writer was cut off: move it and its "
             f".crc files ({problem.version:020}.crc, .{problem.version:020}.json.crc) away, then "

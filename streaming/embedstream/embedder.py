@@ -28,19 +28,17 @@ from embedstream_core.fetch import FetchPolicy, open_fetcher
 from embedstream_core.isolated import IsolatedDecoder, Isolation
 from embedstream_core.known import Known, open_known
 from embedstream_core.pipeline import Pipeline, PipelineLimits
-from embedstream_core.records import Failure, Item, Outcome
+from embedstream_core.records import Entry, Outcome
 from embedstream_core.watchdog import Watchdog
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Embedder", "Entry", "build_embedder", "decode_limits", "fetch_policy"]
+__all__ = ["Embedder", "build_embedder", "decode_limits", "fetch_policy"]
 
 # A task that failed by no item's fault ends after a pause; it doubles with each attempt.
 _PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
 _LOADING_TIMEOUT_S = 120.0
-
-Entry = Item | Failure
 
 
 @dataclass(frozen=True)

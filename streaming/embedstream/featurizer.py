@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from embedstream.counts import OutcomeCounts
-from embedstream.embedder import Embedder, Entry
+from embedstream.embedder import Embedder
 from embedstream.outcomes import (
     CARRIED_COLUMNS,
     OUTCOME_SCHEMA,
@@ -23,6 +23,7 @@ from embedstream.outcomes import (
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Stage
 from embedstream_core.message import Message, MessageFormat, parse_message
+from embedstream_core.records import Entry
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize_messages"]
 

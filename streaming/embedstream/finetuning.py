@@ -37,6 +37,7 @@ from embedstream.model import prepare
 from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import find_column
+from embedstream_core.atomic_files import replace_file
 from embedstream_core.decode import DecodeLimits, Fidelity
 from embedstream_core.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
@@ -372,7 +373,7 @@ def _claim(job: _Job, contents: _Contents, num_processes: int) -> None:
     if changed:
         # No epoch is done: it begins anew.
         job.examples_are_whole.unlink(missing_ok=True)
-        _write(path, json.dumps(now, indent=2).encode())
+        replace_file(path, json.dumps(now, indent=2).encode())
 
 
 def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -425,7 +426,7 @@ def _finished(
     tensors = trained_tensors(job.checkpoint, job.card)
     epochs = finished_epochs(job.checkpoint)
     path, sha256 = job.folder / "encoder.safetensors", hashlib.sha256(tensors).hexdigest()
-    _write(path, tensors)
+    replace_file(path, tensors)
     told = {
         "sha256": sha256,
         "encoder": job.card.encoder,
@@ -437,7 +438,7 @@ def _finished(
         "epochs": [asdict(epoch) for epoch in epochs],
         "settings": asdict(job.settings),
     }
-    _write(job.folder / "encoder.json", json.dumps(told, indent=2).encode())
+    replace_file(job.folder / "encoder.json", json.dumps(told, indent=2).encode())
     config = given.model_copy(update={"weights": str(path), "sha256": sha256})
     if given.name != job.card.encoder or is_registered(given.weights):
         # What was known in the registry alone is told from now on.
@@ -445,10 +446,3 @@ def _finished(
         known = {"name": job.card.encoder, "preprocessing": preprocessing}
         config = config.model_copy(update=known)
     return FinetunedEncoder(config, labels, epochs[-1].accuracy, path, sha256)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A file that appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)

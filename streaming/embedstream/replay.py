@@ -32,8 +32,9 @@ from pyspark.sql import functions as f
 
 from embedstream.chunks import ChunkReport, commit_chunk
 from embedstream.config import Config
-from embedstream.featurizer import OUTCOME_SCHEMA, featurize_messages
+from embedstream.featurizer import featurize_messages
 from embedstream.job import featurizer
+from embedstream.outcomes import OUTCOME_SCHEMA
 from embedstream.parallelism import rows_a_commit, tasks_at_once
 from embedstream.sink import literal, table_name
 from embedstream.source import MESSAGE_COLUMNS, TopicState, client_options

@@ -18,6 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.engine import Engine, find_device
 from embedstream_core.errors import ItemError, SetupError
+from embedstream_core.fetch import deny_references
 from embedstream_core.message import Message, parse_message
 from embedstream_core.model_id import ModelId
 from embedstream_core.pipeline import Pipeline
@@ -86,7 +87,7 @@ def embed_pictures(
         device=find_device("auto"),
         precision=ModelId.parse(model_id).precision,
     )
-    pipeline = Pipeline(engine, model.card.preprocessing, fetch=_no_references)
+    pipeline = Pipeline(engine, model.card.preprocessing, fetch=deny_references)
     items = [Item(image_id=str(index), content=content) for index, content in enumerate(contents)]
     outcomes = [outcome for batch in pipeline.run([items]) for outcome in batch]
     for outcome in outcomes:
@@ -212,10 +213,6 @@ def _unreadable(table: str, error: Exception) -> SetupError:
         "folder of this machine, or s3a://, gs:// and abfss:// with credentials in the "
         "environment, if the deltalake package knows all features of the table"
     )
-
-
-def _no_references(uri: str) -> bytes:
-    raise SetupError(f"'{uri}' is a reference; give the picture itself")
 
 
 def file_content(uri: str) -> bytes | None:

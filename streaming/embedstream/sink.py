@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
-from embedstream.featurizer import OUTCOME_SCHEMA
+from embedstream.outcomes import OUTCOME_SCHEMA
 from embedstream.storage import Folder
 from embedstream_core.errors import SetupError
 

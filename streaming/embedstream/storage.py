@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.java_errors import causes, root_cause
 from embedstream.locations import local_path, scheme_of
+from embedstream_core.atomic_files import open_draft, replace_file
 from embedstream_core.errors import SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile", "check_writable", "disk_trouble"]
@@ -263,41 +263,34 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _create_local(path: Path, text: str) -> bool:
-    draft = _draft(path, text)
+    _make_private_parents(path)
+    with open_draft(path) as draft:
+        draft.write(text.encode())
     try:
-        os.link(draft, path)
+        os.link(draft.name, path)
     except FileExistsError:
         return False
     finally:
-        draft.unlink()
+        Path(draft.name).unlink()
     return True
 
 
 def _replace_local(path: Path, text: str) -> None:
-    _draft(path, text).replace(path)
+    _make_private_parents(path)
+    replace_file(path, text.encode())
     # Hadoop's checksum of what stood there before would make the new text unreadable.
     path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+
+
+def _make_private_parents(path: Path) -> None:
+    _make_private(path.parent.parent)
+    _make_private(path.parent)
 
 
 def _make_private(folder: Path) -> None:
     """Create a folder that only its owner may enter, where there is none; its parents as usual."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def _draft(path: Path, text: str) -> Path:
-    _make_private(path.parent.parent)
-    _make_private(path.parent)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    return draft
 
 
 def _write(stream: Any, text: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -45,6 +46,8 @@ __all__ = [
     "run_replay",
     "run_stream",
 ]
+
+_log = logging.getLogger(__name__)
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -345,9 +348,11 @@ def _prepare(config: Config | FilesConfig) -> PreparedModel:
 
 
 def _warm_workers(spark: SparkSession) -> None:
-    # Only the time is at stake; a session that is stopped meanwhile raises whatever it likes.
-    with suppress(Exception):
+    # Only time is at stake; a session that is stopped in between raises errors of many types.
+    try:
         warm_workers(spark)
+    except Exception:
+        _log.info("the workers were not started ahead of time", exc_info=True)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ Both are done now and then by a thread of the driver, so that no micro-batch wai
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -15,6 +16,8 @@ from embedstream.session import warm_workers
 from embedstream.sink import compact
 
 __all__ = ["keep_up"]
+
+_log = logging.getLogger(__name__)
 
 # Spark ends Python workers when none of an executor's had a task for a minute.
 _INTERVAL_S = 30
@@ -36,18 +39,27 @@ def keep_up(
     # Executors that come and go would never be idle, and so never be released.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacted_until = None
-    # A query that failed tells so to whoever awaits it; a session may be stopped meanwhile.
-    with suppress(Exception):
+    # Where the query failed, whoever awaits it reports why.
+    with _logged(logging.INFO, "maintenance has ended with its query"):
         while not query.awaitTermination(_INTERVAL_S):
             last = query.lastProgress
             if last is not None and compact_every:
                 turn = last.batchId // compact_every
                 if compacted_until is not None and turn > compacted_until:
-                    # Another that compacts, or replays, may be quicker: then there is a next time.
-                    with suppress(Exception):
+                    # Another compaction, or a replay, may have been quicker.
+                    with _logged(logging.WARNING, "compacting the table failed; it is tried again"):
                         compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
-                # What a worker cannot load is told by the micro-batch that needs it.
-                with suppress(Exception):
+                # The micro-batch that needs the worker fails with the same reason.
+                with _logged(logging.INFO, "a worker could not be kept ready"):
                     warm_workers(spark, load)
+
+
+@contextmanager
+def _logged(level: int, message: str) -> Iterator[None]:
+    """Log what is raised, with its traceback, and go on."""
+    try:
+        yield
+    except Exception:
+        _log.log(level, message, exc_info=True)

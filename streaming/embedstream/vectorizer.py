@@ -18,12 +18,12 @@ from pyspark.sql.types import BinaryType, DataType, StructField, StructType
 
 from embedstream.arrow_columns import ColumnFunction, column_function
 from embedstream.config import BatchConfig, EncoderConfig
-from embedstream.embedder import Embedder, Entry, build_embedder
+from embedstream.embedder import Embedder, build_embedder
 from embedstream.model import choose_precision, prepare
 from embedstream.outcomes import COLUMN_TYPE, outcome_column, vector_column
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, SetupError, Stage
-from embedstream_core.records import Failure, Item, Outcome
+from embedstream_core.records import Entry, Failure, Item, Outcome
 from embedstream_core.weights import Head
 
 __all__ = [

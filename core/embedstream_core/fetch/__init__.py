@@ -22,7 +22,15 @@ from embedstream_core.fetch.policy import FetchPolicy
 from embedstream_core.fetch.references import check_form
 from embedstream_core.fetch.s3 import S3Source
 
-__all__ = ["SCHEMES", "FetchPolicy", "Fetcher", "Scheme", "Source", "open_fetcher"]
+__all__ = [
+    "SCHEMES",
+    "FetchPolicy",
+    "Fetcher",
+    "Scheme",
+    "Source",
+    "deny_references",
+    "open_fetcher",
+]
 
 _S3 = "write s3://bucket/key, or allow this scheme by name in references.schemes"
 _WAYS_OUT: Final = {
@@ -148,6 +156,11 @@ class Fetcher:
     def _pauses_s(self) -> Iterator[float]:
         for attempt in range(self._policy.attempts - 1):
             yield self._policy.backoff_s * 2**attempt * _RANDOM.uniform(0.5, 1.0)
+
+
+def deny_references(uri: str) -> bytes:
+    """Stand for a fetcher where only bytes are embedded."""
+    raise verdicts.denied("only image bytes are embedded here, and no references fetched")
 
 
 def open_fetcher(

@@ -1,0 +1,40 @@
+"""What an import costs: only what its users need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+RECOVERY = ("adopt", "checkpoint", "claim", "data_loss", "doctor", "resume", "topic_ids")
+COMMANDS = ("cli", "terminal", "check", "replay")
+
+
+def imported(statement: str) -> set[str]:
+    program = f"{statement}; import sys; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(run.stdout.split())
+
+
+def test_a_batch_user_loads_no_recovery_and_no_command() -> None:
+    modules = imported("from embedstream import featurize")
+
+    assert "embedstream.dataframe" in modules
+    assert not modules & {f"embedstream.{name}" for name in (*RECOVERY, *COMMANDS)}
+
+
+@pytest.mark.parametrize("module", ["embedstream.outcomes", "embedstream.sink"])
+def test_the_tables_schema_needs_no_torch(module: str) -> None:
+    modules = imported(f"import {module}")
+
+    assert module in modules
+    assert "torch" not in modules
+
+
+def test_the_command_starts_without_spark_and_torch() -> None:
+    modules = imported("import embedstream.cli")
+
+    assert not modules & {"torch", "pyspark", "pandas"}
