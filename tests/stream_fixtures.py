@@ -59,19 +59,27 @@ def topic(broker: Broker) -> Topic:
 
 @pytest.fixture
 def configure(topic: Topic, tmp_path: Path) -> Callable[..., Config]:
-    """Make a configuration of the topic, with a table and a checkpoint of the test's own."""
+    """Make a configuration of the topic, with a table and a checkpoint of the test's own.
+
+    Vectors are compared, so the precision does not depend on the machine.
+    """
 
     def make(**sections: dict[str, Any]) -> Config:
         kafka = {"bootstrap_servers": topic.bootstrap_servers, "subscribe": topic.name}
         if sections.get("kafka", {}).keys() & {"assign", "subscribe_pattern"}:
             del kafka["subscribe"]
         defaults: dict[str, Any] = {
-            "encoder": {"name": "efficientnet_lite0"},
             "table": {"path": str(tmp_path / "table")},
             "checkpoint": str(tmp_path / "checkpoint"),
         }
+        encoder = {"name": "efficientnet_lite0", "precision": "float32"}
         return Config.model_validate(
-            {**defaults, **sections, "kafka": {**kafka, **sections.get("kafka", {})}}
+            {
+                **defaults,
+                **sections,
+                "kafka": {**kafka, **sections.get("kafka", {})},
+                "encoder": {**encoder, **sections.get("encoder", {})},
+            }
         )
 
     return make

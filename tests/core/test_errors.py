@@ -16,6 +16,8 @@ OTHERS = {
     "image_id",
     "image_labeler",
     "image_labels",
+    "image_mean",
+    "image_std",
     "image_vectorizer",
 }
 

@@ -116,9 +116,8 @@ def test_later_starts_and_search_obey_what_the_rows_were_made_with(
 ) -> None:
     content = jpeg()
     topic.send([image("cat", content)])
-    encoder = {"name": "efficientnet_lite0"}
-    drain(spark, configure(encoder={**encoder, "precision": precision}))
-    config = configure(encoder=encoder)
+    drain(spark, configure(encoder={"precision": precision}))
+    config = configure(encoder={"precision": "auto"})
 
     preflight = Preflight(spark, config)
     findings = {finding.subject: finding for finding in preflight.findings()}
@@ -138,10 +137,9 @@ def test_the_other_precision_is_another_model(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     topic.send([image("cat", jpeg())])
-    encoder = {"name": "efficientnet_lite0", "precision": "bfloat16"}
-    drain(spark, configure(encoder=encoder))
+    drain(spark, configure(encoder={"precision": "bfloat16"}))
 
-    said = refusal(spark, configure(encoder={**encoder, "precision": "float32"}), "table")
+    said = refusal(spark, configure(encoder={"precision": "float32"}), "table")
 
     assert "@bfloat16'" in said
     assert "--allow-model-change" in said
@@ -153,7 +151,7 @@ def test_rows_of_a_model_that_does_not_fill_the_table_are_obeyed_too(
 ) -> None:
     """As a backfill leaves them, which the stream switches over to later."""
     topic.send([image("cat", jpeg())])
-    config = configure(encoder={"name": "efficientnet_lite0", "precision": "bfloat16"})
+    config = configure(encoder={"precision": "bfloat16"})
     drain(spark, config)
     table = f"delta.`{config.table.path}`"
     spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('embedstream.model_id' = 'a/b/c0ffee')")

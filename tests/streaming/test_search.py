@@ -367,8 +367,8 @@ def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reaso
 @pytest.mark.parametrize(
     ("model_id", "message"),
     [
-        ("resnet18", "'resnet18' is no model_id: one is <encoder>/<weights>/"),
-        ("resnet18/random", "'resnet18/random' is no model_id"),
+        ("resnet18", "'resnet18' is not a model_id; one is <encoder>/<weights>/"),
+        ("resnet18/random", "'resnet18/random' is not a model_id"),
         ("resnet5/random-seed-0/abcdef123456", "resnet5"),
         ("resnet18/random-seed-1/abcdef123456", "random-seed-1"),
     ],
