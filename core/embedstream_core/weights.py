@@ -29,7 +29,7 @@ from embedstream_core.networks import (
 )
 from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.probe import flaw, probe_pictures
-from embedstream_core.programs import PROGRAMS, open_program
+from embedstream_core.programs import PROGRAMS, FixedModule, open_program
 from embedstream_core.registered import REGISTRY, is_registered, read_registered
 from embedstream_core.state_dicts import pack_state
 
@@ -264,17 +264,21 @@ def _embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
     pictures = torch.from_numpy(probe_pictures(preprocessing.crop_px)).permute(0, 3, 1, 2)
     try:
         with torch.inference_mode():
-            output = model((pictures / 255 - mean) / std)
+            pixels = (pictures / 255 - mean) / std
+            output = model(pixels)
+            if isinstance(model, FixedModule) and _are_two_vectors(output):
+                # It may have been exported for two; of another number it then fails.
+                model(torch.cat([pixels, pixels[:1]]))
     except EmbedstreamError:
         raise
     except Exception as error:
         # A network raises whatever its own code does on a shape that it was not made for.
         raise SetupError(
-            f"{_kind(model)} cannot embed two pictures of {preprocessing.crop_px} pixels squared: "
-            "export it for any number of pictures, and make crop_px what it was made for "
+            f"{_kind(model)} cannot embed any number of pictures of {preprocessing.crop_px} pixels "
+            "squared: export it for any number, and make crop_px what it was made for "
             f"({explain(error)})"
         ) from error
-    if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 2:
+    if not _are_two_vectors(output):
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
         raise SetupError(
             f"{_kind(model)} gives {shape} for two images, not two vectors: give a network whose "
@@ -292,6 +296,10 @@ def _embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
             "with it; fetch or export them again"
         )
     return vectors
+
+
+def _are_two_vectors(output: object) -> bool:
+    return isinstance(output, torch.Tensor) and output.ndim == 2 and len(output) == 2
 
 
 def _kind(model: nn.Module) -> str:
