@@ -18,6 +18,9 @@ __all__ = ["identify_file", "refuse_other_kinds"]
 
 _KINDS = {
     "empty": "is empty; fetch it again",
+    "zeros": "begins with zeros alone, as after a download that failed; fetch it again",
+    "picture": "is a picture or a document, and no weights; give the file that holds them",
+    "archive": "is a compressed archive; unpack it, and give the file inside",
     "lfs": "is a Git LFS pointer, not the file that it stands for; run `git lfs pull` where it "
     "was cloned",
     "html": "is a web page (HTML or XML), not the file that the address should give; download "
@@ -42,6 +45,10 @@ _KINDS = {
 }
 
 _TEXT_BYTES = 512
+_MARKUP = (b"<!doctype", b"<!--", b"<html", b"<?xml", b"<head", b"<body", b"<svg", b"<error")
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF-")
+# zstd, xz, bzip2, 7z, RAR.
+_ARCHIVES = (b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a")
 # Field 1 of ONNX's message is the version of its format, a small number; another field follows.
 _ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]")
 
@@ -72,7 +79,13 @@ def identify_file(path: Path) -> str | None:
             return "empty"
         case _ if start.startswith(b"version https://git-lfs"):
             return "lfs"
-        case _ if stripped.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        case _ if not start.strip(b"\0"):
+            return "zeros"
+        case _ if start.startswith(_PICTURES):
+            return "picture"
+        case _ if start.startswith(_ARCHIVES):
+            return "archive"
+        case _ if stripped.startswith(_MARKUP):
             return "html"
         case _ if stripped.startswith((b"{", b"[")):
             return "json"

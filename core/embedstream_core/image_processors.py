@@ -147,6 +147,8 @@ class _Settings(NamedTuple):
     def _geometry(self) -> _Geometry:
         side, mode = self._size()
         crop_pct = self.values.get("crop_pct")
+        if crop_pct is not None and not 0 < crop_pct <= 1:
+            raise self._refusal("crop_pct")
         if not self.values.get("do_center_crop"):
             if mode == "squash":
                 return _Geometry(side, side, mode)

@@ -39,6 +39,10 @@ RANDOM_NAME = f"random-seed-{_RANDOM_SEED}"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
+# What classifiers are called elsewhere; in a file of a network that has no such part, each is one.
+_OTHER_HEADS = {"classifier", "fc", "head", "heads", "last_linear"}
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a model's weights come from, and what its publisher says of them."""
@@ -91,6 +95,7 @@ def _load_file(encoder: Encoder, path: Path) -> nn.Module:
     # A head of any shape is left out: of its top-level module only what the body has is read. A
     # network without a head may have been given one by finetuning.
     heads = {head, *(name.partition(".")[0] for name in whole - body.keys())}
+    heads |= _OTHER_HEADS - {name.partition(".")[0] for name in body}
     state = select_state(read_checkpoint(path), body, rename=encoder.rename, path=path)
     needed = {
         name: tensor
@@ -112,7 +117,10 @@ def _load_all(model: nn.Module, state: State, *, what: str) -> None:
         if names
     ]
     if problems:
-        raise SetupError(f"{what} does not fit the encoder: it {' and '.join(problems)}")
+        raise SetupError(
+            f"{what} does not fit the encoder: it {' and '.join(problems)}; correct encoder.name, "
+            "or save the state dict of the network that it names"
+        )
 
 
 def _shorten(error: RuntimeError) -> str:
@@ -149,10 +157,14 @@ def _origin(published: PublishedWeights, name: str, sha256: str) -> Origin:
 
 def _is_file(encoder: Encoder, weights: str) -> bool:
     """Whether weights are a file's path; a published name is not, whatever lies in the folder."""
+    if "://" in weights:
+        raise SetupError(
+            f"encoder.weights '{weights}' is an address: download the file, and give its path"
+        )
     path = Path(weights).expanduser()
     if weights == "default" or weights in encoder.weights:
         return False
-    return "/" in weights or path.suffix in _SUFFIXES or path.is_file()
+    return "/" in weights or path.suffix in _SUFFIXES or path.exists()
 
 
 def _download(download: Callable[[], Path], encoder: str) -> Path:
@@ -188,8 +200,16 @@ def check_sha256(path: Path, expected: str) -> str:
     try:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except IsADirectoryError as error:
+        raise SetupError(
+            f"the weights '{path}' are a folder: give the path of a file, or, of a folder that "
+            "save_pretrained wrote, set encoder.name to huggingface"
+        ) from error
     except OSError as error:
-        raise SetupError(f"the weights file '{path}' cannot be read: {error.strerror}") from error
+        raise SetupError(
+            f"the weights file '{path}' cannot be read: {error.strerror}; give the path of a file "
+            "as encoder.weights"
+        ) from error
     return check_digest(actual, expected, f"the weights file '{path}'")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 __all__ = ["CropMode", "Interpolation", "Preprocessing", "scaled_and_cut"]
 
@@ -33,6 +33,23 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop_mode: CropMode = "center"
+
+    def problem(self) -> str | None:
+        """Why no picture can be prepared so; None where one can."""
+        sizes = (self.resize_px, self.crop_px)
+        if not all(isinstance(side, int) and side > 0 for side in sizes):
+            return f"resize_px and crop_px are whole numbers above 0, not {sizes}"
+        for name, known in (("interpolation", Interpolation), ("crop_mode", CropMode)):
+            if (value := getattr(self, name)) not in get_args(known):
+                return f"{name} is one of {', '.join(get_args(known))}, not {value!r}"
+        for name in ("mean", "std"):
+            try:
+                red, green, blue = map(float, getattr(self, name))
+            except (TypeError, ValueError):
+                return f"{name} is three numbers, not {getattr(self, name)!r}"
+            if name == "std" and not min(red, green, blue) > 0:
+                return f"std is three numbers above 0, not {self.std!r}"
+        return None
 
     @property
     def fill(self) -> tuple[int, int, int]:

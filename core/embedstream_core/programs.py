@@ -103,6 +103,13 @@ class _Exported(FixedModule):
         return module.__call__
 
 
+_ONNX_FLOATS = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+
+
 class _Onnx(FixedModule):
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -116,7 +123,12 @@ class _Onnx(FixedModule):
             self.session, self.content = self._open(self.content), None
         source = self.session.get_inputs()[0]
         order = (0, 2, 3, 1) if _is_channels_last(source.shape) else (0, 1, 2, 3)
-        pixels = images.permute(order).contiguous().cpu().numpy()
+        if source.type not in _ONNX_FLOATS:
+            raise SetupError(
+                f"the onnx file takes {source.type}: export it with an input of floats, which are "
+                "the normalized pixels"
+            )
+        pixels = images.permute(order).contiguous().cpu().numpy().astype(_ONNX_FLOATS[source.type])
         if not self.output:
             # Two pictures in any case: of one, other outputs may look like its vector.
             self.output = self._choose_output(source.name, np.concatenate([pixels, pixels])[:2])

@@ -21,6 +21,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from embedstream_core.errors import SetupError
 from embedstream_core.file_kinds import identify_file, refuse_other_kinds
@@ -44,9 +45,8 @@ def read_checkpoint(path: Path) -> Any:
     """
     refuse_other_kinds(path, wanted=("safetensors", "torch"))
     try:
-        if path.suffix == ".safetensors" or identify_file(path) == "safetensors":
-            return safetensors.torch.load_file(path)
-        return _load_pickled(path)
+        kind = identify_file(path) or ("safetensors" if path.suffix == ".safetensors" else None)
+        return safetensors.torch.load_file(path) if kind == "safetensors" else _load_pickled(path)
     except pickle.UnpicklingError as error:
         raise SetupError(
             f"the weights file '{path}' holds more than tensors, or is broken, and was not opened: "
@@ -56,7 +56,10 @@ def read_checkpoint(path: Path) -> Any:
         raise
     except Exception as error:
         # On broken files both libraries raise types of their own and many others.
-        raise SetupError(f"the weights file '{path}' is broken: {error}") from error
+        raise SetupError(
+            f"the weights file '{path}' is broken, or of a kind that is not known ({error}): fetch "
+            "or save it again"
+        ) from error
 
 
 class _IgnoredMap:
@@ -88,7 +91,9 @@ def _load_pickled(path: Path) -> Any:
         # Of a pickle that another tool wrote torch warns, and then reads or refuses it.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Of a path torch goes by its suffix, whatever the file is.
+            with path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
         except (TypeError, AttributeError) as error:
             # Some state does not suit what stands for its class.
             raise pickle.UnpicklingError(str(error)) from error
@@ -165,10 +170,22 @@ def select_state(
         )
     if len(best.state) < best.of:
         _log.info("of '%s' %d tensors are not the network's", path, best.of - len(best.state))
+    for name, tensor in best.state.items():
+        if name in wanted and not _is_like(tensor, wanted[name]):
+            raise SetupError(
+                f"the weights file '{path}' holds '{name}' as {tensor.dtype}, {tensor.layout}, "
+                "which the encoder cannot compute with: save the network's float weights, neither "
+                "quantized nor sparse"
+            )
     return {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in best.state.items()
     }
+
+
+def _is_like(tensor: torch.Tensor, wanted: torch.Tensor) -> bool:
+    is_plain = tensor.layout is torch.strided and not tensor.is_quantized
+    return is_plain and tensor.is_floating_point() == wanted.is_floating_point()
 
 
 def _readings(
@@ -238,7 +255,7 @@ def pack_state(network: nn.Module) -> bytes:
     state = network.state_dict()
     for name, *_ in _tied_names(network):
         tensor = state[name]
-        if not torch.is_tensor(tensor) or tensor.is_meta:
+        if not torch.is_tensor(tensor) or is_lazy(tensor) or tensor.is_meta:
             raise SetupError(
                 f"'{name}' of the network is no tensor with values, and cannot be sent to workers; "
                 "make it a parameter or a buffer that has some"

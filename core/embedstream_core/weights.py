@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
 from embedstream_core.architectures import Encoder, explain
+from embedstream_core.backends import Vectors
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import EmbedstreamError, SetupError
@@ -27,7 +29,7 @@ from embedstream_core.networks import (
 )
 from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.probe import flaw, probe_pictures
-from embedstream_core.programs import PROGRAMS, open_program
+from embedstream_core.programs import PROGRAMS, FixedModule, open_program
 from embedstream_core.registered import REGISTRY, is_registered, read_registered
 from embedstream_core.state_dicts import pack_state
 
@@ -89,7 +91,10 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     preprocessing = spec.preprocessing or origin.preprocessing
     if preprocessing is None:
         raise _unprepared(spec.encoder, origin.unsupported)
-    dimension = _dimension(model, preprocessing)
+    if problem := preprocessing.problem():
+        raise SetupError(f"the preprocessing of the encoder '{spec.encoder}' is wrong: {problem}")
+    vectors = _embed_probes(model, preprocessing)
+    dimension = vectors.shape[1]
     labels = () if spec.head == "cut" else _labels(spec.encoder, origin, dimension)
     card = ModelCard(
         encoder=spec.encoder,
@@ -100,7 +105,21 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         tensors_sha256=hashlib.sha256(tensors).hexdigest(),
         labels=labels,
     )
-    return PreparedModel(card, tensors)
+    prepared = PreparedModel(card, tensors)
+    if ":" in spec.encoder:
+        _check_rebuilt(prepared, vectors)
+    return prepared
+
+
+def _check_rebuilt(prepared: PreparedModel, vectors: Vectors) -> None:
+    """Check that each worker, which calls the user's function again, makes the same vectors."""
+    again = _embed_probes(load_prepared(prepared), prepared.card.preprocessing)
+    if again.shape != vectors.shape or not np.allclose(again, vectors, rtol=1e-3, atol=1e-4):
+        raise SetupError(
+            f"the encoder '{prepared.card.encoder}' makes other vectors each time that its network "
+            "is built: keep what is random or trained in parameters or persistent buffers, which "
+            "are sent to the workers"
+        )
 
 
 def _network(spec: ModelSpec) -> tuple[Origin, nn.Module, bytes]:
@@ -191,7 +210,7 @@ def _registered(spec: ModelSpec) -> PreparedModel:
         model_id=_model_id(REGISTRY, source, sha256, spec),
         # Whoever loads it chooses its own.
         precision="float32",
-        dimension=_dimension(load_prepared(model), preprocessing),
+        dimension=_embed_probes(load_prepared(model), preprocessing).shape[1],
         preprocessing=preprocessing,
     )
     return PreparedModel(card, model.tensors)
@@ -233,32 +252,54 @@ def _program(spec: ModelSpec) -> tuple[Origin, nn.Module, bytes]:
     return origin, _opened(spec.encoder, content), content
 
 
-def _dimension(model: nn.Module, preprocessing: Preprocessing) -> int:
+def _embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
+    """The vectors of the probe pictures, float32 of shape (2, dimension).
+
+    Raises:
+        SetupError: they are no vectors, or the same.
+    """
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
     pictures = torch.from_numpy(probe_pictures(preprocessing.crop_px)).permute(0, 3, 1, 2)
     try:
         with torch.inference_mode():
-            output = model((pictures / 255 - mean) / std)
+            pixels = (pictures / 255 - mean) / std
+            output = model(pixels)
+            if isinstance(model, FixedModule) and _are_two_vectors(output):
+                # It may have been exported for two; of another number it then fails.
+                model(torch.cat([pixels, pixels[:1]]))
     except EmbedstreamError:
         raise
     except Exception as error:
         # A network raises whatever its own code does on a shape that it was not made for.
         raise SetupError(
-            f"{_kind(model)} cannot embed two pictures of {preprocessing.crop_px} pixels squared: "
-            "export it for any number of pictures, and make crop_px what it was made for "
+            f"{_kind(model)} cannot embed any number of pictures of {preprocessing.crop_px} pixels "
+            "squared: export it for any number, and make crop_px what it was made for "
             f"({explain(error)})"
         ) from error
-    if not torch.is_tensor(output) or output.ndim != 2 or len(output) != 2:
+    if not _are_two_vectors(output):
         shape = tuple(output.shape) if torch.is_tensor(output) else type(output).__name__
-        raise SetupError(f"{_kind(model)} gives {shape} for two images, not two vectors")
-    if found := flaw(output.float().numpy()):
+        raise SetupError(
+            f"{_kind(model)} gives {shape} for two images, not two vectors: give a network whose "
+            "output is one, such as its features, pooled and flattened"
+        )
+    if output.is_complex() or output.shape[1] == 0:
+        raise SetupError(
+            f"{_kind(model)} gives {output.dtype} of shape {tuple(output.shape)}, not vectors of "
+            "real numbers: give a network that does"
+        )
+    vectors: Vectors = output.float().numpy()
+    if found := flaw(vectors):
         raise SetupError(
             f"{_kind(model)} gives {found}: its weights are damaged, or were not saved "
-            "with it; fetch or export them anew"
+            "with it; fetch or export them again"
         )
-    return int(output.shape[1])
+    return vectors
+
+
+def _are_two_vectors(output: object) -> bool:
+    return isinstance(output, torch.Tensor) and output.ndim == 2 and len(output) == 2
 
 
 def _kind(model: nn.Module) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -48,7 +48,8 @@ __all__ = [
     "revealed",
 ]
 
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+_SINCE_1970 = re.compile(r"\d{10}|\d{13}")
 
 
 class ConfigError(SetupError):
@@ -61,14 +62,35 @@ def _as_switch(value: object) -> object:
     return {True: "on", False: "off"}[truth] if isinstance(truth, bool) else value
 
 
+def _as_time(value: object) -> object:
+    """A time in ISO 8601, or the seconds or milliseconds since 1970 by their number of digits."""
+    if not isinstance(value, str | int):
+        return value
+    text = str(value).strip()
+    try:
+        if _SINCE_1970.fullmatch(text):
+            return datetime.fromtimestamp(int(text[:10]), UTC) + timedelta(
+                milliseconds=int(text[10:] or 0)
+            )
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"'{text}' is no time: write it as 2026-01-31T12:00, in UTC, or with a zone, as "
+            "2026-01-31T12:00+01:00"
+        ) from None
+
+
 def _in_utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    moment = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if moment.timestamp() < 0:
+        raise ValueError(f"{time.isoformat()} is before 1970, where Kafka's times begin")
+    return moment
 
 
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute_location)]
 LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(local_folder)]
-Time = Annotated[datetime, AfterValidator(_in_utc)]
+Time = Annotated[datetime, BeforeValidator(_as_time), AfterValidator(_in_utc)]
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from embedstream.config import Config, ConfigError, FilesConfig
@@ -19,6 +19,7 @@ from embedstream_core.redaction import names_secret
 __all__ = ["files_config", "load_config"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
+_MAY_BE_MEANT = re.compile(r"embedstream[_.-]", re.IGNORECASE)
 
 # Other variables of that prefix, and what each is for.
 _OTHER_VARIABLES: Mapping[str, str] = {
@@ -76,6 +77,8 @@ def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> FilesCo
 
 Setting = tuple[list[str], Any]
 
+_NULLS = ("", "~", "null")
+
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
@@ -92,19 +95,35 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> Iterable[Setting]:
     for name, value in sorted(environment.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in _OTHER_VARIABLES:
+        if not _MAY_BE_MEANT.match(name) or name in _OTHER_VARIABLES:
             continue
-        keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        keys = _split_variable(name)
         fields = _find_fields(keys)
-        if len(fields) == len(keys) or any(_may_be_map(field.annotation) for field in fields[-1:]):
+        if keys and (
+            len(fields) == len(keys) or any(_may_be_map(field.annotation) for field in fields[-1:])
+        ):
             yield keys, _read_value(name, value, keys)
         elif not _OF_A_SERVICE.search(name):
             raise ConfigError(_explain_variable(name))
 
 
+def _split_variable(name: str) -> list[str]:
+    """The keys that a variable names; none where it does not begin with the prefix.
+
+    Below a map they are names of options and topics, whose case counts: of a variable in capitals,
+    as is usual, they are in small letters.
+    """
+    if not name.startswith(ENVIRONMENT_PREFIX):
+        return []
+    written = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
+    keys = [key.lower() for key in written]
+    depth = len(_find_fields(keys))
+    return [*keys[:depth], *(key.lower() if key.isupper() else key for key in written[depth:])]
+
+
 def _explain_variable(name: str) -> str:
     known = [f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _list_keys(Config)]
-    nearest = difflib.get_close_matches(name, [*known, *_OTHER_VARIABLES], n=1)
+    nearest = difflib.get_close_matches(name.upper(), [*known, *_OTHER_VARIABLES], n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return (
         f"the environment variable {name} names no key of the configuration; {hint}Two underscores "
@@ -122,7 +141,9 @@ def _list_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
 def _from_override(override: str) -> Setting:
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set takes key=value, as kafka.subscribe=images; not '{override}'")
+        # What follows the key may be a secret.
+        key = re.split(r"[^\w.-]", override)[0]
+        raise ConfigError(f"--set takes key=value, as kafka.subscribe=images; not '{key}'")
     keys = _split_key(key.strip())
     return keys, _read_value(key.strip(), value, keys)
 
@@ -130,17 +151,26 @@ def _from_override(override: str) -> Setting:
 def _read_value(name: str, value: str, keys: Sequence[str]) -> object:
     """The value that stands outside a file for a key: a text as written, anything else in YAML.
 
-    Of a text only quotes are YAML's, and null.
+    Of a text only quotes are YAML's, null, and a text that is a truth value.
     """
-    fields = _find_fields(keys)
-    is_text = len(fields) == len(keys) and _is_text(fields[-1].annotation)
+    text, subject = value.strip(), f"the value of {name}"
+    if not _takes_text(keys) or text.lower() in _NULLS:
+        return read_yaml(value, subject)
     try:
-        read = read_yaml(value, f"the value of {name}")
+        read = read_yaml(value, subject)
     except ConfigError:
-        if not is_text:
-            raise
-        return value.strip()
-    return read if not is_text or read is None or isinstance(read, str) else value.strip()
+        return text
+    is_quoted = isinstance(read, str) and text[0] in "'\""
+    return read if is_quoted or read == text else text
+
+
+def _takes_text(keys: Sequence[str]) -> bool:
+    """Whether the value of a key is a text, or that of a name in a map of texts."""
+    fields = _find_fields(keys)
+    annotation = fields[-1].annotation if fields else None
+    if len(keys) == len(fields) + 1 and get_origin(annotation) is dict:
+        return _is_text(get_args(annotation)[1])
+    return len(keys) == len(fields) and _is_text(annotation)
 
 
 def _find_fields(keys: Sequence[str]) -> list[FieldInfo]:
@@ -178,7 +208,8 @@ def _is_text(annotation: object) -> bool:
     inner = get_args(annotation)
     choices = inner if type(None) in inner else (annotation,)
     return any(
-        choice is str or (get_origin(choice) is Annotated and get_args(choice)[0] is str)
+        choice is str
+        or (get_origin(choice) is Annotated and get_args(choice)[0] in (str, str | SecretStr))
         for choice in choices
     )
 
@@ -203,6 +234,16 @@ def _explain(error: ValidationError, path: Path, tree: Mapping[str, Any]) -> str
     return "\n".join([f"the configuration {path} is wrong:", *dict.fromkeys(problems)])
 
 
+# What pydantic says of these is about Python.
+_WORDS = {
+    "dict_type": "should be a map, as {name: value}",
+    "list_type": "should be a list, as [one, other]",
+    "model_type": "should be a section with keys of its own",
+    "string_type": "should be a text",
+    "tuple_type": "should be a list, as [one, other]",
+}
+
+
 def _explain_one(problem: Any, tree: Mapping[str, Any]) -> str:
     location = [part for part in problem["loc"] if part in _known_parts(tree, problem["loc"])]
     key = ".".join(map(str, location)) or "configuration"
@@ -216,7 +257,7 @@ def _explain_one(problem: Any, tree: Mapping[str, Any]) -> str:
             subject = f"{key}: " if location else ""
             return f"  {subject}{problem['ctx']['error']}"
         case _:
-            message = problem["msg"].removeprefix("Input ")
+            message = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input ")
             shown = _shown(problem["type"], location, _value_at(tree, location))
             return f"  {key}: {message}{shown}"
 

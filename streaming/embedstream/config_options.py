@@ -5,6 +5,7 @@ embedstream needs as it is, is refused with the key or the reason, and none is d
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -62,6 +63,8 @@ _KAFKA_NUMBERS = (
     "fetchOffset.numRetries",
     "fetchOffset.retryIntervalMs",
 )
+# As JavaUtils.timeStringAs reads it.
+_DURATION = re.compile(r"\d+(us|ms|s|m|min|h|d)?", re.IGNORECASE)
 # All that Spark 4.2's source also takes; see KafkaSourceProvider and KafkaMicroBatchStream.
 _KAFKA_FREE = (*_KAFKA_NUMBERS, "maxTriggerDelay", "groupIdPrefix")
 
@@ -115,6 +118,8 @@ def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None)
         _refuse_own(name, _KAFKA_KEYS, _KAFKA_FIXED, section="kafka")
         if _find_spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
             raise ValueError(f"the value of '{name}' is a whole number")
+        if name.lower() == "maxtriggerdelay" and not _DURATION.fullmatch(value.strip()):
+            raise ValueError(f"the value of '{name}' is a time with its unit, as 15m or 90s")
         if not _find_spelling(name, _KAFKA_FREE) and not name.lower().startswith("kafka."):
             nearest = _find_nearest(name)
             raise ValueError(

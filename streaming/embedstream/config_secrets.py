@@ -12,27 +12,43 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from embedstream_core.redaction import NAMES_OF_SECRETS
 
-__all__ = ["Options", "Properties", "TruthText", "holds_secret", "revealed"]
+__all__ = [
+    "NAMES_OF_SECRET_SETTINGS",
+    "Options",
+    "Properties",
+    "TruthText",
+    "holds_secret",
+    "revealed",
+]
 
 # Two slashes make a URI, such as `spark.eventLog.dir` takes.
 _WHOLE_REFERENCE = re.compile(r"^(env|file):(?!//)(.+)$")
 _INNER_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 
-_SECRET_NAME = re.compile(NAMES_OF_SECRETS, re.IGNORECASE)
+NAMES_OF_SECRET_SETTINGS = (
+    f"{NAMES_OF_SECRETS}|application[-_.]?key|authorization|signature|user[.]info"
+    "|([-_.](pass|pwd)|redis[.]auth)([.]|$)"
+)
+"""What the names of settings hold that are secrets, as `NAMES_OF_SECRETS`."""
+
+_SECRET_NAME = re.compile(NAMES_OF_SECRET_SETTINGS, re.IGNORECASE)
 # Names of settings that hold no secret, but where it is, how long it lasts, or who makes it.
 _OF_A_SECRET = re.compile(
-    r"key(gen|provider|size)|secretkeyref|[.]secrets[.]|[.]security[.]credentials[.]|client[.]id$"
-    r"|(algorithm|binding|class|count|dir|enabled|endpoint|expiry|file|impl|interval|itemkey|length"
+    r"key(gen|provider|size)|secretkeyref|pullsecrets|[.]secrets[.]|[.]security[.]credentials[.]"
+    r"|application_credentials$|tokeniz|client[.]id$"
+    r"|(algorithm|binding|class|count|dir|duration|enabled|endpoint|expiry|file|impl|interval|itemkey|length"
     r"|location|mechanism|ms|name|path|provider|seconds?|size|source|style|timeout|type|ur[il])s?$",
     re.IGNORECASE,
 )
 # Settings of Azure's file systems end with the account that they are for.
-_AZURE_ACCOUNT = re.compile(r"\.[^.]+\.(dfs|blob)\..+$")
+_AZURE_ACCOUNT = re.compile(r"(?<=fs\.azure\.)(.+)\.[^.]+\.(dfs|blob)\..+$", re.IGNORECASE)
 
 _SECRET_IN_VALUE = re.compile(
-    r"(passw(or)?d|passphrase|pwd|secret|(access|account|api|private)[-_]?key|signature|[?&;]sig"
+    r"(passw(or)?d|passphrase|pwd|secret([-_.]?key)?|(access|account|api|private)[-_]?key|signature|[?&;]sig"
     r"|(access|auth|sas|session)[-_]?token)\s*=\s*['\"]?(?!\$\{)[^\s;'\"]"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|^[a-z][a-z0-9+.-]*://[^/@\s]*:(?!\$\{)[^/@\s]+@",
+    r"|\bbearer\s+(?!\$\{)\S{8}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    # A user and a password before a host; Oracle's drivers have a slash between them.
+    r"|\b[a-z][a-z0-9+.-]*://[^/@\s,]*:(?!\$\{)[^/@\s,]+@|\bjdbc:oracle:\w+:[^/@\s]+/(?!\$\{)[^@\s]+@",
     re.IGNORECASE,
 )
 
@@ -52,10 +68,12 @@ def holds_secret(name: str, value: str) -> bool:
     """Whether a setting is a secret in plain text, by its name or by what its value looks like."""
     if value.lower() in ("", "true", "false"):
         return False
-    bare = _AZURE_ACCOUNT.sub("", name)
+    bare = _AZURE_ACCOUNT.sub(r"\1", name)
     # The dot ends `fs.azure.sas.CONTAINER`, whose account is gone.
     named = _SECRET_NAME.search(f"{bare}.") and not _OF_A_SECRET.search(bare)
-    return bool(named or _SECRET_IN_VALUE.search(value))
+    # A pattern of secrets holds their names.
+    shown = not name.lower().endswith("regex") and _SECRET_IN_VALUE.search(value)
+    return bool(named or shown)
 
 
 def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
@@ -74,6 +92,8 @@ def _as_text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
+    if value is None:
+        raise ValueError("it has no value; write '' for an empty text, or leave it out")
     raise ValueError(
         f"its value is a text, a number, true or false, not a {type(value).__name__}; write a "
         "name with dots as one key, as in `kafka.security.protocol: SSL`"

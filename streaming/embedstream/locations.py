@@ -11,6 +11,7 @@ __all__ = ["LocationError", "absolute_location", "local_folder", "local_path", "
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STORES = {"abfs", "abfss", "gs", "s3", "s3a", "s3n", "wasb", "wasbs"}
+_NO_COLON = re.compile(rf"(dbfs|file|hdfs|{'|'.join(sorted(_STORES))})//", re.IGNORECASE)
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
@@ -36,7 +37,20 @@ def absolute_location(location: str) -> str:
         raise LocationError("a location holds no NUL character")
     scheme = scheme_of(location)
     if scheme is None:
+        if missing := _NO_COLON.match(location):
+            raise LocationError(f"'{location}' lacks a colon: write {missing[1]}://…")
         return _make_absolute(location)
+    if len(scheme) == 1:
+        raise LocationError(
+            f"'{location}' begins with a drive of Windows, of which Spark knows nothing; a local "
+            f"folder of that name is './{location}'"
+        )
+    if scheme in ("http", "https"):
+        raise LocationError(
+            f"'{location}' is the address of a web server, where no table can be; write it as "
+            "Spark does, as s3a://BUCKET/FOLDER or abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/"
+            "FOLDER"
+        )
     rest = location[len(scheme) + 1 :]
     if _PASSWORD.match(rest):
         raise LocationError("a location holds no password; give the credentials in spark.options")
@@ -49,6 +63,11 @@ def absolute_location(location: str) -> str:
         )
     if scheme in _STORES and re.match(r"//[^/]", rest) is None:
         raise LocationError(f"'{location}' names no bucket: write {scheme}://BUCKET/FOLDER")
+    if scheme in ("abfs", "abfss") and re.match(r"//[^/@]+@[^/@]", rest) is None:
+        raise LocationError(
+            f"'{location}' names no container and account: write {scheme}://CONTAINER@ACCOUNT.dfs."
+            "core.windows.net/FOLDER"
+        )
     return f"{scheme}:{rest}"
 
 

@@ -18,12 +18,12 @@ from pyspark.sql import SparkSession
 
 from embedstream.config import PipelineConfig, SparkConfig, revealed
 from embedstream.config_options import DELTA_CATALOG, DELTA_EXTENSION
+from embedstream.config_secrets import NAMES_OF_SECRET_SETTINGS
 from embedstream.jars import default_jars_folder, fetch_jars
 from embedstream.java import find_java
 from embedstream.locations import scheme_of
 from embedstream.parallelism import tasks_at_once
-from embedstream_core.errors import EmbedstreamError
-from embedstream_core.redaction import NAMES_OF_SECRETS
+from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,13 @@ _SETTINGS: Mapping[str, str] = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.sql.shuffle.partitions": "1",
 }
+# What is given is added to our own.
+_EXTENDED = (
+    "spark.jars",
+    "spark.redaction.regex",
+    "spark.sql.extensions",
+    "spark.sql.redaction.options.regex",
+)
 
 
 class JvmEnded(EmbedstreamError):
@@ -145,7 +152,7 @@ def _given_as_secret(config: SparkConfig) -> list[str]:
 def _hidden(config: SparkConfig) -> str:
     """What Spark's pages and logs hide: what is named like a secret, and what was given as one."""
     names = [name.removeprefix("spark.hadoop.") for name in _given_as_secret(config)]
-    return "|".join([NAMES_OF_SECRETS, "keystore", "sasl", "jaas", *map(re.escape, names)])
+    return "|".join([NAMES_OF_SECRET_SETTINGS, "keystore", "sasl", "jaas", *map(re.escape, names)])
 
 
 def _end(spark: SparkSession) -> None:
@@ -190,6 +197,7 @@ def _settings(
     lasting: bool = False,
 ) -> dict[str, str]:
     given, submitted = revealed(config.options), SparkConf()
+    _refuse_other_spellings(given)
     settings = {
         **_SETTINGS,
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(pipeline.arrow_batch_rows),
@@ -212,6 +220,20 @@ def _settings(
         if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
             settings.setdefault("spark.driver.defaultJavaOptions", _COMPILE_ONCE)
     return {**settings, "spark.master": master}
+
+
+def _refuse_other_spellings(given: Iterable[str]) -> None:
+    """
+    Raises:
+        SetupError: a setting differs from one of ours in case alone: Spark would not read it.
+    """
+    known = {name.lower(): name for name in (*_SETTINGS, *_EXTENDED)}
+    for name in given:
+        if (right := known.get(name.lower(), name)) != name:
+            raise SetupError(
+                f"'{name}' of spark.options is no setting of Spark, which minds the case of names; "
+                f"write {right}"
+            )
 
 
 def _join(own: Iterable[str], others: str | None) -> str:

@@ -111,3 +111,21 @@ def test_weights_given_as_a_program_are_named(encoder: str, tmp_path: Path) -> N
     torch.save(nn.Linear(2, 2).state_dict(), path)
     message = refused(ModelSpec(encoder, str(path), preprocessing=DECLARED))
     assert "was written by torch.save" in message
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (bytes(1000), "zeros"),
+        (b"\x89PNG\r\n\x1a\n", "picture"),
+        (b"%PDF-1.7\n", "picture"),
+        (b"\x28\xb5\x2f\xfd" + bytes(9), "archive"),
+        (b"BZh91AY", "archive"),
+        (b"<!-- saved --><html>", "html"),
+        (b"<svg xmlns='x'>", "html"),
+    ],
+)
+def test_what_a_download_may_leave_is_known(tmp_path: Path, start: bytes, kind: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(start)
+    assert identify_file(path) == kind

@@ -162,6 +162,12 @@ def named(key: str, **settings: object) -> Any:
         named(
             "rescale_offset", image_processor_type="EfficientNetImageProcessor", rescale_offset=True
         ),
+        named(
+            "crop_pct",
+            image_processor_type="ConvNextImageProcessor",
+            size={"shortest_edge": 64},
+            crop_pct=0,
+        ),
         named("13 levels off", image_processor_type="LevitImageProcessor"),
         named("(1, 1, 3, 224, 224)", image_processor_type="VideoMAEImageProcessor"),
         named("cannot be opened", image_processor_type="NoSuchProcessor", size="wide"),

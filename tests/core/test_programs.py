@@ -78,7 +78,7 @@ def test_a_size_that_the_model_was_not_made_for_is_refused(
 ) -> None:
     other = replace(DECLARED, resize_px=64, crop_px=64)
     message = refused(replace(make(tmp_path), preprocessing=other))
-    assert "cannot embed two pictures of 64 pixels squared" in message
+    assert "cannot embed any number of pictures of 64 pixels squared" in message
 
 
 # torch.export.
@@ -94,7 +94,7 @@ def test_a_program_for_one_number_of_pictures_is_refused(tmp_path: Path) -> None
     images = torch.zeros(1, 3, SIDE, SIDE)
     torch.export.save(torch.export.export(small_network(), (images,)), tmp_path / "mine.pt2")
     message = refused(ModelSpec("export", str(tmp_path / "mine.pt2"), preprocessing=DECLARED))
-    assert "export it for any number of pictures" in message
+    assert "export it for any number, and" in message
 
 
 class TwoOutputs(nn.Module):
@@ -346,7 +346,7 @@ def test_onnx_models_take_either_order_of_channels(order: str, tmp_path: Path) -
 def test_an_onnx_model_for_one_picture_is_refused(tmp_path: Path) -> None:
     save_onnx(tmp_path / "one.onnx", batch=1)
     spec = ModelSpec("onnx", str(tmp_path / "one.onnx"), preprocessing=DECLARED)
-    assert "export it for any number of pictures" in refused(spec)
+    assert "export it for any number, and" in refused(spec)
 
 
 def test_an_onnx_model_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -615,3 +615,30 @@ def test_a_convolutional_model_gives_its_pooled_features(tmp_path: Path) -> None
     ResNetModel(config).eval().save_pretrained(tmp_path / "mine")
     spec = ModelSpec("huggingface", str(tmp_path / "mine"), preprocessing=DECLARED)
     assert prepare_model(spec).card.dimension == 16
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_an_onnx_model_for_one_number_of_pictures_is_refused(tmp_path: Path, batch: int) -> None:
+    save_onnx(tmp_path / "fixed.onnx", batch=batch)
+    spec = ModelSpec("onnx", str(tmp_path / "fixed.onnx"), preprocessing=DECLARED)
+    with pytest.raises(SetupError, match="any number of pictures"):
+        prepare_model(spec)
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("FLOAT16", True), ("DOUBLE", True), ("UINT8", False)])
+def test_an_onnx_model_gets_pixels_of_its_own_kind(tmp_path: Path, kind: str, taken: bool) -> None:
+    import onnx
+
+    model = onnx.load(onnx_model(tmp_path).weights)
+    model.graph.input[0].type.tensor_type.elem_type = getattr(onnx.TensorProto, kind)
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["floats"], to=1))
+    model.graph.node[1].input[0] = "floats"
+    path = tmp_path / "other.onnx"
+    onnx.save_model(model, path)
+    spec = ModelSpec("onnx", str(path), preprocessing=DECLARED)
+    if taken:
+        plain = forward(load_prepared(prepare_model(onnx_model(tmp_path))))
+        np.testing.assert_allclose(forward(load_prepared(prepare_model(spec))), plain, atol=0.01)
+    else:
+        with pytest.raises(SetupError, match=r"takes tensor\(uint8\): export it with .* floats"):
+            prepare_model(spec)

@@ -325,7 +325,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    assert "cannot be read: Is a directory" in refused(tmp_path)
+    assert "are a folder: give the path of a file" in refused(tmp_path)
 
 
 def test_weights_of_another_network_are_refused(network: nn.Module, tmp_path: Path) -> None:
@@ -368,3 +368,106 @@ def test_a_tampered_prepared_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(prepared.tensors[:-1] + bytes([prepared.tensors[-1] ^ 1]))
     with pytest.raises(SetupError, match=prepared.card.tensors_sha256):
         load_model(prepared.card, path)
+
+
+def test_a_head_may_have_the_name_that_other_libraries_give_it(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    state = {name: value for name, value in network.state_dict().items() if name[:3] != "fc."}
+    body = save_state(state, tmp_path / "body.pth")
+    tensors = prepare_model(ModelSpec("resnet18", str(body))).tensors
+    for head in ("head", "classifier", "last_linear"):
+        tuned = save_state({**state, f"{head}.weight": torch.ones(3, 512)}, tmp_path / "a.pth")
+        assert prepare_model(ModelSpec("resnet18", str(tuned))).tensors == tensors
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to_sparse(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_weights_that_are_no_plain_floats_are_refused(
+    network: nn.Module, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    state = network.state_dict()
+    state["conv1.weight"] = change(state["conv1.weight"])
+    message = refused(save_state(state, tmp_path / "mine.pth"))
+    assert "'conv1.weight' as torch." in message
+    assert "neither quantized nor sparse" in message
+
+
+def test_a_file_of_torch_may_be_called_safetensors(network: nn.Module, tmp_path: Path) -> None:
+    plain = save_state(network.state_dict(), tmp_path / "a.pth")
+    other = save_state(network.state_dict(), tmp_path / "a.safetensors")
+    one, two = (prepare_model(ModelSpec("resnet18", str(path))) for path in (plain, other))
+    assert one.tensors == two.tensors
+
+
+@pytest.mark.parametrize("weights", ["https://host/a.pth", "s3://bucket/a.pth", "file:///a.pth"])
+def test_weights_at_an_address_are_refused(weights: str) -> None:
+    with pytest.raises(SetupError, match=rf"{weights}' is an address: download the file"):
+        prepare_model(ModelSpec("resnet18", weights))
+
+
+_OWN = """
+import random, torch
+from torch import nn
+from embedstream_core.decode import Preprocessing
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = random.random()
+    def forward(self, pictures):
+        means = pictures.mean((2, 3))
+        return {output}
+def make():
+    return Own(), Preprocessing({preprocessing})
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "preprocessing", "message"),
+    [
+        ("means * self.factor", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "makes other vectors"),
+        ("means[:, :0]", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "not vectors of real numbers"),
+        ("means * 1j", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "not vectors of real numbers"),
+        ("means", "8, 8, 'magic', (0, 0, 0), (1, 1, 1)", "interpolation is one of .* not 'magic'"),
+        ("means", "8.0, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "whole numbers above 0"),
+        ("means", "8, 8, 'bilinear', 0.5, (1, 1, 1)", "mean is three numbers, not 0.5"),
+        ("means", "8, 8, 'bilinear', (0, 0, 0), (0, 1, 1)", "std is three numbers above 0"),
+        ("means", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1), 'zoom'", "crop_mode is one of"),
+    ],
+)
+def test_a_function_that_returns_nonsense_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    preprocessing: str,
+    message: str,
+) -> None:
+    (tmp_path / "own_nonsense.py").write_text(
+        _OWN.format(output=output, preprocessing=preprocessing)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_nonsense", raising=False)
+    with pytest.raises(SetupError, match=message):
+        prepare_model(ModelSpec("own_nonsense:make"))
+
+
+def test_a_module_without_values_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_lazy.py").write_text(
+        "from torch import nn\n"
+        "from embedstream_core.decode import Preprocessing\n"
+        "def make():\n"
+        "    own = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
+        "    return own, Preprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SetupError, match=r"'1\.weight' of the network is no tensor with values"):
+        prepare_model(ModelSpec("own_lazy:make"))

@@ -130,6 +130,12 @@ def test_any_other_kafka_option_reaches_spark_once(name: str, value: str) -> Non
     assert {key: found[key] for key in found if key.lower() == name.lower()} == {name: value}
 
 
+@pytest.mark.parametrize("value", ["banana", "15 m", "1.5h", ""])
+def test_the_delay_of_a_trigger_has_a_unit(value: str) -> None:
+    told = kafka_problem("maxTriggerDelay", value)
+    assert "the value of 'maxTriggerDelay' is a time with its unit, as 15m or 90s" in told
+
+
 @pytest.mark.parametrize("value", ["many", "1.5", "-1", ""])
 def test_the_number_of_an_option_is_whole(value: str) -> None:
     told = kafka_problem("minOffsetsPerTrigger", value)

@@ -49,6 +49,13 @@ SECRET = [
     "spark.ssl.keyPassword",
     "spark.ssl.keyStorePassword",
     "fs.azure.account.key.store.dfs.core.windows.net",
+    "kafka.basic.auth.user.info",
+    "spark.executorEnv.DB_PASS",
+    "spark.executorEnv.DB_PWD",
+    "spark.hadoop.dfs.adls.oauth2.credential",
+    "spark.hadoop.fs.b2.applicationKey",
+    "spark.redis.auth",
+    "spark.sql.catalog.main.header.Authorization",
     "sasl_plain_password",
     "ssl_password",
 ]
@@ -102,6 +109,10 @@ NOT_SECRET = [
     "spark.security.credentials.renewalRatio",
     "spark.sql.shuffle.partitions",
     "spark.ssl.keyStore",
+    "spark.executorEnv.GOOGLE_APPLICATION_CREDENTIALS",
+    "spark.hadoop.fs.s3a.session.token.duration",
+    "spark.kubernetes.container.image.pullSecrets",
+    "spark.sql.tokenizer",
 ]
 
 
@@ -132,6 +143,11 @@ def test_a_switch_is_no_secret() -> None:
         f"https://a.blob.core.windows.net/c?sv=1&sig={CANARY}",
         f"jdbc:postgresql://host/db?user=me&password={CANARY}",
         f"https://me:{CANARY}@proxy:3128",
+        f"jdbc:postgresql://me:{CANARY}@host/db",
+        f"jdbc:oracle:thin:me/{CANARY}@//host:1521/db",
+        f"https://one/maven,https://me:{CANARY}@two/maven",
+        f"-Daws.secretKey={CANARY}",
+        f"Authorization: Bearer {CANARY}{CANARY}",
         f"-----BEGIN PRIVATE KEY----- {CANARY} -----END PRIVATE KEY-----",
         f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{CANARY}",
     ],
@@ -154,6 +170,10 @@ def test_a_secret_is_known_by_its_value(value: str) -> None:
 )
 def test_what_looks_like_no_secret_is_none(value: str) -> None:
     assert not holds_secret("kafka.x", value)
+
+
+def test_a_pattern_of_secrets_is_none() -> None:
+    assert not holds_secret("spark.redaction.string.regex", "password=.*")
 
 
 def options(*names: str) -> list[str]:

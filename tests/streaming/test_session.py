@@ -124,3 +124,17 @@ def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatc
 def test_any_other_setting_is_as_it_was_given() -> None:
     given = {"spark.sql.shuffle.partitions": "7", "spark.driver.host": "me", "spark.x": "y"}
     assert settings("local[2]", given).items() >= given.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("spark.SQL.extensions", "spark.sql.extensions"),
+        ("spark.Jars", "spark.jars"),
+        ("spark.redaction.Regex", "spark.redaction.regex"),
+        ("spark.ui.showConsoleprogress", "spark.ui.showConsoleProgress"),
+    ],
+)
+def test_a_setting_in_another_case_is_refused(name: str, right: str) -> None:
+    with pytest.raises(SetupError, match=f"'{name}' .*; write {right}"):
+        settings("local[2,4]", {name: "x"})
