@@ -11,11 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from embedstream_core.boundary import attempt
 from embedstream_core.decode import (
-    DecodeLimits,
-    Fidelity,
     Picture,
     Pixels,
     Preprocessing,
@@ -27,27 +26,10 @@ from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
 from embedstream_core.quick_jpeg import render_quickly
 from embedstream_core.records import Embedding, Entry, Failure, Item, Outcome
+from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 from embedstream_core.watchdog import Watchdog
 
 __all__ = ["Pipeline", "PipelineLimits"]
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineLimits:
-    """What may be under way at once, so that memory is bounded whatever comes.
-
-    `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
-    a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
-    The timeouts are the watchdog's, for one image and one forward pass.
-    """
-
-    fetch_threads: int = 16
-    decode_threads: int = 1
-    rows: int = 256
-    bytes: int = 64 * 2**20
-    pixels: int = 100_000_000
-    decode_timeout_s: float = 30.0
-    forward_timeout_s: float = 300.0
 
 
 @dataclass(slots=True)
@@ -150,12 +132,12 @@ class Pipeline:
         self._known = known
         self._isolated = isolated
         self._watchdog = watchdog
-        self._decoding = _Gate(threads=self._limits.decode_threads, pixels=self._limits.pixels)
+        # On a worker of Spark, torch computes with the cores of a task.
+        self._decode_threads = self._limits.decode_threads or torch.get_num_threads()
+        self._decoding = _Gate(threads=self._decode_threads, pixels=self._limits.pixels)
         # Of their own: malloc keeps what was freed for the thread that asked for it, so that each
         # thread that ever decoded would hold a picture's memory.
-        self._decoders = ThreadPoolExecutor(
-            self._limits.decode_threads, thread_name_prefix="decode"
-        )
+        self._decoders = ThreadPoolExecutor(self._decode_threads, thread_name_prefix="decode")
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         """Featurize; a failure that comes in (a message that could not be read) passes through.
@@ -163,7 +145,7 @@ class Pipeline:
         Raises:
             SystemicError: no single item is to blame, the work so far is to be done again.
         """
-        threads = self._limits.fetch_threads + self._limits.decode_threads
+        threads = self._limits.fetch_threads + self._decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         under_way: _UnderWay = {}
         try:
