@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "DEFAULT_SCHEMES",
     "FORMATS",
-    "SAFE_SCHEMES",
     "Backend",
     "DecodeLimits",
     "Device",
@@ -41,8 +41,8 @@ Backend = Literal["torch", "compile", "openvino"]
 
 FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
 
-SAFE_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
-"""Those that need not be asked for by name."""
+DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
+"""The others have to be asked for by name."""
 
 _HOST_RULE = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 
@@ -152,7 +152,7 @@ class FetchPolicy:
     Raises SetupError for values that make no sense.
     """
 
-    schemes: tuple[str, ...] = SAFE_SCHEMES
+    schemes: tuple[str, ...] = DEFAULT_SCHEMES
     folders: tuple[Path, ...] = ()
     hosts: tuple[str, ...] = ()
     buckets: tuple[str, ...] = ()

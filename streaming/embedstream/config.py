@@ -30,8 +30,8 @@ from embedstream_core.errors import SetupError
 from embedstream_core.model_id import Precision
 from embedstream_core.preprocessing import CropMode, Interpolation, Preprocessing
 from embedstream_core.settings import (
+    DEFAULT_SCHEMES,
     FORMATS,
-    SAFE_SCHEMES,
     Backend,
     DecodeLimits,
     Device,
@@ -197,7 +197,7 @@ class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
     schemes: tuple[SchemeName, ...] = Field(
-        SAFE_SCHEMES,
+        DEFAULT_SCHEMES,
         description="The schemes that may be used; plain http is not. References that begin with "
         "`s3a://` or `s3n://` are read as `s3://` where these are named.",
     )
