@@ -23,9 +23,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from embedstream_core.decode import DecodeLimits, Fidelity, Pixels, open_image
-from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.decode import DecodeLimits, Pixels, open_image
+from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.quick_jpeg import render_quickly
+from embedstream_core.settings import Fidelity, Isolation
 from free import PREPROCESSING
 from images import jpegs
 from report import bars, print_table, write_result

@@ -29,8 +29,7 @@ import torch
 from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
-from embedstream.config import Config
-from embedstream.featurizer import Transport
+from embedstream.config import Config, Transport
 from embedstream.outcomes import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
 from embedstream_core.decode import DecodeLimits, Picture, open_image
 from embedstream_core.engine import Engine

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from embedstream_core.decode import Pixels, Preprocessing
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import FixedModule
+from embedstream_core.settings import Backend
 
 __all__ = [
     "BACKENDS",
-    "Backend",
     "Forward",
     "Placement",
     "Vectors",
     "fold_batch_norms",
     "obstacle",
 ]
-
-Backend = Literal["torch", "compile", "openvino"]
 
 Vectors = npt.NDArray[np.float32]
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +30,11 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.formats import OpenedImage, read_header
-from embedstream_core.preprocessing import CropMode, Interpolation, Preprocessing, scaled_and_cut
+from embedstream_core.preprocessing import Preprocessing, scaled_and_cut
+from embedstream_core.settings import DecodeLimits, Fidelity
 
 __all__ = [
-    "CropMode",
     "DecodeLimits",
-    "Fidelity",
-    "Interpolation",
     "OpenedImage",
     "Picture",
     "Pixels",
@@ -53,8 +50,6 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # It warns of large pictures too, which the limits here refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Fidelity = Literal["exact", "fast"]
-
 Pixels = npt.NDArray[np.uint8]
 """RGB, of shape (height, width, 3), or more of them of one size."""
 
@@ -64,9 +59,6 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-
-# Above this Pillow itself warns, and at twice this it refuses: a higher limit could not be kept.
-_PILLOW_MAX_PIXELS = 89_478_485
 
 # As EXIF's orientations are undone.
 _UPRIGHT = {
@@ -78,20 +70,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeLimits:
-    """What is refused before any pixel is decoded.
-
-    `max_scans` bounds the passes over a JPEG: encoders make about ten, and one of a few bytes costs
-    as much as one over the whole picture.
-    """
-
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = _PILLOW_MAX_PIXELS
-    max_scans: int = 100
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 import torch
 from torch import nn
 
-from embedstream_core.backends import (
-    BACKENDS,
-    Backend,
-    Forward,
-    Placement,
-    Vectors,
-    obstacle,
-)
+from embedstream_core.backends import BACKENDS, Forward, Placement, Vectors, obstacle
 from embedstream_core.decode import Pixels, Preprocessing
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.model_id import Precision
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import FixedModule
+from embedstream_core.settings import Backend, Device
 
 __all__ = [
-    "Backend",
-    "Device",
     "Engine",
     "choose_batch_size",
     "find_device",
 ]
-
-Device = Literal["auto", "cpu", "cuda"]
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16

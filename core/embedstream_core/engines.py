@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from embedstream_core.backends import Backend, obstacle
-from embedstream_core.engine import Device, Engine, find_device
+from embedstream_core.backends import obstacle
+from embedstream_core.engine import Engine, find_device
 from embedstream_core.prepared import ModelCard
 from embedstream_core.programs import is_fixed
+from embedstream_core.settings import EngineSettings
 from embedstream_core.weights import load_model
 
-__all__ = ["EngineSettings", "engine_of", "start_engine"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """What runs a model, as in the section `encoder` of a stream's configuration."""
-
-    device: Device = "auto"
-    backend: Backend = "torch"
-    batch_size: int | None = None
+__all__ = ["engine_of", "start_engine"]
 
 
 # What a folder is called is no part of the key: one model may be copied to several.

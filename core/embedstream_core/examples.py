@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from embedstream_core.decode import DecodeLimits, Fidelity, Pixels, Preprocessing, open_image
+from embedstream_core.decode import DecodeLimits, Pixels, Preprocessing, open_image
 from embedstream_core.errors import ItemError
 from embedstream_core.quick_jpeg import render_quickly
+from embedstream_core.settings import Fidelity
 
 __all__ = ["Example", "Pictures", "Source", "shuffled"]
 

@@ -18,16 +18,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from embedstream_core.architectures import explain
-from embedstream_core.decode import (
-    CropMode,
-    DecodeLimits,
-    Interpolation,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
+from embedstream_core.preprocessing import CropMode, Interpolation
 
 __all__ = ["PROCESSOR_FILES", "read_preprocessing"]
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from embedstream_core.decode import DecodeLimits, Fidelity, Picture, Preprocessing, open_image
+from embedstream_core.decode import Picture, Preprocessing, open_image
 from embedstream_core.quick_jpeg import render_quickly
+from embedstream_core.settings import DecodeLimits, Fidelity
 from embedstream_core.watchdog import Watchdog
 
 __all__ = ["InProcessDecoder"]

@@ -17,7 +17,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,29 +25,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from embedstream_core.boundary import attempt
-from embedstream_core.decode import (
-    DecodeLimits,
-    Fidelity,
-    Picture,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.decode import Picture, Preprocessing, open_image, render
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.records import Failure
+from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
 
-__all__ = ["IsolatedDecoder", "Isolation"]
+__all__ = ["IsolatedDecoder"]
 
 _LENGTH = struct.Struct(">Q")
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What one image may take: seconds, and bytes of memory beside what an idle child has."""
-
-    timeout_s: float = 30.0
-    memory_bytes: int = 2 * 2**30
 
 
 class IsolatedDecoder:

@@ -6,15 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from embedstream_core import inline_data
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.records import Item
+from embedstream_core.settings import MessageFormat
 
-__all__ = ["Message", "MessageFormat", "parse_message"]
-
-MessageFormat = Literal["auto", "image", "json"]
+__all__ = ["Message", "parse_message"]
 
 _JSON_WHITESPACE = b" \t\r\n"
 _UTF_8_MARK = b"\xef\xbb\xbf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from embedstream_core.errors import SetupError
 
@@ -13,7 +13,7 @@ __all__ = ["MLFLOW", "PRECISIONS", "ModelId", "Precision"]
 Precision = Literal["float32", "bfloat16"]
 """What a forward pass computes in."""
 
-PRECISIONS: Final[tuple[Precision, ...]] = ("float32", "bfloat16")
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MLFLOW = "mlflow"
 """What `encoder.name` and a `model_id` call MLflow's registry."""

@@ -11,37 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from embedstream_core.boundary import attempt
-from embedstream_core.decode import DecodeLimits, Fidelity, Picture, Preprocessing
+from embedstream_core.decode import Picture, Preprocessing
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Stage
 from embedstream_core.in_process import InProcessDecoder
 from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known
 from embedstream_core.records import Entry, Failure, Item, Outcome
+from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 from embedstream_core.steps import Found, PlainSteps, SharedSteps, Steps
 from embedstream_core.watchdog import Watchdog
 
 __all__ = ["Pipeline", "PipelineLimits"]
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineLimits:
-    """What may be under way at once, so that memory is bounded whatever comes.
-
-    `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
-    a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
-    The timeouts are the watchdog's, for one image and one forward pass.
-    """
-
-    fetch_threads: int = 16
-    decode_threads: int = 1
-    rows: int = 256
-    bytes: int = 64 * 2**20
-    pixels: int = 100_000_000
-    decode_timeout_s: float = 30.0
-    forward_timeout_s: float = 300.0
 
 
 @dataclass(slots=True)
@@ -118,6 +102,8 @@ class Pipeline:
         self._known = known
         self._isolated = isolated
         self._watchdog = watchdog
+        # On a worker of Spark, torch computes with the cores of a task.
+        self._decode_threads = self._limits.decode_threads or torch.get_num_threads()
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         """Featurize; a failure that comes in (a message that could not be read) passes through.
@@ -129,7 +115,7 @@ class Pipeline:
         steps: Steps = PlainSteps((self._isolated or here).decode, self._forward)
         if self._known is not None:
             steps = SharedSteps(steps, self._known)
-        threads = self._limits.fetch_threads + self._limits.decode_threads
+        threads = self._limits.fetch_threads + self._decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         try:
             yield from self._run(
@@ -199,7 +185,7 @@ class Pipeline:
             self._preprocessing,
             self._decode_limits,
             fidelity=self._fidelity,
-            threads=self._limits.decode_threads,
+            threads=self._decode_threads,
             pixels=self._limits.pixels,
             timeout_s=self._limits.decode_timeout_s,
             watchdog=self._watchdog,

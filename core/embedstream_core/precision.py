@@ -16,10 +16,11 @@ import numpy as np
 
 from embedstream_core.decode import Pixels
 from embedstream_core.engine import Engine
-from embedstream_core.engines import EngineSettings, start_engine
+from embedstream_core.engines import start_engine
 from embedstream_core.model_id import PRECISIONS, Precision
 from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.programs import is_fixed
+from embedstream_core.settings import EngineSettings
 
 __all__ = ["Timing", "in_precision", "time_precisions"]
 

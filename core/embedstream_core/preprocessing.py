@@ -16,7 +16,7 @@ _STORED_RIGHT_TO_LEFT = (2, 3, 7, 8)
 _STORED_BOTTOM_UP = (3, 4, 6, 7)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Preprocessing:
     """How an encoder wants its input: torchvision's Resize, CenterCrop and Normalize.
 

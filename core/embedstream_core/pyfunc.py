@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from pydantic import TypeAdapter
 
-from embedstream_core.engines import EngineSettings, engine_of
+from embedstream_core.engines import engine_of
 from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import Precision
-from embedstream_core.pipeline import Pipeline, PipelineLimits
+from embedstream_core.pipeline import Pipeline
 from embedstream_core.prepared import ModelCard, read_card, tensors_in
 from embedstream_core.records import Embedding, Item, Outcome
+from embedstream_core.settings import EngineSettings
 
 __all__ = ["ImageEncoder"]
 
@@ -56,8 +56,6 @@ class ImageEncoder:
             engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
             self.card.preprocessing,
             fetch=deny_references,
-            # On a worker of Spark, that is the cores of a task.
-            limits=PipelineLimits(decode_threads=torch.get_num_threads()),
         )
         (outcomes,) = pipeline.run([[Item("", content=_content(image)) for image in images]])
         return outcomes

@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import interpolate
 
 from embedstream_core.decode import (
-    Fidelity,
     OpenedImage,
     Picture,
     Pixels,
@@ -18,6 +17,7 @@ from embedstream_core.decode import (
     upright,
 )
 from embedstream_core.preprocessing import scaled_and_cut
+from embedstream_core.settings import Fidelity
 
 __all__ = ["render_quickly"]
 

@@ -9,8 +9,9 @@ from typing import Any, get_args
 from torch import nn
 
 from embedstream_core.architectures import Encoder, PublishedWeights, cut_nothing, imagenet_labels
-from embedstream_core.decode import CropMode, Interpolation, Preprocessing
+from embedstream_core.decode import Preprocessing
 from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.preprocessing import CropMode, Interpolation
 from embedstream_core.torchvision_encoders import download_file
 
 __all__ = ["find_timm_encoder"]

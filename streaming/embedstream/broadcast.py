@@ -17,8 +17,9 @@ from pyspark.sql import SparkSession
 from embedstream.config import EncoderConfig
 from embedstream_core.atomic_files import replace_file
 from embedstream_core.engine import Engine
-from embedstream_core.engines import EngineSettings, engine_of
+from embedstream_core.engines import engine_of
 from embedstream_core.precision import Timing, time_precisions
+from embedstream_core.settings import EngineSettings
 from embedstream_core.weights import ModelCard, PreparedModel
 
 __all__ = ["BroadcastModel", "broadcast_model", "is_connect", "session_key"]

@@ -13,17 +13,17 @@ from embedstream.claim import check_unclaimed
 from embedstream.config import Config
 from embedstream.delta_log import writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
-from embedstream.embedder import fetch_policy
 from embedstream.model import Choice, choose_precision, prepare
 from embedstream.parallelism import task_cores, tasks_at_once
 from embedstream.resume import Resumption, plan, refuse_loss
 from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
-from embedstream_core.backends import Backend, obstacle
+from embedstream_core.backends import obstacle
 from embedstream_core.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import is_fixed
+from embedstream_core.settings import Backend
 from embedstream_core.weights import PreparedModel
 
 __all__ = ["Finding", "Preflight"]
@@ -129,7 +129,8 @@ class Preflight:
         )
 
     def _references(self) -> str:
-        policy = fetch_policy(self.config.references, self.config.decode)
+        max_bytes = self.config.decode.max_image_bytes
+        policy = self.config.references.policy(max_bytes=max_bytes)
         for folder in policy.folders:
             if not folder.exists():
                 raise SetupError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -26,6 +27,23 @@ from embedstream.config_options import check_kafka_options, check_spark_options
 from embedstream.config_secrets import Options, Properties, TruthText, revealed
 from embedstream.locations import LocationError, absolute_location, local_folder, scheme_of
 from embedstream_core.errors import SetupError
+from embedstream_core.model_id import Precision
+from embedstream_core.preprocessing import CropMode, Interpolation, Preprocessing
+from embedstream_core.settings import (
+    DEFAULT_SCHEMES,
+    FORMATS,
+    Backend,
+    DecodeLimits,
+    Device,
+    EngineSettings,
+    FetchPolicy,
+    Fidelity,
+    ImageFormat,
+    Isolation,
+    MessageFormat,
+    PipelineLimits,
+    SchemeName,
+)
 
 __all__ = [
     "BatchConfig",
@@ -42,6 +60,7 @@ __all__ = [
     "Section",
     "SparkConfig",
     "TableConfig",
+    "Transport",
     "TriggerConfig",
     "absolute_location",
     "resolved_options",
@@ -87,6 +106,7 @@ def _in_utc(time: datetime) -> datetime:
     return moment
 
 
+Transport = Literal["pandas", "arrow"]
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_as_switch)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute_location)]
 LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(local_folder)]
@@ -165,7 +185,7 @@ class KafkaConfig(Section):
 class MessageConfig(Section):
     """What a message is."""
 
-    format: Literal["auto", "image", "json"] = Field(
+    format: MessageFormat = Field(
         "auto",
         description="`image`: the value is an image's bytes; `json`: an object with `uri`, or "
         "`data` in base64; `auto`: JSON where the value starts with `{`.",
@@ -176,8 +196,8 @@ class MessageConfig(Section):
 class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
-    schemes: tuple[Literal["file", "http", "https", "s3", "s3a", "s3n"], ...] = Field(
-        ("file", "https", "s3"),
+    schemes: tuple[SchemeName, ...] = Field(
+        DEFAULT_SCHEMES,
         description="The schemes that may be used; plain http is not. References that begin with "
         "`s3a://` or `s3n://` are read as `s3://` where these are named.",
     )
@@ -195,20 +215,36 @@ class ReferencesConfig(Section):
         description="Private networks that allowed hosts may resolve to, as `10.0.0.0/8`; "
         "otherwise only public addresses are connected to.",
     )
-    max_redirects: int = Field(0, ge=0, le=10, description="Redirects to follow.")
-    timeout_s: PositiveFloat = Field(10.0, description="Seconds for one whole fetch.")
-    attempts: PositiveInt = Field(3, description="Tries of a fetch that may succeed later.")
+    max_redirects: int = Field(
+        FetchPolicy.max_redirects, ge=0, le=10, description="Redirects to follow."
+    )
+    timeout_s: PositiveFloat = Field(
+        FetchPolicy.timeout_s, description="Seconds for one whole fetch."
+    )
+    attempts: PositiveInt = Field(
+        FetchPolicy.attempts, description="Tries of a fetch that may succeed later."
+    )
     outage_after: PositiveInt | None = Field(
-        20,
+        FetchPolicy.outage_after,
         description="So many references of a task in a row that fail for passing reasons are an "
         "outage: the micro-batch is tried again, in the end by a new start, and none of them "
         "becomes a failure. With null each does.",
     )
     connections_per_host: PositiveInt = Field(
-        8, description="The most connections of one task to one host."
+        FetchPolicy.connections_per_host,
+        description="The most connections of one task to one host.",
     )
     s3_endpoint: str | None = Field(None, description="The address of an S3-compatible store.")
     s3_region: str | None = Field(None, description="The region of the buckets.")
+
+    def policy(self, *, max_bytes: int) -> FetchPolicy:
+        """Return what may be fetched, images up to `max_bytes` each.
+
+        Raises:
+            SetupError: a host, a network or an address is not well formed.
+        """
+        given = {**dict(self), "folders": tuple(map(Path, self.folders))}
+        return FetchPolicy(**given, max_bytes=max_bytes)
 
 
 Channels = tuple[float, float, float]
@@ -222,13 +258,11 @@ class PreprocessingConfig(Section):
         description="The shorter side's length after scaling; `crop_mode` may say otherwise."
     )
     crop_px: PositiveInt = Field(description="The side of the square cut from the middle.")
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = Field(
-        "bilinear", description="How pixels are scaled."
-    )
+    interpolation: Interpolation = Field("bilinear", description="How pixels are scaled.")
     mean: Channels = Field(description="Taken off each channel, whose values are 0 to 1.")
     std: PositiveChannels = Field(description="What each channel is divided by then.")
-    crop_mode: Literal["center", "squash", "border"] = Field(
-        "center",
+    crop_mode: CropMode = Field(
+        Preprocessing.crop_mode,
         description="`center` scales the shorter side to `resize_px`; `squash` scales both sides "
         "to it, whatever the picture's shape; `border` the longer side, and fills up with `mean`.",
     )
@@ -269,25 +303,27 @@ class EncoderConfig(Section):
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-fA-F]{8,64}$", description="What the weights file must hash to."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto` is the task's GPU where it has one."
+    device: Device = Field(
+        EngineSettings.device, description="`auto` is the task's GPU where it has one."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", Precision] = Field(
         "auto",
         description="`auto` times both where the model runs, once for all workers, and takes "
         "bfloat16 where that gains; in a table that has rows of the model, it is theirs.",
     )
-    backend: Literal["torch", "compile", "openvino"] = Field(
-        "torch",
+    backend: Backend = Field(
+        EngineSettings.backend,
         description="What computes: `torch`; `compile`, which is torch.compile with a slow start; "
         "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is; programs of "
         "`export`, `onnx` and `keras` run as they are, in float32.",
     )
     timeout_s: PositiveFloat = Field(
-        300.0, description="Seconds for one forward pass; a worker that takes longer is ended."
+        PipelineLimits.forward_timeout_s,
+        description="Seconds for one forward pass; a worker that takes longer is ended.",
     )
     batch_size: PositiveInt | None = Field(
-        None, description="Pictures in a forward pass; by default 16 on a CPU, 128 on a GPU."
+        EngineSettings.batch_size,
+        description="Pictures in a forward pass; by default 16 on a CPU, 128 on a GPU.",
     )
 
 
@@ -295,46 +331,65 @@ class DecodeConfig(Section):
     """What is decoded, and how."""
 
     max_image_bytes: PositiveInt = Field(
-        32 * 2**20, description="Larger images are failures, before decoding."
+        DecodeLimits.max_bytes, description="Larger images are failures, before decoding."
     )
     max_image_pixels: int = Field(
-        89_478_485, gt=0, le=89_478_485, description="Larger images are failures, before decoding."
+        DecodeLimits.max_pixels,
+        gt=0,
+        le=DecodeLimits.max_pixels,
+        description="Larger images are failures, before decoding.",
     )
     max_scans: PositiveInt = Field(
-        100, description="Progressive JPEGs with more passes are failures, before decoding."
+        DecodeLimits.max_scans,
+        description="Progressive JPEGs with more passes are failures, before decoding.",
     )
-    formats: tuple[Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"], ...] = Field(
-        ("JPEG", "PNG", "WEBP", "GIF", "BMP"),
-        min_length=1,
-        description="The formats that are decoded.",
+    formats: tuple[ImageFormat, ...] = Field(
+        FORMATS, min_length=1, description="The formats that are decoded."
     )
     timeout_s: PositiveFloat = Field(
-        30.0,
+        Isolation.timeout_s,
         description="Seconds for decoding one image. A worker that takes longer is ended, and its "
         "task done again with each image in a process of its own, where only the image fails.",
     )
     isolated_memory_bytes: PositiveInt = Field(
-        2 * 2**30, description="Memory for decoding one image in a process of its own."
+        Isolation.memory_bytes,
+        description="Memory for decoding one image in a process of its own.",
     )
-    fidelity: Literal["exact", "fast"] = Field(
+    fidelity: Fidelity = Field(
         "exact",
         description="`fast` scales large JPEGs within the decoder; vectors move slightly.",
     )
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What is refused before any pixel is decoded."""
+        return DecodeLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            max_scans=self.max_scans,
+            formats=self.formats,
+        )
 
 
 class PipelineConfig(Section):
     """How much is under way at once in one task."""
 
-    fetch_threads: PositiveInt = Field(16, description="References fetched at once.")
-    decode_threads: PositiveInt | None = Field(
-        None, description="Images decoded at once; by default the task's cores."
+    fetch_threads: PositiveInt = Field(
+        PipelineLimits.fetch_threads, description="References fetched at once."
     )
-    read_ahead_rows: PositiveInt = Field(256, description="Messages read ahead of the model.")
+    decode_threads: PositiveInt | None = Field(
+        PipelineLimits.decode_threads,
+        description="Images decoded at once; by default the task's cores.",
+    )
+    read_ahead_rows: PositiveInt = Field(
+        PipelineLimits.rows, description="Messages read ahead of the model."
+    )
     read_ahead_bytes: PositiveInt = Field(
-        64 * 2**20, description="Bytes of messages read ahead of the model."
+        PipelineLimits.bytes, description="Bytes of messages read ahead of the model."
     )
     decoding_pixels: PositiveInt = Field(
-        100_000_000, description="Pixels of the images that are being decoded at once."
+        PipelineLimits.pixels,
+        description="Pixels of the images that are being decoded at once.",
     )
     arrow_batch_rows: PositiveInt = Field(
         256, description="The most messages in one Arrow batch between Spark and Python."
@@ -342,7 +397,7 @@ class PipelineConfig(Section):
     arrow_batch_bytes: PositiveInt = Field(
         32 * 2**20, description="The most bytes in one Arrow batch between Spark and Python."
     )
-    transport: Literal["pandas", "arrow"] = Field(
+    transport: Transport = Field(
         "pandas",
         description="How Python takes these batches: as `pandas` frames, or as they are, which is "
         "faster. The rows are the same.",

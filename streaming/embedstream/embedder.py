@@ -6,33 +6,26 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.broadcast import BroadcastModel, broadcast_model
-from embedstream.config import (
-    BatchConfig,
-    Config,
-    DecodeConfig,
-    EncoderConfig,
-    PipelineConfig,
-    ReferencesConfig,
-)
+from embedstream.config import BatchConfig, Config, EncoderConfig
 from embedstream.parallelism import task_cores
-from embedstream_core.decode import DecodeLimits, Fidelity
+from embedstream_core.decode import DecodeLimits
 from embedstream_core.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
-from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.isolated import IsolatedDecoder
 from embedstream_core.known import Known, open_known
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Entry, Outcome
+from embedstream_core.settings import Fidelity, Isolation
 from embedstream_core.watchdog import Watchdog
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Embedder", "build_embedder", "decode_limits", "fetch_policy"]
+__all__ = ["Embedder", "build_embedder"]
 
 # A task that failed by no item's fault ends after a pause; it doubles with each attempt.
 _PAUSE_S = 1.0
@@ -141,59 +134,20 @@ def build_embedder(
     decode, pipeline = bounds.decode, bounds.pipeline
     return Embedder(
         model=broadcast_model(spark, model, encoder),
-        fetch_policy=fetch_policy(bounds.references, decode),
-        decode_limits=decode_limits(decode),
+        fetch_policy=bounds.references.policy(max_bytes=decode.max_image_bytes),
+        decode_limits=decode.limits,
         fidelity=decode.fidelity,
-        pipeline_limits=_pipeline_limits(spark, encoder, decode, pipeline),
+        pipeline_limits=PipelineLimits(
+            fetch_threads=pipeline.fetch_threads,
+            decode_threads=pipeline.decode_threads or task_cores(spark),
+            rows=pipeline.read_ahead_rows,
+            bytes=pipeline.read_ahead_bytes,
+            pixels=pipeline.decoding_pixels,
+            decode_timeout_s=decode.timeout_s,
+            forward_timeout_s=encoder.timeout_s,
+        ),
         isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
-    )
-
-
-def decode_limits(decode: DecodeConfig) -> DecodeLimits:
-    """What is refused before any pixel is decoded."""
-    return DecodeLimits(
-        max_bytes=decode.max_image_bytes,
-        max_pixels=decode.max_image_pixels,
-        max_scans=decode.max_scans,
-        formats=decode.formats,
-    )
-
-
-def fetch_policy(references: ReferencesConfig, decode: DecodeConfig) -> FetchPolicy:
-    """What references may be fetched.
-
-    Raises:
-        SetupError: a host, a network or an address is not well formed.
-    """
-    return FetchPolicy(
-        schemes=references.schemes,
-        folders=tuple(map(Path, references.folders)),
-        hosts=references.hosts,
-        buckets=references.buckets,
-        networks=references.networks,
-        max_redirects=references.max_redirects,
-        max_bytes=decode.max_image_bytes,
-        timeout_s=references.timeout_s,
-        attempts=references.attempts,
-        outage_after=references.outage_after,
-        connections_per_host=references.connections_per_host,
-        s3_endpoint=references.s3_endpoint,
-        s3_region=references.s3_region,
-    )
-
-
-def _pipeline_limits(
-    spark: SparkSession, encoder: EncoderConfig, decode: DecodeConfig, pipeline: PipelineConfig
-) -> PipelineLimits:
-    return PipelineLimits(
-        fetch_threads=pipeline.fetch_threads,
-        decode_threads=pipeline.decode_threads or task_cores(spark),
-        rows=pipeline.read_ahead_rows,
-        bytes=pipeline.read_ahead_bytes,
-        pixels=pipeline.decoding_pixels,
-        decode_timeout_s=decode.timeout_s,
-        forward_timeout_s=encoder.timeout_s,
     )
 
 

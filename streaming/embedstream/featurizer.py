@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from embedstream.config import Transport
 from embedstream.counts import OutcomeCounts
 from embedstream.embedder import Embedder
 from embedstream.outcomes import (
@@ -22,12 +23,11 @@ from embedstream.outcomes import (
 )
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Stage
-from embedstream_core.message import Message, MessageFormat, parse_message
+from embedstream_core.message import Message, parse_message
 from embedstream_core.records import Entry
+from embedstream_core.settings import MessageFormat
 
-__all__ = ["OUTCOME_SCHEMA", "Featurizer", "Transport", "featurize_messages"]
-
-Transport = Literal["pandas", "arrow"]
+__all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize_messages"]
 
 _ITEM_COLUMNS = ["topic", "partition", "offset", "key", "value", "headers"]
 

@@ -31,19 +31,19 @@ from pyspark.sql.types import BinaryType, IntegralType, StringType
 
 from embedstream.broadcast import is_connect
 from embedstream.config import BatchConfig, EncoderConfig, PreprocessingConfig
-from embedstream.embedder import decode_limits
 from embedstream.locations import scheme_of
 from embedstream.model import prepare
 from embedstream.parallelism import task_cores, task_gpus, tasks_at_once
 from embedstream.storage import check_writable
 from embedstream.vectorizer import find_column
 from embedstream_core.atomic_files import replace_file
-from embedstream_core.decode import DecodeLimits, Fidelity
+from embedstream_core.decode import DecodeLimits
 from embedstream_core.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.examples import Pictures
 from embedstream_core.programs import PROGRAMS
 from embedstream_core.registered import is_registered
+from embedstream_core.settings import Fidelity
 from embedstream_core.training import (
     Epoch,
     TrainingSettings,
@@ -127,7 +127,7 @@ def finetune(
         card=model.card,
         classes=len(contents.labels),
         settings=chosen,
-        limits=decode_limits(decode),
+        limits=decode.limits,
         fidelity=decode.fidelity,
         threads=task_cores(df.sparkSession),
         on_gpu=on_gpu,

@@ -16,7 +16,6 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BinaryType, IntegerType, StringType, StructField, StructType
 
 from embedstream.config import BatchConfig
-from embedstream.embedder import decode_limits
 from embedstream.listing import Listing, binary_files, list_files
 from embedstream.outcomes import COLUMN_TYPE, error_struct
 from embedstream_core.boundary import attempt
@@ -62,7 +61,7 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
     Raises:
         SetupError: nothing is at the path, or it cannot be listed.
     """
-    limits = decode_limits((config or BatchConfig()).decode)
+    limits = (config or BatchConfig()).decode.limits
     listing = list_files(spark, path)
     if listing.hidden:
         _logger.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)

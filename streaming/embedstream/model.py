@@ -55,7 +55,7 @@ def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
         SetupError: as `prepare_model` does.
     """
     declared = config.preprocessing
-    preprocessing = Preprocessing(**declared.model_dump()) if declared else None
+    preprocessing = Preprocessing(**dict(declared)) if declared else None
     model = prepare_model(
         ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
     )

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from PIL import Image
 
 from embedstream.broker import topic_end_offsets
-from embedstream.config import DecodeConfig
 from embedstream_core.errors import SetupError
+from embedstream_core.settings import FORMATS
 
 __all__ = [
     "Delivery",
@@ -86,9 +86,8 @@ def _images_at(path: Path) -> list[Path]:
 
 def _image_suffixes() -> set[str]:
     """What files of the formats that are decoded end with, as Pillow knows them."""
-    formats = get_args(get_args(DecodeConfig.model_fields["formats"].annotation)[0])
     found = Image.registered_extensions().items()
-    return {suffix for suffix, format_ in found if format_ in formats}
+    return {suffix for suffix, format_ in found if format_ in FORMATS}
 
 
 def image_messages(

@@ -26,10 +26,11 @@ from embedstream_core.decode import DecodeLimits, Preprocessing
 from embedstream_core.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
-from embedstream_core.isolated import IsolatedDecoder, Isolation
-from embedstream_core.message import Message, MessageFormat, parse_message
+from embedstream_core.isolated import IsolatedDecoder
+from embedstream_core.message import Message, parse_message
 from embedstream_core.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.settings import Isolation, MessageFormat
 from pictures import encoded, mutated
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from embedstream_core.backends import BACKENDS, Backend, fold_batch_norms
+from embedstream_core.backends import BACKENDS, fold_batch_norms
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.model_id import Precision
+from embedstream_core.settings import Backend
 from embedstream_core.weights import ModelSpec, load_prepared, prepare_model
 from pictures import real_pictures
 

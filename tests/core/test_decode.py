@@ -13,17 +13,10 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from embedstream_core.decode import (
-    DecodeLimits,
-    Fidelity,
-    Interpolation,
-    Picture,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.decode import DecodeLimits, Picture, Pixels, Preprocessing, open_image, render
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.preprocessing import Interpolation
+from embedstream_core.settings import Fidelity
 from pictures import encoded, mutated, png_of, real_pictures
 
 SIDE = 8

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import small_models
-from embedstream_core.backends import Backend
 from embedstream_core.engine import Engine
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.model_id import Precision
 from embedstream_core.programs import is_fixed
+from embedstream_core.settings import Backend
 from embedstream_core.weights import (
     ModelSpec,
     PreparedModel,

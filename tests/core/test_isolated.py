@@ -16,7 +16,8 @@ from PIL import Image
 
 from embedstream_core.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.isolated import IsolatedDecoder
+from embedstream_core.settings import Isolation
 from pictures import real_pictures
 
 PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.message import Message, MessageFormat, parse_message
+from embedstream_core.message import Message, parse_message
 from embedstream_core.records import Item
+from embedstream_core.settings import MessageFormat
 
 POSITION = "images-0-7"
 IMAGE = b"\x89PNG\r\n\x1a\n\0\xff"

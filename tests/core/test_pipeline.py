@@ -69,7 +69,8 @@ def pipeline(
         engine,
         PREPROCESSING,
         fetch=fetch,
-        limits=limits,
+        # As many threads on every machine.
+        limits=limits or PipelineLimits(decode_threads=1),
         decode_limits=decode_limits,
         known=known,
     )
@@ -560,6 +561,23 @@ def test_threads_and_pixels_bound_the_decodes_at_once(
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
     assert max(len(together) for together in decoding.seen) == expected
+
+
+def test_by_default_as_many_are_decoded_at_once_as_torch_has_threads(
+    use_probes: Callable[[Decoding], None],
+) -> None:
+    decoding = Decoding(parties=3)
+    use_probes(decoding)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        by_default = pipeline(limits=PipelineLimits(), decode_limits=PROBE_LIMITS)
+        (outcomes,) = by_default.run([[probe(10, 10)] * 6])
+    finally:
+        torch.set_num_threads(before)
+
+    assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
+    assert max(len(together) for together in decoding.seen) == 3
 
 
 def test_a_picture_over_the_pixel_bound_is_decoded_alone(

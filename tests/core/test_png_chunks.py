@@ -14,7 +14,8 @@ from PIL import Image
 
 from embedstream_core.decode import DecodeLimits, Picture, Pixels, Preprocessing, open_image, render
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.isolated import IsolatedDecoder, Isolation
+from embedstream_core.isolated import IsolatedDecoder
+from embedstream_core.settings import Isolation
 from pictures import encoded, exif_orientation, png_chunk, png_of, real_pictures
 
 SIDE = 8

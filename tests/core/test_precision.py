@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from embedstream_core.decode import Preprocessing
-from embedstream_core.engines import EngineSettings
 from embedstream_core.errors import SystemicError
 from embedstream_core.model_id import ModelId, Precision
 from embedstream_core.precision import Timing, in_precision, time_precisions
+from embedstream_core.settings import EngineSettings
 from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))

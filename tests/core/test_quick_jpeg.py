@@ -12,17 +12,11 @@ from PIL import Image
 from torchvision import transforms
 
 from embedstream_core import quick_jpeg
-from embedstream_core.decode import (
-    DecodeLimits,
-    Fidelity,
-    Interpolation,
-    Picture,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.decode import DecodeLimits, Picture, Preprocessing, open_image, render
 from embedstream_core.errors import Code, ItemError
+from embedstream_core.preprocessing import Interpolation
 from embedstream_core.quick_jpeg import render_quickly
+from embedstream_core.settings import Fidelity
 from pictures import encoded, mutated, real_pictures
 
 BILINEAR = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -34,6 +34,13 @@ def test_the_tables_schema_needs_no_torch(module: str) -> None:
     assert "torch" not in modules
 
 
+def test_the_configuration_needs_neither_spark_nor_what_computes() -> None:
+    modules = imported("import embedstream.config")
+
+    assert "embedstream_core.settings" in modules
+    assert not modules & {"torch", "numpy", "PIL", "httpcore", "pyspark", "pandas"}
+
+
 def test_the_command_starts_without_spark_and_torch() -> None:
     modules = imported("import embedstream.cli")
 

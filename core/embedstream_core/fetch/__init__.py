@@ -18,9 +18,9 @@ from embedstream_core.fetch.file import FileSource
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Clock, Deadline
 from embedstream_core.fetch.outage import Outage
-from embedstream_core.fetch.policy import FetchPolicy
 from embedstream_core.fetch.references import check_form
 from embedstream_core.fetch.s3 import S3Source
+from embedstream_core.settings import FetchPolicy
 
 __all__ = [
     "SCHEMES",

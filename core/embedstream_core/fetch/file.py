@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.limits import Deadline, read_within
-from embedstream_core.fetch.policy import FetchPolicy
 from embedstream_core.fetch.references import split_reference
+from embedstream_core.settings import FetchPolicy
 
 __all__ = ["FileSource"]
 

@@ -19,8 +19,8 @@ from embedstream_core.errors import ItemError
 from embedstream_core.fetch import network, verdicts
 from embedstream_core.fetch.headers import check_encoding, parse_retry_after
 from embedstream_core.fetch.limits import Deadline, read_within
-from embedstream_core.fetch.policy import FetchPolicy
 from embedstream_core.fetch.references import check_form, split_reference
+from embedstream_core.settings import FetchPolicy
 
 __all__ = ["HttpSource"]
 

@@ -11,7 +11,7 @@ from embedstream_core.errors import EmbedstreamError, MissingExtra, SetupError, 
 from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.headers import check_encoding, parse_retry_after
 from embedstream_core.fetch.limits import Deadline, read_within
-from embedstream_core.fetch.policy import FetchPolicy
+from embedstream_core.settings import FetchPolicy
 
 __all__ = ["S3Source"]
 

@@ -1,19 +1,107 @@
-"""What may be fetched, and within which limits. An empty policy allows nothing."""
+"""What a user may set, with the choices and the defaults; imports neither torch nor Pillow.
+
+The sections of a stream's configuration take both from here, so that each is written once. The
+classes have no slots: a default is read as `FetchPolicy.timeout_s`.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from embedstream_core.errors import SetupError
-from embedstream_core.fetch.addresses import Network
 
-__all__ = ["FetchPolicy", "HostRule"]
+__all__ = [
+    "DEFAULT_SCHEMES",
+    "FORMATS",
+    "Backend",
+    "DecodeLimits",
+    "Device",
+    "EngineSettings",
+    "FetchPolicy",
+    "Fidelity",
+    "HostRule",
+    "ImageFormat",
+    "Isolation",
+    "MessageFormat",
+    "PipelineLimits",
+    "SchemeName",
+]
+
+MessageFormat = Literal["auto", "image", "json"]
+SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+Fidelity = Literal["exact", "fast"]
+Device = Literal["auto", "cpu", "cuda"]
+Backend = Literal["torch", "compile", "openvino"]
+
+FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+
+DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
+"""The others have to be asked for by name."""
 
 _HOST_RULE = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What is refused before any pixel is decoded.
+
+    `max_scans` bounds the passes over a JPEG: encoders make about ten, and one of a few bytes costs
+    as much as one over the whole picture.
+    """
+
+    max_bytes: int = 32 * 2**20
+    # Above this Pillow warns, and at twice this it refuses: a higher limit could not be kept.
+    max_pixels: int = 89_478_485
+    max_scans: int = 100
+    formats: tuple[str, ...] = FORMATS
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What one image may take in a process of its own.
+
+    `memory_bytes` is on top of what the idle process has.
+    """
+
+    timeout_s: float = 30.0
+    memory_bytes: int = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What runs a model, as in the section `encoder` of a stream's configuration.
+
+    `batch_size` is the number of pictures in a forward pass; None leaves it to the device.
+    """
+
+    device: Device = "auto"
+    backend: Backend = "torch"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class PipelineLimits:
+    """What may be under way at once, so that memory is bounded whatever comes.
+
+    `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
+    a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
+    `decode_threads` is None for as many as torch computes with. The timeouts are the watchdog's,
+    for one image and one forward pass.
+    """
+
+    fetch_threads: int = 16
+    decode_threads: int | None = None
+    rows: int = 256
+    bytes: int = 64 * 2**20
+    pixels: int = 100_000_000
+    decode_timeout_s: float = Isolation.timeout_s
+    forward_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +131,7 @@ class HostRule:
         return host.endswith(self.name[1:]) if self.name[0] == "*" else host == self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FetchPolicy:
     """What may be fetched: nothing, unless it is named here.
 
@@ -64,18 +152,18 @@ class FetchPolicy:
     Raises SetupError for values that make no sense.
     """
 
-    schemes: tuple[str, ...] = ("file", "https", "s3")
+    schemes: tuple[str, ...] = DEFAULT_SCHEMES
     folders: tuple[Path, ...] = ()
     hosts: tuple[str, ...] = ()
     buckets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     max_redirects: int = 0
-    max_bytes: int = 32 * 1024 * 1024
-    timeout_s: float = 30.0
+    max_bytes: int = DecodeLimits.max_bytes
+    timeout_s: float = 10.0
     attempts: int = 3
     backoff_s: float = 0.2
     outage_after: int | None = 20
-    connections_per_host: int = 16
+    connections_per_host: int = 8
     s3_endpoint: str | None = None
     s3_region: str | None = None
 
@@ -110,7 +198,7 @@ class FetchPolicy:
         return tuple(HostRule.parse(host) for host in self.hosts)
 
     @property
-    def private_networks(self) -> tuple[Network, ...]:
+    def private_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """`networks`, parsed."""
         try:
             return tuple(ip_network(network) for network in self.networks)
