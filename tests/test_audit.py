@@ -47,9 +47,11 @@ def database(monkeypatch: pytest.MonkeyPatch, known: dict[str, list[str]]) -> It
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setenv("OSV_URL", f"http://127.0.0.1:{server.server_port}/")
-        yield
-        server.shutdown()
-        thread.join()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_without_a_network_it_says_so_and_passes(
