@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-import torch
 from pyspark.sql import SparkSession
 
 from embedstream.checkpoint import Checkpoint
 from embedstream.claim import check_unclaimed
 from embedstream.config import Config, EncoderConfig, KafkaConfig, PipelineConfig
-from embedstream.delta_log import writers
+from embedstream.delta_log import Writer, writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.embedder import fetch_policy
 from embedstream.model import Choice, choose_precision, prepare
 from embedstream.parallelism import task_cores, tasks_at_once
-from embedstream.resume import Resumption, plan, refuse_loss
+from embedstream.resume import plan, refuse_loss
 from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
-from embedstream_core.backends import Backend, obstacle
+from embedstream_core.backends import obstacle
 from embedstream_core.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import is_fixed
@@ -44,19 +44,19 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a start needs. `table_rows` is None before the table is created, `resumption` where a
-    driver runs already."""
+    """What a start needs: `table_rows` is None before the table is created, and `writers` are those
+    of the table that the checkpoint was compared with."""
 
     model: PreparedModel
     topics: Topics
     table_rows: int | None
-    resumption: Resumption | None
+    writers: Mapping[str, Writer]
 
 
 def check_start(
     spark: SparkSession,
     config: Config,
-    report: Callable[[Finding], None],
+    report: Callable[[Finding], object],
     consent: Consent = Consent(),
     *,
     beside_a_driver: bool = False,
@@ -69,8 +69,8 @@ def check_start(
     `preparation` returns the model where its preparation has begun already.
     """
     checks = _Checks(report)
-    encoder, resumption = config.encoder, None
-    model = checks.run("encoder", lambda: _check_encoder(encoder, preparation))
+    encoder, known = config.encoder, None
+    model = checks.run("encoder", lambda: _check_encoder(preparation or partial(prepare, encoder)))
     checks.run("device", lambda: _check_device(spark, encoder, model))
     checks.run("workers", lambda: _check_workers(spark, config.pipeline))
     topics = checks.run("topics", lambda: _check_topics(spark, config.kafka))
@@ -78,13 +78,13 @@ def check_start(
     table = checks.run("table", lambda: _check_table(spark, config, model, consent))
     choice = checks.run("precision", lambda: _check_precision(spark, encoder, model, table))
     if not beside_a_driver:
-        resumption = checks.run(
+        known = checks.run(
             "checkpoint", lambda: _check_checkpoint(spark, config, consent, topics, table)
         )
         checks.run("driver", lambda: _Result(check_unclaimed(spark, config)))
     if checks.failed or choice is None or topics is None or table is None:
         return None
-    return Checked(choice.model, topics, table.rows, resumption)
+    return Checked(choice.model, topics, table.rows, known or {})
 
 
 class _Result(NamedTuple, Generic[_Value]):
@@ -97,7 +97,7 @@ class _Result(NamedTuple, Generic[_Value]):
 
 @dataclass(slots=True)
 class _Checks:
-    report: Callable[[Finding], None]
+    report: Callable[[Finding], object]
     failed: bool = False
 
     def run(self, subject: str, check: Callable[[], _Result[_Value]]) -> _Value | None:
@@ -118,11 +118,8 @@ class _Table:
     choice: Choice | None = None
 
 
-def _check_encoder(
-    config: EncoderConfig, preparation: Callable[[], PreparedModel] | None
-) -> _Result[PreparedModel]:
-    model = preparation() if preparation else prepare(config)
-    card, tensors = model
+def _check_encoder(preparation: Callable[[], PreparedModel]) -> _Result[PreparedModel]:
+    card, tensors = model = preparation()
     megabytes = len(tensors) / 1e6
     return _Result(
         f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}", model
@@ -136,9 +133,10 @@ def _check_device(
         device = find_device(config.device)
         # Of a model from a registry, only its card names the encoder.
         name = model.card.encoder if model else config.name
-        backend = _backend(config.backend, device, fixed=is_fixed(name))
+        reason = obstacle(config.backend, device, fixed=is_fixed(name))
+        used = f"torch, for {config.backend} cannot be used: {reason}" if reason else config.backend
         pictures = config.batch_size or choose_batch_size(device)
-        return _Result(f"{device.type}, {backend}, {pictures} pictures a forward pass")
+        return _Result(f"{device.type}, {used}, {pictures} pictures a forward pass")
     granted = spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
     if config.device == "cuda" and granted in ("", "0"):
         raise SetupError(
@@ -146,11 +144,6 @@ def _check_device(
             "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
         )
     return _Result(f"{config.device}; {granted or 0} GPUs an executor")
-
-
-def _backend(wanted: Backend, device: torch.device, *, fixed: bool) -> str:
-    reason = obstacle(wanted, device, fixed=fixed)
-    return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted
 
 
 def _check_workers(spark: SparkSession, config: PipelineConfig) -> _Result[None]:
@@ -232,7 +225,7 @@ def _check_checkpoint(
     consent: Consent,
     topics: Topics | None,
     table: _Table | None,
-) -> _Result[Resumption]:
+) -> _Result[Mapping[str, Writer]]:
     path = config.checkpoint
     checkpoint = Checkpoint(Folder(spark, path))
     done = len(checkpoint.committed)
@@ -253,13 +246,12 @@ def _check_checkpoint(
     known = writers(spark, config.table.path) if readable else None
     if problems := checkpoint_problems(checkpoint, known, table=config.table.path, thorough=False):
         raise SetupError("; ".join(problems))
-    resumption = None
+    detail = f"{done} micro-batches done" if done else "new"
     if readable and topics is not None:
         resumption = plan(spark, config, topics, adopt=consent.adopt)
         if not consent.loss and config.kafka.on_data_loss == "fail":
             refuse_loss(resumption)
-    if resumption and resumption.adopts:
-        detail = "new, goes on after the table's last messages"
-    else:
-        detail = f"{done} micro-batches done" if done else "new"
-    return _Result(f"{path}: {detail}", resumption)
+        known = resumption.writers
+        if resumption.adopts:
+            detail = "new, goes on after the table's last messages"
+    return _Result(f"{path}: {detail}", known)

@@ -30,12 +30,11 @@ from embedstream.spark_errors import describe_error
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
-    from embedstream.check import Consent, Finding
+    from embedstream.check import Checked, Consent, Finding
     from embedstream.chunks import ChunkReport
     from embedstream.claim import HeldClaim
     from embedstream.job import Until
     from embedstream.replay import Kind, Selection
-    from embedstream.resume import Resumption
     from embedstream_core.weights import PreparedModel
 
 __all__ = [
@@ -75,11 +74,8 @@ def examine_stream(config: Config) -> bool:
     with console.status("starting Spark"), session as spark:
         from embedstream.doctor import diagnose
 
-        passed = True
-        for finding in diagnose(spark, config):
-            _print_finding(finding)
-            passed = passed and finding.passed
-        return passed
+        # A list first: every finding is printed.
+        return all([*map(_print_finding, diagnose(spark, config))])
 
 
 def run_stream(
@@ -107,18 +103,15 @@ def run_stream(
         if stop.is_set():
             console.print("stopped before the stream was started")
             return Totals()
-        if checked is None or checked.resumption is None:
+        if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        return _run_checked(
-            spark, config, checked.model, checked.resumption, consent, stop, until=until
-        )
+        return _run_checked(spark, config, checked, consent, stop, until=until)
 
 
 def _run_checked(
     spark: SparkSession,
     config: Config,
-    model: PreparedModel,
-    resumption: Resumption,
+    checked: Checked,
     consent: Consent,
     stop: threading.Event,
     *,
@@ -133,15 +126,15 @@ def _run_checked(
     listener = ProgressListener(_print_batch, counts.take, margin)
     spark.streams.addListener(listener)
     with _explained(spark, config):
-        make_table(spark, config, model)
+        make_table(spark, config, checked.model)
         with claimed(spark, config) as claim:
             settled = settle(
-                spark, config, resumption, adopt=consent.adopt, accept_loss=consent.loss
+                spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
             )
             for loss in settled.lost:
                 console.print(f"lost: {loss}", markup=False)
             loads = _run_claimed(
-                spark, settled.config, model, stop, claim, until=until, counts=counts
+                spark, settled.config, checked.model, stop, claim, until=until, counts=counts
             )
     _await_listener(listener)
     _print_totals(listener.totals, config.table.path, model_loads=loads)
@@ -417,10 +410,12 @@ def _await_listener(listener: ProgressListener) -> None:
         time.sleep(0.02)
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> bool:
+    """Return whether the check passed."""
     mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
     console.print(f"{mark} [bold]{finding.subject:<11}[/] ", end="")
     console.print(finding.detail, markup=False)
+    return finding.passed
 
 
 def _print_batch(report: BatchReport) -> None:

@@ -21,9 +21,8 @@ def start(
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
     checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
     assert checked is not None
-    assert checked.resumption is not None
     make_table(spark, config, checked.model)
     with claimed(spark, config):
-        found = settle(spark, config, checked.resumption, adopt=adopt, accept_loss=accept_loss)
+        found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
         drain(spark, found.config)
     return list(found.lost)
