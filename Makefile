@@ -36,6 +36,7 @@ lint: setup
 	$(RUN)/ruff format --check
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/deptry core streaming
 	$(RUN)/python scripts/audit.py
 
 test: lint

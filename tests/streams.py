@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.broker import topic_end_offsets
-from embedstream.check import Preflight
+from embedstream.check import Consent, Finding, check_start
 from embedstream.config import Config, FilesConfig
 from embedstream.counts import OutcomeCounts
 from embedstream.job import Stream, start_stream
@@ -68,7 +68,8 @@ def drain(spark: SparkSession, config: Config, *, counts: OutcomeCounts | None =
 
 def refusal(spark: SparkSession, config: Config, subject: str, *, adopt: bool = False) -> str:
     """What one of the checks before a start says against a configuration."""
-    preflight = Preflight(spark, config, adopt=adopt)
-    findings = {finding.subject: finding for finding in preflight.findings()}
-    assert not findings[subject].passed, findings[subject].detail
-    return findings[subject].detail
+    findings: list[Finding] = []
+    check_start(spark, config, findings.append, Consent(adopt=adopt))
+    (found,) = (one for one in findings if one.subject == subject)
+    assert not found.passed, found.detail
+    return found.detail

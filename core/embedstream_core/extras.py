@@ -1,22 +1,23 @@
-"""Packages that only some encoders need."""
+"""Packages that only some features need."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from embedstream_core.errors import MissingExtra
 
 __all__ = ["require_extra"]
 
 
-def require_extra(module: str, *, extra: str) -> Any:
-    """Import a module that an extra brings, which is named like the encoder that needs it.
+@contextmanager
+def require_extra(extra: str, *, feature: str) -> Iterator[None]:
+    """Enclose the imports of packages that an extra brings.
 
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtra: one is not installed; the message names the feature that needs it.
     """
     try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise MissingExtra(feature=f"encoder '{extra}'", extra=extra) from None
+        yield
+    except ImportError as error:
+        raise MissingExtra(feature=feature, extra=extra) from error

@@ -47,7 +47,8 @@ def load_folder(path: Path) -> nn.Module:
         SetupError: it lacks weights that the model needs.
         MissingExtra: transformers is not installed.
     """
-    transformers = require_extra("transformers", extra="huggingface")
+    with require_extra("huggingface", feature="encoder 'huggingface'"):
+        import transformers
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -93,7 +93,8 @@ def _has_processor(folder: Path) -> bool:
 
 
 def _open_processor(folder: Path) -> Any:
-    transformers = require_extra("transformers", extra="huggingface")
+    with require_extra("huggingface", feature="encoder 'huggingface'"):
+        import transformers
     try:
         return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:

@@ -113,7 +113,9 @@ _ONNX_FLOATS = {
 class _Onnx(FixedModule):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.runtime = require_extra("onnxruntime", extra="onnx")
+        with require_extra("onnx", feature="encoder 'onnx'"):
+            import onnxruntime
+        self.runtime = onnxruntime
         self.content: bytes | None = path.read_bytes()
         self.session: Any = None
         self.output = ""
@@ -202,8 +204,11 @@ class _Keras(FixedModule):
 def _keras_on_torch() -> Any:
     backend = os.environ.setdefault("KERAS_BACKEND", "torch")
     # Before the import: of a backend that is not installed it fails.
-    keras = require_extra("keras", extra="keras") if backend == "torch" else None
-    if keras is None or (backend := keras.config.backend()) != "torch":
+    if backend == "torch":
+        with require_extra("keras", feature="encoder 'keras'"):
+            import keras
+        backend = keras.config.backend()
+    if backend != "torch":
         raise SetupError(
             f"Keras is set to run on '{backend}'; set KERAS_BACKEND=torch in the environment of "
             "the driver and of the workers"

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import SetupError
+from embedstream_core.extras import require_extra
 from embedstream_core.model_id import MLFLOW
 from embedstream_core.prepared import PreparedModel, read_prepared
 from embedstream_core.redaction import REDACTED, redacted_uri
@@ -27,7 +28,6 @@ __all__ = [
     "is_registered",
     "read_registered",
     "registered_uri",
-    "required_mlflow",
 ]
 
 REGISTRY = MLFLOW
@@ -82,7 +82,9 @@ def read_registered(uri: str) -> Registered:
     """
     if not any(form.fullmatch(uri) for form in (_ALIASED, _NUMBERED, _LOGGED, _IN_RUN)):
         raise SetupError(f"'{uri}' names no model in MLflow; encoder.weights is {_FORMS}")
-    mlflow = required_mlflow(f"encoder '{uri}'")
+    with require_extra("mlflow", feature=f"encoder '{uri}'"):
+        import mlflow.artifacts
+        import mlflow.models
     with tempfile.TemporaryDirectory() as folder:
         try:
             uri_of_one = _resolved(mlflow, uri)
@@ -91,20 +93,6 @@ def read_registered(uri: str) -> Registered:
             # Tracking servers and the stores behind them raise types of their own.
             raise _not_had(mlflow, uri, error) from error
         return Registered(_source(uri_of_one), _read(mlflow, uri, path))
-
-
-def required_mlflow(feature: str) -> Any:
-    """MLflow, with its parts.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import mlflow.artifacts
-        import mlflow.pyfunc
-    except ImportError:
-        raise MissingExtra(feature=feature, extra="mlflow") from None
-    return mlflow
 
 
 def _resolved(mlflow: Any, uri: str) -> str:

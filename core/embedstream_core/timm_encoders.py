@@ -10,7 +10,8 @@ from torch import nn
 
 from embedstream_core.architectures import Encoder, PublishedWeights, cut_nothing, imagenet_labels
 from embedstream_core.decode import Preprocessing
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import SetupError
+from embedstream_core.extras import require_extra
 from embedstream_core.preprocessing import CropMode, Interpolation
 from embedstream_core.torchvision_encoders import download_file
 
@@ -26,10 +27,8 @@ def find_timm_encoder(name: str) -> Encoder:
         SetupError: timm has none of that name; the message lists the nearest ones.
         MissingExtra: timm is not installed.
     """
-    try:
+    with require_extra("timm", feature=f"encoder '{name}'"):
         import timm
-    except ImportError:
-        raise MissingExtra(feature=f"encoder '{name}'", extra="timm") from None
     model_name = name.removeprefix("timm/")
     try:
         pretrained = timm.get_pretrained_cfg(model_name)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
-import torch
 from pyspark.sql import SparkSession
 
 from embedstream.checkpoint import Checkpoint
 from embedstream.claim import check_unclaimed
-from embedstream.config import Config
-from embedstream.delta_log import writers
+from embedstream.config import Config, EncoderConfig, KafkaConfig, PipelineConfig
+from embedstream.delta_log import Writer, writers
 from embedstream.doctor import Finding, checkpoint_problems, table_problems
 from embedstream.model import Choice, choose_precision, prepare
 from embedstream.parallelism import task_cores, tasks_at_once
-from embedstream.resume import Resumption, plan, refuse_loss
+from embedstream.resume import plan, refuse_loss
 from embedstream.sink import check_model, check_table
 from embedstream.source import TopicState, check_topics, messages_per_trigger
 from embedstream.storage import Folder, check_writable
@@ -23,194 +24,233 @@ from embedstream_core.backends import obstacle
 from embedstream_core.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.programs import is_fixed
-from embedstream_core.settings import Backend
 from embedstream_core.weights import PreparedModel
 
-__all__ = ["Finding", "Preflight"]
+__all__ = ["Checked", "Consent", "Finding", "check_start"]
+
+Topics = Mapping[str, TopicState]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a start may do because the user asked for it."""
+
+    model_change: bool = False
+    adopt: bool = False
+    loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a start needs: `table_rows` is None before the table is created, and `writers` are those
+    of the table that the checkpoint was compared with."""
+
+    model: PreparedModel
+    topics: Topics
+    table_rows: int | None
+    writers: Mapping[str, Writer]
+
+
+def check_start(
+    spark: SparkSession,
+    config: Config,
+    report: Callable[[Finding], object],
+    consent: Consent = Consent(),
+    *,
+    beside_a_driver: bool = False,
+    preparation: Callable[[], PreparedModel] | None = None,
+) -> Checked | None:
+    """Run every check and report each finding at once; return None where a check failed.
+
+    A later check runs although an earlier one failed; it gets None for what that did not find.
+    `beside_a_driver` leaves out the checks of what only the driver of the stream writes to.
+    `preparation` returns the model where its preparation has begun already.
+    """
+    checks = _Checks(report)
+    encoder, known = config.encoder, None
+    model = checks.run("encoder", lambda: _check_encoder(preparation or partial(prepare, encoder)))
+    checks.run("device", lambda: _check_device(spark, encoder, model))
+    checks.run("workers", lambda: _check_workers(spark, config.pipeline))
+    topics = checks.run("topics", lambda: _check_topics(spark, config.kafka))
+    checks.run("references", lambda: _check_references(config))
+    table = checks.run("table", lambda: _check_table(spark, config, model, consent))
+    choice = checks.run("precision", lambda: _check_precision(spark, encoder, model, table))
+    if not beside_a_driver:
+        known = checks.run(
+            "checkpoint", lambda: _check_checkpoint(spark, config, consent, topics, table)
+        )
+        checks.run("driver", lambda: _Result(check_unclaimed(spark, config)))
+    if checks.failed or choice is None or topics is None or table is None:
+        return None
+    return Checked(choice.model, topics, table.rows, known or {})
+
+
+class _Result(NamedTuple, Generic[_Value]):
+    """What a check says, and the value that later checks need, even of one that failed."""
+
+    detail: str
+    value: _Value | None = None
+    passed: bool = True
 
 
 @dataclass(slots=True)
-class Preflight:
-    """The checks of one configuration. `model`, `topics`, `table_rows` (None where there is no
-    table yet) and `resumption` are there once theirs passed. `prepare` gives the model where its
-    preparation has begun already."""
+class _Checks:
+    report: Callable[[Finding], object]
+    failed: bool = False
 
-    spark: SparkSession
-    config: Config
-    allow_model_change: bool = False
-    adopt: bool = False
-    accept_loss: bool = False
-    prepare: Callable[[], PreparedModel] | None = None
-    model: PreparedModel | None = field(default=None, init=False)
-    resumption: Resumption | None = field(default=None, init=False)
-    topics: Mapping[str, TopicState] | None = field(default=None, init=False)
-    table_rows: int | None = field(default=None, init=False)
-    choice: Choice | None = field(default=None, init=False)
+    def run(self, subject: str, check: Callable[[], _Result[_Value]]) -> _Value | None:
+        try:
+            detail, value, passed = check()
+        except SetupError as error:
+            detail, value, passed = str(error), None, False
+        self.failed = self.failed or not passed
+        self.report(Finding(subject, passed, detail))
+        return value
 
-    def findings(self, *, beside_a_driver: bool = False) -> Iterator[Finding]:
-        """Run every check, in order; a later one runs although an earlier one failed.
 
-        `beside_a_driver` leaves out those of what only the driver of the stream writes to.
-        """
-        for subject, check in self._checks(beside_a_driver).items():
-            try:
-                yield Finding(subject, passed=True, detail=check())
-            except SetupError as error:
-                yield Finding(subject, passed=False, detail=str(error))
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """`rows` and `choice` are None before the table is created, `choice` also without a model."""
 
-    def checked(self) -> tuple[PreparedModel, Resumption]:
-        """What a start needs, once all checks have passed."""
-        if self.model is None or self.resumption is None:
-            raise ValueError("the checks have not passed")
-        return self.model, self.resumption
+    rows: int | None
+    choice: Choice | None = None
 
-    def _checks(self, beside_a_driver: bool) -> dict[str, Callable[[], str]]:
-        checks = {
-            "encoder": self._encoder,
-            "device": self._device,
-            "workers": self._workers,
-            "topics": self._topics,
-            "references": self._references,
-            "table": self._table,
-            "precision": self._precision,
-        }
-        if beside_a_driver:
-            return checks
-        return {
-            **checks,
-            "checkpoint": self._checkpoint,
-            "driver": lambda: check_unclaimed(self.spark, self.config),
-        }
 
-    def _encoder(self) -> str:
-        self.model = self.prepare() if self.prepare else prepare(self.config.encoder)
-        card, tensors = self.model
-        megabytes = len(tensors) / 1e6
-        return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
+def _check_encoder(preparation: Callable[[], PreparedModel]) -> _Result[PreparedModel]:
+    card, tensors = model = preparation()
+    megabytes = len(tensors) / 1e6
+    return _Result(
+        f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}", model
+    )
 
-    def _device(self) -> str:
-        wanted = self.config.encoder.device
-        local = str(self.spark.sparkContext.master).startswith("local[")
-        if local:
-            device = find_device(wanted)
-            # Of a model from a registry, only its card tells the encoder.
-            name = self.model.card.encoder if self.model else self.config.encoder.name
-            backend = _backend(self.config.encoder.backend, device, fixed=is_fixed(name))
-            pictures = self.config.encoder.batch_size or choose_batch_size(device)
-            return f"{device.type}, {backend}, {pictures} pictures a forward pass"
-        granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
-        if wanted == "cuda" and granted in ("", "0"):
-            raise SetupError(
-                "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
-                "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
-            )
-        return f"{wanted}; {granted or 0} GPUs an executor"
 
-    def _workers(self) -> str:
-        if self.spark.conf.get("spark.python.worker.reuse", "true") != "true":
-            raise SetupError(
-                "spark.python.worker.reuse is false: every task would load the model again; "
-                "remove it from spark.options"
-            )
-        context, pipeline = self.spark.sparkContext, self.config.pipeline
-        return (
-            f"{context.master}: {tasks_at_once(self.spark)} tasks at once, torch threads in each: "
-            f"{task_cores(self.spark)}; Arrow batches to {pipeline.arrow_batch_rows} rows or "
-            f"{pipeline.arrow_batch_bytes / 2**20:g} MiB, read ahead to {pipeline.read_ahead_rows} "
-            f"rows or {pipeline.read_ahead_bytes / 2**20:g} MiB"
+def _check_device(
+    spark: SparkSession, config: EncoderConfig, model: PreparedModel | None
+) -> _Result[None]:
+    if str(spark.sparkContext.master).startswith("local["):
+        device = find_device(config.device)
+        # Of a model from a registry, only its card names the encoder.
+        name = model.card.encoder if model else config.name
+        reason = obstacle(config.backend, device, fixed=is_fixed(name))
+        used = f"torch, for {config.backend} cannot be used: {reason}" if reason else config.backend
+        pictures = config.batch_size or choose_batch_size(device)
+        return _Result(f"{device.type}, {used}, {pictures} pictures a forward pass")
+    granted = spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
+    if config.device == "cuda" and granted in ("", "0"):
+        raise SetupError(
+            "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
+            "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
         )
+    return _Result(f"{config.device}; {granted or 0} GPUs an executor")
 
-    def _topics(self) -> str:
-        self.topics = topics = check_topics(self.spark, self.config.kafka)
-        named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
-        most = messages_per_trigger(self.spark, self.config.kafka)
-        return (
-            f"{self.config.kafka.bootstrap_servers}: {named}; up to {most} messages a micro-batch"
+
+def _check_workers(spark: SparkSession, config: PipelineConfig) -> _Result[None]:
+    if spark.conf.get("spark.python.worker.reuse", "true") != "true":
+        raise SetupError(
+            "spark.python.worker.reuse is false: every task would load the model again; "
+            "remove it from spark.options"
         )
+    return _Result(
+        f"{spark.sparkContext.master}: {tasks_at_once(spark)} tasks at once, torch threads in "
+        f"each: {task_cores(spark)}; Arrow batches to {config.arrow_batch_rows} rows or "
+        f"{config.arrow_batch_bytes / 2**20:g} MiB, read ahead to {config.read_ahead_rows} rows or "
+        f"{config.read_ahead_bytes / 2**20:g} MiB"
+    )
 
-    def _references(self) -> str:
-        max_bytes = self.config.decode.max_image_bytes
-        policy = self.config.references.policy(max_bytes=max_bytes)
-        for folder in policy.folders:
-            if not folder.exists():
-                raise SetupError(
-                    f"references.folders names '{folder}', which is no folder here; create it, or "
-                    "take it off the list"
-                )
-        allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
-        return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
 
-    def _table(self) -> str:
-        path = self.config.table.path
-        folder = Folder(self.spark, path)
-        if problems := table_problems(folder, thorough=False):
-            raise SetupError("; ".join(problems))
-        check_writable("table.path", path)
-        self.table_rows = check_table(self.spark, path)
-        if self.table_rows is None:
-            if folder.sizes().keys() - {"_delta_log"} or folder.folder("_delta_log").sizes():
-                raise SetupError(
-                    f"table.path '{path}' holds files that are no Delta table; choose a path of "
-                    "its own for the table"
-                )
-            return f"{path}: will be created"
-        if self.model:
-            self._choose(self.model, table=path)
-        if self.model and not self.allow_model_change:
-            remedy = (
-                "choose another table and checkpoint, or go on with --allow-model-change "
-                "(model_id tells the rows apart)"
-            )
-            check_model(self.spark, path, self.model.card.model_id, remedy=remedy)
-        return f"{path}: {self.table_rows} rows"
+def _check_topics(spark: SparkSession, config: KafkaConfig) -> _Result[Topics]:
+    topics = check_topics(spark, config)
+    named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
+    most = messages_per_trigger(spark, config)
+    return _Result(
+        f"{config.bootstrap_servers}: {named}; up to {most} messages a micro-batch", topics
+    )
 
-    def _precision(self) -> str:
-        if self.model is None:
-            raise SetupError("not chosen, because there is no encoder")
-        choice = self.choice or self._choose(self.model)
-        return f"{choice.precision}, {choice.reason}"
 
-    def _choose(self, model: PreparedModel, *, table: str | None = None) -> Choice:
-        self.choice = choose_precision(self.spark, model, self.config.encoder, table=table)
-        self.model = self.choice.model
-        return self.choice
-
-    def _checkpoint(self) -> str:
-        path = self.config.checkpoint
-        checkpoint = Checkpoint(Folder(self.spark, path))
-        done = len(checkpoint.committed)
-        if done and self.table_rows is None:
+def _check_references(config: Config) -> _Result[None]:
+    policy = config.references.policy(max_bytes=config.decode.max_image_bytes)
+    for folder in policy.folders:
+        if not folder.exists():
             raise SetupError(
-                f"the checkpoint '{path}' has finished {done} micro-batches, but there is no "
-                f"table at '{self.config.table.path}': their rows would be missing; bring the "
-                "table back, or start anew with another checkpoint"
+                f"references.folders names '{folder}', which is no folder here; create it, or "
+                "take it off the list"
             )
-        if self.table_rows and not checkpoint.planned and not self.adopt:
+    allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
+    return _Result(f"allowed: {', '.join(allowed)}" if allowed else "none allowed")
+
+
+def _check_table(
+    spark: SparkSession, config: Config, model: PreparedModel | None, consent: Consent
+) -> _Result[_Table]:
+    path = config.table.path
+    folder = Folder(spark, path)
+    if problems := table_problems(folder, thorough=False):
+        raise SetupError("; ".join(problems))
+    check_writable("table.path", path)
+    rows = check_table(spark, path)
+    if rows is None:
+        if folder.sizes().keys() - {"_delta_log"} or folder.folder("_delta_log").sizes():
             raise SetupError(
-                f"the table has {self.table_rows} rows, but there is no checkpoint at '{path}': "
-                "its messages would be read again; bring the checkpoint back, go on after the "
-                "table's last messages with --adopt, or choose another table"
+                f"table.path '{path}' holds files that are no Delta table; choose a path of "
+                "its own for the table"
             )
-        check_writable("checkpoint", path)
-        return f"{path}: {self._resumed(checkpoint)}"
-
-    def _resumed(self, checkpoint: Checkpoint) -> str:
-        """Where the stream goes on; without the topics' state that is not known."""
-        table = self.config.table.path
-        readable = not table_problems(Folder(self.spark, table), thorough=False)
-        known = writers(self.spark, table) if readable else None
-        if problems := checkpoint_problems(checkpoint, known, table=table, thorough=False):
-            raise SetupError("; ".join(problems))
-        done = len(checkpoint.committed)
-        if readable and self.topics is not None:
-            self.resumption = plan(self.spark, self.config, self.topics, adopt=self.adopt)
-            if not self.accept_loss and self.config.kafka.on_data_loss == "fail":
-                refuse_loss(self.resumption)
-            if self.resumption.adopts:
-                return "new, goes on after the table's last messages"
-        return f"{done} micro-batches done" if done else "new"
+        return _Result(f"{path}: will be created", _Table(None))
+    choice = choose_precision(spark, model, config.encoder, table=path) if model else None
+    if choice and not consent.model_change:
+        remedy = (
+            "choose another table and checkpoint, or go on with --allow-model-change "
+            "(model_id tells the rows apart)"
+        )
+        try:
+            check_model(spark, path, choice.model.card.model_id, remedy=remedy)
+        except SetupError as error:
+            return _Result(str(error), _Table(rows, choice), passed=False)
+    return _Result(f"{path}: {rows} rows", _Table(rows, choice))
 
 
-def _backend(wanted: Backend, device: torch.device, *, fixed: bool) -> str:
-    reason = obstacle(wanted, device, fixed=fixed)
-    return f"torch, for {wanted} cannot be used: {reason}" if reason else wanted
+def _check_precision(
+    spark: SparkSession, config: EncoderConfig, model: PreparedModel | None, table: _Table | None
+) -> _Result[Choice]:
+    if model is None:
+        raise SetupError("not chosen, because there is no encoder")
+    choice = (table and table.choice) or choose_precision(spark, model, config)
+    return _Result(f"{choice.precision}, {choice.reason}", choice)
+
+
+def _check_checkpoint(
+    spark: SparkSession,
+    config: Config,
+    consent: Consent,
+    topics: Topics | None,
+    table: _Table | None,
+) -> _Result[Mapping[str, Writer]]:
+    path = config.checkpoint
+    checkpoint = Checkpoint(Folder(spark, path))
+    done = len(checkpoint.committed)
+    if done and table and table.rows is None:
+        raise SetupError(
+            f"the checkpoint '{path}' has finished {done} micro-batches, but there is no "
+            f"table at '{config.table.path}': their rows would be missing; bring the "
+            "table back, or start over with another checkpoint"
+        )
+    if table and table.rows and not checkpoint.planned and not consent.adopt:
+        raise SetupError(
+            f"the table has {table.rows} rows, but there is no checkpoint at '{path}': "
+            "its messages would be read again; bring the checkpoint back, go on after the "
+            "table's last messages with --adopt, or choose another table"
+        )
+    check_writable("checkpoint", path)
+    readable = not table_problems(Folder(spark, config.table.path), thorough=False)
+    known = writers(spark, config.table.path) if readable else None
+    if problems := checkpoint_problems(checkpoint, known, table=config.table.path, thorough=False):
+        raise SetupError("; ".join(problems))
+    detail = f"{done} micro-batches done" if done else "new"
+    if readable and topics is not None:
+        resumption = plan(spark, config, topics, adopt=consent.adopt)
+        if not consent.loss and config.kafka.on_data_loss == "fail":
+            refuse_loss(resumption)
+        known = resumption.writers
+        if resumption.adopts:
+            detail = "new, goes on after the table's last messages"
+    return _Result(f"{path}: {detail}", known)

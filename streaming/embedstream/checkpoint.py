@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from embedstream.storage import Folder, UnreadableFile
+from embedstream_core.errors import EmbedstreamError
 
 __all__ = ["Checkpoint", "Offsets", "Unparsable"]
 
@@ -18,7 +19,7 @@ Offsets = dict[str, dict[int, int]]
 _COMMIT = 'v1\n{"nextBatchWatermarkMs":0}'
 
 
-class Unparsable(Exception):
+class Unparsable(EmbedstreamError):
     """A file is there, but is not what Spark writes; the message says how."""
 
 

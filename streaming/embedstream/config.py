@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from embedstream.config_options import check_kafka_options, check_spark_options
 from embedstream.config_secrets import Options, Properties, TruthText, revealed
@@ -552,5 +551,5 @@ def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr
         raise ConfigError("\n".join(map(_explain_option, problems))) from None
 
 
-def _explain_option(problem: ErrorDetails) -> str:
+def _explain_option(problem: Mapping[str, Any]) -> str:
     return ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])

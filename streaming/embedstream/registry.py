@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from embedstream.config import EncoderConfig
 from embedstream.model import prepare
+from embedstream_core.extras import require_extra
 from embedstream_core.prepared import ModelCard, save_prepared
 from embedstream_core.programs import PROGRAMS
-from embedstream_core.registered import DATA_FOLDER, LOADER_MODULE, required_mlflow
+from embedstream_core.registered import DATA_FOLDER, LOADER_MODULE
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -43,7 +44,8 @@ def log_encoder(
         SetupError: the encoder, its weights or a setting is wrong; nothing was written.
         MissingExtra: MLflow is not installed.
     """
-    mlflow = required_mlflow("log_encoder")
+    with require_extra("mlflow", feature="log_encoder"):
+        import mlflow.pyfunc
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     model = prepare(settings)
     with tempfile.TemporaryDirectory() as scratch:

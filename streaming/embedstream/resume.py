@@ -84,17 +84,23 @@ def refuse_loss(resumption: Resumption) -> None:
 
 
 def settle(
-    spark: SparkSession, config: Config, checked: Resumption, *, adopt: bool, accept_loss: bool
+    spark: SparkSession,
+    config: Config,
+    known: Mapping[str, Writer],
+    *,
+    adopt: bool,
+    accept_loss: bool,
 ) -> Resumption:
     """Plan once more, now that no other driver can interfere, and write what the start needs.
 
-    That is: the ids of the topics, beside checkpoint and table; and accepted losses.
+    That is: the ids of the topics, in the folders of checkpoint and table; and accepted losses.
+    `known` are the table's writers as the checks saw them.
 
     Raises:
         SetupError: another driver wrote to the table since the checks, or Kafka deleted more.
     """
     found = plan(spark, config, check_topics(spark, config.kafka), adopt=adopt)
-    if found.writers != checked.writers:
+    if found.writers != known:
         raise SetupError(
             f"another driver wrote to the table '{config.table.path}' while this one started; if "
             "it has ended, start again"

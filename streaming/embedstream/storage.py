@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from embedstream.java_errors import causes, root_cause
 from embedstream.locations import local_path, scheme_of
 from embedstream_core.atomic_files import open_draft, replace_file
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile", "check_writable", "disk_trouble"]
 
@@ -54,7 +54,7 @@ _WHERE_TO_FIND_IT: Mapping[str, str] = {
 _GOES_ON = "the stream goes on where it stopped, without a row lost or doubled"
 
 
-class UnreadableFile(Exception):
+class UnreadableFile(EmbedstreamError):
     """The file system gives no text for a file that is there; the message says why."""
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from embedstream.spark_errors import describe_error
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
-    from embedstream.check import Finding, Preflight
+    from embedstream.check import Checked, Consent, Finding
     from embedstream.chunks import ChunkReport
     from embedstream.claim import HeldClaim
     from embedstream.job import Until
@@ -63,9 +63,9 @@ class StreamFailed(EmbedstreamError):
 def check_stream(config: Config) -> bool:
     """Run every check and print what it found; whether all passed."""
     with _session(config) as (spark, prepare):
-        from embedstream.check import Preflight
+        from embedstream.check import check_start
 
-        return _print_findings(Preflight(spark, config, prepare=prepare).findings())
+        return check_start(spark, config, _print_finding, preparation=prepare) is not None
 
 
 def examine_stream(config: Config) -> bool:
@@ -74,7 +74,8 @@ def examine_stream(config: Config) -> bool:
     with console.status("starting Spark"), session as spark:
         from embedstream.doctor import diagnose
 
-        return _print_findings(diagnose(spark, config))
+        # A list first: every finding is printed.
+        return all([*map(_print_finding, diagnose(spark, config))])
 
 
 def run_stream(
@@ -94,42 +95,46 @@ def run_stream(
     """
     lasting = until == "stopped"
     with _session(config, lasting=lasting) as (spark, prepare), _stop_signals() as stop:
-        from embedstream.check import Preflight
+        from embedstream.check import Consent, check_start
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
-        preflight = Preflight(
-            spark, config, allow_model_change, adopt, accept_loss, prepare=prepare
-        )
-        passed = _print_findings(preflight.findings())
+        consent = Consent(model_change=allow_model_change, adopt=adopt, loss=accept_loss)
+        checked = check_start(spark, config, _print_finding, consent, preparation=prepare)
         if stop.is_set():
             console.print("stopped before the stream was started")
             return Totals()
-        if not passed:
-            raise SetupError("the stream was not started: mend what is marked above")
-        return _run_checked(preflight, stop, until=until)
+        if checked is None:
+            raise SetupError("the stream was not started: fix the failed checks above")
+        return _run_checked(spark, config, checked, consent, stop, until=until)
 
 
-def _run_checked(preflight: Preflight, stop: threading.Event, *, until: Until) -> Totals:
+def _run_checked(
+    spark: SparkSession,
+    config: Config,
+    checked: Checked,
+    consent: Consent,
+    stop: threading.Event,
+    *,
+    until: Until,
+) -> Totals:
     from embedstream.claim import claimed
     from embedstream.job import make_table
     from embedstream.resume import settle
 
-    spark, config = preflight.spark, preflight.config
-    model, resumption = preflight.checked()
     margin = Margin(lambda: check_topics(spark, config.kafka))
     counts = OutcomeCounts.start(spark)
     listener = ProgressListener(_print_batch, counts.take, margin)
     spark.streams.addListener(listener)
     with _explained(spark, config):
-        make_table(spark, config, model)
+        make_table(spark, config, checked.model)
         with claimed(spark, config) as claim:
             settled = settle(
-                spark, config, resumption, adopt=preflight.adopt, accept_loss=preflight.accept_loss
+                spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
             )
             for loss in settled.lost:
                 console.print(f"lost: {loss}", markup=False)
             loads = _run_claimed(
-                spark, settled.config, model, stop, claim, until=until, counts=counts
+                spark, settled.config, checked.model, stop, claim, until=until, counts=counts
             )
     _await_listener(listener)
     _print_totals(listener.totals, config.table.path, model_loads=loads)
@@ -214,20 +219,27 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
         StreamFailed: it ended by an error, or a disk is full or cannot be written.
     """
     with _session(config) as (spark, prepare), _stop_signals() as stop:
-        from embedstream.check import Preflight
+        from embedstream.check import Consent, check_start
         from embedstream.claim import table_claimed
         from embedstream.replay import Replay
 
-        preflight = Preflight(spark, config, allow_model_change=kind == "backfill", prepare=prepare)
-        passed = _print_findings(preflight.findings(beside_a_driver=True))
-        model, topics = preflight.model, preflight.topics
-        if not passed or model is None or topics is None:
-            raise SetupError(f"the {kind} was not started: mend what is marked above")
-        if preflight.table_rows is None:
+        checked = check_start(
+            spark,
+            config,
+            _print_finding,
+            Consent(model_change=kind == "backfill"),
+            beside_a_driver=True,
+            preparation=prepare,
+        )
+        if checked is None:
+            raise SetupError(f"the {kind} was not started: fix the failed checks above")
+        if checked.table_rows is None:
             raise SetupError(f"there is no table at '{config.table.path}' yet")
         claim = table_claimed(spark, config.table.path, checkpoint=config.checkpoint)
         with chunks_explained(config), claim:
-            replay = Replay(spark, config, model, topics, kind=kind, selection=selection)
+            replay = Replay(
+                spark, config, checked.model, checked.topics, kind=kind, selection=selection
+            )
             plan = replay.plan(chunk_rows=chunk_rows)
             if plan.gone:
                 console.print(
@@ -398,14 +410,12 @@ def _await_listener(listener: ProgressListener) -> None:
         time.sleep(0.02)
 
 
-def _print_findings(findings: Iterable[Finding]) -> bool:
-    passed = True
-    for finding in findings:
-        mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
-        console.print(f"{mark} [bold]{finding.subject:<11}[/] ", end="")
-        console.print(finding.detail, markup=False)
-        passed = passed and finding.passed
-    return passed
+def _print_finding(finding: Finding) -> bool:
+    """Return whether the check passed."""
+    mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
+    console.print(f"{mark} [bold]{finding.subject:<11}[/] ", end="")
+    console.print(finding.detail, markup=False)
+    return finding.passed
 
 
 def _print_batch(report: BatchReport) -> None:

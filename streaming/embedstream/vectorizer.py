@@ -238,7 +238,7 @@ def _reader(kind: pa.DataType) -> Callable[[Any], Entry]:
         return lambda uri: Item("", uri=uri)
     if pa.types.is_struct(kind) and kind.get_field_index("nChannels") >= 0:
         return _from_image_struct
-    raise TypeError(f"the column is of type {kind}; images are {IMAGES_ARE}")
+    raise SetupError(f"the column is of type {kind}; images are {IMAGES_ARE}")
 
 
 def _from_image_struct(image: Mapping[str, Any]) -> Entry:

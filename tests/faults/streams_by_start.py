@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from embedstream.check import Preflight
+from embedstream.check import Consent, check_start
 from embedstream.claim import claimed
 from embedstream.config import Config
 from embedstream.data_loss import LostRange
@@ -19,11 +19,10 @@ def start(
     spark: SparkSession, config: Config, *, adopt: bool = False, accept_loss: bool = False
 ) -> list[LostRange]:
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
-    preflight = Preflight(spark, config, adopt=adopt, accept_loss=accept_loss)
-    assert [one for one in preflight.findings() if not one.passed] == []
-    model, resumption = preflight.checked()
-    make_table(spark, config, model)
+    checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
+    assert checked is not None
+    make_table(spark, config, checked.model)
     with claimed(spark, config):
-        found = settle(spark, config, resumption, adopt=adopt, accept_loss=accept_loss)
+        found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
         drain(spark, found.config)
     return list(found.lost)

@@ -19,6 +19,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from embedstream.broker import Broker, create_topic
+from embedstream.check import Finding, check_start
 from embedstream.config import Config
 from embedstream.doctor import diagnose
 from faults.oracle import check_outcomes
@@ -153,7 +154,11 @@ def test_a_log_cut_off_at_its_end_is_mended_as_told(copy: Copy) -> None:
     (problem,) = copy.problems()
     assert f"{last.name} is empty" in problem
     assert "ask `embedstream doctor` again" in problem
-    assert last.name in refusal(copy.spark, copy.config, "table")
+    findings: list[Finding] = []
+    check_start(copy.spark, copy.config, findings.append)
+    (refused,) = (one for one in findings if not one.passed)
+    assert refused.subject == "table"
+    assert last.name in refused.detail
 
     for path in (last, last.with_suffix(".crc"), last.with_name(f".{last.name}.crc")):
         path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from embedstream.broker import create_topic
-from embedstream.check import Preflight
+from embedstream.check import Consent, check_start
 from embedstream.config import Config
 from embedstream.job import start_stream, stop_stream
 from embedstream.replay import Kind, OffsetRange, Plan, Replay, Selection
@@ -30,12 +30,11 @@ OTHER = {"name": "resnet18", "weights": "random"}
 def replaying(
     spark: SparkSession, config: Config, *, kind: Kind = "replay", **selection: object
 ) -> Replay:
-    preflight = Preflight(spark, config, allow_model_change=kind == "backfill")
-    assert [one for one in preflight.findings(beside_a_driver=True) if not one.passed] == []
-    assert preflight.model is not None
-    assert preflight.topics is not None
+    consent = Consent(model_change=kind == "backfill")
+    checked = check_start(spark, config, print, consent, beside_a_driver=True)
+    assert checked is not None
     chosen = Selection(**selection)  # type: ignore[arg-type]
-    return Replay(spark, config, preflight.model, preflight.topics, kind=kind, selection=chosen)
+    return Replay(spark, config, checked.model, checked.topics, kind=kind, selection=chosen)
 
 
 def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:

@@ -13,7 +13,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from doors import SMALL
-from embedstream.check import Preflight
+from embedstream.check import Finding, check_start
 from embedstream.config import Config, EncoderConfig
 from embedstream.model import FORCED_PRECISION, Choice, choose_precision, prepare
 from embedstream.search import embed_pictures
@@ -119,14 +119,15 @@ def test_later_starts_and_search_obey_what_the_rows_were_made_with(
     drain(spark, configure(encoder={"precision": precision}))
     config = configure(encoder={"precision": "auto"})
 
-    preflight = Preflight(spark, config)
-    findings = {finding.subject: finding for finding in preflight.findings()}
+    findings: list[Finding] = []
+    checked = check_start(spark, config, findings.append)
 
-    assert findings["precision"].detail == f"{precision}, as the rows in the table"
-    assert all(finding.passed for finding in findings.values())
+    assert all(finding.passed for finding in findings)
+    assert checked is not None
+    (told,) = (finding.detail for finding in findings if finding.subject == "precision")
+    assert told == f"{precision}, as the rows in the table"
     model_id, stored = embedding(spark, config)
-    assert preflight.model is not None
-    assert preflight.model.card.model_id == model_id
+    assert checked.model.card.model_id == model_id
     assert ModelId.parse(model_id).precision == precision
     (query,) = embed_pictures([content], model_id=model_id)
     np.testing.assert_allclose(query, stored, atol=2e-4)

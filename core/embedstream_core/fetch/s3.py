@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from embedstream_core.errors import EmbedstreamError, MissingExtra, SetupError, SystemicError
+from embedstream_core.errors import EmbedstreamError, SetupError, SystemicError
+from embedstream_core.extras import require_extra
 from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.headers import check_encoding, parse_retry_after
 from embedstream_core.fetch.limits import Deadline, read_within
@@ -72,12 +73,10 @@ class S3Source:
 
 
 def _client(policy: FetchPolicy) -> Any:
-    try:
+    with require_extra("s3", feature="an s3:// reference"):
         from boto3.session import Session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
-    except ImportError as error:
-        raise MissingExtra(feature="an s3:// reference", extra="s3") from error
     config = Config(
         connect_timeout=policy.timeout_s,
         read_timeout=policy.timeout_s,
