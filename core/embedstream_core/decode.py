@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.errors import Code, ItemError, decode_error
 from embedstream_core.formats import OpenedImage, read_header
 from embedstream_core.preprocessing import Preprocessing, scaled_and_cut
 from embedstream_core.settings import DecodeLimits, Fidelity
@@ -91,23 +91,23 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
         ItemError: empty, too large, of a format that is not allowed, or not an image.
     """
     if not content:
-        raise _failure(Code.IMAGE_EMPTY, "the image has no bytes")
+        raise decode_error(Code.IMAGE_EMPTY, "the image has no bytes")
     if len(content) > limits.max_bytes:
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_TOO_LARGE,
             f"the image has {len(content)} bytes; the limit is {limits.max_bytes}",
         )
     opened = read_header(content, formats=limits.formats, most_scans=limits.max_scans)
     width, height = opened.size
     if width < 1 or height < 1:
-        raise _failure(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
+        raise decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
     if width * height > limits.max_pixels:
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_TOO_LARGE,
             f"the image has {width}x{height} pixels; the limit is {limits.max_pixels}",
         )
     if opened.scans > limits.max_scans:
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_TOO_LARGE,
             f"the image has at least {opened.scans} scans; the limit is {limits.max_scans}",
         )
@@ -133,7 +133,7 @@ def render(
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_CORRUPT, f"the image cannot be decoded: {type(error).__name__}: {error}"
         ) from error
     return Picture(pixels, width=opened.width, height=opened.height)
@@ -214,7 +214,3 @@ def _sixteen_bits(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _failure(code: Code, message: str) -> ItemError:
-    return ItemError(code, Stage.DECODE, message)

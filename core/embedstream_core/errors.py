@@ -29,6 +29,7 @@ __all__ = [
     "Stage",
     "SystemicError",
     "TransientError",
+    "decode_error",
 ]
 
 
@@ -84,6 +85,11 @@ class ItemError(EmbedstreamError):
         self.code = code
         self.stage = stage
         self.message = message
+
+
+def decode_error(code: Code, message: str) -> ItemError:
+    """Make the error of an image that is not decoded, to raise."""
+    return ItemError(code, Stage.DECODE, message)
 
 
 class TransientError(ItemError):

@@ -22,7 +22,7 @@ from PIL import (
 )
 
 from embedstream_core import bmp, jpeg_segments, png_chunks
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.errors import Code, ItemError, decode_error
 
 __all__ = ["OpenedImage", "read_header"]
 
@@ -80,16 +80,16 @@ def read_header(content: bytes, *, formats: tuple[str, ...], most_scans: int) ->
             return _READERS[found](content)
         return _read_other(content, [name for name in formats if name not in _BEGINNINGS])
     except UnidentifiedImageError:
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_UNSUPPORTED,
             f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}",
         ) from None
     except Image.DecompressionBombError as error:
-        raise _failure(Code.IMAGE_TOO_LARGE, str(error)) from None
+        raise decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None
     except (ItemError, MemoryError):
         raise
     except Exception as error:
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_CORRUPT, f"the header cannot be read: {type(error).__name__}: {error}"
         ) from error
 
@@ -172,7 +172,7 @@ def _read_webp(content: bytes) -> OpenedImage:
     elif kind == b"VP8X":
         size = int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     else:
-        raise _failure(Code.IMAGE_CORRUPT, f"the WebP is broken: it begins with {kind!r}")
+        raise decode_error(Code.IMAGE_CORRUPT, f"the WebP is broken: it begins with {kind!r}")
     info: dict[str, Any] = {}
     for name, start, end in _riff_chunks(content) if kind == b"VP8X" else ():
         if name in (b"EXIF", b"XMP "):
@@ -245,7 +245,3 @@ def _orientation(info: Mapping[Any, Any]) -> int:
     except Exception:
         # Broken EXIF says nothing about the pixels: show the picture as it is stored.
         return 1
-
-
-def _failure(code: Code, message: str) -> ItemError:
-    return ItemError(code, Stage.DECODE, message)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.errors import Code, decode_error
 
 __all__ = ["SIGNATURE", "Jpeg", "read_jpeg"]
 
@@ -84,11 +84,11 @@ def read_jpeg(content: bytes, *, most_scans: int) -> Jpeg:
         elif marker == _SOS:
             break
     else:
-        raise _failure(Code.IMAGE_CORRUPT, "the JPEG is broken: it has no data")
+        raise decode_error(Code.IMAGE_CORRUPT, "the JPEG is broken: it has no data")
     if frame == 0 or len(size) < 5:
-        raise _failure(Code.IMAGE_CORRUPT, "the JPEG is broken: it has no frame")
+        raise decode_error(Code.IMAGE_CORRUPT, "the JPEG is broken: it has no frame")
     if frame not in _DECODED_FRAMES or size[0] != 8 or components not in (1, 3, 4):
-        raise _failure(
+        raise decode_error(
             Code.IMAGE_UNSUPPORTED,
             f"the JPEG is unsupported: {components} colours of {size[0]} bits in a frame {frame:X}",
         )
@@ -107,7 +107,7 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     while found := _MARKER.search(content, position):
         count += 1
         if count > _MOST_SEGMENTS:
-            raise _failure(Code.IMAGE_TOO_LARGE, f"the JPEG has over {_MOST_SEGMENTS} segments")
+            raise decode_error(Code.IMAGE_TOO_LARGE, f"the JPEG has over {_MOST_SEGMENTS} segments")
         marker = content[found.end() - 1]
         # libjpeg ends at a second start.
         if marker in (_EOI, _SOI):
@@ -115,7 +115,3 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         length = int.from_bytes(content[found.end() : found.end() + 2])
         position = found.end() + max(length, 2)
         yield marker, found.start(), position
-
-
-def _failure(code: Code, message: str) -> ItemError:
-    return ItemError(code, Stage.DECODE, message)

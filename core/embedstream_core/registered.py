@@ -16,21 +16,17 @@ from typing import Any, NamedTuple
 
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.model_id import MLFLOW
 from embedstream_core.prepared import PreparedModel, read_prepared
 from embedstream_core.redaction import REDACTED, redacted_uri
 
 __all__ = [
     "DATA_FOLDER",
     "LOADER_MODULE",
-    "REGISTRY",
     "Registered",
     "is_registered",
     "read_registered",
     "registered_uri",
 ]
-
-REGISTRY = MLFLOW
 
 LOADER_MODULE = "embedstream_core.pyfunc"
 DATA_FOLDER = "encoder"

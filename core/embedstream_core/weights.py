@@ -18,7 +18,7 @@ from embedstream_core.backends import Vectors
 from embedstream_core.decode import Preprocessing
 from embedstream_core.encoders import find_encoder
 from embedstream_core.errors import EmbedstreamError, SetupError
-from embedstream_core.model_id import ModelId
+from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.networks import (
     RANDOM_NAME,
     Origin,
@@ -30,7 +30,7 @@ from embedstream_core.networks import (
 from embedstream_core.prepared import ModelCard, PreparedModel
 from embedstream_core.probe import flaw, probe_pictures
 from embedstream_core.programs import PROGRAMS, FixedModule, open_program
-from embedstream_core.registered import REGISTRY, is_registered, read_registered
+from embedstream_core.registered import is_registered, read_registered
 from embedstream_core.state_dicts import pack_state
 
 __all__ = [
@@ -82,7 +82,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
             or the model does not make a vector of a picture, or does not tell pictures apart.
         MissingExtra: the package that the encoder needs is not installed.
     """
-    if spec.encoder == REGISTRY or is_registered(spec.weights):
+    if spec.encoder == MLFLOW or is_registered(spec.weights):
         return _registered(spec)
     if spec.encoder in PROGRAMS:
         origin, model, tensors = _program(spec)
@@ -207,7 +207,7 @@ def _registered(spec: ModelSpec) -> PreparedModel:
     preprocessing = spec.preprocessing or model.card.preprocessing
     card = replace(
         model.card,
-        model_id=_model_id(REGISTRY, source, sha256, spec),
+        model_id=_model_id(MLFLOW, source, sha256, spec),
         # Whoever loads it chooses its own.
         precision="float32",
         dimension=_embed_probes(load_prepared(model), preprocessing).shape[1],
@@ -217,13 +217,13 @@ def _registered(spec: ModelSpec) -> PreparedModel:
 
 
 def _check_family(spec: ModelSpec, card: ModelCard) -> None:
-    if spec.encoder not in (REGISTRY, card.encoder):
+    if spec.encoder not in (MLFLOW, card.encoder):
         raise SetupError(
             f"'{spec.weights}' is of the encoder '{card.encoder}', and encoder.name is "
-            f"'{spec.encoder}'; give the one or the other, or {REGISTRY}"
+            f"'{spec.encoder}'; give the one or the other, or {MLFLOW}"
         )
     # Whoever may write to the registry is not to choose what is called here.
-    if spec.encoder == REGISTRY and ":" in card.encoder:
+    if spec.encoder == MLFLOW and ":" in card.encoder:
         raise SetupError(
             f"'{spec.weights}' is made by the function '{card.encoder}'; to have it called, give "
             "that as encoder.name"

@@ -26,7 +26,7 @@ from embedstream_core.records import Failure
 
 __all__ = ["read_images"]
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _IMAGES_TYPE = StructType(
     [
@@ -64,7 +64,7 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
     limits = (config or BatchConfig()).decode.limits
     listing = list_files(spark, path)
     if listing.hidden:
-        _logger.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)
+        _log.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)
     files = _by_spark(spark, listing) if listing.folder is None else _local(spark, listing)
     return files.mapInArrow(_Reader(limits), _IMAGES_TYPE)
 

@@ -27,7 +27,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["Listing", "binary_files", "list_files"]
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # What Spark, Delta and embedstream write beside files of data.
 _MARKERS = {"_SUCCESS", "_delta_log", "_embedstream", "_spark_metadata", "_temporary"}
@@ -235,7 +235,7 @@ def _list_over_connect(spark: SparkSession, path: str) -> Listing | None:
         if error.getCondition() != "PATH_NOT_FOUND":
             raise
         return None
-    _logger.warning("Spark lists '%s': names that begin with _ or . are left out", path)
+    _log.warning("Spark lists '%s': names that begin with _ or . are left out", path)
     # As Spark writes them in its column `path`.
     sizes = {unquote(uri).replace("file:///", "file:/", 1): 0 for uri in uris}
     return Listing(tuple(sorted(sizes)), sizes=sizes, spark_path=path)

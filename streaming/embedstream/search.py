@@ -20,10 +20,10 @@ from embedstream_core.engine import Engine, find_device
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.fetch import deny_references
 from embedstream_core.message import Message, parse_message
-from embedstream_core.model_id import ModelId
+from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
-from embedstream_core.registered import REGISTRY, registered_uri
+from embedstream_core.registered import registered_uri
 from embedstream_core.weights import RANDOM_NAME, ModelSpec, load_prepared, prepare_model
 
 __all__ = [
@@ -103,8 +103,8 @@ def _model_spec(model_id: str, weights: str | None) -> ModelSpec:
             f"'{model_id}' was made with an encoder.preprocessing of its configuration, which a "
             "model_id does not hold; query pictures cannot be prepared as its rows were"
         )
-    if named.encoder == REGISTRY:
-        return ModelSpec(REGISTRY, weights or registered_uri(named.weights), named.sha256)
+    if named.encoder == MLFLOW:
+        return ModelSpec(MLFLOW, weights or registered_uri(named.weights), named.sha256)
     if named.weights == RANDOM_NAME and weights is None:
         return ModelSpec(named.encoder, "random")
     return ModelSpec(named.encoder, weights or named.weights, named.sha256)
