@@ -12,12 +12,14 @@ from embedstream_core.model_id import PRECISIONS
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--precision",
-        choices=PRECISIONS,
-        help="what encoder.precision auto finds on this machine, instead of measuring",
+        choices=[*PRECISIONS, "measured"],
+        default="float32",
+        help="what encoder.precision auto finds; measured: it depends on this machine",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if precision := config.getoption("--precision"):
+    precision = config.getoption("--precision")
+    if precision != "measured":
         # Drivers that the tests start as processes inherit it.
         os.environ["EMBEDSTREAM_AUTO_PRECISION"] = precision

@@ -6,6 +6,7 @@ import pytest
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
+import small_models
 from doors import ENCODER, write_pictures
 from embedstream import read_images, register_image_functions
 
@@ -91,6 +92,7 @@ def test_another_number_of_columns_is_told_before_anything_runs(
 
 def test_an_encoder_without_classes_gives_embeddings_only(spark: SparkSession) -> None:
     spark.sql("DROP TEMPORARY FUNCTION IF EXISTS image_labels")
+    spark.sparkContext.addPyFile(small_models.__file__)
 
     register_image_functions(spark, encoder="small_models:network_and_preprocessing")
 
