@@ -61,7 +61,7 @@ bench: setup
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 
 docs: setup
-	$(RUN)/python -m embedstream.config_reference > docs/configuration.md
+	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
 
 clean:
 	rm -rf demo-data

@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from embedstream_core.decode import DecodeLimits, Pixels, open_image
-from embedstream_core.isolated import IsolatedDecoder
-from embedstream_core.quick_jpeg import render_quickly
+from embedstream_core.media.image.decode import DecodeLimits, Pixels, open_image
+from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.sandbox import IsolatedDecoder
 from embedstream_core.settings import Fidelity, Isolation
 from free import PREPROCESSING
 from images import jpegs

@@ -39,11 +39,11 @@ HERE = Path(__file__).resolve().parent
 # Where the package is not installed.
 sys.path.append(str(HERE.parent / "core"))
 
-from embedstream_core.decode import DecodeLimits, Pixels, Preprocessing, open_image  # noqa: E402
-from embedstream_core.encoders import find_encoder  # noqa: E402
-from embedstream_core.engine import Engine  # noqa: E402
-from embedstream_core.pipeline import Pipeline, PipelineLimits  # noqa: E402
-from embedstream_core.quick_jpeg import render_quickly  # noqa: E402
+from embedstream_core.engine.engine import Engine  # noqa: E402
+from embedstream_core.media.image.decode import DecodeLimits, Pixels, Preprocessing, open_image  # noqa: E402
+from embedstream_core.media.image.fast_jpeg import render_quickly  # noqa: E402
+from embedstream_core.models.encoders.catalog import find_encoder  # noqa: E402
+from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits  # noqa: E402
 from embedstream_core.records import Embedding, Item  # noqa: E402
 
 ARROW_ROWS = 256

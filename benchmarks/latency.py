@@ -20,10 +20,10 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from commits import await_rows, latencies, percentiles
-from embedstream.broker import create_topic
-from embedstream.config import Config
-from embedstream.job import start_stream, stop_stream
-from embedstream_core.weights import PreparedModel
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic
+from embedstream.stream.job import start_stream, stop_stream
+from embedstream_core.models.prepare import PreparedModel
 from images import jpegs
 from report import lines, print_table, write_result
 from stream_runs import (

@@ -22,11 +22,11 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from pyspark.sql import SparkSession
 
-from embedstream.broker import create_topic
-from embedstream.config import Config
-from embedstream.job import start_stream
-from embedstream.sink import PROPERTIES
-from embedstream_core.weights import PreparedModel
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic
+from embedstream.stream.job import start_stream
+from embedstream.table.delta import PROPERTIES
+from embedstream_core.models.prepare import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
 from stream_runs import CORES, opened, send, settings, workplace

@@ -29,14 +29,14 @@ import torch
 from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
-from embedstream.config import Config, Transport
-from embedstream.outcomes import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
-from embedstream_core.decode import DecodeLimits, Picture, open_image
-from embedstream_core.engine import Engine
-from embedstream_core.message import Message, parse_message
-from embedstream_core.quick_jpeg import render_quickly
+from embedstream.config.sections import Config, Transport
+from embedstream.table.rows import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
+from embedstream_core.engine.engine import Engine
+from embedstream_core.media.image.decode import DecodeLimits, Picture, open_image
+from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.models.prepare import PreparedModel, load_prepared
 from embedstream_core.records import Embedding, Item
-from embedstream_core.weights import PreparedModel, load_prepared
 from images import jpegs, write_images
 from report import bars, print_table, write_result
 from stream_runs import (

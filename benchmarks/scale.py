@@ -24,8 +24,8 @@ import psutil
 import pyspark
 from pyspark.sql import SparkSession
 
-from embedstream.config import Config
-from embedstream_core.weights import PreparedModel
+from embedstream.config.sections import Config
+from embedstream_core.models.prepare import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
 from stream_runs import Workplace, drain, fill, opened, settings, workplace
@@ -146,7 +146,7 @@ def _kind(process: psutil.Process) -> str | None:
         return "driver, JVM"
     if "CoarseGrainedExecutorBackend" in command:
         return "executor, JVM"
-    if "embedstream.daemon" not in command:
+    if "embedstream.worker.daemon" not in command:
         return None
     parent = process.parent()
     forked = parent is not None and "java" not in parent.name()

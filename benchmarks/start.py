@@ -27,9 +27,9 @@ import yaml
 from torchvision.models import resnet50
 
 from commits import await_rows, latencies
-from embedstream.broker import create_topic
-from embedstream.config import Config
-from embedstream.job import start_stream, stop_stream
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic
+from embedstream.stream.job import start_stream, stop_stream
 from images import jpegs
 from report import bars, print_table, write_result
 from stream_runs import CORES, Workplace, fill, opened, producer, settings, workplace

@@ -20,12 +20,12 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 
 import free
-from embedstream.broker import create_topic, start_broker, stop_broker
-from embedstream.config import Config
-from embedstream.featurizer import featurize_messages
-from embedstream.job import featurizer, start_stream
-from embedstream.session import open_session
-from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic, start_broker, stop_broker
+from embedstream.spark.session import open_session
+from embedstream.stream.job import featurizer, start_stream
+from embedstream.worker.messages import featurize_messages
+from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
 
 __all__ = [
     "CORES",

@@ -47,7 +47,7 @@ def _python_bytes() -> int:
 
 def _worker_bytes(process: psutil.Process) -> int:
     try:
-        of_worker = "embedstream.daemon" in process.cmdline()
+        of_worker = "embedstream.worker.daemon" in process.cmdline()
         return int(process.memory_full_info().pss) if of_worker else 0
     except psutil.ZombieProcess:
         # Of the session before.

@@ -19,10 +19,9 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.progress import track
 
-from embedstream.broker import create_topic, start_broker, stop_broker, topic_end_offsets
-from embedstream.config_file import load_config
-from embedstream.produce import OutgoingMessage, image_message, produce
-from embedstream.search import (
+from embedstream.cli.terminal import run_stream
+from embedstream.config.load import load_config
+from embedstream.index.search import (
     contact_sheet,
     embed_pictures,
     file_content,
@@ -30,7 +29,8 @@ from embedstream.search import (
     nearest,
     newest_model,
 )
-from embedstream.terminal import run_stream
+from embedstream.kafka.dev_broker import create_topic, start_broker, stop_broker, topic_end_offsets
+from embedstream.kafka.produce import OutgoingMessage, image_message, produce
 from embedstream_core.errors import EmbedstreamError
 
 FOLDER = Path("demo-data")

@@ -15,7 +15,7 @@ if not (3, 11) <= sys.version_info[:2] < (3, 14):
 
 sys.path[:0] = ["core", "streaming"]
 
-from embedstream.java import find_java  # noqa: E402
+from embedstream.spark.java import find_java  # noqa: E402
 from embedstream_core.errors import SetupError  # noqa: E402
 
 try:

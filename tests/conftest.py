@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""What holds for every test; one broker and one Spark session serve all that end neither."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import pytest
 
 from embedstream_core.model_id import PRECISIONS
+from stream_fixtures import broker, configure, spark, topic
+
+__all__ = ["broker", "configure", "spark", "topic"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedstream.batch import Files
-from embedstream.config import FilesConfig, TableConfig
+from embedstream.bulk.files import Files
+from embedstream.config.sections import FilesConfig, TableConfig
 from protocol import Backend, Precision, Run, serve
 from stream_runs import brokerless, embeddings, opened, settings
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstream.featurizer import featurize_messages
-from embedstream.job import featurizer
+from embedstream.stream.job import featurizer
+from embedstream.worker.messages import featurize_messages
 from protocol import Backend, Precision, Run, serve
 from spark import consume
 from stream_runs import brokerless, messages, opened, settings

@@ -30,6 +30,7 @@ __all__ = [
     "SystemicError",
     "TransientError",
     "decode_error",
+    "explain",
 ]
 
 
@@ -98,3 +99,8 @@ class TransientError(ItemError):
 
 class SystemicError(EmbedstreamError):
     """No single item is to blame: the micro-batch fails and Spark retries it."""
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what was raised, by its type and message."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from embedstream_core.engines import engine_of
+from embedstream_core.engine.cache import engine_of
 from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import Precision
-from embedstream_core.pipeline import Pipeline
-from embedstream_core.prepared import ModelCard, read_card, tensors_in
+from embedstream_core.models.card import ModelCard, read_card, tensors_in
+from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item, Outcome
 from embedstream_core.settings import EngineSettings
 

@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from embedstream_core.errors import Code, Stage
 
-__all__ = ["Embedding", "Entry", "Failure", "Item", "Outcome"]
+__all__ = ["Embedding", "Entry", "Failure", "Item", "Outcome", "Vectors"]
+
+Vectors = npt.NDArray[np.float32]
+"""Of shape (samples, dimension)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedstream.config import BatchConfig, EncoderConfig
-    from embedstream.dataframe import featurize
-    from embedstream.finetuning import FinetunedEncoder, TrainingSettings, finetune
-    from embedstream.images import read_images
-    from embedstream.labeler import ImageLabeler, image_labeler
-    from embedstream.ml import ImageFeaturizer, ImagePredictor
-    from embedstream.registry import log_encoder
-    from embedstream.sql import register_image_functions
-    from embedstream.vectorizer import ImageVectorizer, image_vectorizer
+    from embedstream.api.columns import ImageVectorizer, image_vectorizer
+    from embedstream.api.dataframe import featurize
+    from embedstream.api.images import read_images
+    from embedstream.api.labels import ImageLabeler, image_labeler
+    from embedstream.api.mlflow import log_encoder
+    from embedstream.api.spark_ml import ImageFeaturizer, ImagePredictor
+    from embedstream.api.sql import register_image_functions
+    from embedstream.config.sections import BatchConfig, EncoderConfig
+    from embedstream.finetuning.job import FinetunedEncoder, TrainingSettings, finetune
 
 __all__ = [
     "BatchConfig",
@@ -38,21 +38,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BatchConfig": "config",
-    "EncoderConfig": "config",
-    "FinetunedEncoder": "finetuning",
-    "ImageFeaturizer": "ml",
-    "ImageLabeler": "labeler",
-    "ImagePredictor": "ml",
-    "ImageVectorizer": "vectorizer",
-    "TrainingSettings": "finetuning",
-    "featurize": "dataframe",
-    "finetune": "finetuning",
-    "image_labeler": "labeler",
-    "image_vectorizer": "vectorizer",
-    "log_encoder": "registry",
-    "read_images": "images",
-    "register_image_functions": "sql",
+    "BatchConfig": "config.sections",
+    "EncoderConfig": "config.sections",
+    "FinetunedEncoder": "finetuning.job",
+    "ImageFeaturizer": "api.spark_ml",
+    "ImageLabeler": "api.labels",
+    "ImagePredictor": "api.spark_ml",
+    "ImageVectorizer": "api.columns",
+    "TrainingSettings": "finetuning.job",
+    "featurize": "api.dataframe",
+    "finetune": "finetuning.job",
+    "image_labeler": "api.labels",
+    "image_vectorizer": "api.columns",
+    "log_encoder": "api.mlflow",
+    "read_images": "api.images",
+    "register_image_functions": "api.sql",
 }
 
 

@@ -1,4 +1,4 @@
-"""One broker for all fault tests, and one Spark session for those that end no driver."""
+"""What fault tests share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import random
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker
-from faults.drivers import Vectors, undisturbed_vectors
-from stream_fixtures import broker, configure, spark, topic
-
-__all__ = ["broker", "chance", "configure", "spark", "topic", "vectors"]
+from drivers import Vectors, undisturbed_vectors
+from embedstream.kafka.dev_broker import Broker
 
 LOG = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from PIL import Image
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from embedstream.broker import Broker, create_topic
-from embedstream.config import Config
-from embedstream.job import start_stream
-from embedstream.search import embed_pictures
-from embedstream_core.weights import PreparedModel
-from faults.drivers import python_workers
-from faults.oracle import check_outcomes
+from drivers import python_workers
+from embedstream.config.sections import Config
+from embedstream.index.search import embed_pictures
+from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.stream.job import start_stream
+from embedstream_core.models.prepare import PreparedModel
+from oracle import check_outcomes
 from pictures import real_pictures
 from streams import Topic, image, prepared
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker, running_broker, start_broker, stop_broker
-from embedstream.config import Config
-from faults.drivers import DrivenStream, wait_until
-from faults.live import live
-from faults.oracle import check_outcomes
-from faults.small import send_pictures
-from faults.streams_by_start import start
+from broker_faults import broker, come_back, kill, standing_still
+from drivers import DrivenStream, wait_until
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import Broker
+from live import live
+from oracle import check_outcomes
+from small import send_pictures
 from streams import Topic
+from streams_by_start import start
+
+__all__ = ["broker"]
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
@@ -34,46 +35,10 @@ IMPATIENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker for these tests to ill-treat; it keeps its port."""
-    folder = tmp_path_factory.mktemp("broker")
-    try:
-        yield start_broker(folder)
-    finally:
-        stop_broker(folder)
-
-
 @pytest.fixture(autouse=True)
 def up(broker: Broker) -> None:
     """Whatever an earlier test left behind."""
     come_back(broker)
-
-
-def process(broker: Broker) -> psutil.Process:
-    current = running_broker(broker.folder)
-    assert current is not None
-    return psutil.Process(current.pid)
-
-
-def kill(broker: Broker) -> None:
-    victim = process(broker)
-    victim.kill()
-    victim.wait(20)
-
-
-def come_back(broker: Broker) -> None:
-    start_broker(broker.folder, port=broker.port)
-
-
-@contextmanager
-def standing_still(broker: Broker) -> Iterator[None]:
-    stopped = process(broker)
-    stopped.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        stopped.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.long

@@ -18,14 +18,14 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker, create_topic
-from embedstream.check import Finding, check_start
-from embedstream.config import Config
-from embedstream.doctor import diagnose
-from faults.oracle import check_outcomes
-from faults.small import send_pictures
-from faults.streams_by_start import start
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.recovery.doctor import diagnose
+from embedstream.stream.preflight import Finding, check_start
+from oracle import check_outcomes
+from small import send_pictures
 from streams import Topic, image, refusal
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 

@@ -14,8 +14,8 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.java import find_java
-from faults.drivers import DrivenStream, Vectors, processes_of, wait_until
+from drivers import DrivenStream, Vectors, processes_of, wait_until
+from embedstream.spark.java import find_java
 from streams import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long, pytest.mark.timeout(600)]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.drivers import started, wait_until
-from faults.oracle import check_outcomes, read_rows
-from faults.small import send_pictures, write_config
+from drivers import started, wait_until
+from oracle import check_outcomes, read_rows
+from small import send_pictures, write_config
 from streams import Topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

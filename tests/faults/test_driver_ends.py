@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from faults.drivers import DrivenStream, processes_of, wait_until
-from faults.small import tiny_picture
-from faults.test_poison import POISON, poisoned
+from drivers import DrivenStream, processes_of, wait_until
+from small import POISON, poisoned, tiny_picture
 from streams import Topic, image
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

@@ -20,18 +20,18 @@ from PIL import Image
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
-from embedstream.config import Config
-from embedstream.search import embed_pictures
-from embedstream_core.encoders import find_encoder
-from faults.oracle import check_outcomes
-from faults.small import write_config
+from embedstream.config.sections import Config
+from embedstream.index.search import embed_pictures
+from embedstream_core.models.encoders.catalog import find_encoder
+from oracle import check_outcomes
+from small import write_config
 from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
 Configure = Callable[..., Config]
 
-ENCODERS = Path(__file__).with_name("failing_encoders.py")
+ENCODERS = Path(__file__).parents[1] / "support" / "failing_encoders.py"
 
 
 def pictures(count: int) -> list[bytes]:

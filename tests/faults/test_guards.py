@@ -19,13 +19,13 @@ from PIL import Image
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.config import Config
-from embedstream.job import start_stream
-from embedstream_core.weights import ModelSpec, PreparedModel, prepare_model
-from faults import odd_encoder
-from faults.oracle import check_outcomes, read_rows
-from faults.small import send_pictures, tiny_picture
+import odd_encoder
+from embedstream.config.sections import Config
+from embedstream.stream.job import start_stream
+from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
+from oracle import check_outcomes, read_rows
 from pictures import encoded, exif_orientation
+from small import send_pictures, tiny_picture
 from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

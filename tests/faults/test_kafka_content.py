@@ -14,15 +14,15 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker, start_broker, stop_broker
-from embedstream.config import Config
-from embedstream.sink import embeddings
-from faults.drivers import wait_until
-from faults.live import live
-from faults.oracle import Position, check_outcomes
-from faults.small import tiny_picture
-from faults.streams_by_start import start
+from drivers import wait_until
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import Broker, start_broker, stop_broker
+from embedstream.table.delta import embeddings
+from live import live
+from oracle import Position, check_outcomes
+from small import tiny_picture
 from streams import Topic, image
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 

@@ -18,8 +18,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from embedstream.job import start_stream
-from faults.drivers import (
+from drivers import (
     DrivenStream,
     Vectors,
     kill,
@@ -27,6 +26,7 @@ from faults.drivers import (
     python_workers,
     wait_until,
 )
+from embedstream.stream.job import start_stream
 from streams import Topic, prepared
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from faults.drivers import DrivenStream, processes_of, wait_until
-from faults.oracle import check_outcomes
+from drivers import DrivenStream, processes_of, wait_until
+from oracle import check_outcomes
 from streams import Topic, image
 
 pytestmark = [
@@ -53,7 +53,7 @@ def peaks(driver: subprocess.Popen[str]) -> dict[str, int]:
             # A setting of the JVM's names the daemon too.
             if "pyspark-shell" in name:
                 highest["jvm"] = max(highest["jvm"], memory)
-            elif "embedstream.daemon" in name:
+            elif "embedstream.worker.daemon" in name:
                 highest["worker"] = max(highest["worker"], memory)
         return driver.poll() is not None
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from drivers import SETTINGS, DrivenStream, Vectors, kill, wait_until
 from embedstream_core.errors import Code
-from faults.drivers import SETTINGS, DrivenStream, Vectors, kill, wait_until
-from faults.oracle import Position, all_rows, check_outcomes
 from object_storage import KEYS, REGION, open_object_storage
+from oracle import Position, all_rows, check_outcomes
 from pictures import real_pictures
 from streams import Topic
 

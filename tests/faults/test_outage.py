@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fetch_places import Site, open_site
 from PIL import Image
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker, create_topic
-from embedstream.config import Config
-from embedstream.job import start_stream
-from faults.oracle import check_outcomes, read_rows
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.stream.job import start_stream
+from fetch_places import Site, open_site
+from oracle import check_outcomes, read_rows
 from streams import Topic, drain, json_message, prepared
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

@@ -9,15 +9,15 @@ import pytest
 from kafka.admin import KafkaAdminClient
 from pyspark.sql import SparkSession
 
-from embedstream.config import Config
-from embedstream.data_loss import LostRange
-from faults.drivers import wait_until
-from faults.live import live
-from faults.oracle import Position, check_outcomes
-from faults.small import send_pictures
-from faults.streams_by_start import start
-from faults.test_topics import delete_before
+from drivers import wait_until
+from embedstream.config.sections import Config
+from embedstream.recovery.lost_messages import LostRange
+from kafka_topics import delete_before
+from live import live
+from oracle import Position, check_outcomes
+from small import send_pictures
 from streams import Topic, refusal
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 

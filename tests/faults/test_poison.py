@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from faults.oracle import check_outcomes
-from faults.small import tiny_picture, write_config
+from oracle import check_outcomes
+from small import POISON, poisoned, tiny_picture, write_config
 from streams import Topic, image
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-POISON = Path(__file__).parents[1] / "poison"
 
 CODES = {
     "crash": "decoder_crashed",
@@ -25,12 +22,6 @@ CODES = {
     "hang": "decoder_timeout",
     "eat": "decoder_out_of_memory",
 }
-
-
-def poisoned(comment: str) -> bytes:
-    file = io.BytesIO()
-    Image.open(io.BytesIO(tiny_picture())).save(file, "JPEG", comment=comment.encode())
-    return file.getvalue()
 
 
 def test_poison_fails_alone_and_the_stream_goes_on(topic: Topic, tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.broker import create_topic
-from embedstream.check import Consent, check_start
-from embedstream.config import Config
-from embedstream.job import start_stream, stop_stream
-from embedstream.replay import Kind, OffsetRange, Plan, Replay, Selection
+from embedstream.bulk.replay import Kind, OffsetRange, Plan, Replay, Selection
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic
+from embedstream.stream.job import start_stream, stop_stream
+from embedstream.stream.preflight import Consent, check_start
 from embedstream_core.errors import Code, SetupError
-from faults.oracle import Position, Row, check_outcomes, read_rows
-from faults.small import send_pictures, tiny_picture
-from faults.streams_by_start import start
-from faults.test_topics import delete_before, delete_topic
+from kafka_topics import delete_before, delete_topic
+from oracle import Position, Row, check_outcomes, read_rows
+from small import send_pictures, tiny_picture
 from streams import Topic, image, json_message, prepared
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 

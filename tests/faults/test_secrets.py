@@ -20,14 +20,14 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from fetch_places import Site, open_site
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from embedstream.config import Config
-from faults.drivers import processes_of
-from faults.oracle import Row, check_outcomes
-from faults.small import write_config
+from drivers import processes_of
+from embedstream.config.sections import Config
+from fetch_places import Site, open_site
+from oracle import Row, check_outcomes
+from small import write_config
 from streams import Topic, image, json_message, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

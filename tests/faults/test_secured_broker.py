@@ -21,18 +21,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from pyspark.sql import SparkSession
 
-from embedstream.broker import (
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import (
     create_topic,
     start_broker,
     stop_broker,
     topic_end_offsets,
 )
-from embedstream.config import Config
-from embedstream.produce import produce
-from faults.oracle import Position, check_outcomes
-from faults.small import tiny_picture, write_config
-from faults.streams_by_start import start
+from embedstream.kafka.produce import produce
+from oracle import Position, check_outcomes
+from small import tiny_picture, write_config
 from streams import Topic, image, refusal
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 

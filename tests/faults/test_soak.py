@@ -22,10 +22,10 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from embedstream.broker import Broker
-from faults.drivers import DrivenStream, processes_of
-from faults.oracle import check_outcomes
-from faults.test_broker_faults import broker, come_back, kill, standing_still
+from broker_faults import broker, come_back, kill, standing_still
+from drivers import DrivenStream, processes_of
+from embedstream.kafka.dev_broker import Broker
+from oracle import check_outcomes
 from streams import Topic, image
 
 __all__ = ["broker"]
@@ -178,7 +178,7 @@ def kind_of(process: psutil.Process) -> str:
         command = process.cmdline()
         if any("SparkSubmit" in part for part in command):
             return "JVM"
-        if "embedstream.daemon" in command:
+        if "embedstream.worker.daemon" in command:
             parent = process.parent()
             return "daemon" if parent is None or "java" in parent.name() else "worker"
         # The JVM forks others for an instant, such as chmod.

@@ -12,14 +12,14 @@ from deltalake.schema import PrimitiveType
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.check import Consent, check_start
-from embedstream.config import Config
-from embedstream.job import start_stream, stop_stream
-from embedstream.resume import explain_failure
-from embedstream.sink import was_altered
-from faults.drivers import running, wait_until
-from faults.oracle import check_outcomes
-from faults.small import send_pictures, write_config
+from drivers import running, wait_until
+from embedstream.config.sections import Config
+from embedstream.recovery.resume import explain_failure
+from embedstream.stream.job import start_stream, stop_stream
+from embedstream.stream.preflight import Consent, check_start
+from embedstream.table.delta import was_altered
+from oracle import check_outcomes
+from small import send_pictures, write_config
 from streams import Topic, drain, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kafka import TopicPartition
-from kafka.admin import KafkaAdminClient
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.broker import create_topic
-from embedstream.config import Config
-from embedstream.data_loss import LostRange
-from embedstream.resume import explain_failure
-from faults.oracle import Position, check_outcomes
-from faults.small import send_pictures
-from faults.streams_by_start import start
+from embedstream.config.sections import Config
+from embedstream.kafka.dev_broker import create_topic
+from embedstream.recovery.lost_messages import LostRange
+from embedstream.recovery.resume import explain_failure
+from kafka_topics import delete_before, delete_topic
+from oracle import Position, check_outcomes
+from small import send_pictures
 from streams import Topic, drain, refusal
+from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
 Configure = Callable[..., Config]
-
-
-def delete_topic(topic: Topic) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
-    try:
-        admin.delete_topics([topic.name])
-        deadline = time.monotonic() + 30
-        while topic.name in admin.list_topics():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        admin.close()
-
-
-def delete_before(topic: Topic, offsets: dict[int, int]) -> None:
-    """What retention does: the messages before these offsets go."""
-    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
-    try:
-        admin.delete_records(
-            {TopicPartition(topic.name, number): offset for number, offset in offsets.items()}
-        )
-    finally:
-        admin.close()
 
 
 @pytest.mark.parametrize("sent_again", [2, 20], ids=["shorter", "outgrown"])

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream import claim
-from embedstream.claim import ClaimLost, check_unclaimed, claimed
-from embedstream.config import Config
-from embedstream.job import make_table
+from drivers import running
+from embedstream.config.sections import Config
+from embedstream.recovery import claim
+from embedstream.recovery.claim import ClaimLost, check_unclaimed, claimed
+from embedstream.stream.job import make_table
 from embedstream_core.errors import SetupError
-from faults.drivers import running
-from faults.oracle import check_outcomes
-from faults.small import send_pictures, write_config
+from oracle import check_outcomes
+from small import send_pictures, write_config
 from streams import Topic, drain, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-RECOVERY = ("adopt", "checkpoint", "claim", "data_loss", "doctor", "resume", "topic_ids")
-COMMANDS = ("cli", "terminal", "check", "replay")
+ROOMS_OF_A_STREAM = {"recovery", "stream", "bulk", "cli", "monitor", "kafka"}
 
 
 def imported(statement: str) -> set[str]:
@@ -22,11 +21,12 @@ def imported(statement: str) -> set[str]:
 def test_a_batch_user_loads_no_recovery_and_no_command() -> None:
     modules = imported("from embedstream import featurize")
 
-    assert "embedstream.dataframe" in modules
-    assert not modules & {f"embedstream.{name}" for name in (*RECOVERY, *COMMANDS)}
+    assert "embedstream.api.dataframe" in modules
+    rooms = {name.split(".")[1] for name in modules if name.startswith("embedstream.")}
+    assert not rooms & ROOMS_OF_A_STREAM
 
 
-@pytest.mark.parametrize("module", ["embedstream.outcomes", "embedstream.sink"])
+@pytest.mark.parametrize("module", ["embedstream.table.rows", "embedstream.table.delta"])
 def test_the_tables_schema_needs_no_torch(module: str) -> None:
     modules = imported(f"import {module}")
 
@@ -35,13 +35,13 @@ def test_the_tables_schema_needs_no_torch(module: str) -> None:
 
 
 def test_the_configuration_needs_neither_spark_nor_what_computes() -> None:
-    modules = imported("import embedstream.config")
+    modules = imported("import embedstream.config.sections")
 
     assert "embedstream_core.settings" in modules
     assert not modules & {"torch", "numpy", "PIL", "httpcore", "pyspark", "pandas"}
 
 
 def test_the_command_starts_without_spark_and_torch() -> None:
-    modules = imported("import embedstream.cli")
+    modules = imported("import embedstream.cli.app")
 
     assert not modules & {"torch", "pyspark", "pandas"}

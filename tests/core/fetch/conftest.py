@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
 
+from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
 from object_storage import KEYS, open_object_storage
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fetch_places import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher
 from embedstream_core.fetch.http import HttpSource
+from fetch_places import Site
 from object_storage import KEYS
 
 HERE = Path(__file__).parent

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fetch_places import MAX_BYTES, Place, Site, Visit
 
 from embedstream_core.errors import (
     Code,
@@ -24,6 +23,7 @@ from embedstream_core.errors import (
 )
 from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher, verdicts
 from embedstream_core.fetch.limits import Deadline
+from fetch_places import MAX_BYTES, Place, Site, Visit
 
 
 @pytest.fixture(params=["file", "http", "s3"])

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fetch_places import FilePlace, code_of
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import FetchPolicy, file, open_fetcher
 from embedstream_core.fetch.limits import Deadline
+from fetch_places import FilePlace, code_of
 
 
 def content_of(uri: str, policy: FetchPolicy) -> bytes:

@@ -13,6 +13,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+
+from embedstream_core.errors import Code, ItemError, TransientError
+from embedstream_core.fetch import open_fetcher
+from embedstream_core.fetch.http import HttpSource
+from embedstream_core.fetch.limits import Deadline
+from embedstream_core.fetch.network import resolve
 from fetch_places import (
     MAX_BYTES,
     Page,
@@ -22,12 +28,6 @@ from fetch_places import (
     connections,
     listener,
 )
-
-from embedstream_core.errors import Code, ItemError, TransientError
-from embedstream_core.fetch import open_fetcher
-from embedstream_core.fetch.http import HttpSource
-from embedstream_core.fetch.limits import Deadline
-from embedstream_core.fetch.network import resolve
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

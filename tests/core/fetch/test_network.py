@@ -11,12 +11,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fetch_places import Site, code_of, connections, fetcher_of, listener
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.fetch import FetchPolicy
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Deadline
+from fetch_places import Site, code_of, connections, fetcher_of, listener
 
 
 class TestSpellings:

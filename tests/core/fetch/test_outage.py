@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from fetch_places import S3Place, Site, Visit
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
 from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
+from fetch_places import S3Place, Site, Visit
 
 
 def policy_of(site: Site, **changes: int | None) -> FetchPolicy:

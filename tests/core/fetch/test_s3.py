@@ -10,10 +10,10 @@ from dataclasses import replace
 import boto3
 import moto.settings
 import pytest
-from fetch_places import S3Place, Visit
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
+from fetch_places import S3Place, Visit
 
 
 def answer_with(place: S3Place, status: int, code: str) -> str:

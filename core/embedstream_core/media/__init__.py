@@ -1,0 +1,1 @@
+"""From bytes to a sample that a model can take, within limits."""

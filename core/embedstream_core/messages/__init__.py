@@ -1,0 +1,1 @@
+"""From the value of a Kafka message to an item."""

@@ -1,0 +1,1 @@
+"""The encoders that have a name: architecture, published weights and preprocessing."""

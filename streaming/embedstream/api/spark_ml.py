@@ -1,0 +1,171 @@
+"""Transformers for Spark ML's pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pyspark import keyword_only
+from pyspark.ml import Transformer
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasInputCol, HasOutputCol
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from embedstream.api.columns import (
+    ImageVectorizer,
+    columns_named,
+    image_vectorizer,
+    input_column,
+)
+from embedstream.api.labels import ImageLabeler, image_labeler
+from embedstream.config.sections import BatchConfig, EncoderConfig, Section
+from embedstream.spark.connect import session_key
+from embedstream_core.errors import SetupError
+
+__all__ = ["ImageFeaturizer", "ImagePredictor"]
+
+OutputType = Literal["vector", "array"]
+
+
+class _ImageTransformer(
+    Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable[Any], DefaultParamsWritable
+):
+    """What both have: an encoder, prepared at the first use and kept by copies."""
+
+    encoder: ClassVar[Param[Any]] = Param(
+        Params._dummy(),
+        "encoder",
+        "an encoder's name, or the settings of the configuration's section `encoder`",
+        lambda value: _settings(
+            EncoderConfig, {"name": value} if isinstance(value, str) else value
+        ),
+    )
+    config: ClassVar[Param[Any]] = Param(
+        Params._dummy(),
+        "config",
+        "bounds: settings of the configuration's sections references, decode and pipeline",
+        lambda value: _settings(BatchConfig, value),
+    )
+
+    _input_kwargs: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._setDefault(inputCol="content", encoder={"name": "resnet50"}, config={})
+        self._prepared: tuple[object, Any] | None = None
+
+    def _prepare(self, spark: SparkSession) -> Any:
+        settings = (
+            EncoderConfig.model_validate(self.getOrDefault(self.encoder)),
+            BatchConfig.model_validate(self.getOrDefault(self.config)),
+        )
+        key = session_key(spark), settings
+        if self._prepared is None or self._prepared[0] != key:
+            self._prepared = key, self._build(spark, *settings)
+        return self._prepared[1]
+
+    def _build(self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig) -> Any:
+        raise NotImplementedError
+
+    def _checked_input(self, df: DataFrame) -> Column:
+        column = input_column(df, self.getInputCol())
+        if taken := columns_named(df, self.getOutputCol()):
+            raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
+        return column
+
+
+class ImageFeaturizer(_ImageTransformer):
+    """Embeds a column of image bytes, of URIs or of Spark's `image` structs.
+
+    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. What cannot
+    be embedded is null, and its reason, `struct<code, stage, message>`, stands in the column
+    `errorCol` where that is set.
+    """
+
+    outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's manner
+        Params._dummy(), "outputType", "vector or array", TypeConverters.toString
+    )
+    errorCol: ClassVar[Param[str]] = Param(  # noqa: N815
+        Params._dummy(), "errorCol", "a column for errors", TypeConverters.toString
+    )
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        inputCol: str = "content",  # noqa: N803
+        outputCol: str = "features",  # noqa: N803
+        encoder: str | EncoderConfig | Mapping[str, Any] = "resnet50",
+        outputType: OutputType = "vector",  # noqa: N803
+        errorCol: str | None = None,  # noqa: N803
+        config: BatchConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(outputCol="features", outputType="vector")
+        self._set(**self._input_kwargs)
+
+    def _build(
+        self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig
+    ) -> ImageVectorizer:
+        return image_vectorizer(spark, encoder=encoder, returns="outcome", config=config)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        image = self._checked_input(dataset)
+        made = self.getOrDefault(self.outputType)
+        if made not in ("vector", "array"):
+            raise SetupError(f"outputType is '{made}'; it is vector or array")
+        outcome = "_embedstream_outcome"
+        embedding = f.col(f"{outcome}.embedding")
+        if made == "vector":
+            embedding = f.when(embedding.isNotNull(), array_to_vector(embedding))
+        columns = {self.getOutputCol(): embedding}
+        if self.isDefined(self.errorCol):
+            columns[self.getOrDefault(self.errorCol)] = f.col(f"{outcome}.error")
+        vectorize = self._prepare(dataset.sparkSession)
+        return dataset.withColumn(outcome, vectorize(image)).withColumns(columns).drop(outcome)
+
+
+class ImagePredictor(_ImageTransformer):
+    """Names what is on an image: the `topK` likeliest classes of the encoder's own head.
+
+    The output column is `array<struct<label: string, probability: float>>`, the likeliest first;
+    null for what cannot be decoded.
+    """
+
+    topK: ClassVar[Param[int]] = Param(  # noqa: N815
+        Params._dummy(), "topK", "how many classes", TypeConverters.toInt
+    )
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        inputCol: str = "content",  # noqa: N803
+        outputCol: str = "labels",  # noqa: N803
+        encoder: str | EncoderConfig | Mapping[str, Any] = "resnet50",
+        topK: int = 5,  # noqa: N803
+        config: BatchConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(outputCol="labels", topK=5)
+        self._set(**self._input_kwargs)
+
+    def _build(
+        self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig
+    ) -> ImageLabeler:
+        return image_labeler(spark, encoder=encoder, config=config)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        image = self._checked_input(dataset)
+        label = self._prepare(dataset.sparkSession)
+        return dataset.withColumn(self.getOutputCol(), label(image, self.getOrDefault(self.topK)))
+
+
+def _settings(section: type[Section], value: Any) -> dict[str, Any]:
+    """Settings as they stand in a configuration, which is how a pipeline is saved."""
+    given = value if isinstance(value, section) else section.model_validate(value)
+    settings: dict[str, Any] = given.model_dump(mode="json", exclude_unset=True)
+    return settings

@@ -1,0 +1,1 @@
+"""Work in chunks: replaying a table, embedding files."""

@@ -1,0 +1,128 @@
+"""Files in bulk: each file at a path becomes one row of the outcome table, in chunks.
+
+A row's identity is its `uri` and `model_id`: what has a row is done. So the same command resumes a
+run that was stopped or killed, and embeds files that came since. The core fetches the files as it
+does references: each within its limits, and a file that cannot be read is a failure row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from embedstream.bulk.chunks import ChunkReport, commit_chunk
+from embedstream.config.sections import FilesConfig, ReferencesConfig
+from embedstream.kafka.source import MESSAGES_SCHEMA
+from embedstream.spark.listing import Listing, list_files
+from embedstream.spark.sizing import rows_a_commit, tasks_at_once
+from embedstream.stream.job import make_table
+from embedstream.table.delta import check_model, check_table
+from embedstream.worker.messages import Featurizer, featurize_messages
+from embedstream.worker.model import choose_precision
+from embedstream.worker.task import build_embedder
+from embedstream_core.errors import SetupError
+from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.redaction import redacted_uri
+
+__all__ = ["Files", "FilesChunk"]
+
+# A file's time to decode and embed varies: more tasks than run at once even that out.
+_TASKS_A_SLOT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FilesChunk:
+    """What is done in one commit."""
+
+    uris: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.uris)
+
+
+class Files:
+    """The files at a path, of which some have their rows already.
+
+    `hidden` counts the files and folders that are left out; see `list_files`.
+    """
+
+    def __init__(
+        self, spark: SparkSession, config: FilesConfig, model: PreparedModel, source: str
+    ) -> None:
+        """
+        Raises:
+            SetupError: the path or the table cannot be used; nothing was written.
+        """
+        self._spark = spark
+        self._table = config.table.path
+        listing = list_files(spark, source)
+        self._uris = listing.references()
+        self.hidden = listing.hidden
+        references = _allowed(config.references, source, listing)
+        bounds = config.model_copy(update={"references": references})
+        table = None if check_table(spark, self._table) is None else self._table
+        self.model = model = choose_precision(spark, model, config.encoder, table=table).model
+        if table is not None:
+            check_model(spark, table, model.card.model_id, remedy="choose another table")
+        self._featurizer = Featurizer(
+            embedder=build_embedder(spark, model, config.encoder, bounds),
+            message_format="json",
+            id_header="",
+            transport=config.pipeline.transport,
+        )
+        make_table(spark, config, model)
+
+    def plan(self, *, chunk_rows: int | None = None) -> list[FilesChunk]:
+        """What is left to be done; by default, as many rows in a chunk as the stream commits."""
+        table = self._spark.read.format("delta").load(self._table)
+        done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
+        files = [(uri, redacted_uri(uri)) for uri in self._uris]
+        listed = self._spark.createDataFrame(files, "uri string, in_table string")
+        left = listed.join(done, listed.in_table == done.uri, "left_anti").orderBy("uri").collect()
+        uris = tuple(row.uri for row in left)
+        size = chunk_rows or rows_a_commit(self._spark)
+        return [FilesChunk(uris[start : start + size]) for start in range(0, len(uris), size)]
+
+    def run(self, chunk: FilesChunk) -> ChunkReport:
+        """Embed a chunk and commit its outcomes."""
+        outcomes = featurize_messages(self._messages(chunk.uris), self._featurizer)
+        return commit_chunk(outcomes, self._append)
+
+    def _messages(self, uris: Sequence[str]) -> DataFrame:
+        """The messages that would refer to these files; none came from Kafka."""
+        rows = self._spark.createDataFrame([(uri,) for uri in uris], "uri string")
+        value = f.to_json(f.struct(f.col("uri").alias("id"), "uri")).cast("binary")
+        columns = [
+            (value if field.name == "value" else f.lit(None)).cast(field.dataType).alias(field.name)
+            for field in MESSAGES_SCHEMA
+        ]
+        tasks = _TASKS_A_SLOT * tasks_at_once(self._spark)
+        return rows.repartition(tasks).select(*columns)
+
+    def _append(self, outcomes: DataFrame) -> None:
+        writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
+        writer.save(self._table)
+
+
+def _allowed(references: ReferencesConfig, source: str, listing: Listing) -> ReferencesConfig:
+    """Allow of local files those below the source, and of buckets its own.
+
+    Raises:
+        SetupError: there is no file, or the workers cannot fetch its kind.
+    """
+    if not listing.files:
+        hidden = f", except {listing.hidden} that are hidden" if listing.hidden else ""
+        raise SetupError(f"there are no files at '{source}'{hidden}")
+    if listing.folder is not None:
+        return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
+    parts = urlsplit(listing.references()[0])
+    if parts.scheme != "s3":
+        raise SetupError(
+            f"'{source}' is of scheme {parts.scheme}; batch reads local files and s3a://"
+        )
+    return references.model_copy(update={"schemes": ("s3",), "buckets": (parts.netloc,)})

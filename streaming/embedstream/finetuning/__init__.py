@@ -1,0 +1,1 @@
+"""Finetuning an encoder on the executors of Spark."""

@@ -1,0 +1,1 @@
+"""Kafka: topics, messages in, and a broker for development."""

@@ -1,0 +1,1 @@
+"""Checkpoints, claims and all that brings a stream back after a failure."""

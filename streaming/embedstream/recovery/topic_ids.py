@@ -1,0 +1,57 @@
+"""Which topics a table was filled from: a topic that was created again is another one.
+
+Kafka gives each topic an id for its life. The ids are kept beside the checkpoint and beside the
+table, so that they outlast the loss of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from embedstream.kafka.source import TopicState
+from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
+from embedstream_core.errors import SetupError
+
+__all__ = ["check_ids", "record_ids"]
+
+_FILE = f"{OWN_FOLDER}/topics.json"
+
+
+def check_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
+    """That the topics are those that were read before; nothing is written.
+
+    Raises:
+        SetupError: one was deleted and created again.
+    """
+    recorded = _read(folder)
+    for name, state in topics.items():
+        before = recorded.get(name, {"id": state.id})
+        if before["id"] != state.id:
+            raise SetupError(
+                f"topic '{name}' is another than the one that was read so far: its id was "
+                f"{before['id']} (noted {before['noted']} in {folder.location}/{_FILE}) and is "
+                f"{state.id}; it was deleted and created again, so its offsets name other "
+                "messages now: start anew with another table and checkpoint"
+            )
+
+
+def record_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
+    """Keep the ids of topics that are read for the first time."""
+    recorded = _read(folder)
+    noted = datetime.now(UTC).isoformat(timespec="seconds")
+    new = {name: {"id": state.id, "noted": noted} for name, state in topics.items()}
+    if new.keys() - recorded.keys():
+        folder.replace(_FILE, json.dumps({**new, **recorded}, indent=1))
+
+
+def _read(folder: Folder) -> dict[str, dict[str, str]]:
+    try:
+        recorded = json.loads(folder.read(_FILE) or "{}")
+        return {name: {"id": kept["id"], "noted": kept["noted"]} for name, kept in recorded.items()}
+    except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SetupError(
+            f"{folder.location}/{_FILE}, the ids of the topics, cannot be read ({error}); bring "
+            "it back, or delete it if no topic was created again"
+        ) from None

@@ -1,0 +1,1 @@
+"""What runs on an executor: the model, the task, the messages."""

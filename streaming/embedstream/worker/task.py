@@ -1,0 +1,156 @@
+"""What a task needs to embed items: the model, and the bounds of its work. Spark calls it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from pyspark import TaskContext
+from pyspark.sql import SparkSession
+
+from embedstream.config.sections import BatchConfig, Config, EncoderConfig
+from embedstream.spark.sizing import task_cores
+from embedstream.worker.broadcast import BroadcastModel, broadcast_model
+from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import SystemicError
+from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.media.image.decode import DecodeLimits
+from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.pipeline.embedding_cache import Known, open_known
+from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.records import Entry, Outcome
+from embedstream_core.settings import Fidelity, Isolation
+
+__all__ = ["Embedder", "build_embedder"]
+
+# A task that failed by no item's fault ends after a pause; it doubles with each attempt.
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+
+_LOADING_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Travels to the workers, and embeds the items of a partition there.
+
+    `dedupe_entries` bounds the embeddings that are known at once; None makes each anew.
+    """
+
+    model: BroadcastModel
+    fetch_policy: FetchPolicy
+    decode_limits: DecodeLimits
+    fidelity: Fidelity
+    pipeline_limits: PipelineLimits
+    isolation: Isolation
+    dedupe_entries: int | None
+
+    def outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+        """One outcome per entry, in order, one list per batch.
+
+        Raises:
+            SystemicError: after a pause, for Spark tries a task again at once. The next attempt has
+                a process of its own: Spark ends a worker whose task failed.
+        """
+        try:
+            yield from self._outcomes(batches)
+        except SystemicError:
+            time.sleep(min(_PAUSE_S * 2 ** _attempt(), _LONGEST_PAUSE_S))
+            raise
+
+    def load(self) -> None:
+        """Start this worker's engine where it has none yet, so that no item waits for it."""
+        with Watchdog() as watchdog:
+            self._engine(watchdog)
+
+    def _outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+        with (
+            open_fetcher(self.fetch_policy) as fetcher,
+            self._open_known() as known,
+            self._open_isolated() as isolated,
+            Watchdog() as watchdog,
+        ):
+            pipeline = Pipeline(
+                self._engine(watchdog),
+                self.model.card.preprocessing,
+                fetch=fetcher.fetch,
+                decode_limits=self.decode_limits,
+                fidelity=self.fidelity,
+                limits=self.pipeline_limits,
+                known=known,
+                isolated=isolated,
+                watchdog=watchdog,
+            )
+            yield from pipeline.run(batches)
+
+    def _engine(self, watchdog: Watchdog) -> Engine:
+        """This worker's engine: the first forward pass, as it starts, may hang like any other."""
+        timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
+        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
+            return self.model.engine()
+
+    @contextmanager
+    def _open_isolated(self) -> Iterator[IsolatedDecoder | None]:
+        """A decoder in a process of its own where this task has failed before.
+
+        One of its images may have ended the worker: now it ends no more than its own decoding.
+        """
+        if _attempt() == 0:
+            yield None
+            return
+        decoder = IsolatedDecoder(
+            self.model.card.preprocessing,
+            self.decode_limits,
+            fidelity=self.fidelity,
+            isolation=self.isolation,
+        )
+        try:
+            yield decoder
+        finally:
+            decoder.close()
+
+    def _open_known(self) -> AbstractContextManager[Known | None]:
+        if self.dedupe_entries is None:
+            return nullcontext()
+        path = self.model.known_file(self.decode_limits, self.fidelity)
+        return open_known(path, entries=self.dedupe_entries)
+
+
+def build_embedder(
+    spark: SparkSession,
+    model: PreparedModel,
+    encoder: EncoderConfig,
+    bounds: Config | BatchConfig,
+) -> Embedder:
+    """Send a model on its way to the workers, with the bounds that the configuration sets.
+
+    Raises:
+        SetupError: a host, a network or an address of the references is not well formed.
+    """
+    decode, pipeline = bounds.decode, bounds.pipeline
+    return Embedder(
+        model=broadcast_model(spark, model, encoder),
+        fetch_policy=bounds.references.policy(max_bytes=decode.max_image_bytes),
+        decode_limits=decode.limits,
+        fidelity=decode.fidelity,
+        pipeline_limits=PipelineLimits(
+            fetch_threads=pipeline.fetch_threads,
+            decode_threads=pipeline.decode_threads or task_cores(spark),
+            rows=pipeline.read_ahead_rows,
+            bytes=pipeline.read_ahead_bytes,
+            pixels=pipeline.decoding_pixels,
+            decode_timeout_s=decode.timeout_s,
+            forward_timeout_s=encoder.timeout_s,
+        ),
+        isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
+        dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
+    )
+
+
+def _attempt() -> int:
+    task = TaskContext.get()
+    return task.attemptNumber() if task else 0

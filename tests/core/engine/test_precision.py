@@ -1,0 +1,113 @@
+"""Which precision `auto` takes: what was timed decides, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from embedstream_core.engine.precision import Timing, in_precision, time_precisions
+from embedstream_core.errors import SystemicError
+from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.model_id import ModelId, Precision
+from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.settings import EngineSettings
+
+PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class OnlyFloat32(nn.Module):
+    """Fails in bfloat16, as networks do that call an operator without a kernel for it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype != torch.float32:
+            raise RuntimeError("\"this operator\" not implemented for 'BFloat16'\nand a trace")
+        return images.mean((2, 3))
+
+
+def only_float32() -> tuple[nn.Module, Preprocessing]:
+    return OnlyFloat32(), PREPROCESSING
+
+
+class Slow(nn.Module):
+    """Wastes time in one precision, more than noise could hide."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype == self.dtype:
+            for _ in range(20):
+                torch.ones(500, 500) @ torch.ones(500, 500)
+        return images.mean((2, 3)) * self.weight
+
+
+def slow_in_float32() -> tuple[nn.Module, Preprocessing]:
+    return Slow(torch.float32), PREPROCESSING
+
+
+def slow_in_bfloat16() -> tuple[nn.Module, Preprocessing]:
+    return Slow(torch.bfloat16), PREPROCESSING
+
+
+def prepared(name: str) -> PreparedModel:
+    return prepare_model(ModelSpec(f"{__name__}:{name}"))
+
+
+def timed(model: PreparedModel, folder: Path) -> Timing:
+    path = folder / "tensors"
+    path.write_bytes(model.tensors)
+    return time_precisions(model.card, path, EngineSettings(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "better"), [("slow_in_float32", "bfloat16"), ("slow_in_bfloat16", "float32")]
+)
+def test_the_faster_precision_is_taken(name: str, better: Precision, tmp_path: Path) -> None:
+    timing = timed(prepared(name), tmp_path)
+
+    assert timing.better == better, timing
+    assert timing.bfloat16_ms is not None
+    assert 0 < timing.float32_ms < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("bfloat16_ms", "better"), [(20.0, "float32"), (9.0, "float32"), (8.0, "bfloat16")]
+)
+def test_a_small_gain_is_not_worth_the_rounding(bfloat16_ms: float, better: Precision) -> None:
+    assert Timing(10.0, bfloat16_ms).better == better
+
+
+def test_a_model_that_fails_in_bfloat16_runs_in_float32(tmp_path: Path) -> None:
+    timing = timed(prepared("only_float32"), tmp_path)
+
+    assert timing.better == "float32"
+    assert timing.bfloat16_ms is None
+    assert str(timing).endswith("bfloat16 fails (\"this operator\" not implemented for 'BFloat16')")
+
+
+def test_a_model_that_is_broken_in_float32_is_an_error(tmp_path: Path) -> None:
+    model = prepared("slow_in_bfloat16")
+    damaged = safetensors.torch.save({"weight": torch.zeros(1)})
+    card = replace(model.card, tensors_sha256=hashlib.sha256(damaged).hexdigest())
+
+    with pytest.raises(SystemicError, match="same vector"):
+        timed(PreparedModel(card, damaged), tmp_path)
+
+
+def test_a_card_names_the_precision_that_its_model_runs_in() -> None:
+    model = prepared("slow_in_float32")
+
+    rounded = in_precision(model, "bfloat16")
+
+    assert rounded.card.precision == "bfloat16"
+    assert rounded.card.model_id == f"{model.card.model_id}@bfloat16"
+    assert in_precision(rounded, "float32") == model
+    assert ModelId.parse(model.card.model_id).precision == "float32"

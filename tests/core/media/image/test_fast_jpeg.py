@@ -1,0 +1,214 @@
+"""Usual JPEGs become what Pillow makes of them, and all else is left to it."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from embedstream_core.errors import Code, ItemError
+from embedstream_core.media.image import fast_jpeg
+from embedstream_core.media.image.decode import (
+    DecodeLimits,
+    Picture,
+    Preprocessing,
+    open_image,
+    render,
+)
+from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.preprocessing import Interpolation
+from embedstream_core.settings import Fidelity
+from pictures import encoded, mutated, real_pictures
+
+BILINEAR = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPROCESSINGS = [
+    BILINEAR,
+    Preprocessing(255, 224, "bicubic", BILINEAR.mean, BILINEAR.std),
+    Preprocessing(224, 224, "bilinear", BILINEAR.mean, BILINEAR.std),
+]
+
+
+def photo(size: tuple[int, int] = (500, 375), **options: Any) -> bytes:
+    image = Image.open(io.BytesIO(real_pictures()["chelsea.png"])).convert("RGB")
+    return encoded(image.resize(size), "JPEG", **options)
+
+
+def rendered_quickly(
+    content: bytes, preprocessing: Preprocessing = BILINEAR, *, fidelity: Fidelity = "exact"
+) -> Picture:
+    opened = open_image(content, DecodeLimits())
+    return render_quickly(content, opened, preprocessing, fidelity=fidelity)
+
+
+def rendered(content: bytes, preprocessing: Preprocessing = BILINEAR) -> Picture:
+    return render(open_image(content, DecodeLimits()), preprocessing)
+
+
+@pytest.fixture
+def without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error to leave a picture to `render`."""
+
+    def refuse(*_: object, **__: object) -> Picture:
+        raise AssertionError("this picture was left to Pillow")
+
+    monkeypatch.setattr(fast_jpeg, "render", refuse)
+
+
+usual = pytest.mark.usefixtures("without_pillow")
+
+
+@usual
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
+@pytest.mark.parametrize("name", [name for name in real_pictures() if name.endswith("jpg")])
+def test_pixels_are_torchvisions(name: str, preprocessing: Preprocessing) -> None:
+    content = real_pictures()[name]
+    mode = transforms.InterpolationMode(preprocessing.interpolation)
+    transform = transforms.Compose(
+        [
+            transforms.Resize(preprocessing.resize_px, mode, antialias=True),
+            transforms.CenterCrop(preprocessing.crop_px),
+        ]
+    )
+    expected = np.asarray(transform(Image.open(io.BytesIO(content)).convert("RGB")))
+
+    picture = rendered_quickly(content, preprocessing)
+
+    assert np.abs(picture.pixels.astype(int) - expected).max() <= 1
+    assert picture.pixels.flags.c_contiguous
+
+
+@usual
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(300, 451), (451, 300)])
+def test_orientation_is_undone(orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = photo(size, exif=exif)
+
+    picture = rendered_quickly(content)
+
+    expected = rendered(content)
+    assert (picture.width, picture.height) == (expected.width, expected.height)
+    assert np.abs(picture.pixels.astype(int) - expected.pixels).max() <= 1
+
+
+def with_sampling(factors: int) -> bytes:
+    """A square JPEG whose brightness is sampled so, against colours of one by one."""
+    content = bytearray(photo((256, 256), subsampling="4:2:0"))
+    content[content.index(b"\xff\xc0") + 11] = factors
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "factors", [0x11, 0x12, 0x21, 0x22, 0x14, 0x41, 0x24, 0x42, 0x44, 0x13, 0x31]
+)
+def test_any_sampling_is_decoded_as_by_pillow(factors: int) -> None:
+    content = with_sampling(factors)
+    found, expected = outcome(content, rendered_quickly), outcome(content, rendered)
+    assert found == expected
+    # Those with as many blocks as were stored are whole pictures.
+    if factors in (0x22, 0x14, 0x41):
+        assert found is None
+        difference = rendered_quickly(content).pixels.astype(int) - rendered(content).pixels
+        assert np.abs(difference).max() <= 1
+
+
+@usual
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((40, 30), {}),
+        ((1, 1), {}),
+        ((500, 375), {"progressive": True}),
+        ((500, 375), {"subsampling": "4:4:4"}),
+        ((500, 375), {"quality": 5}),
+    ],
+    ids=str,
+)
+def test_any_usual_jpeg_is_what_pillow_makes_of_it(
+    size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    content = photo(size, **options)
+    difference = rendered_quickly(content).pixels.astype(int) - rendered(content).pixels
+    assert np.abs(difference).max() <= 1
+
+
+def converted(mode: str, format_: str = "JPEG") -> bytes:
+    return encoded(Image.open(io.BytesIO(photo())).convert(mode), format_)
+
+
+def of_interpolation(name: Interpolation) -> Preprocessing:
+    return Preprocessing(256, 224, name, BILINEAR.mean, BILINEAR.std)
+
+
+@pytest.mark.parametrize(
+    ("content", "preprocessing"),
+    [
+        (converted("CMYK"), BILINEAR),
+        (converted("L"), BILINEAR),
+        (converted("RGB", "PNG"), BILINEAR),
+        (photo((3000, 100)), BILINEAR),
+        (photo(), of_interpolation("nearest")),
+        (photo(), of_interpolation("lanczos")),
+    ],
+    ids=["CMYK", "grey", "PNG", "banner", "nearest", "lanczos"],
+)
+def test_all_else_is_left_to_pillow(content: bytes, preprocessing: Preprocessing) -> None:
+    picture = rendered_quickly(content, preprocessing)
+    np.testing.assert_array_equal(picture.pixels, rendered(content, preprocessing).pixels)
+
+
+def test_a_large_jpeg_is_scaled_in_the_decoder_where_that_is_asked_for() -> None:
+    content = photo((1600, 1200))
+    opened = open_image(content, DecodeLimits())
+    expected = render(opened, BILINEAR, fidelity="fast")
+
+    picture = rendered_quickly(content, fidelity="fast")
+
+    np.testing.assert_array_equal(picture.pixels, expected.pixels)
+
+
+def test_without_the_library_pillow_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_jpeg, "_AT_HAND", False)
+    content = photo()
+    np.testing.assert_array_equal(rendered_quickly(content).pixels, rendered(content).pixels)
+
+
+def test_a_second_header_does_not_pass_the_limits() -> None:
+    content = photo((100, 80))
+    start = content.index(b"\xff\xc0")
+    length = int.from_bytes(content[start + 2 : start + 4])
+    header = bytearray(content[start : start + 2 + length])
+    header[5:9] = (60_000).to_bytes(2) + (60_000).to_bytes(2)
+    # Pillow goes by the last one before the scan, and libjpeg refuses a second one.
+    twice = content[:start] + bytes(header) + content[start:]
+
+    with pytest.raises(ItemError) as caught:
+        rendered_quickly(twice)
+
+    assert caught.value.code in (Code.IMAGE_CORRUPT, Code.IMAGE_TOO_LARGE)
+
+
+def outcome(content: bytes, render_: Any) -> tuple[Code, str] | None:
+    try:
+        render_(content)
+    except ItemError as error:
+        return error.code, error.message
+    return None
+
+
+def test_broken_ones_end_as_with_pillow() -> None:
+    source = random.Random(0)
+    original = photo((160, 120))
+    outcomes = set()
+    for _ in range(500):
+        content = mutated(original, source)
+        found = outcome(content, rendered_quickly)
+        assert found == outcome(content, rendered)
+        outcomes.add(found and found[0])
+    assert outcomes >= {None, Code.IMAGE_CORRUPT}

@@ -1,0 +1,95 @@
+"""Every image that Pillow tests itself with, among them those that once broke it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import PIL
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import Code
+from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.pipeline.pipeline import Pipeline
+from embedstream_core.records import Failure, Item, Outcome
+
+CACHE = Path(__file__).parents[4] / ".tools" / "pillow-images"
+DEADLINE_S = 10
+MOST_MEMORY = 500 * 2**20
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Path]:
+    """Of the source archive of the installed Pillow, fetched once."""
+    folder = CACHE / PIL.__version__
+    if not folder.exists():
+        _fetch(folder)
+    return sorted(path for path in folder.rglob("Tests/images/**/*") if path.is_file())
+
+
+def _fetch(folder: Path) -> None:
+    download = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary=:all:",
+    ]
+    subprocess.run([*download, f"--dest={CACHE}", f"pillow=={PIL.__version__}"], check=True)
+    (archive,) = CACHE.glob(f"pillow-{PIL.__version__}.tar.gz")
+    draft = folder.with_suffix(".draft")
+    with tarfile.open(archive) as tar:
+        inside = [member for member in tar if "/Tests/images/" in member.name]
+        tar.extractall(draft, members=inside, filter="data")
+    draft.rename(folder)
+    archive.unlink()
+
+
+class MeanColour(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) + 1
+
+
+def never(uri: str) -> bytes:
+    raise AssertionError(uri)
+
+
+@pytest.mark.timeout(600)
+def test_each_has_an_outcome_in_time_and_memory_stays_flat(images: list[Path]) -> None:
+    preprocessing = Preprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
+    engine = Engine.start(
+        MeanColour(), preprocessing, device=torch.device("cpu"), precision="float32"
+    )
+    pipeline = Pipeline(engine, preprocessing, fetch=never)
+    before = psutil.Process().memory_info().rss
+    outcomes: dict[str, Outcome] = {}
+    for path in images:
+        start = time.monotonic()
+        ((outcomes[path.name],),) = pipeline.run([[Item(path.name, content=path.read_bytes())]])
+        assert time.monotonic() - start < DEADLINE_S, path.name
+        assert psutil.Process().memory_info().rss - before < MOST_MEMORY, path.name
+
+    codes = Counter(
+        outcome.code if isinstance(outcome, Failure) else None for outcome in outcomes.values()
+    )
+    assert len(images) > 900
+    assert codes[None] > 500
+    assert set(codes) == {
+        None,
+        Code.IMAGE_UNSUPPORTED,
+        Code.IMAGE_CORRUPT,
+        Code.IMAGE_TOO_LARGE,
+    }
+    broken = [name for name in outcomes if name.startswith(("crash-", "oom-", "timeout-"))]
+    assert len(broken) > 25
+    assert all(isinstance(outcomes[name], Failure) for name in broken)

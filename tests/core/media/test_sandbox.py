@@ -1,0 +1,109 @@
+"""Images that end, hang or exhaust their decoder harm nothing but themselves."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.settings import Isolation
+from pictures import real_pictures
+
+PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+POISON = Path(__file__).parents[2] / "support" / "poison"
+
+
+def poisoned(comment: str) -> bytes:
+    """A good JPEG whose comment says what becomes of the process that decodes it."""
+    file = io.BytesIO()
+    Image.new("RGB", (300, 300), "red").save(file, "JPEG", comment=comment.encode())
+    return file.getvalue()
+
+
+@pytest.fixture
+def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., IsolatedDecoder]]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")]))
+    opened: list[IsolatedDecoder] = []
+
+    def make(timeout_s: float = 20.0, memory_bytes: int = 2**30) -> IsolatedDecoder:
+        isolation = Isolation(timeout_s, memory_bytes)
+        limits = DecodeLimits()
+        decoder = IsolatedDecoder(PREPROCESSING, limits, fidelity="exact", isolation=isolation)
+        opened.append(decoder)
+        return decoder
+
+    yield make
+    for decoder in opened:
+        decoder.close()
+    assert [child for child in psutil.Process().children() if "isolated" in child.cmdline()] == []
+
+
+def test_pixels_are_those_of_decoding_in_process(
+    open_decoder: Callable[..., IsolatedDecoder],
+) -> None:
+    decoder = open_decoder()
+
+    for content in list(real_pictures().values())[:8]:
+        expected = render(open_image(content, DecodeLimits()), PREPROCESSING)
+        picture = decoder.decode(content)
+        np.testing.assert_array_equal(picture.pixels, expected.pixels)
+        assert (picture.width, picture.height) == (expected.width, expected.height)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", Code.IMAGE_EMPTY), (b"<html>", Code.IMAGE_UNSUPPORTED)],
+)
+def test_bad_bytes_have_their_own_codes(
+    content: bytes, code: Code, open_decoder: Callable[..., IsolatedDecoder]
+) -> None:
+    with pytest.raises(ItemError) as caught:
+        open_decoder().decode(content)
+
+    assert (caught.value.code, caught.value.stage) == (code, Stage.DECODE)
+
+
+@pytest.mark.parametrize(
+    ("comment", "code", "message"),
+    [
+        ("crash", Code.DECODER_CRASHED, "SIGSEGV"),
+        ("kill", Code.DECODER_CRASHED, "SIGKILL"),
+        ("hang", Code.DECODER_TIMEOUT, "longer than 3 s"),
+        ("eat", Code.DECODER_OUT_OF_MEMORY, "more than 300000000 bytes"),
+    ],
+)
+def test_poison_is_told_and_the_next_image_is_fine(
+    comment: str, code: Code, message: str, open_decoder: Callable[..., IsolatedDecoder]
+) -> None:
+    decoder = open_decoder(timeout_s=3, memory_bytes=300_000_000)
+    start = time.monotonic()
+
+    with pytest.raises(ItemError, match=message) as caught:
+        decoder.decode(poisoned(comment))
+
+    assert (caught.value.code, caught.value.stage) == (code, Stage.DECODE)
+    assert time.monotonic() - start < 10
+    assert decoder.decode(poisoned("good")).width == 300
+
+
+def test_threads_take_turns(open_decoder: Callable[..., IsolatedDecoder]) -> None:
+    decoder = open_decoder()
+    contents = list(real_pictures().values())[:12]
+
+    with ThreadPoolExecutor(6) as pool:
+        pictures = list(pool.map(decoder.decode, contents))
+
+    for content, picture in zip(contents, pictures, strict=True):
+        expected = render(open_image(content, DecodeLimits()), PREPROCESSING)
+        np.testing.assert_array_equal(picture.pixels, expected.pixels)

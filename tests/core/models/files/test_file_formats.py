@@ -1,0 +1,644 @@
+"""Files that are no model, are another one than was meant, or would run code: all told at once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pickle
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import SetupError
+from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
+from small_models import (
+    DECLARED,
+    SIDE,
+    exported_model,
+    forward,
+    huggingface_model,
+    keras_model,
+    onnx_model,
+    pictures,
+    save_onnx,
+    small_network,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def refused(spec: ModelSpec) -> str:
+    with pytest.raises(SetupError) as caught:
+        prepare_model(spec)
+    return str(caught.value)
+
+
+# What is asked of every file.
+
+
+@pytest.mark.parametrize("make", [exported_model, onnx_model, keras_model])
+def test_the_preprocessing_has_to_be_declared(
+    make: Callable[[Path], ModelSpec], tmp_path: Path
+) -> None:
+    message = refused(replace(make(tmp_path), preprocessing=None))
+    assert "encoder.preprocessing, such as {resize_px: 256" in message
+
+
+@pytest.mark.parametrize("name", ["export", "onnx", "keras"])
+def test_a_missing_file_is_refused(name: str, tmp_path: Path) -> None:
+    message = refused(ModelSpec(name, str(tmp_path / "none"), preprocessing=DECLARED))
+    assert "cannot be read (No such file" in message
+    assert "encoder.weights" in message
+
+
+@pytest.mark.parametrize("make", [exported_model, onnx_model, keras_model])
+def test_a_truncated_file_is_refused(make: Callable[[Path], ModelSpec], tmp_path: Path) -> None:
+    spec = make(tmp_path)
+    path = Path(spec.weights)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert f"the {spec.encoder} file cannot be opened" in refused(spec)
+
+
+@pytest.mark.parametrize("make", [onnx_model, keras_model, exported_model])
+def test_a_size_that_the_model_was_not_made_for_is_refused(
+    make: Callable[[Path], ModelSpec], tmp_path: Path
+) -> None:
+    other = replace(DECLARED, resize_px=64, crop_px=64)
+    message = refused(replace(make(tmp_path), preprocessing=other))
+    assert "cannot embed any number of pictures of 64 pixels squared" in message
+
+
+# torch.export.
+
+
+def saved_program(model: nn.Module, path: Path, **options: Any) -> ModelSpec:
+    program = torch.export.export(model, (torch.zeros(2, 3, SIDE, SIDE),), **options)
+    torch.export.save(program, path)
+    return ModelSpec("export", str(path), preprocessing=DECLARED)
+
+
+def test_a_program_for_one_number_of_pictures_is_refused(tmp_path: Path) -> None:
+    images = torch.zeros(1, 3, SIDE, SIDE)
+    torch.export.save(torch.export.export(small_network(), (images,)), tmp_path / "mine.pt2")
+    message = refused(ModelSpec("export", str(tmp_path / "mine.pt2"), preprocessing=DECLARED))
+    assert "export it for any number, and" in message
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images.mean((2, 3)), images.amax((2, 3))
+
+
+class Map(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, ::2, ::2]
+
+
+@pytest.mark.parametrize(
+    ("model", "given"), [(TwoOutputs(), "gives tuple"), (Map(), r"gives (2, 3, 16, 16)")]
+)
+def test_a_program_that_gives_no_vector_is_refused(
+    model: nn.Module, given: str, tmp_path: Path
+) -> None:
+    spec = saved_program(model, tmp_path / "mine.pt2")
+    assert f"{given} for two images, not two vectors" in refused(spec)
+
+
+class Sizes(nn.Module):
+    """Its expressions, operators and constants are of several kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.tensor([1.0, 2.0, 3.0])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        count, channels, height, width = images.shape
+        rows = images.reshape(count * channels, (height * width) // 4, 4).sum(-1)
+        positions = torch.arange(rows.shape[1], device=images.device) % 5
+        vectors = (rows * positions).reshape(count, channels, -1).mean(-1) * self.scale
+        squares = torch.einsum("n i, n j -> n i j", vectors, vectors)
+        return torch.nn.functional.gelu(squares.flatten(1), approximate="tanh")
+
+
+def test_programs_with_sizes_and_constants_are_opened(tmp_path: Path) -> None:
+    model = Sizes()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    spec = saved_program(model, tmp_path / "mine.pt2", dynamic_shapes=({0: batch},))
+    decomposed = torch.export.load(tmp_path / "mine.pt2").run_decompositions()
+    torch.export.save(decomposed, tmp_path / "core.pt2")
+    for path in (spec.weights, str(tmp_path / "core.pt2")):
+        prepared = prepare_model(replace(spec, weights=path))
+        np.testing.assert_allclose(
+            forward(load_prepared(prepared)), forward(model), rtol=1e-4, atol=1e-5
+        )
+
+
+class Exploit:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+Records = dict[str, bytes]
+
+
+def pickled_exploit(marker: Path) -> bytes:
+    buffer = io.BytesIO()
+    torch.save((Exploit(marker),), buffer)
+    return buffer.getvalue()
+
+
+def with_json(records: Records, name: str, change: Callable[[Any], object]) -> None:
+    values = json.loads(records[name])
+    change(values)
+    records[name] = json.dumps(values).encode()
+
+
+def in_example_inputs(records: Records, marker: Path) -> None:
+    records["data/sample_inputs/model.pt"] = pickled_exploit(marker)
+
+
+def in_a_pickled_weight(records: Records, marker: Path) -> None:
+    records["data/weights/weight_0"] = pickled_exploit(marker)
+    with_json(
+        records,
+        "data/weights/model_weights_config.json",
+        lambda values: values["config"]["0.weight"].update(use_pickle=True),
+    )
+
+
+def in_old_weights(records: Records, marker: Path) -> None:
+    records["data/weights/model.pt"] = pickled_exploit(marker)
+
+
+def in_a_constant_object(records: Records, marker: Path) -> None:
+    records["data/constants/opaque_obj_0"] = pickle.dumps(Exploit(marker))
+    payload = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True}
+    with_json(
+        records,
+        "data/constants/model_constants_config.json",
+        lambda values: values["config"].update(thing={**payload, "tensor_meta": None}),
+    )
+
+
+def in_a_size(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        size = values["graph_module"]["graph"]["tensor_values"]["conv2d"]["sizes"][0]
+        size["as_expr"]["expr_str"] = f"__import__('os').mkdir('{marker}')"
+
+    with_json(records, "models/model.json", change)
+
+
+def in_a_size_called_metadata(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        tensors = values["graph_module"]["graph"]["tensor_values"]
+        size = {"expr_str": f"__import__('os').mkdir('{marker}')", "hint": {"as_int": 2}}
+        tensors["metadata"] = {**tensors["conv2d"], "sizes": [{"as_expr": size}]}
+
+    with_json(records, "models/model.json", change)
+
+
+def in_an_object(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        objects = values["graph_module"]["graph"]["custom_obj_values"]
+        objects["metadata"] = {"name": f"x=__import__('os').mkdir('{marker}')", "class_fqn": "x"}
+
+    with_json(records, "models/model.json", change)
+
+
+def in_a_name(records: Records, marker: Path) -> None:
+    text = records["models/model.json"].decode()
+    inserted = f"input=__import__('os').mkdir('{marker}')"
+    for place in ('{"name": "input"}', '"input": {"dtype"'):
+        text = text.replace(place, place.replace("input", inserted))
+    records["models/model.json"] = text.encode()
+
+
+def in_a_function(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        node = values["graph_module"]["graph"]["nodes"][-1]
+        node["target"] = "torch.os.mkdir"
+        node["inputs"] = [{"name": "", "arg": {"as_string": str(marker)}, "kind": 1}]
+
+    with_json(records, "models/model.json", change)
+
+
+def in_a_file_operator(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        values["graph_module"]["graph"]["nodes"][-1]["target"] = "torch.ops.aten.from_file.default"
+
+    with_json(records, "models/model.json", change)
+
+
+def in_a_container(records: Records, marker: Path) -> None:
+    def change(values: Any) -> None:
+        signature = values["graph_module"]["module_call_graph"][0]["signature"]
+        spec = json.loads(signature["in_spec"])
+        spec[1]["type"] = "collections.defaultdict"
+        signature["in_spec"] = json.dumps(spec)
+
+    with_json(records, "models/model.json", change)
+
+
+def in_a_library(records: Records, marker: Path) -> None:
+    records["data/aotinductor/model/code.wrapper.so"] = b"\x7fELF"
+
+
+HIDING_PLACES = [
+    in_example_inputs,
+    in_a_pickled_weight,
+    in_old_weights,
+    in_a_constant_object,
+    in_a_size,
+    in_a_size_called_metadata,
+    in_an_object,
+    in_a_name,
+    in_a_function,
+    in_a_file_operator,
+    in_a_container,
+    in_a_library,
+]
+
+
+def rewritten(path: Path, change: Callable[[Records], None]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        records = {
+            info.filename.partition("/")[2]: archive.read(info) for info in archive.infolist()
+        }
+    change(records)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(f"mine/{name}", content)
+
+
+@pytest.mark.parametrize("hide", HIDING_PLACES)
+def test_code_in_a_program_is_not_run(
+    hide: Callable[[Records, Path], None], tmp_path: Path
+) -> None:
+    spec, marker = exported_model(tmp_path), tmp_path / "marker"
+    rewritten(Path(spec.weights), lambda records: hide(records, marker))
+
+    assert "could run code" in refused(spec)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        in_example_inputs,
+        in_a_pickled_weight,
+        in_a_constant_object,
+        in_a_size,
+        in_a_name,
+    ],
+)
+def test_torch_itself_would_have_run_it(
+    hide: Callable[[Records, Path], None], tmp_path: Path
+) -> None:
+    spec, marker = exported_model(tmp_path), tmp_path / "marker"
+    rewritten(Path(spec.weights), lambda records: hide(records, marker))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.export.load(spec.weights).module()(torch.zeros(2, 3, SIDE, SIDE))
+        except Exception as error:
+            print(error)
+    assert marker.exists()
+
+
+def test_a_rewritten_program_that_is_harmless_is_opened(tmp_path: Path) -> None:
+    spec = exported_model(tmp_path)
+    rewritten(Path(spec.weights), lambda records: None)
+    assert prepare_model(spec).card.dimension == 8
+
+
+# ONNX.
+
+
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+def test_onnx_models_take_either_order_of_channels(order: str, tmp_path: Path) -> None:
+    for each in ("NCHW", order):
+        save_onnx(tmp_path / f"{each}.onnx", order=each)
+    spec = ModelSpec("onnx", preprocessing=DECLARED)
+    expected, vectors = (
+        forward(load_prepared(prepare_model(replace(spec, weights=str(tmp_path / f"{each}.onnx")))))
+        for each in ("NCHW", order)
+    )
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5)
+
+
+def test_an_onnx_model_for_one_picture_is_refused(tmp_path: Path) -> None:
+    save_onnx(tmp_path / "one.onnx", batch=1)
+    spec = ModelSpec("onnx", str(tmp_path / "one.onnx"), preprocessing=DECLARED)
+    assert "export it for any number, and" in refused(spec)
+
+
+def test_an_onnx_model_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(onnx_model(tmp_path).weights)
+    onnx.save_model(
+        model,
+        tmp_path / "split.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    spec = ModelSpec("onnx", str(tmp_path / "split.onnx"), preprocessing=DECLARED)
+    assert "weights.bin" in refused(spec)
+
+
+def test_onnxruntime_follows_the_threads_of_torch(tmp_path: Path) -> None:
+    model = load_prepared(prepare_model(onnx_model(tmp_path)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        forward(model)
+    finally:
+        torch.set_num_threads(before)
+    session: Any = model.session
+    assert session.get_session_options().intra_op_num_threads == 1
+
+
+def onnx_with_outputs(folder: Path, *names: str) -> ModelSpec:
+    """The small model with some of its inner values as outputs; their shapes are not declared."""
+    import onnx
+
+    model = onnx.load(onnx_model(folder).weights)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    onnx.save(model, folder / "outputs.onnx")
+    return ModelSpec("onnx", str(folder / "outputs.onnx"), preprocessing=DECLARED)
+
+
+@pytest.mark.parametrize("names", [("features", "vectors"), ("vectors", "pooled", "features")])
+def test_of_several_outputs_the_one_with_vectors_is_taken(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    expected = forward(load_prepared(prepare_model(onnx_model(tmp_path))))
+    prepared = prepare_model(onnx_with_outputs(tmp_path, *names))
+    np.testing.assert_allclose(forward(load_prepared(prepared)), expected, rtol=1e-5)
+
+
+def test_the_output_does_not_depend_on_the_first_batch(tmp_path: Path) -> None:
+    """A temperature, as CLIP's exports give it, looks like the vector of one picture."""
+    import onnx
+
+    spec = onnx_with_outputs(tmp_path, "vectors", "scale")
+    model = onnx.load(spec.weights)
+    scale = onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "scale")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["scale"], value=scale))
+    onnx.save(model, spec.weights)
+
+    loaded = load_prepared(prepare_model(spec))
+
+    assert loaded(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 8)
+
+
+def test_outputs_of_which_none_is_a_vector_are_named(tmp_path: Path) -> None:
+    message = refused(onnx_with_outputs(tmp_path, "features", "pooled"))
+    assert "has 2 outputs, of which none are one vector for each picture" in message
+    assert "features (2, 8, 30, 30), pooled (2, 8, 1, 1) for 2 pictures" in message
+
+
+def test_two_outputs_with_vectors_are_named(tmp_path: Path) -> None:
+    import onnx
+
+    spec = onnx_with_outputs(tmp_path, "vectors", "twice")
+    model = onnx.load(spec.weights)
+    model.graph.node.append(onnx.helper.make_node("Add", ["vectors", "vectors"], ["twice"]))
+    onnx.save(model, spec.weights)
+    assert "of which 2 are one vector" in refused(spec)
+
+
+# Keras.
+
+
+def test_keras_runs_on_torch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = keras_model(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert "set KERAS_BACKEND=torch" in refused(spec)
+
+
+def test_a_lambda_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
+    import keras
+
+    inputs = keras.Input((SIDE, SIDE, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(pooled)).save(tmp_path / "mine.keras")
+    spec = ModelSpec("keras", str(tmp_path / "mine.keras"), preprocessing=DECLARED)
+    assert "safe_mode" in refused(spec)
+
+
+@pytest.mark.parametrize(
+    ("layer", "argument"),
+    [
+        ({"module": "keras.layers", "class_name": "TorchModuleWrapper"}, "module"),
+        ({"module": "os", "class_name": "mkdir"}, "path"),
+    ],
+)
+def test_code_in_a_keras_file_is_not_run(
+    layer: dict[str, str], argument: str, tmp_path: Path
+) -> None:
+    spec, marker = keras_model(tmp_path), tmp_path / "marker"
+    pickled = base64.b64encode(pickled_exploit(marker)).decode()
+    value = pickled if argument == "module" else str(marker)
+    with zipfile.ZipFile(spec.weights) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with_json(
+        records,
+        "config.json",
+        lambda values: values["config"]["layers"].append(
+            {**layer, "config": {argument: value}, "registered_name": None}
+        ),
+    )
+    with zipfile.ZipFile(spec.weights, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+    assert "the keras file cannot be opened" in refused(spec)
+    assert not marker.exists()
+
+
+def test_a_keras_file_of_the_older_format_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+    spec = ModelSpec("keras", str(tmp_path / "mine.h5"), preprocessing=DECLARED)
+    assert "is an HDF5 file, as older Keras wrote them" in refused(spec)
+
+
+def test_a_keras_model_may_have_channels_first(tmp_path: Path) -> None:
+    import keras
+
+    inputs = keras.Input((3, SIDE, SIDE))
+    mean = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(inputs)
+    keras.Model(inputs, mean).save(tmp_path / "mine.keras")
+    spec = ModelSpec("keras", str(tmp_path / "mine.keras"), preprocessing=DECLARED)
+    assert prepare_model(spec).card.dimension == 3
+
+
+# Hugging Face.
+
+
+def test_a_folder_travels_as_the_same_bytes_from_anywhere(tmp_path: Path) -> None:
+    spec = huggingface_model(tmp_path)
+    copy = shutil.copytree(spec.weights, tmp_path / "elsewhere" / "mine")
+    (copy / "notes.txt").write_text("not of the model")
+    assert prepare_model(replace(spec, weights=str(copy))) == prepare_model(spec)
+
+
+def test_a_folder_is_called_by_its_whole_name(tmp_path: Path) -> None:
+    spec = huggingface_model(tmp_path)
+    named = Path(spec.weights).rename(tmp_path / "vit-1.5")
+    model_id = prepare_model(replace(spec, weights=f"{named}/")).card.model_id
+    assert model_id.startswith("huggingface/vit-1.5/")
+
+
+def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
+    spec, marker = huggingface_model(tmp_path), tmp_path / "marker"
+    (Path(spec.weights) / "model.safetensors").unlink()
+    (Path(spec.weights) / "pytorch_model.bin").write_bytes(pickled_exploit(marker))
+    assert "holds no .safetensors file" in refused(spec)
+    assert not marker.exists()
+
+
+def with_config(spec: ModelSpec, **values: object) -> ModelSpec:
+    path = Path(spec.weights) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return spec
+
+
+def test_a_folder_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    spec, marker = huggingface_model(tmp_path), tmp_path / "marker"
+    code = f"import os\nos.mkdir({str(marker)!r})\nclass Net: pass\n"
+    (Path(spec.weights) / "modeling_mine.py").write_text(code)
+    code_map = {"AutoConfig": "modeling_mine.Net", "AutoModel": "modeling_mine.Net"}
+    assert "cannot be opened" in refused(with_config(spec, model_type="mine", auto_map=code_map))
+    assert not marker.exists()
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    spec = with_config(huggingface_model(tmp_path), num_hidden_layers=3)
+    assert "its weights lack" in refused(spec)
+
+
+def test_a_folder_without_preprocessing_needs_one_declared(tmp_path: Path) -> None:
+    spec = huggingface_model(tmp_path)
+    (Path(spec.weights) / "preprocessor_config.json").unlink()
+    assert "declare encoder.preprocessing" in refused(spec)
+    prepared = prepare_model(replace(spec, preprocessing=DECLARED))
+    assert prepared.card.preprocessing == DECLARED
+
+
+def test_without_weights_for_the_pooler_the_mean_is_taken(tmp_path: Path) -> None:
+    from transformers import ViTForImageClassification, ViTModel
+
+    spec = huggingface_model(tmp_path)
+    whole = ViTModel.from_pretrained(spec.weights)
+    classifier = ViTForImageClassification(whole.config)
+    classifier.vit.load_state_dict(
+        {name: value for name, value in whole.state_dict().items() if "pooler" not in name}
+    )
+    classifier.save_pretrained(spec.weights)
+    with torch.inference_mode():
+        model = load_prepared(prepare_model(spec))
+        images = torch.rand(2, 3, SIDE, SIDE)
+        expected = whole.eval()(pixel_values=images).last_hidden_state.mean(1)
+        torch.testing.assert_close(model(images), expected)
+
+
+def clip_sizes() -> dict[str, int]:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 12}
+    return {**sizes, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def test_the_picture_half_of_clip_gives_its_projection(tmp_path: Path) -> None:
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    torch.manual_seed(0)
+    vision = {**clip_sizes(), "image_size": SIDE, "patch_size": 8}
+    text = {**clip_sizes(), "vocab_size": 50, "max_position_embeddings": 8}
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
+    half = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision)).eval()
+    half.vision_model.load_state_dict(whole.vision_model.state_dict())
+    half.visual_projection.load_state_dict(whole.visual_projection.state_dict())
+    images = torch.rand(2, 3, SIDE, SIDE)
+    for name, model in (("whole", whole), ("half", half)):
+        model.save_pretrained(tmp_path / name)
+        spec = ModelSpec("huggingface", str(tmp_path / name), preprocessing=DECLARED)
+        with torch.inference_mode():
+            vectors = load_prepared(prepare_model(spec))(images)
+            torch.testing.assert_close(vectors, half(pixel_values=images).image_embeds)
+
+
+def test_its_layers_may_be_compiled(tmp_path: Path) -> None:
+    prepared = prepare_model(huggingface_model(tmp_path))
+    engine = Engine.start(
+        load_prepared(prepared),
+        prepared.card.preprocessing,
+        device=torch.device("cpu"),
+        precision="float32",
+        backend="openvino",
+    )
+    expected = forward(load_prepared(prepared))
+    np.testing.assert_allclose(engine.embed(pictures(16)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_convolutional_model_gives_its_pooled_features(tmp_path: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).eval().save_pretrained(tmp_path / "mine")
+    spec = ModelSpec("huggingface", str(tmp_path / "mine"), preprocessing=DECLARED)
+    assert prepare_model(spec).card.dimension == 16
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_an_onnx_model_for_one_number_of_pictures_is_refused(tmp_path: Path, batch: int) -> None:
+    save_onnx(tmp_path / "fixed.onnx", batch=batch)
+    spec = ModelSpec("onnx", str(tmp_path / "fixed.onnx"), preprocessing=DECLARED)
+    with pytest.raises(SetupError, match="any number of pictures"):
+        prepare_model(spec)
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("FLOAT16", True), ("DOUBLE", True), ("UINT8", False)])
+def test_an_onnx_model_gets_pixels_of_its_own_kind(tmp_path: Path, kind: str, taken: bool) -> None:
+    import onnx
+
+    model = onnx.load(onnx_model(tmp_path).weights)
+    model.graph.input[0].type.tensor_type.elem_type = getattr(onnx.TensorProto, kind)
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["floats"], to=1))
+    model.graph.node[1].input[0] = "floats"
+    path = tmp_path / "other.onnx"
+    onnx.save_model(model, path)
+    spec = ModelSpec("onnx", str(path), preprocessing=DECLARED)
+    if taken:
+        plain = forward(load_prepared(prepare_model(onnx_model(tmp_path))))
+        np.testing.assert_allclose(forward(load_prepared(prepare_model(spec))), plain, atol=0.01)
+    else:
+        with pytest.raises(SetupError, match=r"takes tensor\(uint8\): export it with .* floats"):
+            prepare_model(spec)

@@ -1,0 +1,81 @@
+"""The two pictures that every encoder tells apart, and what is said of one that does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import SystemicError
+from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.model_id import Precision
+from embedstream_core.models.probe import flaw, probe_pictures
+
+PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Colour(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+class Dead(Colour):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 0 * super().forward(images) + 0.5
+
+
+class Overflow(Colour):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.exp(1000 * super().forward(images))
+
+
+def engine(model: nn.Module, precision: Precision = "float32", batch_size: int = 16) -> Engine:
+    return Engine.start(
+        model,
+        PREPROCESSING,
+        device=torch.device("cpu"),
+        precision=precision,
+        batch_size=batch_size,
+    )
+
+
+@pytest.mark.parametrize("side_px", [1, 8, 224])
+def test_the_pictures_are_two_and_always_the_same(side_px: int) -> None:
+    pictures = probe_pictures(side_px)
+
+    assert pictures.shape == (2, side_px, side_px, 3)
+    assert pictures.dtype == np.uint8
+    assert (pictures[0] != pictures[1]).any()
+    np.testing.assert_array_equal(pictures, probe_pictures(side_px))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "expected"),
+    [
+        ([[1.0, 2.0], [1.0, 2.1]], None),
+        ([[0.0, 0.0], [0.0, 1e-20]], None),
+        ([[1.0, 2.0], [1.0, 2.0]], "the same vector for different pictures"),
+        ([[1.0, 2.0], [1.0, 2.0000001]], "the same vector for different pictures"),
+        ([[0.0, 0.0], [0.0, 0.0]], "the same vector for different pictures"),
+        ([[1.0, 2.0], [1.0, np.inf]], "numbers that are not finite"),
+        ([[np.nan, 2.0], [np.nan, 2.0]], "numbers that are not finite"),
+    ],
+)
+def test_what_is_wrong_is_told(vectors: list[list[float]], expected: str | None) -> None:
+    assert flaw(np.array(vectors, np.float32)) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_engine_that_tells_pictures_apart_passes(precision: Precision, batch_size: int) -> None:
+    engine(Colour(), precision, batch_size).check(PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"), [(Dead(), "the same vector for different"), (Overflow(), "not finite")]
+)
+def test_an_engine_that_does_not_is_a_systemic_error(model: nn.Module, told: str) -> None:
+    with pytest.raises(SystemicError, match=told):
+        engine(model).check(PREPROCESSING)

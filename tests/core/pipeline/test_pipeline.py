@@ -1,0 +1,796 @@
+"""The pipeline from bytes to outcomes, around a real, tiny network whose vectors are known."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import itertools
+import struct
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+from torch import nn
+
+from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
+from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
+from embedstream_core.pipeline.embedding_cache import Known, open_known
+from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.records import Embedding, Failure, Item, Outcome
+
+SIDE = 4
+PATIENCE_S = 10
+PREPROCESSING = Preprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1, 1, 1))
+
+Fetch = Callable[[str], bytes]
+
+
+class MeanColour(nn.Module):
+    """Notes how many pictures it is given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        return images.mean((2, 3))
+
+
+def no_fetch(uri: str) -> bytes:
+    raise AssertionError(f"'{uri}' was fetched")
+
+
+def pipeline(
+    model: nn.Module | None = None,
+    *,
+    batch_size: int = 4,
+    fetch: Fetch = no_fetch,
+    limits: PipelineLimits | None = None,
+    decode_limits: DecodeLimits | None = None,
+    known: Known | None = None,
+) -> Pipeline:
+    engine = Engine.start(
+        model or MeanColour(),
+        PREPROCESSING,
+        device=torch.device("cpu"),
+        precision="float32",
+        batch_size=batch_size,
+    )
+    return Pipeline(
+        engine,
+        PREPROCESSING,
+        fetch=fetch,
+        # As many threads on every machine.
+        limits=limits or PipelineLimits(decode_threads=1),
+        decode_limits=decode_limits,
+        known=known,
+    )
+
+
+def png(red: int, size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
+    """A picture of one colour, which its red tells."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (red, 100, 200)).save(file, "PNG")
+    return file.getvalue()
+
+
+def item(red: int) -> Item:
+    return Item(str(red), content=png(red))
+
+
+def reference(red: int) -> Item:
+    return Item(str(red), uri=str(red))
+
+
+def fetch_png(uri: str) -> bytes:
+    return png(int(uri))
+
+
+def red_of(outcome: Outcome) -> int:
+    assert isinstance(outcome, Embedding), outcome
+    return round(float(outcome.vector[0]) * 255)
+
+
+def reds_of(batches: Iterable[Sequence[Outcome]]) -> list[list[int]]:
+    return [[red_of(outcome) for outcome in outcomes] for outcomes in batches]
+
+
+def failure_of(outcome: Outcome) -> Failure:
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
+def preparing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
+
+
+class Drawn(Iterator[list[Item]]):
+    """Endless batches of one content, drawn and counted one by one."""
+
+    def __init__(
+        self, content: bytes, batch_rows: int = 1, attributes: Mapping[str, str] | None = None
+    ) -> None:
+        self.batches = 0
+        self._batch = [Item("endless", content, attributes=attributes or {})] * batch_rows
+
+    def __next__(self) -> list[Item]:
+        self.batches += 1
+        return self._batch
+
+
+# Outcomes.
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [0, 0], [1], [7], [1, 2, 3], [0, 2, 0, 0, 5, 0], [3, 3, 3]],
+    ids=str,
+)
+def test_every_item_has_its_outcome_in_its_batch(sizes: list[int], batch_size: int) -> None:
+    reds = itertools.count()
+    batches = [[next(reds) for _ in range(size)] for size in sizes]
+    items = [[item(red) for red in batch] for batch in batches]
+
+    outcomes = pipeline(batch_size=batch_size).run(items)
+
+    assert reds_of(outcomes) == batches
+
+
+def test_an_embedding_tells_of_its_picture() -> None:
+    content = png(51, size=(30, 20))
+
+    ((outcome,),) = pipeline().run([[Item("wide", content=content)]])
+
+    assert isinstance(outcome, Embedding)
+    np.testing.assert_allclose(outcome.vector, np.array([51, 100, 200]) / 255, rtol=0, atol=1e-6)
+    assert outcome.vector.dtype == np.float32
+    assert (outcome.width, outcome.height) == (30, 20)
+    assert outcome.content_sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_pipeline_runs_again() -> None:
+    once = pipeline()
+
+    assert reds_of(once.run([[item(1)]])) == [[1]]
+    assert reds_of(once.run([[item(2), item(3)]])) == [[2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([3, 3, 3], [4, 4, 1]), ([1] * 8, [4, 4]), ([0, 9, 0], [4, 4, 1]), ([2], [2]), ([0], [])],
+    ids=str,
+)
+def test_model_batches_are_cut_across_input_batches(sizes: list[int], expected: list[int]) -> None:
+    model = MeanColour()
+
+    outcomes = list(pipeline(model, batch_size=4).run([[item(7)] * size for size in sizes]))
+
+    assert [len(batch) for batch in outcomes] == sizes
+    assert model.sizes == expected
+
+
+def test_failures_take_no_place_in_a_model_batch() -> None:
+    model = MeanColour()
+    broken = Item("broken", content=b"broken")
+
+    list(pipeline(model, batch_size=2).run([[item(1), broken], [broken, item(2), item(3)]]))
+
+    assert model.sizes == [2, 1]
+
+
+def test_a_failure_that_comes_in_goes_out() -> None:
+    failure = Failure(Code.MESSAGE_MALFORMED, Stage.MESSAGE, "not JSON")
+
+    ((before, middle, after), (alone,)) = pipeline().run([[item(1), failure, item(2)], [failure]])
+
+    assert middle is failure
+    assert alone is failure
+    assert (red_of(before), red_of(after)) == (1, 2)
+
+
+# Bad bytes.
+
+
+BAD_BYTES = [
+    (b"", Code.IMAGE_EMPTY, "no bytes"),
+    (b"<html>404 Not Found</html>", Code.IMAGE_UNSUPPORTED, "none of JPEG"),
+    (png(9)[:-30], Code.IMAGE_CORRUPT, "cannot be decoded"),
+    (png(9, size=(101, 100)), Code.IMAGE_TOO_LARGE, "101x100 pixels"),
+    (png(9).ljust(5_001), Code.IMAGE_TOO_LARGE, "5001 bytes"),
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    BAD_BYTES,
+    ids=["empty", "unsupported", "corrupt", "pixels", "bytes"],
+)
+def test_bad_bytes_fail_alone(content: bytes, code: Code, message: str, batch_size: int) -> None:
+    limits = DecodeLimits(max_bytes=5_000, max_pixels=10_000)
+    entries = [item(1), Item("bad", content=content), item(2)]
+
+    ((before, bad, after),) = pipeline(batch_size=batch_size, decode_limits=limits).run([entries])
+
+    failure = failure_of(bad)
+    assert (failure.code, failure.stage) == (code, Stage.DECODE)
+    assert message in failure.message
+    assert failure.content_sha256 == hashlib.sha256(content).hexdigest()
+    assert (red_of(before), red_of(after)) == (1, 2)
+
+
+class Inverse(MeanColour):
+    """Black has no inverse: its vector is infinite."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 1 / super().forward(images)
+
+
+class Share(MeanColour):
+    """Black has no shares: its vector is not a number."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = super().forward(images)
+        return means / means.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "norm"), [(MeanColour(), "0.0"), (Inverse(), "inf"), (Share(), "nan")]
+)
+def test_a_vector_without_a_direction_is_invalid(model: nn.Module, norm: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), "black").save(file, "PNG")
+    entries = [item(1), Item("black", content=file.getvalue()), item(2)]
+
+    ((before, black, after),) = pipeline(model).run([entries])
+
+    failure = failure_of(black)
+    assert (failure.code, failure.stage) == (Code.EMBEDDING_INVALID, Stage.EMBED)
+    assert failure.message == f"the embedding's norm is {norm}"
+    assert failure.content_sha256 == hashlib.sha256(file.getvalue()).hexdigest()
+    assert isinstance(before, Embedding)
+    assert isinstance(after, Embedding)
+
+
+# References.
+
+
+def test_references_are_fetched_and_bytes_are_not() -> None:
+    fetched: list[str] = []
+
+    def fetch(uri: str) -> bytes:
+        fetched.append(uri)
+        return fetch_png(uri)
+
+    outcomes = pipeline(fetch=fetch).run([[reference(1), item(2)], [reference(3)]])
+
+    assert reds_of(outcomes) == [[1, 2], [3]]
+    assert sorted(fetched) == ["1", "3"]
+
+
+@pytest.mark.parametrize("kind", [ItemError, TransientError])
+def test_what_cannot_be_fetched_fails_alone(kind: type[ItemError]) -> None:
+    def fetch(uri: str) -> bytes:
+        if uri == "2":
+            raise kind(Code.REFERENCE_TIMEOUT, Stage.FETCH, "no answer within 30 s")
+        return fetch_png(uri)
+
+    entries = [reference(1), reference(2), reference(3)]
+    ((before, gone, after),) = pipeline(fetch=fetch).run([entries])
+
+    assert gone == Failure(Code.REFERENCE_TIMEOUT, Stage.FETCH, "no answer within 30 s", None)
+    assert (red_of(before), red_of(after)) == (1, 3)
+
+
+def test_bad_bytes_from_a_reference_have_their_sha256() -> None:
+    ((outcome,),) = pipeline(fetch=lambda _: b"<html>").run([[reference(1)]])
+
+    failure = failure_of(outcome)
+    assert failure.code == Code.IMAGE_UNSUPPORTED
+    assert failure.content_sha256 == hashlib.sha256(b"<html>").hexdigest()
+
+
+def test_a_late_answer_keeps_its_place() -> None:
+    last_is_there = threading.Event()
+
+    def fetch(uri: str) -> bytes:
+        if uri == "5":
+            last_is_there.set()
+        if uri == "1":
+            assert last_is_there.wait(PATIENCE_S)
+        return fetch_png(uri)
+
+    entries = [[reference(1), reference(2), reference(3)], [reference(4), reference(5)]]
+
+    assert reds_of(pipeline(fetch=fetch, batch_size=2).run(entries)) == [[1, 2, 3], [4, 5]]
+
+
+def test_fetches_run_side_by_side() -> None:
+    limits = PipelineLimits(fetch_threads=8, decode_threads=1)
+    together = threading.Barrier(limits.fetch_threads, timeout=PATIENCE_S)
+
+    def fetch(uri: str) -> bytes:
+        together.wait()
+        return fetch_png(uri)
+
+    entries = [reference(red) for red in range(8)]
+
+    assert reds_of(pipeline(fetch=fetch, limits=limits).run([entries])) == [[*range(8)]]
+
+
+class Patient(MeanColour):
+    """Its first forward pass lasts until the event."""
+
+    def __init__(self, until: threading.Event) -> None:
+        super().__init__()
+        self.until = until
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert self.until.wait(PATIENCE_S)
+        return super().forward(images)
+
+
+def test_the_next_are_fetched_while_the_model_runs() -> None:
+    second_is_fetched = threading.Event()
+
+    def fetch(uri: str) -> bytes:
+        if uri == "2":
+            second_is_fetched.set()
+        return fetch_png(uri)
+
+    model = Patient(until=second_is_fetched)
+    outcomes = pipeline(model, batch_size=1, fetch=fetch).run([[reference(1)], [reference(2)]])
+
+    assert reds_of(outcomes) == [[1], [2]]
+
+
+# Errors that are no item's, and ends.
+
+
+def failing_input() -> Iterator[list[Item]]:
+    yield [item(1)]
+    raise SystemicError("the input broke")
+
+
+def failing_fetch(uri: str) -> bytes:
+    raise SystemicError("the store is down")
+
+
+class Broken(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise SystemicError("the device is gone")
+
+
+@pytest.mark.parametrize(
+    ("model", "fetch", "batches", "message"),
+    [
+        (MeanColour(), no_fetch, failing_input, "the input broke"),
+        (MeanColour(), failing_fetch, lambda: [[item(1), reference(2)]], "the store is down"),
+        (Broken(), no_fetch, lambda: [[item(1)]], "the device is gone"),
+    ],
+    ids=["input", "fetch", "model"],
+)
+def test_an_error_that_is_no_items_ends_the_run_and_its_threads(
+    model: nn.Module, fetch: Fetch, batches: Callable[[], Iterable[list[Item]]], message: str
+) -> None:
+    broken = pipeline(model, fetch=fetch)
+
+    with pytest.raises(SystemicError, match=message):
+        list(broken.run(batches()))
+
+    assert preparing() == []
+
+
+def test_what_was_done_before_a_systemic_error_comes_out() -> None:
+    limits = PipelineLimits(rows=1)
+    outcomes = pipeline(batch_size=1, fetch=failing_fetch, limits=limits).run(
+        [[item(1)], [reference(2)]]
+    )
+
+    assert reds_of([next(outcomes)]) == [[1]]
+    with pytest.raises(SystemicError, match="the store is down"):
+        next(outcomes)
+
+
+def test_a_run_to_the_end_leaves_no_threads() -> None:
+    list(pipeline().run([[item(1)], [item(2)]]))
+
+    assert preparing() == []
+
+
+def test_pixels_are_gone_with_their_outcome() -> None:
+    """Not at the next garbage collection, before which a worker would hold gigabytes."""
+    run = pipeline().run([[item(index % 255) for index in range(400)]])
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(next(run)) == 400
+        assert gc.collect() < 400
+    finally:
+        gc.enable()
+
+
+def test_closing_early_leaves_no_threads() -> None:
+    outcomes = pipeline(batch_size=1).run(Drawn(png(1)))
+    next(outcomes)
+    assert preparing() != []
+
+    assert isinstance(outcomes, Generator)
+    outcomes.close()
+
+    assert preparing() == []
+
+
+# Bounds.
+
+
+def test_endless_input_is_drawn_as_needed() -> None:
+    endless = ([item(number % 256)] for number in itertools.count())
+    outcomes = pipeline().run(endless)
+
+    assert reds_of(itertools.islice(outcomes, 300))[-3:] == [[41], [42], [43]]
+
+
+def most_under_way(
+    drawn: Drawn, limits: PipelineLimits, batch_size: int = 1, known: Known | None = None
+) -> int:
+    """Batches that were drawn when a batch came out, with that one and those after it."""
+    outcomes = pipeline(batch_size=batch_size, limits=limits, known=known).run(drawn)
+    return max(drawn.batches - done for done, _ in enumerate(itertools.islice(outcomes, 20)))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+def test_rows_bound_what_is_read_ahead(rows: int) -> None:
+    assert most_under_way(Drawn(png(1)), PipelineLimits(rows=rows)) == rows
+
+
+def test_rows_are_counted_across_batches() -> None:
+    drawn = Drawn(png(1), batch_rows=3)
+
+    # With the third row the first batch ends: rows 3 to 9 are under way, from three batches.
+    assert most_under_way(drawn, PipelineLimits(rows=7)) == 3
+
+
+def test_a_model_batch_waits_beside_what_is_read_ahead() -> None:
+    limits = PipelineLimits(rows=5)
+
+    assert most_under_way(Drawn(png(1)), limits, batch_size=4) == 5 + 4 - 1
+
+
+@pytest.mark.parametrize("items", [1, 2, 5])
+def test_bytes_bound_what_is_read_ahead(items: int) -> None:
+    drawn = Drawn(png(1).ljust(1_000, b"\0"))
+
+    # That the bound is reached shows only by the item that is over it.
+    assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
+
+
+@pytest.mark.parametrize("items", [1, 2, 5])
+def test_attributes_are_counted_in_bytes_too(items: int) -> None:
+    content = png(1)
+    drawn = Drawn(content, attributes={"shop": "4" * (995 - len(content)), "x": ""})
+
+    assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
+
+
+def test_nothing_is_read_beside_an_item_over_the_byte_bound() -> None:
+    drawn = Drawn(png(1).ljust(1_000, b"\0"))
+
+    assert most_under_way(drawn, PipelineLimits(bytes=999)) == 1
+
+
+class Decoding:
+    """Which decodes run at once, by pixels; each waits until `parties` have begun."""
+
+    def __init__(self, parties: int = 1) -> None:
+        self.seen: list[list[int]] = []
+        self._running: list[int] = []
+        self._lock = threading.Lock()
+        self._barrier = threading.Barrier(parties, timeout=PATIENCE_S)
+
+    def run(self, pixels: int) -> None:
+        with self._lock:
+            self._running.append(pixels)
+            self.seen.append(sorted(self._running))
+        self._barrier.wait()
+        # Whatever else is let in comes while this one is still there.
+        time.sleep(0.03)
+        with self._lock:
+            self._running.remove(pixels)
+
+
+PROBE = struct.Struct(">5sHH")
+PROBE_LIMITS = DecodeLimits(formats=("PROBE",))
+
+
+def probe(width: int, height: int) -> Item:
+    header = PROBE.pack(b"PROBE", width, height)
+    return Item(f"{width}x{height}", content=header + b"\x40" * (width * height * 3))
+
+
+@pytest.fixture
+def use_probes() -> Iterator[Callable[[Decoding], None]]:
+    """Teaches Pillow an image format whose decoder tells when it runs."""
+
+    def use(decoding: Decoding) -> None:
+        class Probe(ImageFile.ImageFile):
+            format = "PROBE"
+
+            def _open(self) -> None:
+                assert self.fp is not None
+                _, *size = PROBE.unpack(self.fp.read(PROBE.size))
+                self._size = size[0], size[1]
+                self._mode = "RGB"
+                box = (0, 0, *self._size)
+                self.tile = [ImageFile._Tile("raw", box, PROBE.size, ("RGB", 0, 1))]
+
+            def load(self) -> Any:
+                if self.tile:
+                    decoding.run(self.width * self.height)
+                return super().load()
+
+        Image.register_open("PROBE", Probe, lambda prefix: prefix.startswith(b"PROBE"))
+
+    yield use
+    Image.OPEN.pop("PROBE", None)
+    Image.ID.remove("PROBE")
+
+
+@pytest.mark.parametrize(
+    ("threads", "pixels", "expected"),
+    [(1, 10_000, 1), (3, 10_000, 3), (6, 200, 2), (6, 199, 1), (6, 99, 1)],
+)
+def test_threads_and_pixels_bound_the_decodes_at_once(
+    threads: int, pixels: int, expected: int, use_probes: Callable[[Decoding], None]
+) -> None:
+    decoding = Decoding(parties=expected)
+    use_probes(decoding)
+    limits = PipelineLimits(decode_threads=threads, pixels=pixels)
+
+    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([[probe(10, 10)] * 6])
+
+    assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
+    assert max(len(together) for together in decoding.seen) == expected
+
+
+def test_by_default_as_many_are_decoded_at_once_as_torch_has_threads(
+    use_probes: Callable[[Decoding], None],
+) -> None:
+    decoding = Decoding(parties=3)
+    use_probes(decoding)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        by_default = pipeline(limits=PipelineLimits(), decode_limits=PROBE_LIMITS)
+        (outcomes,) = by_default.run([[probe(10, 10)] * 6])
+    finally:
+        torch.set_num_threads(before)
+
+    assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
+    assert max(len(together) for together in decoding.seen) == 3
+
+
+def test_a_picture_over_the_pixel_bound_is_decoded_alone(
+    use_probes: Callable[[Decoding], None],
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    limits = PipelineLimits(decode_threads=6, pixels=60)
+    entries = [probe(4, 5), probe(4, 5), probe(10, 10), probe(4, 5), probe(4, 5)]
+
+    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([entries])
+
+    assert [type(outcome) for outcome in outcomes] == [Embedding] * 5
+    assert [together for together in decoding.seen if 100 in together] == [[100]]
+    assert max(sum(together) for together in decoding.seen if 100 not in together) <= 60
+
+
+def test_an_item_over_the_byte_bound_is_prepared_alone(
+    use_probes: Callable[[Decoding], None],
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    limits = PipelineLimits(decode_threads=6, bytes=250)
+    entries = [probe(4, 5), probe(10, 10), probe(4, 5)]
+
+    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([entries])
+
+    assert [type(outcome) for outcome in outcomes] == [Embedding] * 3
+    assert [together for together in decoding.seen if 100 in together] == [[100]]
+
+
+# Images of the same bytes.
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Iterator[Known]:
+    with open_known(tmp_path / "known.sqlite3", entries=100) as file:
+        yield file
+
+
+@pytest.fixture
+def unusable(tmp_path: Path) -> Iterator[Known]:
+    """A file that cannot be opened: nothing becomes known."""
+    with open_known(tmp_path, entries=100) as file:
+        yield file
+
+
+def test_without_known_repetitions_are_embedded_again() -> None:
+    model = MeanColour()
+
+    assert reds_of(pipeline(model, batch_size=64).run([[item(7)] * 5])) == [[7] * 5]
+    assert model.sizes == [5]
+
+
+@pytest.mark.parametrize("file", ["known", "unusable"])
+@pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 0, 7]], ids=str)
+def test_repetitions_are_decoded_and_embedded_once(
+    sizes: list[int],
+    file: str,
+    use_probes: Callable[[Decoding], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    model = MeanColour()
+    once = pipeline(
+        model, batch_size=64, decode_limits=PROBE_LIMITS, known=request.getfixturevalue(file)
+    )
+
+    batches = list(once.run([[probe(4, 5)] * size for size in sizes]))
+
+    assert [len(outcomes) for outcomes in batches] == sizes
+    assert model.sizes == [1]
+    assert decoding.seen == [[20]]
+    assert len({id(outcome) for outcomes in batches for outcome in outcomes}) == 1
+
+
+def test_what_an_earlier_run_embedded_is_known(
+    known: Known, use_probes: Callable[[Decoding], None]
+) -> None:
+    decoding = Decoding()
+    use_probes(decoding)
+    model = MeanColour()
+    first = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+    ((early, _),) = first.run([[probe(4, 5), probe(3, 2)]])
+    later = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+
+    ((new, again, new_again),) = later.run([[probe(7, 7), probe(4, 5), probe(7, 7)]])
+
+    assert model.sizes == [2, 1]
+    assert sorted(pixels for together in decoding.seen for pixels in together) == [6, 20, 49]
+    assert new is new_again
+    assert isinstance(early, Embedding)
+    assert isinstance(again, Embedding)
+    assert (again.width, again.height) == (early.width, early.height) == (4, 5)
+    assert again.content_sha256 == early.content_sha256
+    np.testing.assert_array_equal(again.vector, early.vector)
+
+
+def test_what_another_process_embeds_meanwhile_is_not_embedded_again(known: Known) -> None:
+    other, model = MeanColour(), MeanColour()
+
+    class Meanwhile:
+        """Another process embeds the image as soon as it was looked up in vain."""
+
+        def get(self, content_sha256: str) -> Embedding | None:
+            found = known.get(content_sha256)
+            if found is None:
+                list(pipeline(other, known=known).run([[item(2)]]))
+            return found
+
+        def put(self, embeddings: Sequence[Embedding]) -> None:
+            known.put(embeddings)
+
+    assert reds_of(pipeline(model, known=Meanwhile()).run([[item(2)]])) == [[2]]
+    assert (model.sizes, other.sizes) == ([], [1])
+
+
+def test_a_file_that_cannot_be_used_changes_no_outcome(unusable: Known) -> None:
+    model = MeanColour()
+    once = pipeline(model, known=unusable)
+
+    assert reds_of(once.run([[item(1), item(2), item(1)]])) == [[1, 2, 1]]
+    assert reds_of(once.run([[item(1)]])) == [[1]]
+    assert model.sizes == [2, 1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 256])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("file", ["known", "unusable"])
+def test_repetitions_keep_their_places(
+    rows: int, batch_size: int, file: str, request: pytest.FixtureRequest
+) -> None:
+    rng = np.random.default_rng(rows * batch_size)
+    batches = [rng.integers(12, size=size).tolist() for size in (30, 0, 1, 17, 40)]
+    items = [[item(red) if red % 2 else reference(red) for red in batch] for batch in batches]
+    model = MeanColour()
+    known: Known = request.getfixturevalue(file)
+
+    outcomes = pipeline(
+        model,
+        batch_size=batch_size,
+        fetch=fetch_png,
+        limits=PipelineLimits(rows=rows),
+        known=known,
+    ).run(items)
+
+    assert reds_of(outcomes) == batches
+    assert file == "unusable" or sum(model.sizes) == 12
+
+
+def test_the_first_to_arrive_is_embedded_for_one_before_it(known: Known) -> None:
+    second_is_there = threading.Event()
+
+    def fetch(uri: str) -> bytes:
+        if uri == "late":
+            assert second_is_there.wait(PATIENCE_S)
+            return png(1)
+        if uri == "after":
+            second_is_there.set()
+        return png(1 if uri == "early" else 2)
+
+    model = MeanColour()
+    entries = [Item(uri, uri=uri) for uri in ("late", "early", "after")]
+
+    assert reds_of(pipeline(model, fetch=fetch, known=known).run([entries])) == [[1, 1, 2]]
+    assert model.sizes == [2]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 256])
+def test_repetitions_of_what_cannot_be_decoded_have_its_failure(known: Known, rows: int) -> None:
+    broken = Item("broken", content=png(9)[:-30])
+    entries = [item(1), *[broken, item(2)] * 20]
+
+    (outcomes,) = pipeline(limits=PipelineLimits(rows=rows), known=known).run([entries])
+
+    assert reds_of([outcomes[::2]]) == [[1] + [2] * 20]
+    failures = {failure_of(outcome) for outcome in outcomes[1::2]}
+    assert {failure.code for failure in failures} == {Code.IMAGE_CORRUPT}
+    assert len(failures) == 1
+
+
+def test_repetitions_of_an_invalid_embedding_share_its_failure_and_it_is_not_kept(
+    known: Known,
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), "black").save(file, "PNG")
+    black = Item("black", content=file.getvalue())
+    model = MeanColour()
+    once = pipeline(model, known=known)
+
+    ((first, second),) = once.run([[black, black]])
+    ((later,),) = once.run([[black]])
+
+    assert failure_of(first).code == Code.EMBEDDING_INVALID
+    assert first is second
+    assert later == first
+    assert model.sizes == [1, 1]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+def test_repetitions_that_wait_for_the_model_are_bounded(unusable: Known, rows: int) -> None:
+    limits = PipelineLimits(rows=rows)
+
+    under_way = most_under_way(Drawn(png(1)), limits, batch_size=64, known=unusable)
+
+    assert under_way <= 2 * rows
+
+
+def test_an_error_among_repetitions_ends_the_run_and_the_next_is_whole(known: Known) -> None:
+    broken = pipeline(Broken(), known=known)
+    with pytest.raises(SystemicError, match="the device is gone"):
+        list(broken.run([[item(1), item(1)], [item(1)]]))
+
+    assert preparing() == []
+    assert reds_of(pipeline(known=known).run([[item(1), item(1)]])) == [[1, 1]]

@@ -1,0 +1,88 @@
+"""The configuration and the core agree on each default and on each choice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+from pyspark.sql import SparkSession
+
+from doors import SMALL
+from embedstream.config.sections import (
+    BatchConfig,
+    DecodeConfig,
+    EncoderConfig,
+    PreprocessingConfig,
+    ReferencesConfig,
+)
+from embedstream.worker.model import prepare
+from embedstream.worker.task import build_embedder
+from embedstream_core.engine.backends import BACKENDS
+from embedstream_core.engine.engine import Engine
+from embedstream_core.fetch import SCHEMES, FetchPolicy
+from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, render
+from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.settings import (
+    Backend,
+    EngineSettings,
+    Isolation,
+    SchemeName,
+)
+from embedstream_core.training.examples import Pictures
+
+
+def test_fetching_has_one_set_of_defaults() -> None:
+    policy = ReferencesConfig().policy(max_bytes=DecodeConfig().max_image_bytes)
+
+    assert policy == FetchPolicy()
+
+
+def test_decoding_has_one_set_of_limits() -> None:
+    assert DecodeConfig().limits == DecodeLimits()
+
+
+@pytest.mark.spark
+def test_what_workers_get_by_default_are_the_cores_defaults(spark: SparkSession) -> None:
+    model = prepare(SMALL)
+
+    embedder = build_embedder(spark, model, EncoderConfig(), BatchConfig())
+
+    assert embedder.fetch_policy == FetchPolicy()
+    assert embedder.decode_limits == DecodeLimits()
+    assert embedder.isolation == Isolation()
+    assert embedder.model.settings == EngineSettings()
+    # Spark decides the threads: those of a task here.
+    assert embedder.pipeline_limits == PipelineLimits(decode_threads=1)
+
+
+def test_decode_threads_are_left_to_where_the_work_is_done() -> None:
+    assert BatchConfig().pipeline.decode_threads is None
+    assert PipelineLimits().decode_threads is None
+
+
+@pytest.mark.parametrize("function", [Pictures, Pipeline, render, render_quickly])
+def test_fidelity_has_one_default(function: Callable[..., object]) -> None:
+    default = inspect.signature(function).parameters["fidelity"].default
+
+    assert default == DecodeConfig().fidelity
+
+
+def test_the_backend_has_one_default() -> None:
+    default = inspect.signature(Engine.start).parameters["backend"].default
+
+    assert default == EncoderConfig().backend == EngineSettings().backend
+
+
+def test_a_declared_preprocessing_has_the_cores_fields() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    declared = PreprocessingConfig(resize_px=256, crop_px=224, mean=mean, std=std)
+
+    assert Preprocessing(**dict(declared)) == Preprocessing(256, 224, "bilinear", mean, std)
+
+
+def test_each_scheme_and_backend_is_there_and_no_other() -> None:
+    assert set(get_args(SchemeName)) == set(SCHEMES)
+    assert set(get_args(Backend)) == set(BACKENDS)

@@ -1,0 +1,618 @@
+"""Searching a table without Spark: exact order, the right model's rows, and pictures of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import safetensors.torch
+import torch
+from deltalake import DeltaTable, write_deltalake
+from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.codec import has_lz4, has_snappy
+from PIL import Image
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from embedstream.cli.app import main
+from embedstream.index.search import (
+    Neighbour,
+    Vector,
+    contact_sheet,
+    embed_pictures,
+    file_content,
+    kafka_content,
+    nearest,
+    newest_model,
+    save_sheet,
+)
+from embedstream.table.delta import create_table, table_name
+from embedstream.worker.messages import OUTCOME_SCHEMA
+from embedstream_core.errors import SetupError
+from embedstream_core.models.encoders.catalog import find_encoder
+from embedstream_core.models.prepare import ModelSpec, prepare_model
+from pictures import real_pictures
+from streams import Topic, image, json_message
+
+SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+
+MODEL = "resnet50/IMAGENET1K_V2/11ad3fa6f4b5"
+OTHER_MODEL = "resnet50/IMAGENET1K_V1/0676ba61b6b6"
+
+CAT, COFFEE, ROCKET = "chelsea.png", "coffee.png", "rocket.jpg"
+
+
+def row(
+    image_id: str,
+    vector: Iterable[float] | None,
+    *,
+    uri: str | None = None,
+    offset: int = 0,
+    model_id: str = MODEL,
+) -> dict[str, Any]:
+    """An outcome; without a vector, a failure."""
+    error = {"code": "image_corrupt", "stage": "decode", "message": "cut short"}
+    return {
+        "topic": "images",
+        "partition": 0,
+        "offset": offset,
+        "image_id": image_id,
+        "uri": uri,
+        "embedding": None if vector is None else list(vector),
+        "error": error if vector is None else None,
+        "model_id": model_id,
+    }
+
+
+def write_table(
+    folder: Path, *parts: Iterable[dict[str, Any]], model_id: str | None = MODEL
+) -> str:
+    """A table of outcomes, appended to part by part."""
+    table = str(folder / "table")
+    for rows in parts:
+        write_deltalake(table, pa.Table.from_pylist(list(rows), schema=SCHEMA), mode="append")
+    if model_id is not None:
+        # Properties of one's own are refused by write_deltalake, but not here.
+        DeltaTable(table).alter.set_table_properties(
+            {"embedstream.model_id": model_id}, raise_if_not_exists=False
+        )
+    return table
+
+
+def vector(*values: float) -> Vector:
+    return np.array(values, np.float32)
+
+
+def found(table: str, query: Vector, k: int = 10) -> list[str]:
+    return [one.image_id for one in nearest(table, query, model_id=MODEL, k=k)]
+
+
+def jpeg(size: tuple[int, int], color: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, color).save(data, "JPEG")
+    return data.getvalue()
+
+
+def neighbour(image_id: str = "cat", uri: str | None = None, offset: int = 0) -> Neighbour:
+    return Neighbour(0.5, image_id, uri, topic="images", partition=0, offset=offset)
+
+
+@pytest.fixture(scope="module")
+def random_model() -> str:
+    """The id of a small network without training, which needs no download."""
+    return prepare_model(ModelSpec("resnet18", "random")).card.model_id
+
+
+@pytest.fixture(scope="module")
+def random_vectors(random_model: str) -> list[Vector]:
+    """Of the three pictures, from that network."""
+    contents = [real_pictures()[name] for name in (CAT, COFFEE, ROCKET)]
+    return embed_pictures(contents, model_id=random_model)
+
+
+def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
+    rows = [
+        row("opposite", [-2, 0]),
+        row("same-but-longer", [50, 0]),
+        row("right-angle", [0, 1]),
+        row("near", [4, 3]),
+    ]
+    table = write_table(tmp_path, rows)
+
+    neighbours = nearest(table, vector(3, 0), model_id=MODEL, k=10)
+
+    assert [one.image_id for one in neighbours] == [
+        "same-but-longer",
+        "near",
+        "right-angle",
+        "opposite",
+    ]
+    similarities = [one.similarity for one in neighbours]
+    np.testing.assert_allclose(similarities, [1, 0.8, 0, -1], atol=1e-6)
+
+
+def test_a_neighbour_says_where_its_row_came_from(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("cat", [1, 0], uri="file:///cat.png", offset=7)])
+    assert nearest(table, vector(1, 0), model_id=MODEL, k=1) == [
+        Neighbour(1.0, "cat", "file:///cat.png", topic="images", partition=0, offset=7)
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_the_nearest_of_many_parts_are_exact(tmp_path: Path, k: int) -> None:
+    vectors = np.random.default_rng(5).normal(size=(3000, 8)).astype(np.float32)
+    rows = [row(str(index), one, offset=index) for index, one in enumerate(vectors.tolist())]
+    table = write_table(tmp_path, rows[:1100], rows[1100:1101], rows[1101:])
+    query = vectors[1234] + 0.1
+
+    exact = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    assert found(table, query, k) == [str(index) for index in np.argsort(-exact)[:k]]
+
+
+def test_more_than_the_table_has_is_all_of_it(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("a", [1, 0]), row("b", [0, 1])])
+    assert found(table, vector(1, 0), k=1000) == ["a", "b"]
+    assert found(table, vector(1, 0), k=1) == ["a"]
+
+
+def test_equal_pictures_are_all_found(tmp_path: Path) -> None:
+    rows = [row("cat", [1, 2], offset=index) for index in range(5)]
+    table = write_table(tmp_path, rows[:2], [*rows[2:], row("dog", [2, 1])])
+    neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=5)
+    assert {(one.image_id, one.offset) for one in neighbours} == {("cat", n) for n in range(5)}
+    assert len(neighbours) == 5
+
+
+def test_a_picture_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
+    rows = [row("cat", [1, 2]), row("cat", [1, 2], uri="file:///cat.png", offset=1)]
+    table = write_table(tmp_path, rows)
+    neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=2)
+    assert {one.uri for one in neighbours} == {None, "file:///cat.png"}
+
+
+def test_failures_and_other_models_rows_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        row("failed", None),
+        row("other", [1, 0, 0], model_id=OTHER_MODEL),
+        row("mine", [0, 1]),
+        row("failed-too", None),
+        row("mine-too", [1, 1]),
+    ]
+    table = write_table(tmp_path, rows)
+    assert found(table, vector(1, 0)) == ["mine-too", "mine"]
+    (other,) = nearest(table, vector(1, 0, 0), model_id=OTHER_MODEL, k=5)
+    assert other.image_id == "other"
+
+
+@pytest.mark.parametrize("rows", [[], [row("failed", None)]], ids=["empty", "failures"])
+def test_a_table_without_an_embedding_says_so(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(SetupError, match=f"no embedding of '{MODEL}'; it holds none at all yet"):
+        found(write_table(tmp_path, rows), vector(1, 0))
+
+
+def test_a_model_without_a_row_says_whose_rows_there_are(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("other", [1, 0], model_id="it's/another/0")])
+    with pytest.raises(SetupError, match=f"'{MODEL}'; it holds those of 'it's/another/0'"):
+        found(table, vector(1, 0))
+    (other,) = nearest(table, vector(1, 0), model_id="it's/another/0", k=1)
+    assert other.image_id == "other"
+
+
+@pytest.mark.parametrize("vectors", [[[1, 2, 3]], [[1, 2], [1, 2, 3]]], ids=["all", "one"])
+def test_rows_of_another_dimension_are_refused(tmp_path: Path, vectors: list[list[float]]) -> None:
+    table = write_table(tmp_path, [row(str(one), one) for one in vectors])
+    with pytest.raises(SetupError, match=rf"has 2 floats, and .* rows of '{MODEL}' with 3: only"):
+        found(table, vector(1, 0))
+
+
+def test_a_vector_of_zeros_is_near_to_nothing_and_far_from_nothing(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("far", [-1, 0]), row("zeros", [0, 0]), row("near", [1, 1])])
+    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=3)
+    assert [one.image_id for one in neighbours] == ["near", "zeros", "far"]
+    assert neighbours[1].similarity == 0.0
+
+
+def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("old", [1], model_id=OTHER_MODEL)], model_id=MODEL)
+    assert newest_model(table) == MODEL
+
+
+def test_a_table_without_a_model_is_none_of_ours(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("a", [1])], model_id=None)
+    with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
+        newest_model(table)
+    assert table in str(error.value)
+
+
+def test_no_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
+        message = f"there is no Delta table at '{table}'; has the stream run"
+        with pytest.raises(SetupError, match=message):
+            newest_model(table)
+        with pytest.raises(SetupError, match=message):
+            nearest(table, vector(1), model_id=MODEL, k=1)
+
+
+def test_asking_for_a_table_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(SetupError):
+        newest_model(str(tmp_path / "absent"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_table_is_told(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("a", [1])])
+    for log in (Path(table) / "_delta_log").glob("*.json"):
+        log.write_text("{ not json")
+    with pytest.raises(SetupError, match="cannot be read") as error:
+        newest_model(table)
+    assert table in str(error.value)
+
+
+def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [row("a", [1])])
+    for file in Path(table).glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(SetupError, match="cannot be read without Spark") as error:
+        found(table, vector(1))
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
+def test_a_table_out_of_reach_is_told(table: str) -> None:
+    with pytest.raises(SetupError, match=f"'{table}'"):
+        newest_model(table)
+
+
+# What Spark users switch on, and what they then do with the table.
+FEATURES = {
+    "deletion vectors": (
+        {"delta.enableDeletionVectors": "true"},
+        ["DELETE FROM {} WHERE offset = 1"],
+    ),
+    "column mapping": (
+        {"delta.columnMapping.mode": "name"},
+        [
+            "ALTER TABLE {} RENAME COLUMN image_id TO name",
+            "ALTER TABLE {} RENAME COLUMN uri TO image_id",
+            "ALTER TABLE {} RENAME COLUMN name TO uri",
+            "DELETE FROM {} WHERE offset = 1",
+        ],
+    ),
+    "v2 checkpoints": (
+        {"delta.checkpointPolicy": "v2", "delta.checkpointInterval": "1"},
+        ["DELETE FROM {} WHERE offset = 1"],
+    ),
+}
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("feature", FEATURES)
+def test_tables_of_sparks_newer_features_are_searched(
+    spark: SparkSession, tmp_path: Path, feature: str
+) -> None:
+    properties, statements = FEATURES[feature]
+    table = spark_table(spark, tmp_path, properties)
+    for statement in statements:
+        spark.sql(statement.format(table_name(table)))
+
+    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=10)
+
+    assert newest_model(table) == MODEL
+    names = [one.uri if feature == "column mapping" else one.image_id for one in neighbours]
+    assert names == ["same", "opposite"]
+    assert [one.offset for one in neighbours] == [0, 2]
+
+
+@pytest.mark.spark
+def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    table = spark_table(spark, tmp_path, {"delta.enableTypeWidening": "true"})
+    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*TypeWidening"):
+        found(table, vector(1, 0))
+
+
+def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -> str:
+    """Three rows in one file of a table that Spark has made."""
+    table = str(folder / "table")
+    create_table(spark, table, model_id=MODEL, properties=properties)
+    vectors = {"same": [1.0, 0.0], "right-angle": [0.0, 1.0], "opposite": [-1.0, 0.0]}
+    rows = [row(name, one, offset=n) for n, (name, one) in enumerate(vectors.items())]
+    whole = [{name: one.get(name) for name in OUTCOME_SCHEMA.names} for one in rows]
+    frame = spark.createDataFrame(whole, OUTCOME_SCHEMA).coalesce(1)
+    frame.write.format("delta").mode("append").save(table)
+    return table
+
+
+def test_a_file_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SetupError, match=str(tmp_path / "file")):
+        newest_model(str(tmp_path / "file"))
+
+
+def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
+    cat, coffee, rocket = random_vectors
+    contents = [real_pictures()[ROCKET], real_pictures()[CAT]]
+
+    again = embed_pictures(contents, model_id=random_model)
+
+    np.testing.assert_allclose(again, [rocket, cat], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(cat, coffee, rtol=1e-3, atol=1e-3)
+    assert cat.shape == (512,)
+    assert cat.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "has no bytes"),
+        (b"<html>not found</html>", "are none of JPEG, PNG"),
+        (real_pictures()[ROCKET][:2000], "rocket|cut|truncated|corrupt|decode"),
+    ],
+    ids=["empty", "html", "cut"],
+)
+def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reason: str) -> None:
+    message = f"(?i)the query picture cannot be used: .*({reason})"
+    with pytest.raises(SetupError, match=message):
+        embed_pictures([real_pictures()[CAT], content], model_id=random_model)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "message"),
+    [
+        ("resnet18", "'resnet18' is not a model_id; one is <encoder>/<weights>/"),
+        ("resnet18/random", "'resnet18/random' is not a model_id"),
+        ("resnet5/random-seed-0/abcdef123456", "resnet5"),
+        ("resnet18/random-seed-1/abcdef123456", "random-seed-1"),
+    ],
+)
+def test_an_unknown_model_is_told(model_id: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        embed_pictures([real_pictures()[CAT]], model_id=model_id)
+
+
+@pytest.mark.parametrize("name", ["mine", "random-crops", "random-seed-0"])
+def test_weights_from_a_file_are_those_of_the_file(
+    tmp_path: Path, random_vectors: list[Vector], name: str
+) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        safetensors.torch.save_file(find_encoder("resnet18").build().state_dict(), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    model_id = f"resnet18/{name}/{sha256[:12]}"
+
+    (cat,) = embed_pictures([real_pictures()[CAT]], model_id=model_id, weights=str(path))
+
+    assert not np.allclose(cat, random_vectors[0], rtol=1e-3)
+
+
+def test_weights_that_are_not_the_tables_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(find_encoder("resnet18").build().state_dict(), path)
+    with pytest.raises(SetupError, match=r"has sha256 .*, not 000000000000"):
+        embed_pictures([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
+
+
+@pytest.mark.parametrize("name", ["cat.png", "möwe 1 %41.png", "a#b?c.png", "猫+.png"])
+def test_a_files_content_is_found_by_its_reference(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(name.encode())
+    assert file_content(path.as_uri()) == name.encode()
+
+
+def test_what_is_no_file_here_has_no_content(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"cat")
+    assert file_content((tmp_path / "absent.png").as_uri()) is None
+    assert file_content(tmp_path.as_uri()) is None
+    assert file_content(f"https://example.com{tmp_path}/cat.png") is None
+    assert file_content(f"s3:/{tmp_path}/cat.png") is None
+    assert file_content((tmp_path / ("a" * 300)).as_uri()) is None
+    assert file_content("file://[cat.png") is None
+
+
+@pytest.mark.kafka
+def test_a_messages_picture_is_read_back(topic: Topic) -> None:
+    topic.send([image("cat", b"first"), image("cat", b"second"), image("cat", None)])
+    topic.send([json_message("cat", data="dGhpcmQ="), json_message("cat", uri="file:///cat.png")])
+    (partition,) = [one for one, end in topic.end_offsets().items() if end]
+
+    contents = [
+        kafka_content(
+            Neighbour(1.0, "cat", None, topic.name, partition, offset),
+            bootstrap_servers=topic.bootstrap_servers,
+        )
+        for offset in range(5)
+    ]
+
+    assert contents == [b"first", b"second", None, b"third", None]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("codec", ["lz4", "snappy"])
+def test_a_message_of_a_codec_that_is_missing_is_told(topic: Topic, codec: str) -> None:
+    """The broker compresses with its own library; kafka-python needs another package for each."""
+    if codecs()[codec]:
+        pytest.skip(f"{codec} is installed")
+    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
+    resource = ConfigResource("TOPIC", topic.name, configs={"compression.type": codec})
+    admin.alter_configs([resource])
+    admin.close()
+    topic.send([image("cat", b"first")])
+    (partition,) = [one for one, end in topic.end_offsets().items() if end]
+
+    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read back: .*pip install"):
+        kafka_content(
+            Neighbour(1.0, "cat", None, topic.name, partition, 0),
+            bootstrap_servers=topic.bootstrap_servers,
+        )
+
+
+def codecs() -> dict[str, bool]:
+    """Which of Kafka's codecs kafka-python can use here."""
+    return {"lz4": has_lz4(), "snappy": has_snappy()}
+
+
+def test_no_broker_to_read_pictures_from_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import kafka
+    from kafka.errors import KafkaTimeoutError
+
+    def unanswered(**_: object) -> None:
+        raise KafkaTimeoutError("no answer")
+
+    monkeypatch.setattr(kafka, "KafkaConsumer", unanswered)
+    with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer; check"):
+        kafka_content(neighbour(), bootstrap_servers="127.0.0.1:1")
+
+
+def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour() -> None:
+    blue = jpeg((300, 200), "blue")
+    rows = [
+        ("cat", jpeg((10, 10), "red"), [neighbour("a"), neighbour("b")]),
+        ("dog", jpeg((10, 10), "lime"), [neighbour("c")]),
+    ]
+
+    sheet = contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
+
+    assert (sheet.mode, sheet.size) == ("RGB", (3 * 178 + 20, 2 * 212 + 10))
+    assert [center(sheet, at, line) for line in (0, 1) for at in (0, 1, 2)] == [
+        "red",
+        "blue",
+        "empty",
+        "lime",
+        "blue",
+        "paper",
+    ]
+
+
+def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
+    assert contact_sheet([], lambda one: None).size == (198, 10)
+    assert contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (198, 222)
+
+
+def test_a_tile_shows_a_picture_whole_and_upright() -> None:
+    data = io.BytesIO()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    half = Image.new("RGB", (200, 100), "red")
+    half.paste("blue", (100, 0, 200, 100))
+    half.save(data, "JPEG", exif=turned, quality=95)
+
+    sheet = contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
+
+    middle = 10 + 84
+    assert named(sheet.getpixel((middle, 10 + 20))) == "red"
+    assert named(sheet.getpixel((middle, 10 + 148))) == "blue"
+    assert named(sheet.getpixel((10 + 10, middle))) == "empty"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"overwritten with text", real_pictures()[ROCKET][:2000]],
+    ids=["empty", "text", "cut"],
+)
+def test_a_neighbours_file_that_has_become_no_image_draws_an_empty_tile(content: bytes) -> None:
+    rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
+    sheet = contact_sheet(rows, lambda one: content)
+    assert center(sheet, 1, 0) == "empty"
+
+
+@pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])
+def test_any_name_can_be_drawn(image_id: str) -> None:
+    rows = [(image_id, jpeg((10, 10), "red"), [neighbour(image_id)])]
+    sheet = contact_sheet(rows, lambda one: None)
+    assert center(sheet, 0, 0) == "red"
+
+
+def center(sheet: Image.Image, column: int, line: int) -> str:
+    left = 10 + column * 178 + (10 if column else 0)
+    return named(sheet.getpixel((left + 84, 10 + line * 212 + 84)))
+
+
+def named(pixel: Any) -> str:
+    colors = {
+        "red": (254, 0, 0),
+        "lime": (0, 255, 0),
+        "blue": (0, 0, 254),
+        "empty": (238, 238, 238),
+        "paper": (255, 255, 255),
+    }
+    return min(colors, key=lambda name: float(np.abs(np.subtract(colors[name], pixel)).sum()))
+
+
+@pytest.fixture
+def search_command(
+    tmp_path: Path,
+    random_model: str,
+    random_vectors: list[Vector],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """`embedstream search` of one picture in a table of three, one of them in a file."""
+    names = [CAT, COFFEE, ROCKET]
+    (tmp_path / CAT).write_bytes(real_pictures()[CAT])
+    uris = [(tmp_path / CAT).as_uri(), None, None]
+    rows = [
+        row(name, one.tolist(), uri=uri, offset=index, model_id=random_model)
+        for index, (name, one, uri) in enumerate(zip(names, random_vectors, uris, strict=True))
+    ]
+    table = write_table(tmp_path, rows, model_id=random_model)
+    command = ["embedstream", "search", str(tmp_path / CAT), "--table", table]
+    monkeypatch.setattr(sys, "argv", command)
+    return command
+
+
+def test_the_command_lists_the_nearest_rows_and_draws_them(
+    tmp_path: Path, search_command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    search_command += ["-k", "2", "--out", str(sheet)]
+
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == f" 1.0000  {CAT}  ({(tmp_path / CAT).as_uri()})"
+    assert second.endswith((f"  {COFFEE}  (images-0-1)", f"  {ROCKET}  (images-0-2)"))
+    assert last == f"contact sheet: {sheet}"
+    with Image.open(sheet) as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (3 * 178 + 20, 212 + 10))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("absent/sheet.png", "there is no folder '{folder}/absent'; create it first"),
+        ("sheet.nosuch", "it is a picture, and its name ends in .png or .jpg"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_told_before_the_search(
+    tmp_path: Path,
+    search_command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    message: str,
+) -> None:
+    search_command += ["--out", str(tmp_path / out)]
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr() == (
+        "",
+        f"embedstream: the contact sheet '{tmp_path / out}' cannot be written: "
+        f"{message.format(folder=tmp_path)}\n",
+    )
+
+
+def test_a_sheet_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    sheet = contact_sheet([], lambda one: None)
+    (tmp_path / "sheet.png").mkdir()
+    with pytest.raises(SetupError, match="cannot be written: Is a directory"):
+        save_sheet(sheet, tmp_path / "sheet.png")

@@ -1,0 +1,329 @@
+"""Files become messages, and every message is either with the broker or told with its reason."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES
+from embedstream.kafka.produce import (
+    Delivery,
+    OutgoingMessage,
+    find_images,
+    image_message,
+    image_messages,
+    produce,
+)
+from embedstream_core.errors import SetupError
+from streams import Topic, image
+
+TOO_LARGE = "larger than the broker allows in one message (message.max.bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a consumer reads of a message."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    partition: int
+
+
+def received(topic: Topic) -> list[Received]:
+    """All that the topic holds, partition by partition."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    ends = {TopicPartition(topic.name, one): end for one, end in topic.end_offsets().items()}
+    found: list[Received] = []
+    deadline = time.monotonic() + 30
+    with closing(KafkaConsumer(bootstrap_servers=topic.bootstrap_servers)) as consumer:
+        consumer.assign(list(ends))
+        consumer.seek_to_beginning(*ends)
+        while len(found) < sum(ends.values()) and time.monotonic() < deadline:
+            for records in consumer.poll(timeout_ms=500).values():
+                found += [
+                    Received(one.key, one.value, tuple(one.headers), one.partition)
+                    for one in records
+                ]
+    return found
+
+
+def send(topic: Topic, *messages: OutgoingMessage) -> list[Delivery]:
+    return produce(messages, bootstrap_servers=topic.bootstrap_servers, topic=topic.name)
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.name.encode())
+    return paths
+
+
+def test_a_folder_is_searched_to_its_depths_in_order(tmp_path: Path) -> None:
+    b, deep, upper, a = files(tmp_path, "b.png", "b/deep/c.JPG", "z/d.JpEg", "a.webp")
+    files(tmp_path, "notes.txt", "b/archive.zip", "no-suffix")
+    assert find_images([tmp_path]) == [a, deep, b, upper]
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["jpg", "jpeg", "jpe", "jfif", "JFIF", "png", "apng", "webp", "gif", "bmp", "PNG", "Jpg"],
+)
+def test_every_suffix_of_an_image_is_found(tmp_path: Path, suffix: str) -> None:
+    found = files(tmp_path, f"picture.{suffix}")
+    assert find_images([tmp_path]) == found
+
+
+def test_names_that_cameras_and_systems_give_are_found(tmp_path: Path) -> None:
+    found = files(tmp_path, ".hidden.png", ".thumbnails/a.png", "_DSC0001.JPG", "a [1] {b}.png")
+    assert find_images([tmp_path]) == found
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "picture.heic")
+    assert find_images([path]) == [path]
+
+
+def test_places_keep_the_order_they_are_named_in(tmp_path: Path) -> None:
+    last, inner = files(tmp_path, "z.png", "folder/a.png")
+    assert find_images([last, tmp_path / "folder", last]) == [last, inner, last]
+
+
+def test_a_folder_with_an_images_suffix_is_no_image(tmp_path: Path) -> None:
+    (inner,) = files(tmp_path, "album.jpg/a.png")
+    assert find_images([tmp_path]) == [inner]
+
+
+def test_a_link_that_leads_nowhere_is_no_image(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "a.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert find_images([tmp_path]) == [path]
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "a.png")
+    absent = tmp_path / "absent"
+    with pytest.raises(SetupError, match="is not there; name files, or folders of images") as error:
+        find_images([path, absent])
+    assert f"'{absent}'" in str(error.value)
+
+
+def test_no_image_at_all_is_told_with_the_suffixes(tmp_path: Path) -> None:
+    files(tmp_path, "notes.txt")
+    with pytest.raises(SetupError, match=r"no image \(\.apng, \.bmp, .*, \.jfif, .*, \.webp\)"):
+        find_images([tmp_path])
+
+
+def test_a_message_of_bytes(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "möwe 1.png")
+    assert image_message(path, form="bytes") == OutgoingMessage(
+        name=str(path),
+        key=str(path),
+        value="möwe 1.png".encode(),
+        headers=(("file_name", "möwe 1.png".encode()),),
+    )
+
+
+def test_a_message_of_a_reference(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "möwe 1.png")
+    message = image_message(path, form="reference")
+    assert message.key == message.name == str(path)
+    assert message.headers == ()
+    assert json.loads(message.value or b"") == {
+        "id": str(path),
+        "uri": f"{tmp_path.as_uri()}/m%C3%B6we%201.png",
+    }
+
+
+def test_a_relative_path_is_the_id_but_not_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path, "pictures/cat.png")
+    monkeypatch.chdir(tmp_path)
+    message = image_message(Path("pictures/cat.png"), form="reference")
+    assert json.loads(message.value or b"") == {
+        "id": "pictures/cat.png",
+        "uri": (tmp_path / "pictures" / "cat.png").as_uri(),
+    }
+    assert image_message(Path("pictures/cat.png"), form="bytes").key == "pictures/cat.png"
+
+
+def test_a_file_that_cannot_be_read_is_told_and_left_out(tmp_path: Path) -> None:
+    first, last = files(tmp_path, "a.png", "c.png")
+    told: dict[Path, str] = {}
+
+    messages = image_messages(
+        [first, tmp_path / "b.png", tmp_path, last], form="bytes", on_unreadable=told.__setitem__
+    )
+
+    assert [message.name for message in messages] == [str(first), str(last)]
+    assert told == {
+        tmp_path / "b.png": "cannot be read: No such file or directory",
+        tmp_path: "cannot be read: Is a directory",
+    }
+
+
+def test_a_path_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(SetupError, match="cannot be read: File name too long") as error:
+        find_images([path])
+    assert f"'{path}'" in str(error.value)
+
+
+@pytest.mark.kafka
+def test_messages_arrive_with_key_value_and_headers(topic: Topic, tmp_path: Path) -> None:
+    (path,) = files(tmp_path, "möwe.png")
+    sent = [
+        image_message(path, form="bytes"),
+        image("cat", b"\x00\xff", shop="42", place="Zürich"),
+        image("plain", b""),
+    ]
+
+    assert send(topic, *sent) == []
+
+    found = {one.key: (one.value, one.headers) for one in received(topic)}
+    assert found == {
+        str(path).encode(): (
+            "möwe.png".encode(),
+            (("file_name", "möwe.png".encode()),),
+        ),
+        b"cat": (b"\x00\xff", (("shop", b"42"), ("place", "Zürich".encode()))),
+        b"plain": (b"", ()),
+    }
+
+
+@pytest.mark.kafka
+def test_messages_of_one_key_keep_their_order(topic: Topic) -> None:
+    assert send(topic, *(image("cat", str(number).encode()) for number in range(50))) == []
+    found = received(topic)
+    assert [one.value for one in found] == [str(number).encode() for number in range(50)]
+    assert len({one.partition for one in found}) == 1
+
+
+@pytest.mark.kafka
+def test_a_tombstone_has_no_value(topic: Topic) -> None:
+    assert send(topic, image("cat", None)) == []
+    assert [(one.key, one.value) for one in received(topic)] == [(b"cat", None)]
+
+
+@pytest.mark.kafka
+def test_a_message_that_is_too_large_is_told_and_the_others_arrive(topic: Topic) -> None:
+    large = image("large", bytes(MAX_MESSAGE_BYTES))
+
+    failed = send(topic, image("before", b"1"), large, image("after", b"2"))
+
+    assert failed == [Delivery(large, TOO_LARGE)]
+    assert {one.key for one in received(topic)} == {b"before", b"after"}
+
+
+@pytest.mark.kafka
+def test_messages_that_follow_a_refused_one_arrive(topic: Topic) -> None:
+    heard: list[Delivery] = []
+    refused = threading.Event()
+
+    def hear(delivery: Delivery) -> None:
+        heard.append(delivery)
+        if delivery.error is not None:
+            refused.set()
+
+    def messages() -> Iterator[OutgoingMessage]:
+        yield image("cat", bytes(MAX_MESSAGE_BYTES))
+        assert refused.wait(30)
+        yield image("cat", b"1")
+        yield image("dog", b"2")
+
+    produce(
+        messages(),
+        bootstrap_servers=topic.bootstrap_servers,
+        topic=topic.name,
+        on_delivery=hear,
+    )
+
+    assert [one.error for one in heard] == [TOO_LARGE, None, None]
+    assert {one.value for one in received(topic)} == {b"1", b"2"}
+
+
+@pytest.mark.kafka
+def test_every_delivery_is_heard_once(topic: Topic) -> None:
+    messages = [image(str(number), b"x") for number in range(20)]
+    messages.append(image("large", bytes(MAX_MESSAGE_BYTES)))
+    heard: list[Delivery] = []
+
+    produce(
+        messages,
+        bootstrap_servers=topic.bootstrap_servers,
+        topic=topic.name,
+        on_delivery=heard.append,
+    )
+
+    assert {one.message.name: one.error for one in heard} == {
+        **{str(number): None for number in range(20)},
+        "large": TOO_LARGE,
+    }
+    assert len(heard) == 21
+
+
+@pytest.mark.kafka
+def test_messages_are_made_as_they_are_sent(topic: Topic) -> None:
+    def breaking() -> Iterator[OutgoingMessage]:
+        yield image("first", b"1")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        produce(breaking(), bootstrap_servers=topic.bootstrap_servers, topic=topic.name)
+
+    assert [one.key for one in received(topic)] == [b"first"]
+
+
+@pytest.mark.kafka
+def test_a_missing_topic_is_told_before_anything_is_sent(topic: Topic) -> None:
+    asked: list[OutgoingMessage] = []
+    messages = (asked.append(one) or one for one in [image("cat", b"1")])  # type: ignore[func-returns-value]
+    with pytest.raises(SetupError, match=r"no topic 'absent' at 127\.0\.0\.1:\d+; create it first"):
+        produce(messages, bootstrap_servers=topic.bootstrap_servers, topic="absent")
+    assert asked == []
+
+
+def test_no_broker_is_told_with_the_way_out() -> None:
+    with pytest.raises(SetupError, match=r"nothing listens at 127\.0\.0\.1:1; .*broker start"):
+        produce([image("cat", b"1")], bootstrap_servers="127.0.0.1:1", topic="images")
+
+
+@pytest.mark.kafka
+def test_a_setting_that_is_none_of_kafkas_is_told(topic: Topic) -> None:
+    with pytest.raises(SetupError, match="no_such_setting"):
+        produce(
+            [image("cat", b"1")],
+            bootstrap_servers=topic.bootstrap_servers,
+            topic=topic.name,
+            client_settings={"no_such_setting": "1"},
+        )
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"client_id": "tests"},
+        {"request_timeout_ms": 20_000},
+        {"max_request_size": 1000, "linger_ms": 1},
+    ],
+)
+def test_settings_of_kafkas_client_are_taken(topic: Topic, settings: dict[str, object]) -> None:
+    failed = produce(
+        [image("cat", b"1")],
+        bootstrap_servers=topic.bootstrap_servers,
+        topic=topic.name,
+        client_settings=settings,
+    )
+    assert failed == []
+    assert [one.key for one in received(topic)] == [b"cat"]

@@ -1,0 +1,291 @@
+"""Totals add up, and the listener reports what a committed micro-batch observed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyspark.sql.streaming.listener import (
+    QueryIdleEvent,
+    QueryProgressEvent,
+    QueryStartedEvent,
+    QueryTerminatedEvent,
+)
+
+from embedstream.kafka.source import TopicState
+from embedstream.stream.progress import BatchReport, Margin, ProgressListener, Totals
+from embedstream.worker.counts import Kinds
+from embedstream_core.errors import Code, SetupError
+
+QUERY = {
+    "id": "7b6c9f4e-1d4a-4b43-9b7d-0a5b4f0d9a01",
+    "runId": "0f1f5f5e-6a35-4d5c-8c64-0d7a1ea0c002",
+}
+
+
+def batch_report(
+    batch_id: int = 0, *, embeddings: int = 0, duration_s: float = 1.0, **failures: int
+) -> BatchReport:
+    return BatchReport(
+        batch_id=batch_id,
+        messages=embeddings + sum(failures.values()),
+        tombstones=0,
+        embeddings=embeddings,
+        failures=Counter(failures),
+        duration_s=duration_s,
+        lag=None,
+    )
+
+
+def progress(
+    batch_id: int = 0,
+    *,
+    read: int = 0,
+    tombstones: int = 0,
+    embeddings: int = 0,
+    failures: dict[Code, int] | None = None,
+    metrics: dict[str, str] | None = None,
+    milliseconds: int = 1500,
+) -> dict[str, Any]:
+    """What Spark tells of one trigger of a Kafka query, in its JSON."""
+    rates = {"inputRowsPerSecond": 10.0, "processedRowsPerSecond": 20.0}
+    source = {
+        "description": "KafkaV2[Subscribe[images]]",
+        "startOffset": {"images": {"0": 0}},
+        "endOffset": {"images": {"0": read}},
+        "latestOffset": {"images": {"0": read}},
+        "numInputRows": read,
+        **rates,
+        "metrics": {} if metrics is None else metrics,
+    }
+    return {
+        **QUERY,
+        "name": None,
+        "timestamp": "2026-07-01T12:00:00.000Z",
+        "batchId": batch_id,
+        "batchDuration": milliseconds,
+        "durationMs": {"addBatch": 1, "triggerExecution": milliseconds},
+        "eventTime": {},
+        "stateOperators": [],
+        "sources": [source],
+        "sink": {"description": "DeltaSink[/table]", "numOutputRows": -1},
+        "numInputRows": read,
+        **rates,
+        "observedMetrics": {
+            "messages": {"read": read, "tombstones": tombstones},
+        },
+        # Not Spark's: what the workers count, by the same names.
+        "outcomes": {None: embeddings, **(failures or {})},
+    }
+
+
+def event(progress: dict[str, Any]) -> QueryProgressEvent:
+    return QueryProgressEvent.fromJson({"progress": progress})
+
+
+def counted(*told: dict[str, Any]) -> Callable[[str, int], Kinds]:
+    """What the workers have counted, by run and micro-batch; taken once."""
+    counts = {(one["runId"], one["batchId"]): Counter(one["outcomes"]) for one in told}
+    return lambda run, batch: +counts.pop((run, batch))
+
+
+def listen(*told: dict[str, Any]) -> tuple[ProgressListener, list[BatchReport]]:
+    reports: list[BatchReport] = []
+    listener = ProgressListener(reports.append, counted(*told))
+    for one in told:
+        listener.onQueryProgress(event(one))
+    return listener, reports
+
+
+def test_totals_begin_at_nothing() -> None:
+    totals = Totals()
+    assert (totals.batches, totals.rows, totals.rows_per_s) == (0, 0, 0.0)
+
+
+def test_totals_are_sums() -> None:
+    totals = Totals()
+    totals.add(batch_report(0, embeddings=3, duration_s=0.5, image_corrupt=1))
+    totals.add(batch_report(1, embeddings=4, duration_s=1.5, image_corrupt=2, image_empty=2))
+    assert totals.batches == 2
+    assert totals.embeddings == 7
+    assert totals.failures == {"image_corrupt": 3, "image_empty": 2}
+    assert totals.rows == 12
+    assert totals.busy_s == 2.0
+    assert totals.rows_per_s == 6.0
+
+
+def test_totals_leave_the_reports_as_they_were() -> None:
+    totals, report = Totals(), batch_report(embeddings=1, image_empty=1)
+    totals.add(report)
+    totals.add(batch_report(image_empty=5))
+    assert report.failures == {"image_empty": 1}
+
+
+def test_two_totals_share_nothing() -> None:
+    first, second = Totals(), Totals()
+    first.add(batch_report(image_empty=1))
+    assert second.failures == Counter()
+
+
+def test_rows_of_a_batch_are_embeddings_and_failures() -> None:
+    assert batch_report(embeddings=5, image_empty=1, image_corrupt=2).rows == 8
+
+
+def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
+    failed = {Code.IMAGE_CORRUPT: 2, Code.REFERENCE_DENIED: 1}
+    told = progress(
+        7,
+        read=13,
+        tombstones=4,
+        embeddings=6,
+        failures=failed,
+        metrics={"avgOffsetsBehindLatest": "20.5", "maxOffsetsBehindLatest": "31"},
+        milliseconds=2500,
+    )
+
+    listener, reports = listen(told)
+
+    assert reports == [
+        BatchReport(
+            batch_id=7,
+            messages=13,
+            tombstones=4,
+            embeddings=6,
+            failures=Counter({"image_corrupt": 2, "reference_denied": 1}),
+            duration_s=2.5,
+            lag=31,
+        )
+    ]
+    assert listener.last_batch_id == 7
+    assert (listener.totals.batches, listener.totals.rows) == (1, 9)
+
+
+def test_what_spark_does_not_see_is_reported_as_the_workers_count_it() -> None:
+    """As on a table with a generated column."""
+    told = progress(7, embeddings=6, failures={Code.IMAGE_EMPTY: 1})
+    _, (report,) = listen({**told, "observedMetrics": {}})
+    assert (report.messages, report.rows, report.embeddings) == (7, 7, 6)
+    assert report.failures == {"image_empty": 1}
+
+
+def test_failures_that_did_not_happen_are_not_listed() -> None:
+    _, (report,) = listen(progress(read=2, embeddings=2))
+    assert report.failures == Counter()
+    assert list(report.failures) == []
+
+
+def test_micro_batches_add_up() -> None:
+    listener, reports = listen(
+        progress(0, read=5, embeddings=5, milliseconds=1000),
+        progress(1, read=4, tombstones=1, embeddings=1, failures={Code.IMAGE_EMPTY: 2}),
+    )
+    assert [report.batch_id for report in reports] == [0, 1]
+    assert listener.totals == Totals(
+        batches=2, tombstones=1, embeddings=6, failures=Counter(image_empty=2), busy_s=2.5
+    )
+
+
+def test_a_micro_batch_of_tombstones_only_is_reported() -> None:
+    listener, reports = listen(progress(read=3, tombstones=3))
+    assert [(report.tombstones, report.rows) for report in reports] == [(3, 0)]
+    assert listener.totals.tombstones == 3
+
+
+def test_a_trigger_without_messages_is_not_reported() -> None:
+    listener, reports = listen(progress(3, read=0))
+    assert reports == []
+    assert listener.totals == Totals()
+    assert listener.last_batch_id == -1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "lag"),
+    [
+        ({"maxOffsetsBehindLatest": "0"}, 0),
+        ({"minOffsetsBehindLatest": "1", "maxOffsetsBehindLatest": "120"}, 120),
+        ({}, None),
+    ],
+)
+def test_the_lag_is_the_kafka_sources_own(metrics: dict[str, str], lag: int | None) -> None:
+    _, (report,) = listen(progress(read=1, embeddings=1, metrics=metrics))
+    assert report.lag == lag
+
+
+def test_a_trigger_without_sources_has_no_lag() -> None:
+    _, (report,) = listen({**progress(read=1, embeddings=1), "sources": []})
+    assert report.lag is None
+
+
+def test_only_the_end_of_the_query_ends_the_listener() -> None:
+    listener, _ = listen(progress(read=1, embeddings=1))
+    at = {**QUERY, "timestamp": "2026-07-01T12:00:00.000Z"}
+    listener.onQueryStarted(QueryStartedEvent.fromJson({**at, "name": None, "jobTags": []}))
+    listener.onQueryIdle(QueryIdleEvent.fromJson(at))
+    assert not listener.ended
+
+    end = {**QUERY, "exception": None, "errorClassOnException": None}
+    listener.onQueryTerminated(QueryTerminatedEvent.fromJson(end))
+    assert listener.ended
+    assert listener.totals.batches == 1
+
+
+class Kafka:
+    """A topic of which retention has deleted some messages; it counts how often it is asked."""
+
+    def __init__(self, earliest: dict[int, int]) -> None:
+        self.earliest = earliest
+        self.asked = 0
+        self.away = False
+
+    def __call__(self) -> dict[str, TopicState]:
+        self.asked += 1
+        if self.away:
+            raise SetupError("no Kafka broker answers")
+        return {"images": TopicState("id", self.earliest, {})}
+
+
+def margins(kafka: Kafka, *told: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
+    """What is reported of micro-batches that end so many seconds after one another."""
+    now = [0.0]
+    reports: list[BatchReport] = []
+    margin = Margin(kafka, clock=lambda: now[0])
+    listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
+    for one in told:
+        listener.onQueryProgress(event(one))
+        now[0] += seconds
+    return [report.margin for report in reports]
+
+
+def behind(read: dict[str, int], newest: dict[str, int]) -> dict[str, Any]:
+    """A micro-batch that ends before the newest messages."""
+    lag = max(newest[number] - read[number] for number in read)
+    told = progress(read=1, embeddings=1, metrics={"maxOffsetsBehindLatest": str(lag)})
+    told["sources"][0].update(endOffset={"images": read}, latestOffset={"images": newest})
+    return told
+
+
+def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:
+    kafka = Kafka({0: 100, 1: 10, 2: 90})
+    read = {"0": 150, "1": 40, "2": 90}
+    assert margins(kafka, behind(read, {"0": 200, "1": 50, "2": 90})) == [30]
+
+
+def test_kafka_is_asked_for_its_oldest_messages_every_half_minute() -> None:
+    kafka = Kafka({0: 0})
+    batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
+    assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
+    assert kafka.asked == 2
+
+
+def test_kafka_is_not_asked_when_all_is_read() -> None:
+    kafka = Kafka({0: 0})
+    assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
+    assert kafka.asked == 0
+
+
+def test_without_an_answer_there_is_no_margin() -> None:
+    kafka = Kafka({0: 0})
+    kafka.away = True
+    assert margins(kafka, behind({"0": 5}, {"0": 10})) == [None]

@@ -1,0 +1,163 @@
+"""One precision for all workers of a stream: set, recorded, forced or measured, in this order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from pyspark.sql import SparkSession
+
+from doors import SMALL
+from embedstream.config.sections import Config, EncoderConfig
+from embedstream.index.search import embed_pictures
+from embedstream.stream.preflight import Finding, check_start
+from embedstream.worker.model import FORCED_PRECISION, Choice, choose_precision, prepare
+from embedstream_core.errors import SetupError
+from embedstream_core.model_id import ModelId, Precision
+from small_models import DECLARED, onnx_model
+from streams import Topic, drain, image, refusal
+
+pytestmark = pytest.mark.spark
+
+Configure = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the whole run forces, `auto` measures here."""
+    monkeypatch.delenv(FORCED_PRECISION, raising=False)
+
+
+def choose(spark: SparkSession, precision: str = "auto", *, table: str | None = None) -> Choice:
+    config = SMALL.model_copy(update={"precision": precision})
+    return choose_precision(spark, prepare(config), config, table=table)
+
+
+def test_auto_is_measured_on_a_worker_once_a_session(spark: SparkSession) -> None:
+    first, second = choose(spark), choose(spark)
+
+    assert first == second
+    assert first.reason.startswith("measured on a worker: float32 ")
+    assert " ms a picture, bfloat16 " in first.reason
+    assert ModelId.parse(first.model.card.model_id).precision == first.precision
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_set_is_taken(spark: SparkSession, precision: Precision) -> None:
+    chosen = choose(spark, precision)
+
+    assert (chosen.precision, chosen.reason) == (precision, "as set by encoder.precision")
+    assert ModelId.parse(chosen.model.card.model_id).precision == precision
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_environment_forces_what_auto_finds(
+    spark: SparkSession, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED_PRECISION, precision)
+
+    assert choose(spark).precision == precision
+    assert choose(spark, "float32").precision == "float32"
+
+
+def test_a_forced_precision_that_does_not_exist_is_refused(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED_PRECISION, "float16")
+
+    with pytest.raises(SetupError, match="'float16'; it is float32 or bfloat16"):
+        choose(spark)
+
+
+def test_a_program_runs_in_float32_whatever_is_set(spark: SparkSession, tmp_path: Path) -> None:
+    spec = onnx_model(tmp_path)
+    config = EncoderConfig.model_validate(
+        {
+            "name": spec.encoder,
+            "weights": spec.weights,
+            "precision": "bfloat16",
+            "preprocessing": {
+                "resize_px": DECLARED.resize_px,
+                "crop_px": DECLARED.crop_px,
+                "interpolation": DECLARED.interpolation,
+                "mean": DECLARED.mean,
+                "std": DECLARED.std,
+            },
+        }
+    )
+
+    chosen = choose_precision(spark, prepare(config), config)
+
+    assert chosen.precision == "float32"
+    assert "onnx" in chosen.reason
+
+
+def jpeg(name: str = "chelsea.png") -> bytes:
+    data = io.BytesIO()
+    path = Path(skimage.data.__file__).parent / name
+    Image.open(path).convert("RGB").resize((200, 150)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def embedding(spark: SparkSession, config: Config) -> tuple[str, np.ndarray]:
+    (row,) = spark.read.format("delta").load(config.table.path).collect()
+    return row["model_id"], np.array(row["embedding"], np.float32)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_later_starts_and_search_obey_what_the_rows_were_made_with(
+    spark: SparkSession, topic: Topic, configure: Configure, precision: Precision
+) -> None:
+    content = jpeg()
+    topic.send([image("cat", content)])
+    drain(spark, configure(encoder={"precision": precision}))
+    config = configure(encoder={"precision": "auto"})
+
+    findings: list[Finding] = []
+    checked = check_start(spark, config, findings.append)
+
+    assert all(finding.passed for finding in findings)
+    assert checked is not None
+    (told,) = (finding.detail for finding in findings if finding.subject == "precision")
+    assert told == f"{precision}, as the rows in the table"
+    model_id, stored = embedding(spark, config)
+    assert checked.model.card.model_id == model_id
+    assert ModelId.parse(model_id).precision == precision
+    (query,) = embed_pictures([content], model_id=model_id)
+    np.testing.assert_allclose(query, stored, atol=2e-4)
+
+
+@pytest.mark.kafka
+def test_the_other_precision_is_another_model(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    topic.send([image("cat", jpeg())])
+    drain(spark, configure(encoder={"precision": "bfloat16"}))
+
+    said = refusal(spark, configure(encoder={"precision": "float32"}), "table")
+
+    assert "@bfloat16'" in said
+    assert "--allow-model-change" in said
+
+
+@pytest.mark.kafka
+def test_rows_of_a_model_that_does_not_fill_the_table_are_obeyed_too(
+    spark: SparkSession, topic: Topic, configure: Configure
+) -> None:
+    """As a backfill leaves them, which the stream switches over to later."""
+    topic.send([image("cat", jpeg())])
+    config = configure(encoder={"precision": "bfloat16"})
+    drain(spark, config)
+    table = f"delta.`{config.table.path}`"
+    spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('embedstream.model_id' = 'a/b/c0ffee')")
+
+    auto = EncoderConfig(name="efficientnet_lite0")
+    chosen = choose_precision(spark, prepare(auto), auto, table=config.table.path)
+
+    assert (chosen.precision, chosen.reason) == ("bfloat16", "as the rows in the table")

@@ -1,0 +1,72 @@
+"""Encoders that fail once in a stream, as a GPU does. Spark sends this file to its workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pyspark import SparkFiles, TaskContext
+from torch import nn
+
+from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.models.encoders.catalog import Encoder, PublishedWeights
+
+__all__ = ["hang", "sticky_error"]
+
+
+class FailsOnce(nn.Module):
+    """Of all workers of a stream the first fails, at its second forward pass.
+
+    The first pass is that of the probe pictures. What has failed stays broken, and a file tells who
+    it was.
+    """
+
+    def __init__(self, name: str, fail: Callable[[], None]) -> None:
+        super().__init__()
+        self.name = name
+        self.fail = fail
+        self.passes = 0
+        self.broken = False
+        self.layer = nn.Linear(3, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # It is also traced, with symbols, and run by the driver, which is to prepare it.
+        if isinstance(images, torch.Tensor) and TaskContext.get() is not None:
+            self.passes += 1
+            self.broken = self.broken or (self.passes > 1 and _is_first(self.name))
+            if self.broken:
+                self.fail()
+        vectors: torch.Tensor = self.layer(images.mean((2, 3)))
+        return vectors
+
+
+def _is_first(name: str) -> bool:
+    try:
+        with (Path(SparkFiles.getRootDirectory()) / f"{name}.pid").open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _raise() -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def _encoder(name: str, fail: Callable[[], None]) -> Encoder:
+    preprocessing = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    weights = PublishedWeights("none", preprocessing, "none", "", lambda: Path())
+    return Encoder(name, lambda: FailsOnce(name, fail), {"none": weights}, cut=lambda model: "head")
+
+
+def sticky_error() -> Encoder:
+    """Fails with an error that CUDA keeps until the process ends."""
+    return _encoder("sticky_error", _raise)
+
+
+def hang() -> Encoder:
+    """Does not return."""
+    return _encoder("hang", lambda: time.sleep(600))

@@ -1,0 +1,64 @@
+"""Small streams for the fault tests: tiny pictures, and a configuration file for the command."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import skimage.data
+import yaml
+from PIL import Image
+
+from streams import Topic, image
+
+__all__ = ["POISON", "poisoned", "send_pictures", "tiny_picture", "write_config"]
+
+
+POISON = Path(__file__).parent / "poison"
+"""A folder for PYTHONPATH, in which decoding a poisoned picture ends as its comment says."""
+
+
+def tiny_picture() -> bytes:
+    """A real picture, made tiny."""
+    data = io.BytesIO()
+    picture = Image.open(Path(skimage.data.__file__).parent / "coffee.png")
+    picture.resize((40, 40)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def poisoned(comment: str) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(tiny_picture())).save(file, "JPEG", comment=comment.encode())
+    return file.getvalue()
+
+
+def send_pictures(topic: Topic, count: int) -> None:
+    content = tiny_picture()
+    topic.send(image(str(index), content) for index in range(count))
+
+
+def write_config(topic: Topic, folder: Path) -> Path:
+    """A stream in small micro-batches; its table, checkpoint and log lie in the folder."""
+    tree = {
+        "kafka": {
+            "bootstrap_servers": topic.bootstrap_servers,
+            "subscribe": topic.name,
+            "max_offsets_per_trigger": 8,
+        },
+        "encoder": {"name": "efficientnet_lite0"},
+        "table": {"path": str(folder / "table")},
+        "checkpoint": str(folder / "checkpoint"),
+        "trigger": {"interval_s": 0},
+        "spark": {
+            "master": "local[2,4]",
+            "log_file": str(folder / "spark.log"),
+            "options": {
+                "spark.ui.enabled": "false",
+                # These drivers do not live long enough for the second compiler.
+                "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1",
+            },
+        },
+    }
+    path = folder / "stream.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path

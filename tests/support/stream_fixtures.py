@@ -1,0 +1,85 @@
+"""Fixtures of the tests that need Kafka and Spark; their conftest.py files name what they use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from embedstream.config.sections import Config, PipelineConfig, SparkConfig
+from embedstream.kafka.dev_broker import Broker, create_topic, start_broker, stop_broker
+from embedstream.spark.session import open_session
+from streams import Topic
+
+__all__ = ["broker", "configure", "spark", "topic"]
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker on a free port; it has no topic yet."""
+    folder = tmp_path_factory.mktemp("broker")
+    try:
+        yield start_broker(folder)
+    finally:
+        stop_broker(folder)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session with two task slots, as the job opens it."""
+    # Each folder of tests has this fixture for itself, but a process has one session.
+    if (active := SparkSession.getActiveSession()) is not None:
+        yield active
+        return
+    config = SparkConfig(
+        master="local[2,4]",
+        log_file=str(tmp_path_factory.mktemp("spark") / "spark.log"),
+        options={
+            "spark.ui.enabled": "false",
+            # VACUUM lists any folder with so many tasks, 10,000 by default.
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+        },
+    )
+    # The tests last long enough for the second compiler to pay.
+    with open_session(config, PipelineConfig(), lasting=True) as session:
+        yield session
+
+
+@pytest.fixture
+def topic(broker: Broker) -> Topic:
+    """A new topic of two partitions."""
+    topic = Topic(f"images-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
+    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    return topic
+
+
+@pytest.fixture
+def configure(topic: Topic, tmp_path: Path) -> Callable[..., Config]:
+    """Make a configuration of the topic, with a table and a checkpoint of the test's own.
+
+    Vectors are compared, so the precision does not depend on the machine.
+    """
+
+    def make(**sections: dict[str, Any]) -> Config:
+        kafka = {"bootstrap_servers": topic.bootstrap_servers, "subscribe": topic.name}
+        if sections.get("kafka", {}).keys() & {"assign", "subscribe_pattern"}:
+            del kafka["subscribe"]
+        defaults: dict[str, Any] = {
+            "table": {"path": str(tmp_path / "table")},
+            "checkpoint": str(tmp_path / "checkpoint"),
+        }
+        encoder = {"name": "efficientnet_lite0", "precision": "float32"}
+        return Config.model_validate(
+            {
+                **defaults,
+                **sections,
+                "kafka": {**kafka, **sections.get("kafka", {})},
+                "encoder": {**encoder, **sections.get("encoder", {})},
+            }
+        )
+
+    return make

@@ -1,0 +1,28 @@
+"""A start as `embedstream run --available-now` makes it, within the test's Spark session."""
+
+from __future__ import annotations
+
+from pyspark.sql import SparkSession
+
+from embedstream.config.sections import Config
+from embedstream.recovery.claim import claimed
+from embedstream.recovery.lost_messages import LostRange
+from embedstream.recovery.resume import settle
+from embedstream.stream.job import make_table
+from embedstream.stream.preflight import Consent, check_start
+from streams import drain
+
+__all__ = ["start"]
+
+
+def start(
+    spark: SparkSession, config: Config, *, adopt: bool = False, accept_loss: bool = False
+) -> list[LostRange]:
+    """Check, claim, settle and drain; what was lost. Fails where a check does."""
+    checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
+    assert checked is not None
+    make_table(spark, config, checked.model)
+    with claimed(spark, config):
+        found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
+        drain(spark, found.config)
+    return list(found.lost)
