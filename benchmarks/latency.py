@@ -20,7 +20,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from commits import await_rows, latencies, percentiles
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream_core.models.prepare import PreparedModel
@@ -67,7 +67,7 @@ def _capacity(drained: Drained) -> float:
 
 def _loads(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     model: PreparedModel,
     place: Workplace,
     contents: Sequence[bytes],

@@ -22,7 +22,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic
 from embedstream.stream.job import start_stream
 from embedstream.table.delta import PROPERTIES
@@ -65,7 +65,7 @@ def main() -> None:
     _report(short, long, told)
 
 
-def _drained(spark: SparkSession, config: Config, model: PreparedModel) -> list[Any]:
+def _drained(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> list[Any]:
     """The micro-batches that did all that the topic holds."""
     query = start_stream(spark, config, model, until="drained").query
     query.awaitTermination()

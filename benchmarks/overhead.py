@@ -29,7 +29,7 @@ import torch
 from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
-from embedstream.config.sections import Config, Transport
+from embedstream.config.sections import StreamConfig, Transport
 from embedstream.table.rows import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import DecodeLimits, Picture, open_image
@@ -69,7 +69,7 @@ def main() -> None:
     with workplace() as place:
         images = write_images(place.folder / "images.parquet", contents)
         fill(place.servers, "images", contents)
-        configs: dict[str, Config] = {
+        configs: dict[str, StreamConfig] = {
             transport: settings(place, "images", pipeline={"transport": transport})
             for transport in TRANSPORTS
         }
@@ -96,7 +96,7 @@ def main() -> None:
     _report([rates for rates, _ in rounds], durations, pieces, arguments)
 
 
-def _larger(config: Config) -> Config:
+def _larger(config: StreamConfig) -> StreamConfig:
     kafka = config.kafka.model_copy(update={"max_offsets_per_trigger": LARGER})
     return config.model_copy(update={"kafka": kafka})
 

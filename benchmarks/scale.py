@@ -24,7 +24,7 @@ import psutil
 import pyspark
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream_core.models.prepare import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
@@ -94,7 +94,7 @@ def _on_executors(executors: int, factors: tuple[int, ...], place: Workplace) ->
 
 
 def _measure(
-    executors: int, factor: int, spark: SparkSession, config: Config, model: PreparedModel
+    executors: int, factor: int, spark: SparkSession, config: StreamConfig, model: PreparedModel
 ) -> Measured:
     with _peak_memory() as peaks:
         drained = drain(spark, config, model, topic=_topic(factor))

@@ -27,7 +27,7 @@ import yaml
 from torchvision.models import resnet50
 
 from commits import await_rows, latencies
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from images import jpegs
@@ -111,7 +111,7 @@ def _seconds_to_first_row(place: Workplace, weights: Path) -> float:
             process.wait(TIMEOUT_S)
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(config: StreamConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
 
 import free
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic, start_broker, stop_broker
 from embedstream.spark.session import open_session
 from embedstream.stream.job import featurizer, start_stream
@@ -61,7 +61,7 @@ class Drained:
     embeddings: int
     seconds: float
     progress: Sequence[Any]
-    settings: Config
+    settings: StreamConfig
 
     @property
     def images_per_s(self) -> float:
@@ -143,7 +143,7 @@ def settings(
     master: str = f"local[{CORES},4]",
     options: Mapping[str, str] | None = None,
     **sections: dict[str, Any],
-) -> Config:
+) -> StreamConfig:
     """embedstream as it comes, on two cores."""
     folder = place.folder / uuid.uuid4().hex
     chosen: dict[str, Any] = {
@@ -166,12 +166,12 @@ def settings(
             },
         },
     }
-    return Config.model_validate({**chosen, **sections})
+    return StreamConfig.model_validate({**chosen, **sections})
 
 
 @contextmanager
 def opened(
-    config: Config, *, lasting: bool = False
+    config: StreamConfig, *, lasting: bool = False
 ) -> Iterator[tuple[SparkSession, PreparedModel]]:
     """A session whose workers can import these modules, and the model.
 
@@ -183,7 +183,7 @@ def opened(
         yield spark, prepare_model(ModelSpec(config.encoder.name, config.encoder.weights))
 
 
-def fresh(config: Config, topic: str | None = None) -> Config:
+def fresh(config: StreamConfig, topic: str | None = None) -> StreamConfig:
     """The same with an empty table and checkpoint, and another topic where one is given."""
     folder = Path(config.checkpoint).parent.parent / uuid.uuid4().hex
     return config.model_copy(
@@ -196,7 +196,7 @@ def fresh(config: Config, topic: str | None = None) -> Config:
 
 
 def drain(
-    spark: SparkSession, config: Config, model: PreparedModel, *, topic: str | None = None
+    spark: SparkSession, config: StreamConfig, model: PreparedModel, *, topic: str | None = None
 ) -> Drained:
     """From the start of the query to its end, all messages into an empty table."""
     new = fresh(config, topic)
@@ -215,7 +215,7 @@ def embeddings(table: str) -> int:
 
 
 def over_dataframe(
-    spark: SparkSession, config: Config, model: PreparedModel, images: Path
+    spark: SparkSession, config: StreamConfig, model: PreparedModel, images: Path
 ) -> tuple[int, float]:
     """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
     seen = Observation()

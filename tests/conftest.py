@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.StreamConfig) -> None:
     precision = config.getoption("--precision")
     if precision != "measured":
         # Drivers that the tests start as processes inherit it.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedstream.bulk.files import Files
-from embedstream.config.sections import FilesConfig, TableConfig
+from embedstream.config.sections import BulkFilesConfig, TableConfig
 from protocol import Backend, Precision, Run, serve
 from stream_runs import brokerless, embeddings, opened, settings
 
@@ -27,7 +27,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
         with opened(config) as (spark, model):
 
             def run() -> int:
-                fresh = FilesConfig(
+                fresh = BulkFilesConfig(
                     encoder=config.encoder,
                     table=TableConfig(path=str(place.folder / uuid.uuid4().hex)),
                 )

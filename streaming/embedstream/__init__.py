@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from embedstream.api.mlflow import log_encoder
     from embedstream.api.spark_ml import ImageFeaturizer, ImagePredictor
     from embedstream.api.sql import register_image_functions
-    from embedstream.config.sections import BatchConfig, EncoderConfig
+    from embedstream.config.sections import DataFrameConfig, EncoderConfig
     from embedstream.finetuning.job import FinetunedEncoder, TrainingSettings, finetune
 
 __all__ = [
-    "BatchConfig",
+    "DataFrameConfig",
     "EncoderConfig",
     "FinetunedEncoder",
     "ImageFeaturizer",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BatchConfig": "config.sections",
+    "DataFrameConfig": "config.sections",
     "EncoderConfig": "config.sections",
     "FinetunedEncoder": "finetuning.job",
     "ImageFeaturizer": "api.spark_ml",

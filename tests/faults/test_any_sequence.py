@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from drivers import python_workers
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_pictures
 from embedstream.kafka.dev_broker import Broker, create_topic
 from embedstream.stream.job import start_stream
@@ -45,7 +45,7 @@ class Life:
 
     spark: SparkSession
     topic: Topic
-    config: Config
+    config: StreamConfig
     model: PreparedModel
     sent: int = 0
     query: StreamingQuery | None = field(default=None, init=False)
@@ -115,7 +115,7 @@ def live(spark: SparkSession, broker: Broker, folder: Path, operations: list[Ope
     LOG.info("%s", [(operation.__name__, argument) for operation, argument in operations])
     topic = Topic(f"life-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
     create_topic(broker.bootstrap_servers, topic.name, partitions=2)
-    config = Config.model_validate(
+    config = StreamConfig.model_validate(
         {
             "kafka": {
                 "bootstrap_servers": topic.bootstrap_servers,

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from broker_faults import broker, come_back, kill, standing_still
 from drivers import DrivenStream, wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker
 from live import live
 from oracle import check_outcomes
@@ -24,7 +24,7 @@ __all__ = ["broker"]
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 # Bounds of a few seconds, in place of Kafka's and Spark's minutes.
 IMPATIENT = {

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker, create_topic
 from embedstream.recovery.doctor import diagnose
 from embedstream.stream.preflight import Finding, check_start
@@ -37,7 +37,7 @@ class Copy:
     """A copy of a stream that has done three micro-batches, for one test to damage."""
 
     spark: SparkSession
-    config: Config
+    config: StreamConfig
     topic: Topic
 
     @property
@@ -291,8 +291,8 @@ def older(copy: Copy) -> None:
     remove(copy.checkpoint / "commits/2")
 
 
-def _config(topic: Topic, folder: Path, **chosen: Any) -> Config:
-    return Config.model_validate(
+def _config(topic: Topic, folder: Path, **chosen: Any) -> StreamConfig:
+    return StreamConfig.model_validate(
         {
             "kafka": {
                 "bootstrap_servers": topic.bootstrap_servers,

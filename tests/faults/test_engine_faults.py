@@ -20,7 +20,7 @@ from PIL import Image
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_pictures
 from embedstream_core.models.encoders.catalog import find_encoder
 from oracle import check_outcomes
@@ -29,7 +29,7 @@ from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 ENCODERS = Path(__file__).parents[1] / "support" / "failing_encoders.py"
 

@@ -20,7 +20,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 import odd_encoder
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.stream.job import start_stream
 from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
 from oracle import check_outcomes, read_rows
@@ -30,7 +30,7 @@ from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 BIG = "x" * 900_000
 MANY = {f"attribute-{number}": str(number) for number in range(10_000)}

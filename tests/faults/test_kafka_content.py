@@ -15,7 +15,7 @@ from kafka.admin import KafkaAdminClient
 from pyspark.sql import SparkSession
 
 from drivers import wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker, start_broker, stop_broker
 from embedstream.table.delta import embeddings
 from live import live
@@ -26,7 +26,7 @@ from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 End = Literal["commit", "abort"]
 
 # What Kafka does in the background every 10 or 15 seconds, it does here at once.

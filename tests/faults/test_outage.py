@@ -14,7 +14,7 @@ from PIL import Image
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker, create_topic
 from embedstream.stream.job import start_stream
 from fetch_places import Site, open_site
@@ -23,7 +23,7 @@ from streams import Topic, drain, json_message, prepared
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 MESSAGES = 40
 
@@ -45,7 +45,7 @@ def topic(broker: Broker) -> Topic:
 
 
 @pytest.fixture
-def config(site: Site, topic: Topic, configure: Configure) -> Config:
+def config(site: Site, topic: Topic, configure: Configure) -> StreamConfig:
     """A stream over references to the site."""
     topic.send(json_message(str(n), uri=f"{site.url}/{n}.png") for n in range(MESSAGES))
     references = {
@@ -64,13 +64,13 @@ def repair(site: Site) -> None:
     site.otherwise = lambda visit: visit.answer(200, data.getvalue())
 
 
-def check_all_good(config: Config, topic: Topic) -> None:
+def check_all_good(config: StreamConfig, topic: Topic) -> None:
     rows = check_outcomes(Path(config.table.path), topic.positions())
     assert [row["error"] for row in rows.values() if row["error"]] == []
 
 
 def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
-    spark: SparkSession, site: Site, topic: Topic, config: Config
+    spark: SparkSession, site: Site, topic: Topic, config: StreamConfig
 ) -> None:
     started = time.monotonic()
     with pytest.raises(StreamingQueryException) as caught:
@@ -89,7 +89,7 @@ def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
 
 
 def test_an_outage_that_ends_in_the_pause_is_not_noticed(
-    spark: SparkSession, site: Site, topic: Topic, config: Config
+    spark: SparkSession, site: Site, topic: Topic, config: StreamConfig
 ) -> None:
     stream = start_stream(spark, config, prepared(config), until="drained")
     _wait_for_a_pause(site)

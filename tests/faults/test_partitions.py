@@ -10,7 +10,7 @@ from kafka.admin import KafkaAdminClient
 from pyspark.sql import SparkSession
 
 from drivers import wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.recovery.lost_messages import LostRange
 from kafka_topics import delete_before
 from live import live
@@ -21,7 +21,7 @@ from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 
 def add_partition(topic: Topic) -> int:

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from embedstream.bulk.replay import Kind, OffsetRange, Plan, Replay, Selection
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
@@ -23,12 +23,12 @@ from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 OTHER = {"name": "resnet18", "weights": "random"}
 
 
 def replaying(
-    spark: SparkSession, config: Config, *, kind: Kind = "replay", **selection: object
+    spark: SparkSession, config: StreamConfig, *, kind: Kind = "replay", **selection: object
 ) -> Replay:
     consent = Consent(model_change=kind == "backfill")
     checked = check_start(spark, config, print, consent, beside_a_driver=True)
@@ -46,16 +46,16 @@ def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
     return plan
 
 
-def other_model(config: Config) -> Config:
+def other_model(config: StreamConfig) -> StreamConfig:
     return config.model_copy(update={"encoder": config.encoder.model_copy(update=OTHER)})
 
 
-def model_id(config: Config) -> str:
+def model_id(config: StreamConfig) -> str:
     return prepared(config).card.model_id
 
 
 @pytest.fixture
-def referring(configure: Configure, tmp_path: Path) -> Config:
+def referring(configure: Configure, tmp_path: Path) -> StreamConfig:
     """A stream that may read the folder `pictures`, which is empty."""
     (tmp_path / "pictures").mkdir()
     return configure(references={"folders": [str(tmp_path / "pictures")], "attempts": 1})
@@ -69,7 +69,7 @@ def send_references(topic: Topic, folder: Path, count: int) -> None:
 
 
 def test_failures_give_way_to_what_the_second_attempt_brings(
-    spark: SparkSession, topic: Topic, referring: Config, tmp_path: Path
+    spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 4)
     topic.send([image("broken", b"no image"), image("good", tiny_picture())])
@@ -94,7 +94,7 @@ def test_failures_give_way_to_what_the_second_attempt_brings(
 
 
 def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
-    spark: SparkSession, topic: Topic, referring: Config, tmp_path: Path
+    spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 6)
     topic.send(image(f"bytes-{index}", tiny_picture()) for index in range(6))

@@ -24,7 +24,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from drivers import processes_of
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from fetch_places import Site, open_site
 from oracle import Row, check_outcomes
 from small import write_config
@@ -64,7 +64,7 @@ class Told:
 
 
 def test_a_broker_that_refuses_a_password_is_told_without_it(
-    spark: SparkSession, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, configure: Callable[..., StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SASL_PASSWORD", ENVIRONMENT["SASL_PASSWORD"])
     options = {

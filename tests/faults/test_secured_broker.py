@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import (
     create_topic,
     start_broker,
@@ -36,7 +36,7 @@ from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 USER = "embedstream"
 PASSWORD = "right-3f9c2a"

@@ -13,7 +13,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from drivers import running, wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.recovery.resume import explain_failure
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
@@ -24,7 +24,7 @@ from streams import Topic, drain, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 SMALL_BATCHES = {"kafka": {"max_offsets_per_trigger": 4}, "trigger": {"interval_s": 0}}
 

@@ -10,7 +10,7 @@ import pytest
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import create_topic
 from embedstream.recovery.lost_messages import LostRange
 from embedstream.recovery.resume import explain_failure
@@ -22,7 +22,7 @@ from streams_by_start import start
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 
 @pytest.mark.parametrize("sent_again", [2, 20], ids=["shorter", "outgrown"])

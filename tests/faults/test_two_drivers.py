@@ -16,7 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from drivers import running
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.recovery import claim
 from embedstream.recovery.claim import ClaimLost, check_unclaimed, claimed
 from embedstream.stream.job import make_table
@@ -27,10 +27,10 @@ from streams import Topic, drain, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 
-def claims(config: Config) -> list[Path]:
+def claims(config: StreamConfig) -> list[Path]:
     folders = [config.checkpoint, config.table.path]
     return [Path(folder, "_embedstream", "claim.json") for folder in folders]
 

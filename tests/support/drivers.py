@@ -24,7 +24,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from embedstream.config.load import load_config
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker, create_topic
 from embedstream.stream.job import Until
 from oracle import Position, Row, check_outcomes, read_rows
@@ -221,7 +221,7 @@ class DrivenStream:
         made = (self.table / "_delta_log" / f"{0:020}.json").exists()
         return read_rows(self.table) if made else {}
 
-    def undisturbed(self) -> Config:
+    def undisturbed(self) -> StreamConfig:
         """The configuration with large micro-batches."""
         return load_config(self.config, [*SETTINGS, "kafka.max_offsets_per_trigger=2000"])
 

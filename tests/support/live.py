@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from drivers import wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.stream.job import start_stream, stop_stream
 from oracle import Position, read_rows
 from streams import prepared
@@ -49,7 +49,7 @@ class LiveStream:
 
 
 @contextmanager
-def live(spark: SparkSession, config: Config) -> Iterator[LiveStream]:
+def live(spark: SparkSession, config: StreamConfig) -> Iterator[LiveStream]:
     """Start the stream; stop it on leaving, after the micro-batch in flight."""
     stream = start_stream(spark, config, prepared(config))
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config, PipelineConfig, SparkConfig
+from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.kafka.dev_broker import Broker, create_topic, start_broker, stop_broker
 from embedstream.spark.session import open_session
 from streams import Topic
@@ -58,13 +58,13 @@ def topic(broker: Broker) -> Topic:
 
 
 @pytest.fixture
-def configure(topic: Topic, tmp_path: Path) -> Callable[..., Config]:
+def configure(topic: Topic, tmp_path: Path) -> Callable[..., StreamConfig]:
     """Make a configuration of the topic, with a table and a checkpoint of the test's own.
 
     Vectors are compared, so the precision does not depend on the machine.
     """
 
-    def make(**sections: dict[str, Any]) -> Config:
+    def make(**sections: dict[str, Any]) -> StreamConfig:
         kafka = {"bootstrap_servers": topic.bootstrap_servers, "subscribe": topic.name}
         if sections.get("kafka", {}).keys() & {"assign", "subscribe_pattern"}:
             del kafka["subscribe"]
@@ -73,7 +73,7 @@ def configure(topic: Topic, tmp_path: Path) -> Callable[..., Config]:
             "checkpoint": str(tmp_path / "checkpoint"),
         }
         encoder = {"name": "efficientnet_lite0", "precision": "float32"}
-        return Config.model_validate(
+        return StreamConfig.model_validate(
             {
                 **defaults,
                 **sections,

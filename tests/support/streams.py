@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config, FilesConfig
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.kafka.dev_broker import topic_end_offsets
 from embedstream.kafka.produce import OutgoingMessage, produce
 from embedstream.stream.job import Stream, start_stream
@@ -55,18 +55,20 @@ def json_message(name: str, **fields: object) -> OutgoingMessage:
     return OutgoingMessage(name, key=name, value=json.dumps(fields).encode())
 
 
-def prepared(config: Config | FilesConfig) -> PreparedModel:
+def prepared(config: StreamConfig | BulkFilesConfig) -> PreparedModel:
     return prepare(config.encoder)
 
 
-def drain(spark: SparkSession, config: Config, *, counts: OutcomeCounts | None = None) -> Stream:
+def drain(
+    spark: SparkSession, config: StreamConfig, *, counts: OutcomeCounts | None = None
+) -> Stream:
     """Run the stream over all that its topic holds now."""
     stream = start_stream(spark, config, prepared(config), until="drained", counts=counts)
     stream.query.awaitTermination()
     return stream
 
 
-def refusal(spark: SparkSession, config: Config, subject: str, *, adopt: bool = False) -> str:
+def refusal(spark: SparkSession, config: StreamConfig, subject: str, *, adopt: bool = False) -> str:
     """What one of the checks before a start says against a configuration."""
     findings: list[Finding] = []
     check_start(spark, config, findings.append, Consent(adopt=adopt))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claimed
 from embedstream.recovery.lost_messages import LostRange
 from embedstream.recovery.resume import settle
@@ -16,7 +16,7 @@ __all__ = ["start"]
 
 
 def start(
-    spark: SparkSession, config: Config, *, adopt: bool = False, accept_loss: bool = False
+    spark: SparkSession, config: StreamConfig, *, adopt: bool = False, accept_loss: bool = False
 ) -> list[LostRange]:
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
     checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))

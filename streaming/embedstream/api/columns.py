@@ -17,7 +17,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, DataType, StructField, StructType
 
 from embedstream.api.arrow_columns import ColumnFunction, column_function
-from embedstream.config.sections import BatchConfig, EncoderConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.table.rows import COLUMN_TYPE, outcome_column, vector_column
 from embedstream.worker.model import choose_precision, prepare
 from embedstream.worker.task import Embedder, build_embedder
@@ -114,7 +114,7 @@ def image_vectorizer(
     *,
     encoder: str | EncoderConfig = "resnet50",
     returns: Returns = "embedding",
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> ImageVectorizer:
     """Prepare an encoder on the driver and send it on its way to the workers, once.
 
@@ -133,7 +133,7 @@ def prepare_embedder(
     *,
     encoder: str | EncoderConfig,
     head: Head = "cut",
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> Embedder:
     """Prepare an encoder on the driver and send it on its way to the workers.
 
@@ -142,7 +142,7 @@ def prepare_embedder(
     """
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     chosen = choose_precision(spark, prepare(settings, head=head), settings)
-    return build_embedder(spark, chosen.model, settings, config or BatchConfig())
+    return build_embedder(spark, chosen.model, settings, config or DataFrameConfig())
 
 
 def input_column(df: DataFrame, name: str) -> Column:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 
 from embedstream.api.columns import columns_named, image_vectorizer, input_column
-from embedstream.config.sections import BatchConfig, EncoderConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.table.rows import COLUMN_TYPE
 from embedstream_core.errors import SetupError
 
@@ -19,7 +19,7 @@ def featurize(
     *,
     encoder: str | EncoderConfig = "resnet50",
     input: str = "content",  # noqa: A002 - what Spark's users call it
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> DataFrame:
     """Add the columns `embedding`, `array<float>`, and `error`, `struct<code, stage, message>`.
 

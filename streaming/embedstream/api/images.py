@@ -15,7 +15,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import BinaryType, IntegerType, StringType, StructField, StructType
 
-from embedstream.config.sections import BatchConfig
+from embedstream.config.sections import DataFrameConfig
 from embedstream.spark.listing import Listing, binary_files, list_files
 from embedstream.table.rows import COLUMN_TYPE, error_struct
 from embedstream_core.boundary import attempt
@@ -49,7 +49,9 @@ _FILES_A_PARTITION = 64
 _FEW_PARTITIONS = 64
 
 
-def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = None) -> DataFrame:
+def read_images(
+    spark: SparkSession, path: str, *, config: DataFrameConfig | None = None
+) -> DataFrame:
     """Read a file, all files below a folder, or those that a pattern matches, as one row each.
 
     The columns are `path`, `content`, `width`, `height`, `format` and `error`. Width and height are
@@ -61,7 +63,7 @@ def read_images(spark: SparkSession, path: str, *, config: BatchConfig | None = 
     Raises:
         SetupError: nothing is at the path, or it cannot be listed.
     """
-    limits = (config or BatchConfig()).decode.limits
+    limits = (config or DataFrameConfig()).decode.limits
     listing = list_files(spark, path)
     if listing.hidden:
         _log.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)

@@ -15,7 +15,7 @@ from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, Str
 
 from embedstream.api.arrow_columns import ColumnFunction, column_function
 from embedstream.api.columns import entries_of, images_only, prepare_embedder
-from embedstream.config.sections import BatchConfig, EncoderConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.worker.task import Embedder
 from embedstream_core.records import Embedding, Outcome
 
@@ -71,7 +71,7 @@ def image_labeler(
     spark: SparkSession,
     *,
     encoder: str | EncoderConfig = "resnet50",
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> ImageLabeler:
     """Prepare an encoder with its head; as `image_vectorizer`.
 

@@ -21,7 +21,7 @@ from embedstream.api.columns import (
     input_column,
 )
 from embedstream.api.labels import ImageLabeler, image_labeler
-from embedstream.config.sections import BatchConfig, EncoderConfig, Section
+from embedstream.config.sections import DataFrameConfig, EncoderConfig, Section
 from embedstream.spark.connect import session_key
 from embedstream_core.errors import SetupError
 
@@ -47,7 +47,7 @@ class _ImageTransformer(
         Params._dummy(),
         "config",
         "bounds: settings of the configuration's sections references, decode and pipeline",
-        lambda value: _settings(BatchConfig, value),
+        lambda value: _settings(DataFrameConfig, value),
     )
 
     _input_kwargs: dict[str, Any]
@@ -60,14 +60,14 @@ class _ImageTransformer(
     def _prepare(self, spark: SparkSession) -> Any:
         settings = (
             EncoderConfig.model_validate(self.getOrDefault(self.encoder)),
-            BatchConfig.model_validate(self.getOrDefault(self.config)),
+            DataFrameConfig.model_validate(self.getOrDefault(self.config)),
         )
         key = session_key(spark), settings
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, self._build(spark, *settings)
         return self._prepared[1]
 
-    def _build(self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig) -> Any:
+    def _build(self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig) -> Any:
         raise NotImplementedError
 
     def _checked_input(self, df: DataFrame) -> Column:
@@ -101,14 +101,14 @@ class ImageFeaturizer(_ImageTransformer):
         encoder: str | EncoderConfig | Mapping[str, Any] = "resnet50",
         outputType: OutputType = "vector",  # noqa: N803
         errorCol: str | None = None,  # noqa: N803
-        config: BatchConfig | Mapping[str, Any] | None = None,
+        config: DataFrameConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._setDefault(outputCol="features", outputType="vector")
         self._set(**self._input_kwargs)
 
     def _build(
-        self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig
+        self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig
     ) -> ImageVectorizer:
         return image_vectorizer(spark, encoder=encoder, returns="outcome", config=config)
 
@@ -147,14 +147,14 @@ class ImagePredictor(_ImageTransformer):
         outputCol: str = "labels",  # noqa: N803
         encoder: str | EncoderConfig | Mapping[str, Any] = "resnet50",
         topK: int = 5,  # noqa: N803
-        config: BatchConfig | Mapping[str, Any] | None = None,
+        config: DataFrameConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._setDefault(outputCol="labels", topK=5)
         self._set(**self._input_kwargs)
 
     def _build(
-        self, spark: SparkSession, encoder: EncoderConfig, config: BatchConfig
+        self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig
     ) -> ImageLabeler:
         return image_labeler(spark, encoder=encoder, config=config)
 

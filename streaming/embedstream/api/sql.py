@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from embedstream.api.arrow_columns import ColumnFunction
 from embedstream.api.columns import ARGUMENT_TYPES, IMAGES_ARE, image_vectorizer
 from embedstream.api.labels import image_labeler
-from embedstream.config.sections import BatchConfig, EncoderConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.spark.connect import is_connect
 from embedstream_core.errors import SetupError
 
@@ -27,7 +27,7 @@ def register_image_functions(
     spark: SparkSession,
     *,
     encoder: str | EncoderConfig = "resnet50",
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> None:
     """Register `image_embedding(image)` and `image_labels(image, k)` for the session.
 

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import ChunkReport, commit_chunk
-from embedstream.config.sections import FilesConfig, ReferencesConfig
+from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import rows_a_commit, tasks_at_once
@@ -52,7 +52,7 @@ class Files:
     """
 
     def __init__(
-        self, spark: SparkSession, config: FilesConfig, model: PreparedModel, source: str
+        self, spark: SparkSession, config: BulkFilesConfig, model: PreparedModel, source: str
     ) -> None:
         """
         Raises:

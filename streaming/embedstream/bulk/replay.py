@@ -31,7 +31,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import ChunkReport, commit_chunk
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import MESSAGE_COLUMNS, TopicState, client_options
 from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
@@ -129,7 +129,7 @@ class Replay:
     def __init__(
         self,
         spark: SparkSession,
-        config: Config,
+        config: StreamConfig,
         model: PreparedModel,
         topics: Mapping[str, TopicState],
         *,

@@ -15,7 +15,7 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.bulk.replay import OffsetRange, Selection
-    from embedstream.config.sections import Config
+    from embedstream.config.sections import StreamConfig
     from embedstream.index.search import Neighbour
 
 __all__ = ["app", "main"]
@@ -323,7 +323,7 @@ def stop(folder: BrokerFolder = DEFAULT_BROKER_FOLDER) -> None:
     print("stopped" if stop_broker(folder) else f"no broker runs in {folder}")
 
 
-def _load(path: Path, overrides: list[str] | None) -> Config:
+def _load(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from rich.console import Console
 
-from embedstream.config.sections import Config, FilesConfig
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.kafka.source import check_topics
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
@@ -60,7 +60,7 @@ class StreamFailed(EmbedstreamError):
     """A stream, a replay or a batch ended by an error; the same command goes on."""
 
 
-def check_stream(config: Config) -> bool:
+def check_stream(config: StreamConfig) -> bool:
     """Run every check and print what it found; whether all passed."""
     with _session(config) as (spark, prepare):
         from embedstream.stream.preflight import check_start
@@ -68,7 +68,7 @@ def check_stream(config: Config) -> bool:
         return check_start(spark, config, _print_finding, preparation=prepare) is not None
 
 
-def examine_stream(config: Config) -> bool:
+def examine_stream(config: StreamConfig) -> bool:
     """Print what is wrong with checkpoint, table and topics; whether nothing is."""
     session = open_session(config.spark, config.pipeline, config.locations)
     with console.status("starting Spark"), session as spark:
@@ -79,7 +79,7 @@ def examine_stream(config: Config) -> bool:
 
 
 def run_stream(
-    config: Config,
+    config: StreamConfig,
     *,
     until: Until,
     allow_model_change: bool = False,
@@ -110,7 +110,7 @@ def run_stream(
 
 def _run_checked(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     checked: Checked,
     consent: Consent,
     stop: threading.Event,
@@ -143,7 +143,7 @@ def _run_checked(
 
 def _run_claimed(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     model: PreparedModel,
     stop: threading.Event,
     claim: HeldClaim,
@@ -175,7 +175,7 @@ def _run_claimed(
 
 
 @contextmanager
-def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
+def _explained(spark: SparkSession, config: StreamConfig) -> Iterator[None]:
     """Tell what ends the stream in a sentence; Kafka is asked whether it still has what is due."""
     from embedstream.recovery.resume import explain_failure
 
@@ -193,7 +193,7 @@ def _explained(spark: SparkSession, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def chunks_explained(config: Config | FilesConfig) -> Iterator[None]:
+def chunks_explained(config: StreamConfig | BulkFilesConfig) -> Iterator[None]:
     """Tell what ends a work in chunks in a sentence."""
     try:
         yield
@@ -202,7 +202,9 @@ def chunks_explained(config: Config | FilesConfig) -> Iterator[None]:
         raise StreamFailed(_disk_trouble(error, config) or told) from error
 
 
-def _disk_trouble(error: Exception, config: Config | FilesConfig, **others: str) -> str | None:
+def _disk_trouble(
+    error: Exception, config: StreamConfig | BulkFilesConfig, **others: str
+) -> str | None:
     from embedstream.spark.folder import disk_trouble
 
     scratch = SparkFiles.getRootDirectory()
@@ -210,7 +212,9 @@ def _disk_trouble(error: Exception, config: Config | FilesConfig, **others: str)
     return disk_trouble(error, locations)
 
 
-def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: int | None) -> None:
+def run_replay(
+    config: StreamConfig, *, kind: Kind, selection: Selection, chunk_rows: int | None
+) -> None:
     """Check, then embed again what is chosen, until it is done or stopped by a signal.
 
     Raises:
@@ -250,7 +254,7 @@ def run_replay(config: Config, *, kind: Kind, selection: Selection, chunk_rows: 
                 replay.finish()
 
 
-def run_files(config: FilesConfig, source: str, *, chunk_rows: int | None) -> bool:
+def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -> bool:
     """Embed the files at a path that have no row yet, until it is done or stopped by a signal.
 
     Returns False where there were files to embed, and every one of them failed.
@@ -338,7 +342,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def _session(
-    config: Config | FilesConfig, *further: str, lasting: bool = False
+    config: StreamConfig | BulkFilesConfig, *further: str, lasting: bool = False
 ) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
     """Open the session while the model is being prepared: each takes a core for seconds.
 
@@ -353,7 +357,7 @@ def _session(
         yield spark, preparing.result
 
 
-def _prepare(config: Config | FilesConfig) -> PreparedModel:
+def _prepare(config: StreamConfig | BulkFilesConfig) -> PreparedModel:
     from embedstream.worker.model import prepare
 
     return prepare(config.encoder)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from embedstream.config.sections import Config, ConfigError, FilesConfig
+from embedstream.config.sections import BulkFilesConfig, ConfigError, StreamConfig
 from embedstream.config.yaml import read_yaml
 from embedstream_core.redaction import names_secret
 
@@ -39,7 +39,7 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     environment: Mapping[str, str] | None = None,
-) -> Config:
+) -> StreamConfig:
     """Read a YAML file; the environment wins over the file, `overrides` over both.
 
     An override is `key=value` with a dotted key, `kafka.subscribe=images`; its environment variable
@@ -56,12 +56,12 @@ def load_config(
     for keys, value in settings:
         _assign(tree, keys, value)
     try:
-        return Config.model_validate(tree)
+        return StreamConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, path, tree)) from None
 
 
-def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> FilesConfig:
+def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> BulkFilesConfig:
     """The settings of `embedstream batch`: a tree of them, and what overrides it.
 
     Raises:
@@ -70,7 +70,7 @@ def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> FilesCo
     for keys, value in map(_from_override, overrides):
         _assign(tree, keys, value)
     try:
-        return FilesConfig.model_validate(tree)
+        return BulkFilesConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, Path("--set"), tree)) from None
 
@@ -122,7 +122,9 @@ def _split_variable(name: str) -> list[str]:
 
 
 def _explain_variable(name: str) -> str:
-    known = [f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _list_keys(Config)]
+    known = [
+        f"{ENVIRONMENT_PREFIX}{key.replace('.', '__').upper()}" for key in _list_keys(StreamConfig)
+    ]
     nearest = difflib.get_close_matches(name.upper(), [*known, *_OTHER_VARIABLES], n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return (
@@ -175,7 +177,7 @@ def _takes_text(keys: Sequence[str]) -> bool:
 
 def _find_fields(keys: Sequence[str]) -> list[FieldInfo]:
     """The fields that the keys lead to, one inside the other, as far as there are some."""
-    section: type[BaseModel] | None = Config
+    section: type[BaseModel] | None = StreamConfig
     found: list[FieldInfo] = []
     for name in keys:
         field = section.model_fields.get(name) if section else None
@@ -292,7 +294,7 @@ def _value_at(tree: Any, location: Sequence[str | int]) -> object:
 
 def _choices(location: Sequence[str | int]) -> str:
     fields = _find_fields([str(part) for part in location[:-1]])
-    section = (_as_section(fields[-1].annotation) if fields else None) or Config
+    section = (_as_section(fields[-1].annotation) if fields else None) or StreamConfig
     known = list(section.model_fields)
     nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""

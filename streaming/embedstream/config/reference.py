@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 
 __all__ = ["configuration_reference"]
 
@@ -67,12 +67,14 @@ _DOCUMENT_END = "...\n"
 
 
 def configuration_reference() -> str:
-    """The page in Markdown: the ways to give a key, then each part of `Config` in its order.
+    """The page in Markdown: the ways to give a key, then each part of `StreamConfig` in its order.
 
     Every key of the models is in it, and nothing else decides what its tables say.
     """
-    own = Config.model_json_schema()["properties"]
-    sections = [_section(name, field, own[name]) for name, field in Config.model_fields.items()]
+    own = StreamConfig.model_json_schema()["properties"]
+    sections = [
+        _section(name, field, own[name]) for name, field in StreamConfig.model_fields.items()
+    ]
     return "\n\n".join([_INTRODUCTION, *sections]) + "\n"
 
 

@@ -45,12 +45,11 @@ from embedstream_core.settings import (
 )
 
 __all__ = [
-    "BatchConfig",
-    "Config",
+    "BulkFilesConfig",
     "ConfigError",
+    "DataFrameConfig",
     "DecodeConfig",
     "EncoderConfig",
-    "FilesConfig",
     "KafkaConfig",
     "MessageConfig",
     "PipelineConfig",
@@ -58,6 +57,7 @@ __all__ = [
     "ReferencesConfig",
     "Section",
     "SparkConfig",
+    "StreamConfig",
     "TableConfig",
     "Transport",
     "TriggerConfig",
@@ -413,7 +413,7 @@ class PipelineConfig(Section):
     )
 
 
-class BatchConfig(Section):
+class DataFrameConfig(Section):
     """What bounds the work on a DataFrame: the sections of a stream's configuration."""
 
     references: ReferencesConfig = ReferencesConfig()
@@ -493,7 +493,7 @@ class SparkConfig(Section):
             )
 
 
-class FilesConfig(BatchConfig):
+class BulkFilesConfig(DataFrameConfig):
     """What `embedstream batch` needs beside the files: sections of a stream's configuration."""
 
     encoder: EncoderConfig = EncoderConfig()
@@ -501,7 +501,7 @@ class FilesConfig(BatchConfig):
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> FilesConfig:
+    def _check(self) -> BulkFilesConfig:
         self.spark.check_location("table.path", self.table.path)
         return self
 
@@ -511,7 +511,7 @@ class FilesConfig(BatchConfig):
         return [self.table.path]
 
 
-class Config(Section):
+class StreamConfig(Section):
     """The whole configuration of one stream."""
 
     kafka: KafkaConfig
@@ -526,7 +526,7 @@ class Config(Section):
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
         return self

@@ -31,7 +31,7 @@ from pyspark.sql.types import BinaryType, IntegralType, StringType
 
 from embedstream.api.columns import find_column
 from embedstream.config.locations import scheme_of
-from embedstream.config.sections import BatchConfig, EncoderConfig, PreprocessingConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.spark.connect import is_connect
 from embedstream.spark.folder import check_writable
 from embedstream.spark.sizing import task_cores, task_gpus, tasks_at_once
@@ -87,7 +87,7 @@ def finetune(
     input: str = "content",  # noqa: A002 - as in featurize
     num_processes: int = 1,
     settings: TrainingSettings | None = None,
-    config: BatchConfig | None = None,
+    config: DataFrameConfig | None = None,
 ) -> FinetunedEncoder:
     """Train an encoder on the labelled images of a DataFrame.
 
@@ -118,7 +118,7 @@ def finetune(
     on_gpu = _check_processes(df.sparkSession, num_processes, given)
     folder = _checked_folder(output)
     model, blocks = _prepared(given, chosen)
-    decode = (config or BatchConfig()).decode
+    decode = (config or DataFrameConfig()).decode
     content, name = (find_column(df, one)[0] for one in (input, label_col))
     images = df.select(content.alias("content"), name.alias("name"))
     contents = _contents(images.where("name IS NOT NULL"), label_col)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config, KafkaConfig
+from embedstream.config.sections import KafkaConfig, StreamConfig
 from embedstream.kafka.source import TopicState, offsets_at
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, lost_ranges, without
@@ -23,7 +23,9 @@ __all__ = ["adopted_config", "table_offsets"]
 _SPECIAL = {"latest": -1, "earliest": -2}
 
 
-def table_offsets(spark: SparkSession, config: Config, topics: Mapping[str, TopicState]) -> Offsets:
+def table_offsets(
+    spark: SparkSession, config: StreamConfig, topics: Mapping[str, TopicState]
+) -> Offsets:
     """What comes after the table's rows, for the partitions that are read and have rows."""
     table = spark.read.format("delta").load(config.table.path)
     rows = table.groupBy("topic", "partition").agg({"offset": "max"}).collect()
@@ -36,11 +38,11 @@ def table_offsets(spark: SparkSession, config: Config, topics: Mapping[str, Topi
 
 def adopted_config(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     topics: Mapping[str, TopicState],
     *,
     checkpoint: Checkpoint,
-) -> tuple[Config, list[LostRange]]:
+) -> tuple[StreamConfig, list[LostRange]]:
     """The configuration that begins where the table ends, and what was lost on the way.
 
     Raises:

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import EmbedstreamError, SetupError
 
@@ -143,7 +143,7 @@ class HeldClaim:
 
 
 @contextmanager
-def claimed(spark: SparkSession, config: Config) -> Iterator[HeldClaim]:
+def claimed(spark: SparkSession, config: StreamConfig) -> Iterator[HeldClaim]:
     """Claim checkpoint and table, which is there already; the claim is released on leaving.
 
     Raises:
@@ -184,7 +184,7 @@ def _holding(folders: tuple[Folder, ...], claim: Claim) -> Iterator[HeldClaim]:
         held.release()
 
 
-def check_unclaimed(spark: SparkSession, config: Config) -> str:
+def check_unclaimed(spark: SparkSession, config: StreamConfig) -> str:
     """That no other driver holds checkpoint or table; nothing is written.
 
     Raises:
@@ -253,7 +253,7 @@ def _path(folder: Folder) -> str:
     return f"{folder.location}/{_FILE}"
 
 
-def _folders(spark: SparkSession, config: Config) -> tuple[Folder, ...]:
+def _folders(spark: SparkSession, config: StreamConfig) -> tuple[Folder, ...]:
     return tuple(
         Folder(spark, f"{location}/{OWN_FOLDER}")
         for location in (config.checkpoint, config.table.path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Unparsable
 from embedstream.recovery.claim import check_unclaimed
@@ -34,7 +34,7 @@ class Finding:
     detail: str
 
 
-def diagnose(spark: SparkSession, config: Config) -> Iterator[Finding]:
+def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
     """Every problem of the table's log, the checkpoint, and the topics, each a finding."""
     table = Folder(spark, config.table.path)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
@@ -84,7 +84,7 @@ def _finding(subject: str, check: Callable[[], str]) -> Finding:
 
 
 def _topics(
-    spark: SparkSession, config: Config, checkpoint: Checkpoint, known: Writers | None
+    spark: SparkSession, config: StreamConfig, checkpoint: Checkpoint, known: Writers | None
 ) -> str:
     topics = check_topics(spark, config.kafka)
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):

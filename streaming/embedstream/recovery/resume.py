@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import TopicState, check_topics
 from embedstream.recovery.adopt import adopted_config
 from embedstream.recovery.checkpoint import Checkpoint, Unparsable
@@ -36,7 +36,7 @@ __all__ = ["Resumption", "explain_failure", "plan", "refuse_loss", "settle"]
 class Resumption:
     """How a start goes on: the configuration to run, and what is lost on the way there."""
 
-    config: Config
+    config: StreamConfig
     topics: Mapping[str, TopicState]
     writers: Mapping[str, Writer]
     lost: tuple[LostRange, ...]
@@ -44,7 +44,7 @@ class Resumption:
 
 
 def plan(
-    spark: SparkSession, config: Config, topics: Mapping[str, TopicState], *, adopt: bool
+    spark: SparkSession, config: StreamConfig, topics: Mapping[str, TopicState], *, adopt: bool
 ) -> Resumption:
     """What a start with this configuration would do; nothing is written.
 
@@ -85,7 +85,7 @@ def refuse_loss(resumption: Resumption) -> None:
 
 def settle(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     known: Mapping[str, Writer],
     *,
     adopt: bool,
@@ -135,7 +135,7 @@ def _go_past(checkpoint: Checkpoint, found: Resumption) -> None:
         ) from None
 
 
-def explain_failure(spark: SparkSession, config: Config) -> str | None:
+def explain_failure(spark: SparkSession, config: StreamConfig) -> str | None:
     """The sentence for a stream that ended since messages, a topic, or a column had gone."""
     try:
         check_table(spark, config.table.path)

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from embedstream.config.sections import Config, FilesConfig
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import keep_up
@@ -38,7 +38,7 @@ class Stream:
 
 def start_stream(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     model: PreparedModel,
     *,
     until: Until = "stopped",
@@ -68,7 +68,9 @@ def start_stream(
     return Stream(query, embedder.model)
 
 
-def make_table(spark: SparkSession, config: Config | FilesConfig, model: PreparedModel) -> None:
+def make_table(
+    spark: SparkSession, config: StreamConfig | BulkFilesConfig, model: PreparedModel
+) -> None:
     """Create the table where there is none; before its folder is claimed.
 
     Delta creates none in a folder that holds a file, such as a claim, or a log without an entry,
@@ -83,7 +85,7 @@ def make_table(spark: SparkSession, config: Config | FilesConfig, model: Prepare
     )
 
 
-def _triggered(writer: DataStreamWriter, config: Config, until: Until) -> DataStreamWriter:
+def _triggered(writer: DataStreamWriter, config: StreamConfig, until: Until) -> DataStreamWriter:
     if until == "drained":
         return writer.trigger(availableNow=True)
     interval_ms = int(config.trigger.interval_s * 1000)
@@ -112,7 +114,7 @@ def _next_batch_id(query: StreamingQuery) -> int:
     return 0 if last is None else last.batchId + 1
 
 
-def featurizer(spark: SparkSession, config: Config, model: PreparedModel) -> Featurizer:
+def featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
     """The function that the workers run, with the model on its way to them."""
     return Featurizer(
         embedder=build_embedder(spark, model, config.encoder, config),

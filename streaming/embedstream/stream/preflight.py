@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import Config, EncoderConfig, KafkaConfig, PipelineConfig
+from embedstream.config.sections import EncoderConfig, KafkaConfig, PipelineConfig, StreamConfig
 from embedstream.kafka.source import TopicState, check_topics, messages_per_trigger
 from embedstream.recovery.checkpoint import Checkpoint
 from embedstream.recovery.claim import check_unclaimed
@@ -54,7 +54,7 @@ class Checked:
 
 def check_start(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     report: Callable[[Finding], object],
     consent: Consent = Consent(),
     *,
@@ -168,7 +168,7 @@ def _check_topics(spark: SparkSession, config: KafkaConfig) -> _Result[Topics]:
     )
 
 
-def _check_references(config: Config) -> _Result[None]:
+def _check_references(config: StreamConfig) -> _Result[None]:
     policy = config.references.policy(max_bytes=config.decode.max_image_bytes)
     for folder in policy.folders:
         if not folder.exists():
@@ -181,7 +181,7 @@ def _check_references(config: Config) -> _Result[None]:
 
 
 def _check_table(
-    spark: SparkSession, config: Config, model: PreparedModel | None, consent: Consent
+    spark: SparkSession, config: StreamConfig, model: PreparedModel | None, consent: Consent
 ) -> _Result[_Table]:
     path = config.table.path
     folder = Folder(spark, path)
@@ -220,7 +220,7 @@ def _check_precision(
 
 def _check_checkpoint(
     spark: SparkSession,
-    config: Config,
+    config: StreamConfig,
     consent: Consent,
     topics: Topics | None,
     table: _Table | None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import BatchConfig, Config, EncoderConfig
+from embedstream.config.sections import DataFrameConfig, EncoderConfig, StreamConfig
 from embedstream.spark.sizing import task_cores
 from embedstream.worker.broadcast import BroadcastModel, broadcast_model
 from embedstream_core.engine.engine import Engine
@@ -124,7 +124,7 @@ def build_embedder(
     spark: SparkSession,
     model: PreparedModel,
     encoder: EncoderConfig,
-    bounds: Config | BatchConfig,
+    bounds: StreamConfig | DataFrameConfig,
 ) -> Embedder:
     """Send a model on its way to the workers, with the bounds that the configuration sets.
 

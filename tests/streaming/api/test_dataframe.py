@@ -18,7 +18,7 @@ from pyspark.sql import functions as f
 from doors import ENCODER, core_vectors, folder
 from drivers import python_workers
 from embedstream import (
-    BatchConfig,
+    DataFrameConfig,
     EncoderConfig,
     ImageLabeler,
     ImageVectorizer,
@@ -75,7 +75,7 @@ def test_bytes(spark: SparkSession, folder: Path, expected: Rows) -> None:
 
 def test_uris(spark: SparkSession, folder: Path, expected: Rows) -> None:
     uris = spark.createDataFrame([(path.as_uri(),) for path in folder.iterdir()], "uri string")
-    config = BatchConfig(references=ReferencesConfig(folders=(str(folder),)))
+    config = DataFrameConfig(references=ReferencesConfig(folders=(str(folder),)))
 
     allowed = featurize(uris, encoder=ENCODER, input="uri", config=config)
     denied = featurize(uris, encoder=ENCODER, input="uri")

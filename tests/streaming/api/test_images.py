@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from embedstream import BatchConfig, read_images
+from embedstream import DataFrameConfig, read_images
 from embedstream.config.sections import DecodeConfig
 from embedstream_core.errors import Code, SetupError
 
@@ -43,7 +43,7 @@ def test_each_file_has_a_row(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     for name, (content, *_) in files.items():
         (tmp_path / name).write_bytes(content)
-    limit = BatchConfig(decode=DecodeConfig(max_image_pixels=10_000))
+    limit = DataFrameConfig(decode=DecodeConfig(max_image_pixels=10_000))
 
     rows = read_images(spark, str(tmp_path), config=limit).collect()
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_an_error_of_its_own(spark: SparkSession, tmp_pat
     (folder / "large.jpg").write_bytes(bytes(10_001))
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes(picture("JPEG", 40, 30))
     os.mkfifo(folder / "pipe.jpg")
-    limit = BatchConfig(decode=DecodeConfig(max_image_bytes=10_000))
+    limit = DataFrameConfig(decode=DecodeConfig(max_image_bytes=10_000))
 
     rows = read_images(spark, str(folder), config=limit).collect()
 

@@ -17,7 +17,7 @@ from doors import core_vectors, write_pictures
 from embedstream.bulk.files import Files, FilesChunk
 from embedstream.cli.terminal import StreamFailed, chunks_explained
 from embedstream.config.load import files_config
-from embedstream.config.sections import FilesConfig, TableConfig
+from embedstream.config.sections import BulkFilesConfig, TableConfig
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
 
@@ -117,7 +117,7 @@ def test_sigint_ends_after_the_chunk_in_flight(spark: SparkSession, folder: Path
 
 
 def test_what_ends_it_is_told_in_a_sentence(spark: SparkSession, folder: Path) -> None:
-    config = FilesConfig(table=TableConfig(path=str(folder)))
+    config = BulkFilesConfig(table=TableConfig(path=str(folder)))
     failing = spark.range(1).select(f.raise_error(f.lit("ValueError: the worker is gone")))
 
     with pytest.raises(StreamFailed) as told, chunks_explained(config):

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from embedstream.config.load import load_config
-from embedstream.config.sections import Config, ConfigError, KafkaConfig, SparkConfig
+from embedstream.config.sections import ConfigError, KafkaConfig, SparkConfig, StreamConfig
 from embedstream.kafka.source import messages_per_trigger, source_options
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
@@ -224,5 +224,5 @@ def test_s3_is_s3a_where_jars_are_fetched(key: str, location: str) -> None:
     ],
 )
 def test_s3_is_taken_where_there_may_be_a_file_system_for_it(setting: str) -> None:
-    config: Config = load_config(LOCAL, ["table.path=s3://bucket/x", setting], environment={})
+    config: StreamConfig = load_config(LOCAL, ["table.path=s3://bucket/x", setting], environment={})
     assert config.table.path == "s3://bucket/x"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from embedstream.config.load import load_config
 from embedstream.config.reference import configuration_reference
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
@@ -41,7 +41,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_each_key_has_one_row_in_the_order_of_the_models() -> None:
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \|", configuration_reference(), re.MULTILINE)
-    assert rows == list(keys(Config))
+    assert rows == list(keys(StreamConfig))
 
 
 def test_each_row_has_four_cells_with_text() -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from embedstream.config.load import load_config
 from embedstream.config.secrets import holds_secret
-from embedstream.config.sections import Config, ConfigError, PipelineConfig, SparkConfig, revealed
+from embedstream.config.sections import (
+    ConfigError,
+    PipelineConfig,
+    SparkConfig,
+    StreamConfig,
+    revealed,
+)
 from embedstream.spark.session import _settings
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
@@ -194,7 +200,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(key: str) -> None:
 @pytest.mark.parametrize("key", options(*(name for name in SECRET if name[:2] in ("ka", "sp"))))
 def test_a_secret_by_reference_is_taken(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", CANARY)
-    config: Config = load_config(LOCAL, [f"{key}=env:CANARY"], environment={})
+    config: StreamConfig = load_config(LOCAL, [f"{key}=env:CANARY"], environment={})
     section = config.kafka if key.startswith("kafka") else config.spark
     assert list(revealed(section.options).values()) == [CANARY]
     assert CANARY not in repr(config)

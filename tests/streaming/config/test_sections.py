@@ -16,7 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from embedstream.cli.app import _time
 from embedstream.config.load import load_config
-from embedstream.config.sections import Config, ConfigError, KafkaConfig, resolved_options, revealed
+from embedstream.config.sections import (
+    ConfigError,
+    KafkaConfig,
+    StreamConfig,
+    resolved_options,
+    revealed,
+)
 from embedstream.worker.model import prepare
 from embedstream_core.media.image.decode import Preprocessing
 
@@ -50,7 +56,7 @@ def load(
     changes: Mapping[str, Any] | None = None,
     *overrides: str,
     environment: Mapping[str, str] | None = None,
-) -> Config:
+) -> StreamConfig:
     return load_config(write(folder, changes or {}), overrides, environment=environment or {})
 
 
@@ -61,7 +67,7 @@ def problems(folder: Path, changes: Mapping[str, Any], *overrides: str) -> list[
     return str(error.value).splitlines()
 
 
-def shown(config: Config) -> str:
+def shown(config: StreamConfig) -> str:
     """All that a careless print or a log line could show of a configuration."""
     return "\n".join(
         [repr(config), str(config), str(config.model_dump()), config.model_dump_json()]

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from doors import SMALL
 from embedstream.config.sections import (
-    BatchConfig,
+    DataFrameConfig,
     DecodeConfig,
     EncoderConfig,
     PreprocessingConfig,
@@ -48,7 +48,7 @@ def test_decoding_has_one_set_of_limits() -> None:
 def test_what_workers_get_by_default_are_the_cores_defaults(spark: SparkSession) -> None:
     model = prepare(SMALL)
 
-    embedder = build_embedder(spark, model, EncoderConfig(), BatchConfig())
+    embedder = build_embedder(spark, model, EncoderConfig(), DataFrameConfig())
 
     assert embedder.fetch_policy == FetchPolicy()
     assert embedder.decode_limits == DecodeLimits()
@@ -59,7 +59,7 @@ def test_what_workers_get_by_default_are_the_cores_defaults(spark: SparkSession)
 
 
 def test_decode_threads_are_left_to_where_the_work_is_done() -> None:
-    assert BatchConfig().pipeline.decode_threads is None
+    assert DataFrameConfig().pipeline.decode_threads is None
     assert PipelineLimits().decode_threads is None
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from embedstream.cli import terminal
 from embedstream.config.options import DELTA_EXTENSION
-from embedstream.config.sections import Config, PipelineConfig, SparkConfig
+from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.spark import session
 from embedstream.spark.session import _jar_sets, _settings
 from embedstream.stream.job import Until
@@ -60,7 +60,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
         raise SetupError("no Java")
 
     monkeypatch.setattr(terminal, "open_session", refuse)
-    config = Config.model_validate(
+    config = StreamConfig.model_validate(
         {
             "kafka": {"bootstrap_servers": "127.0.0.1:9", "subscribe": "images"},
             "encoder": {"name": "small_models:network_and_preprocessing"},

@@ -20,7 +20,7 @@ from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from drivers import python_workers, wait_until
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_pictures
 from embedstream.stream import maintenance as upkeep
 from embedstream.stream.job import start_stream, stop_stream
@@ -34,7 +34,7 @@ from streams import Topic, drain, image, json_message, prepared, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 PICTURES = Path(skimage.data.__file__).parent
 
@@ -272,7 +272,7 @@ def test_outcomes_are_counted_whatever_columns_the_table_has(
     assert totals.failures == {"image_unsupported": 1, "image_empty": 1}
 
 
-def drain_and_count(spark: SparkSession, config: Config) -> Totals:
+def drain_and_count(spark: SparkSession, config: StreamConfig) -> Totals:
     """Run the stream over all that its topic holds now, with a listener as the command has it."""
     counts = OutcomeCounts.start(spark)
     listener = ProgressListener(lambda report: None, counts.take)
@@ -438,5 +438,5 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def _checked(config: Config, topic: Topic) -> dict[Position, Row]:
+def _checked(config: StreamConfig, topic: Topic) -> dict[Position, Row]:
     return check_outcomes(Path(config.table.path), topic.positions())

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyspark.sql import DataFrame, SparkSession
 
-from embedstream.config.sections import Config
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.stream.job import featurizer
 from embedstream.table.rows import CARRIED_COLUMNS, OUTCOME_SCHEMA, Origin, outcome_batch
@@ -52,8 +52,8 @@ def messages(spark: SparkSession, folder: Path) -> DataFrame:
     return spark.createDataFrame(data, MESSAGES_SCHEMA).coalesce(1)
 
 
-def config(folder: Path, **pipeline: Any) -> Config:
-    return Config.model_validate(
+def config(folder: Path, **pipeline: Any) -> StreamConfig:
+    return StreamConfig.model_validate(
         {
             "kafka": {"bootstrap_servers": "nowhere:1", "subscribe": "images"},
             "encoder": {"name": "efficientnet_lite0", "weights": "random"},

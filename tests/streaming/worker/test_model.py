@@ -13,7 +13,7 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from doors import SMALL
-from embedstream.config.sections import Config, EncoderConfig
+from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.index.search import embed_pictures
 from embedstream.stream.preflight import Finding, check_start
 from embedstream.worker.model import FORCED_PRECISION, Choice, choose_precision, prepare
@@ -24,7 +24,7 @@ from streams import Topic, drain, image, refusal
 
 pytestmark = pytest.mark.spark
 
-Configure = Callable[..., Config]
+Configure = Callable[..., StreamConfig]
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def jpeg(name: str = "chelsea.png") -> bytes:
     return data.getvalue()
 
 
-def embedding(spark: SparkSession, config: Config) -> tuple[str, np.ndarray]:
+def embedding(spark: SparkSession, config: StreamConfig) -> tuple[str, np.ndarray]:
     (row,) = spark.read.format("delta").load(config.table.path).collect()
     return row["model_id"], np.array(row["embedding"], np.float32)
 
