@@ -28,7 +28,7 @@ _FENCE = re.compile(r"^(```\w+) .+$", re.MULTILINE)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages of the root folder, a list of the decisions, and the results that pages show."""
+    """Add the pages of the root folder, a list of decisions, and the results that pages show."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
     decisions = (
