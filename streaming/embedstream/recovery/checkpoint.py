@@ -33,7 +33,8 @@ class Checkpoint:
     """A checkpoint, with the lists of its files as they were when they were first read.
 
     Spark writes a micro-batch's file in `offsets` when it plans the micro-batch, and its file in
-    `commits` when the rows are in the table.
+    `commits` when the rows are in the table. Methods that read a file raise DamagedFile if it is
+    not what Spark writes.
     """
 
     folder: Folder
@@ -54,13 +55,8 @@ class Checkpoint:
         return max(self.planned, default=-1)
 
     def query_id(self) -> str | None:
-        """Return the id by which the table knows this checkpoint's query; None without its file.
-
-        Raises:
-            DamagedFile: The file holds no id.
-        """
-        text = self._read("metadata")
-        if text is None:
+        """Return the id by which the table knows this checkpoint's query; None without its file."""
+        if (text := self._read("metadata")) is None:
             return None
         match _parse(text):
             case {"id": str(query)}:
@@ -76,11 +72,7 @@ class Checkpoint:
         return known[query].batch if query in known else -1
 
     def ends(self, batch: int) -> Offsets:
-        """Return the offsets at which a planned micro-batch ends.
-
-        Raises:
-            DamagedFile: Its file is not what Spark writes.
-        """
+        """Return the offsets at which a planned micro-batch ends."""
         lines = self._read_lines("offsets", batch)
         if len(lines) < 3:
             raise DamagedFile(f"has {len(lines)} lines where Spark writes 3")
@@ -88,59 +80,41 @@ class Checkpoint:
         return _parse_offsets(lines[-1])
 
     def check_commit(self, batch: int) -> None:
-        """Check that Spark can read a micro-batch's file in `commits`.
-
-        Raises:
-            DamagedFile: It is not what Spark writes.
-        """
+        """Check that Spark can read a micro-batch's file in `commits`."""
         _parse(self._read_lines("commits", batch)[-1])
 
     def initial(self) -> Offsets | None:
-        """Return where the first micro-batch begins; None before Spark has recorded it.
-
-        Raises:
-            DamagedFile: Its file is not what Spark writes.
-        """
+        """Return where the first micro-batch begins; None before Spark has recorded it."""
         text = self._read("sources/0/0")
         return None if text is None else _parse_offsets(text.rpartition("\n")[2])
 
     def next_offsets(self, known: Writers) -> Offsets:
-        """Return the offsets that are read next; none before the first start.
-
-        Raises:
-            DamagedFile: The file with the offsets is not what Spark writes.
-        """
+        """Return the offsets that are read next; none before the first start."""
         in_table = self.last_in_table(known)
         done = self.committed | {number for number in self.planned if number <= in_table}
         return self.ends(max(done)) if done else self.initial() or {}
 
-    def batch_to_skip_with(self, known: Writers) -> int:
-        """Return the number of the micro-batch that `skip_to` writes.
-
-        That is the one in flight if the table lacks it, else the next one.
-        """
+    def choose_batch_to_skip(self, known: Writers) -> int:
+        """Return the micro-batch in flight if the table lacks it, else the next one."""
         last = self.last_planned
-        done = last in self.committed or last <= self.last_in_table(known)
-        return last + 1 if done else last
+        is_done = last in self.committed or last <= self.last_in_table(known)
+        return last + 1 if is_done else last
 
-    def skip_to(self, offsets: Offsets, known: Writers) -> None:
-        """Add a micro-batch without messages that ends at these offsets.
-
-        It replaces a micro-batch that was planned and is not in the table.
+    def skip_to(self, batch: int, offsets: Offsets) -> None:
+        """Add or replace a micro-batch, without messages, so that it ends at these offsets.
 
         Raises:
             DamagedFile: No micro-batch was planned, or the last one's file is not what Spark
                 writes.
         """
-        last, batch = self.last_planned, self.batch_to_skip_with(known)
+        last = self.last_planned
         version, state, *_ = self._read_lines("offsets", last)
         commits = self.folder.folder("commits")
-        if batch > last and last not in self.committed:
-            # Spark would repeat it, and the table skip it; the next one needs it committed.
+        if batch > last:
+            # Otherwise Spark would repeat it, and the next one needs it committed.
             commits.create(str(last), _COMMIT)
-        self.folder.folder("offsets").replace(
-            str(batch), "\n".join([version, state, json.dumps(offsets)])
-        )
+        text = "\n".join([version, state, json.dumps(offsets)])
+        self.folder.folder("offsets").replace(str(batch), text)
         commits.create(str(batch), _COMMIT)
 
     def _read_lines(self, kind: str, batch: int) -> list[str]:

@@ -95,7 +95,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimFile:
-    """The file of a claim in a folder, present or not."""
+    """The file of a claim in a folder, present or not.
+
+    Every method raises SetupError if the file cannot be read.
+    """
 
     folder: Folder
     clock: Clock = time.time
@@ -106,11 +109,7 @@ class ClaimFile:
         return f"{self.folder.location}/{_FILE}"
 
     def read(self) -> Claim | None:
-        """Return the claim; None without a file.
-
-        Raises:
-            SetupError: The file cannot be read.
-        """
+        """Return the claim; None without a file."""
         try:
             text = self.folder.read(_FILE)
             if text is None:

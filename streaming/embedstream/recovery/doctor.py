@@ -25,7 +25,7 @@ from embedstream.spark.folder import Folder
 from embedstream.table.delta_log import log_problems, writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Finding", "check_messages", "checkpoint_problems", "diagnose", "table_problems"]
+__all__ = ["Finding", "check_messages", "checkpoint_problems", "diagnose"]
 
 _ADOPT = "start with `embedstream run --adopt`, which continues after the table's last messages"
 _START_OVER = f"move the checkpoint away and {_ADOPT}"
@@ -44,7 +44,7 @@ def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
     """Check the table's log, the checkpoint, the topics and the driver."""
     table = Folder(spark, config.table.path)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    in_log = table_problems(table, thorough=True)
+    in_log = log_problems(table, thorough=True)
     known = None if in_log else writers(spark, config.table.path)
     in_checkpoint = checkpoint_problems(checkpoint, known, table=config.table.path, thorough=True)
     done = f"{config.checkpoint}: {len(checkpoint.committed)} micro-batches done"
@@ -84,26 +84,6 @@ def check_messages(
         return f"{', '.join(topics)}: how far they were read is unknown, see checkpoint"
     refuse_losses(find_lost_ranges(due, topics))
     return f"{', '.join(topics)}: as they were read, nothing lost"
-
-
-def table_problems(table: Folder, *, thorough: bool) -> list[str]:
-    """Return what is wrong in the table's log; see `log_problems` for `thorough`."""
-    found = []
-    for problem in log_problems(table, thorough=thorough):
-        if problem.is_last and not problem.is_missing:
-            remedy = (
-                "open the table; it is the last entry, so its writer was interrupted: move it and "
-                f"its .crc files ({problem.version:020}.crc, .{problem.version:020}.json.crc) "
-                "away, then run `embedstream doctor` again to learn whether the checkpoint is "
-                "ahead of the table"
-            )
-        else:
-            remedy = (
-                "determine which files make up the table after it; restore it from a copy, or "
-                "start over with another table and checkpoint"
-            )
-        found.append(f"{problem.file} {problem.reason}: Delta cannot {remedy}")
-    return found
 
 
 def checkpoint_problems(

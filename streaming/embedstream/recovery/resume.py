@@ -114,11 +114,12 @@ def go_past(
     Raises:
         SetupError: The checkpoint's last file in `offsets` cannot be read.
     """
+    batch = checkpoint.choose_batch_to_skip(known)
     # First the record: a micro-batch that is not in the table, and not recorded, would look like
     # missing rows.
-    record_losses(checkpoint.folder, lost, skipped_by=checkpoint.batch_to_skip_with(known))
+    record_losses(checkpoint.folder, lost, skipped_by=batch)
     try:
-        checkpoint.skip_to(skip_lost(read_due(checkpoint, known, topics), lost), known)
+        checkpoint.skip_to(batch, skip_lost(read_due(checkpoint, known, topics), lost))
     except DamagedFile as error:
         raise SetupError(
             f"the checkpoint '{checkpoint.folder.location}' cannot go past the loss: its last "

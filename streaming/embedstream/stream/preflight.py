@@ -12,13 +12,13 @@ from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.kafka.source import TopicState, check_topics, messages_per_trigger
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
-from embedstream.recovery.doctor import Finding, checkpoint_problems, table_problems
+from embedstream.recovery.doctor import Finding, checkpoint_problems
 from embedstream.recovery.lost_messages import refuse_losses
 from embedstream.recovery.resume import plan
 from embedstream.spark.folder import Folder, check_writable
 from embedstream.spark.sizing import task_cores, tasks_at_once
 from embedstream.table.delta import check_model, check_table
-from embedstream.table.delta_log import writers
+from embedstream.table.delta_log import log_problems, writers
 from embedstream.worker.model import Choice, choose_precision, prepare
 from embedstream_core.engine.backends import obstacle
 from embedstream_core.engine.engine import choose_batch_size, find_device
@@ -182,7 +182,7 @@ def _check_table(
 ) -> _Result[_Table]:
     path = config.table.path
     folder = Folder(spark, path)
-    if problems := table_problems(folder, thorough=False):
+    if problems := log_problems(folder, thorough=False):
         raise SetupError("; ".join(problems))
     check_writable("table.path", path)
     rows = check_table(spark, path)
@@ -238,7 +238,7 @@ def _check_checkpoint(
             "messages with --adopt, or choose another table"
         )
     check_writable("checkpoint", path)
-    is_readable = not table_problems(Folder(spark, config.table.path), thorough=False)
+    is_readable = not log_problems(Folder(spark, config.table.path), thorough=False)
     known = writers(spark, config.table.path) if is_readable else None
     if problems := checkpoint_problems(checkpoint, known, table=config.table.path, thorough=False):
         raise SetupError("; ".join(problems))

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.spark.folder import Folder, UnreadableFile
 
-__all__ = ["LogProblem", "Writer", "log_problems", "writers"]
+__all__ = ["Writer", "log_problems", "writers"]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
@@ -26,23 +26,8 @@ class Writer:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogProblem:
-    """An entry of the log that is missing, or that Delta cannot read."""
-
-    version: int
-    reason: str
-    is_missing: bool
-    is_last: bool
-
-    @property
-    def file(self) -> str:
-        """The entry's path in the table's folder."""
-        return f"_delta_log/{self.version:020}.json"
-
-
-def log_problems(table: Folder, *, thorough: bool) -> list[LogProblem]:
-    """Find the broken and the missing entries of a table's log.
+def log_problems(table: Folder, *, thorough: bool) -> list[str]:
+    """Find the broken and the missing entries of a table's log: the file, the damage, the remedy.
 
     Unless `thorough`, read only the entries that Delta reads to open the table: those after the
     log's last checkpoint.
@@ -55,24 +40,38 @@ def log_problems(table: Folder, *, thorough: bool) -> list[LogProblem]:
     last = max(entries, default=-1)
     problems = []
     for version in range(first, last + 1):
-        if name := entries.get(version):
-            reason = _find_damage(log, name) if sizes[name] else "is empty"
+        file = f"{version:020}.json"
+        remedy = (
+            "determine which files make up the table after it; restore it from a copy, or start "
+            "over with another table and checkpoint"
+        )
+        if version not in entries:
+            damage = "is missing between its neighbours"
+        elif damage := _find_damage(log, file, sizes[file]):
+            if version == last:
+                remedy = (
+                    "open the table; it is the last entry, so its writer was interrupted: move it "
+                    f"and its .crc files ({version:020}.crc, .{file}.crc) away, then run "
+                    "`embedstream doctor` again to learn whether the checkpoint is ahead of the "
+                    "table"
+                )
         else:
-            reason = "is missing between its neighbours"
-        if reason:
-            problems.append(LogProblem(version, reason, not name, version == last))
+            continue
+        problems.append(f"_delta_log/{file} {damage}: Delta cannot {remedy}")
     return problems
 
 
-def _find_damage(log: Folder, name: str) -> str | None:
+def _find_damage(log: Folder, file: str, size: int) -> str:
+    if size == 0:
+        return "is empty"
     try:
-        for line in (log.read(name) or "").splitlines():
+        for line in (log.read(file) or "").splitlines():
             json.loads(line)
     except UnreadableFile as error:
         return f"cannot be read ({error})"
     except ValueError:
         return "is cut short"
-    return None
+    return ""
 
 
 def writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:
