@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pyspark.sql import SparkSession
@@ -32,26 +33,18 @@ _log = logging.getLogger(__name__)
 RENEW_S = 10.0
 
 
-class HeldClaim(AbstractContextManager["HeldClaim"]):
+@dataclass(eq=False)
+class HeldClaim:
     """A claim that is held within a `with` block and renewed by a thread of its own."""
 
-    def __init__(
-        self,
-        files: Sequence[ClaimFile],
-        claim: Claim,
-        *,
-        renew_every_s: float = RENEW_S,
-        monotonic: Clock = time.monotonic,
-    ) -> None:
-        self._files = files
-        self._claim = claim
-        self._renew_every_s = renew_every_s
-        self._monotonic = monotonic
-        self._renewed_at = monotonic()
-        self._lost: str | None = None
-        self._released = threading.Event()
-        self._thread = threading.Thread(target=self._keep_renewing, name="claim", daemon=True)
-        self._removals = ExitStack()
+    files: Sequence[ClaimFile]
+    claim: Claim
+    renew_every_s: float = RENEW_S
+    monotonic: Clock = time.monotonic
+    _renewed_at: float = field(default=0.0, init=False)
+    _lost: str | None = field(default=None, init=False)
+    _released: threading.Event = field(default_factory=threading.Event, init=False)
+    _cleanup: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __enter__(self) -> Self:
         """Claim all folders.
@@ -59,19 +52,21 @@ class HeldClaim(AbstractContextManager["HeldClaim"]):
         Raises:
             SetupError: Another driver holds one of them; none is claimed.
         """
-        with ExitStack() as removals:
-            for file in self._files:
-                file.take(self._claim)
-                removals.callback(file.remove, self._claim)
-            self._removals = removals.pop_all()
-        self._thread.start()
+        with ExitStack() as cleanup:
+            for file in self.files:
+                file.take(self.claim)
+                cleanup.callback(file.remove, self.claim)
+            self._renewed_at = self.monotonic()
+            thread = threading.Thread(target=self._keep_renewing, name="claim", daemon=True)
+            thread.start()
+            cleanup.callback(thread.join)
+            cleanup.callback(self._released.set)
+            self._cleanup = cleanup.pop_all()
         return self
 
     def __exit__(self, *raised: object) -> None:
         """Release the folders, except those that another driver has taken over."""
-        self._released.set()
-        self._thread.join()
-        self._removals.close()
+        self._cleanup.close()
 
     def verify(self) -> None:
         """Check that the claim is still held.
@@ -85,18 +80,18 @@ class HeldClaim(AbstractContextManager["HeldClaim"]):
     def renew(self) -> None:
         """Renew the claim in all folders; once it is lost, `verify` raises."""
         try:
-            for file in self._files:
-                file.renew(self._claim)
-            self._renewed_at = self._monotonic()
+            for file in self.files:
+                file.renew(self.claim)
+            self._renewed_at = self.monotonic()
         except ClaimLost as error:
             self._lost = str(error)
         except Exception as error:
             _log.warning("the claim was not renewed and will be tried again: %s", error)
-            if self._monotonic() - self._renewed_at > LEASE_S:
+            if self.monotonic() - self._renewed_at > LEASE_S:
                 self._lost = f"the claim was not renewed for {LEASE_S:g} s: {error}"
 
     def _keep_renewing(self) -> None:
-        while self._lost is None and not self._released.wait(self._renew_every_s):
+        while self._lost is None and not self._released.wait(self.renew_every_s):
             self.renew()
 
 

@@ -99,14 +99,13 @@ def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished
     """
     deadline = time.monotonic() + timeout_s
     in_flight = _next_batch_id(query)
-    finished = False
-    while not finished and time.monotonic() < deadline:
-        idle = not query.status["isTriggerActive"]
-        finished = idle or not query.isActive or _next_batch_id(query) > in_flight
-        if not finished:
-            time.sleep(0.05)
+    while query.status["isTriggerActive"] and query.isActive and _next_batch_id(query) == in_flight:
+        if time.monotonic() >= deadline:
+            query.stop()
+            return "interrupted"
+        time.sleep(0.05)
     query.stop()
-    return "finished" if finished else "interrupted"
+    return "finished"
 
 
 def _next_batch_id(query: StreamingQuery) -> int:

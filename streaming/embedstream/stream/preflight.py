@@ -129,7 +129,7 @@ def _check_device(
         # The encoder of a model from a registry is named by its card alone.
         name = model.card.encoder if model else config.name
         reason = obstacle(config.backend, device, fixed=is_fixed(name))
-        used = f"torch, for {config.backend} cannot be used: {reason}" if reason else config.backend
+        used = f"torch ({config.backend} is not usable: {reason})" if reason else config.backend
         images = config.batch_size or choose_batch_size(device)
         return _Result(f"{device.type}, {used}, {images} images a forward pass")
     granted = spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
