@@ -1,4 +1,4 @@
-"""A disk that is full, or may no longer be written: a stop with a sentence, and nothing is lost."""
+"""A disk that is full or no longer writable stops the stream with a sentence; nothing is lost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Disk:
         )
 
     def run(self, config: Path, *arguments: str) -> tuple[int, str]:
-        """Do what the topic holds; the exit code, and what was told."""
+        """Do what the topic holds; return the exit code and the output."""
         with self.running(config, "--available-now", *arguments) as process:
             output, _ = process.communicate(timeout=200)
             return process.returncode, output
@@ -96,7 +96,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     ],
     ids=["both", "table", "checkpoint", "from the start"],
 )
-def test_a_full_disk_stops_the_stream_and_room_lets_it_go_on(
+def test_a_full_disk_stops_the_stream_until_there_is_room(
     disk: Disk, topic: Topic, tmp_path: Path, on_disk: Sequence[str], size: str, begun: bool
 ) -> None:
     send_pictures(topic, MESSAGES)
@@ -122,7 +122,7 @@ def test_a_full_disk_stops_the_stream_and_room_lets_it_go_on(
 
 @pytest.mark.long
 @pytest.mark.parametrize("key", ["checkpoint", "table.path"])
-def test_what_may_no_longer_be_written_stops_the_stream(
+def test_a_folder_that_is_no_longer_writable_stops_the_stream(
     disk: Disk, topic: Topic, tmp_path: Path, key: str
 ) -> None:
     send_pictures(topic, MESSAGES)

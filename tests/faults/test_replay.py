@@ -216,7 +216,7 @@ def test_a_topic_created_again_is_refused(
     delete_topic(topic)
     create_topic(topic.bootstrap_servers, topic.name, partitions=2)
 
-    with pytest.raises(SetupError, match="is another than"):
+    with pytest.raises(SetupError, match="is not the one that was read"):
         replaying(spark, config)
 
 

@@ -1,4 +1,7 @@
-"""Topics that were created again, and messages that Kafka deleted before they were read."""
+"""Topics that were created again, and messages that Kafka deleted before they were read.
+
+The details: tests/streaming/recovery, in memory.
+"""
 
 from __future__ import annotations
 
@@ -25,40 +28,30 @@ pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 Configure = Callable[..., StreamConfig]
 
 
-@pytest.mark.parametrize("sent_again", [2, 20], ids=["shorter", "outgrown"])
-def test_a_topic_created_again_is_refused(
-    spark: SparkSession, topic: Topic, configure: Configure, sent_again: int
+def test_a_topic_created_again_is_refused_with_and_without_the_checkpoint(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure()
+    without = config.model_copy(update={"checkpoint": str(tmp_path / "new")})
     send_pictures(topic, 8)
     start(spark, config)
     before = topic.positions()
     delete_topic(topic)
     create_topic(topic.bootstrap_servers, topic.name, partitions=2)
-    send_pictures(topic, sent_again)
+    send_pictures(topic, 20)
 
-    message = refusal(spark, config, "checkpoint")
+    messages = [
+        refusal(spark, config, "checkpoint"),
+        refusal(spark, without, "checkpoint", adopt=True),
+    ]
 
-    assert f"topic '{topic.name}' is another than the one that was read so far" in message
-    assert "start anew with another table and checkpoint" in message
+    for message in messages:
+        assert f"topic '{topic.name}' is not the one that was read so far" in message
+        assert "start over with another table and checkpoint" in message
     check_outcomes(Path(config.table.path), before)
 
 
-def test_a_topic_created_again_is_known_without_the_checkpoint(
-    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
-) -> None:
-    config = configure()
-    send_pictures(topic, 2)
-    start(spark, config)
-    delete_topic(topic)
-    create_topic(topic.bootstrap_servers, topic.name, partitions=2)
-    send_pictures(topic, 8)
-    without = config.model_copy(update={"checkpoint": str(tmp_path / "new")})
-
-    assert "is another than" in refusal(spark, without, "checkpoint", adopt=True)
-
-
-def test_what_retention_took_is_told_and_gone_past_on_demand(
+def test_messages_that_retention_deleted_are_named_and_skipped_on_demand(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     config = configure()
@@ -71,13 +64,13 @@ def test_what_retention_took_is_told_and_gone_past_on_demand(
 
     message = refusal(spark, config, "checkpoint")
     for number, offset in due.items():
-        lost = f"partition {number}: offsets {offset} to {offset + 1} (2 offsets)"
-        assert f"topic '{topic.name}' {lost}" in message
+        deleted = f"partition {number}: offsets {offset} to {offset + 1} (2 offsets)"
+        assert f"topic '{topic.name}' {deleted}" in message
     assert "--accept-loss" in message
 
-    told = start(spark, config, accept_loss=True)
+    lost = start(spark, config, accept_loss=True)
 
-    assert told == [LostRange(topic.name, n, due[n], due[n] + 1) for n in sorted(due)]
+    assert lost == [LostRange(topic.name, n, due[n], due[n] + 1) for n in sorted(due)]
     gone = {Position(topic.name, n, offset + k) for n, offset in due.items() for k in (0, 1)}
     check_outcomes(Path(config.table.path), topic.positions() - gone | read)
     noted = Path(config.checkpoint, "_embedstream", "losses.jsonl").read_text().splitlines()
@@ -88,7 +81,7 @@ def test_what_retention_took_is_told_and_gone_past_on_demand(
 
 
 @pytest.mark.long
-def test_a_loss_within_a_planned_micro_batch_is_gone_past(
+def test_a_loss_within_a_planned_micro_batch_is_skipped(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     """The driver ended after it had planned a micro-batch, and retention took some of it."""
@@ -123,6 +116,6 @@ def test_a_running_stream_that_meets_a_loss_stops_with_a_sentence(
     with pytest.raises(StreamingQueryException):
         drain(spark, config)
 
-    told = explain_failure(spark, config)
-    assert told is not None
-    assert f"topic '{topic.name}' partition 0: offsets {due[0]} to {due[0]} (1 offset)" in told
+    reason = explain_failure(spark, config)
+    assert reason is not None
+    assert f"topic '{topic.name}' partition 0: offsets {due[0]} to {due[0]} (1 offset)" in reason

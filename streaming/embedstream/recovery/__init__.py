@@ -1,1 +1,1 @@
-"""Checkpoints, claims and all that brings a stream back after a failure."""
+"""Checkpoints, claims, and the ways to resume a stream after a failure."""

@@ -1,9 +1,9 @@
-"""The checkpoint is gone, the table is there: go on after the last message that has a row.
+"""Resume after the last message that has a row, where the table is there without its checkpoint.
 
-Each micro-batch's rows stand in the table all or not at all, so a partition's rows have no hole
-before the last one. What the table cannot tell: messages without a value make no row, so those
-after the last row are read again, which makes no row again; a partition without any row starts
-where the configuration says; and rows that were deleted at the end of a partition come back.
+The table has all of a micro-batch's rows or none, so a partition's rows have no gap before the last
+one. Not in the table: messages without a value, so those after the last row are read again, and
+again make no row; and rows that were deleted at the end of a partition, which come back. A
+partition without any row starts where the configuration says.
 """
 
 from __future__ import annotations
@@ -12,94 +12,77 @@ from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import KafkaConfig, StreamConfig
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import TopicState, offsets_at
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
-from embedstream.recovery.lost_messages import LostRange, lost_ranges, without
+from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
 from embedstream_core.errors import SetupError
 
-__all__ = ["adopted_config", "table_offsets"]
+__all__ = ["adopt_table", "begin_after"]
 
 _SPECIAL = {"latest": -1, "earliest": -2}
 
 
-def table_offsets(
-    spark: SparkSession, config: StreamConfig, topics: Mapping[str, TopicState]
-) -> Offsets:
-    """What comes after the table's rows, for the partitions that are read and have rows."""
-    table = spark.read.format("delta").load(config.table.path)
-    rows = table.groupBy("topic", "partition").agg({"offset": "max"}).collect()
-    offsets: Offsets = {}
-    for topic, partition, last in rows:
-        if topic in topics and partition in topics[topic].end:
-            offsets.setdefault(topic, {})[partition] = last + 1
-    return offsets
-
-
-def adopted_config(
+def adopt_table(
     spark: SparkSession,
     config: StreamConfig,
     topics: Mapping[str, TopicState],
     *,
     checkpoint: Checkpoint,
 ) -> tuple[StreamConfig, list[LostRange]]:
-    """The configuration that begins where the table ends, and what was lost on the way.
+    """Return the configuration that begins where the table ends, and what was lost after its rows.
 
     Raises:
-        SetupError: the checkpoint's folder has a beginning of its own.
+        SetupError: The checkpoint's folder says that the stream begins elsewhere.
     """
-    held = table_offsets(spark, config, topics)
-    lost = lost_ranges(held, topics)
-    begin = without(held, lost)
-    beginnings = _beginnings(spark, config.kafka, topics)
-    offsets = {
-        name: {
-            number: begin.get(name, {}).get(number, beginnings[name][number])
-            for number in state.end
-        }
-        for name, state in topics.items()
-    }
-    _check_initial(checkpoint, begin)
+    table = spark.read.format("delta").load(config.table.path)
+    ends: Offsets = {}
+    for topic, partition, last in (
+        table.groupBy("topic", "partition").agg({"offset": "max"}).collect()
+    ):
+        if topic in topics and partition in topics[topic].end:
+            ends.setdefault(topic, {})[partition] = last + 1
+    otherwise = config.kafka.starting_offsets
+    if config.kafka.starting_timestamp is not None:
+        otherwise = offsets_at(spark, config.kafka, config.kafka.starting_timestamp, topics)
+    lost = find_lost_ranges(ends, topics)
+    offsets = begin_after(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
     kafka = config.kafka.model_copy(
         update={"starting_offsets": offsets, "starting_timestamp": None}
     )
     return config.model_copy(update={"kafka": kafka}), lost
 
 
-def _beginnings(
-    spark: SparkSession, config: KafkaConfig, topics: Mapping[str, TopicState]
+def begin_after(
+    ends: Offsets,
+    topics: Mapping[str, TopicState],
+    otherwise: str | Offsets,
+    *,
+    checkpoint: Checkpoint,
 ) -> Offsets:
-    """Where the configuration lets partitions begin."""
-    if config.starting_timestamp is not None:
-        return offsets_at(spark, config, config.starting_timestamp, topics)
-    chosen = config.starting_offsets
-    return {
-        name: {
-            number: _SPECIAL[chosen] if isinstance(chosen, str) else _chosen(chosen, name, number)
-            for number in state.end
-        }
-        for name, state in topics.items()
-    }
+    """Return where each partition begins: where the table ends, or else `otherwise`.
 
-
-def _chosen(offsets: Offsets, topic: str, partition: int) -> int:
-    try:
-        return offsets[topic][partition]
-    except KeyError:
-        raise SetupError(
-            f"kafka.starting_offsets has no offset for topic '{topic}' partition {partition}, of "
-            "which the table has no row; add it"
-        ) from None
-
-
-def _check_initial(checkpoint: Checkpoint, begin: Offsets) -> None:
-    """Spark prefers a beginning that it has written down to the one that it is given."""
+    Raises:
+        SetupError: A partition has no offset, or the checkpoint has another one for it. Spark
+            prefers a beginning that it has written down to the one that it is given.
+    """
     initial = checkpoint.initial()
-    for name, partitions in begin.items():
-        for number, offset in partitions.items():
-            if initial is not None and initial.get(name, {}).get(number) != offset:
+    offsets: Offsets = {name: {} for name in topics}
+    for name, number in ((name, number) for name, state in topics.items() for number in state.end):
+        offset = ends.get(name, {}).get(number)
+        if offset is None:
+            if isinstance(otherwise, str):
+                offset = _SPECIAL[otherwise]
+            elif (offset := otherwise.get(name, {}).get(number)) is None:
                 raise SetupError(
-                    f"the checkpoint '{checkpoint.folder.location}' begins elsewhere than the "
-                    f"table ends (topic '{name}' partition {number}, offset {offset}) and has done "
-                    "nothing; delete it, or choose another"
+                    f"kafka.starting_offsets has no offset for topic '{name}' partition {number}, "
+                    "of which the table has no row; add it"
                 )
+        elif initial is not None and initial.get(name, {}).get(number) != offset:
+            raise SetupError(
+                f"the checkpoint '{checkpoint.folder.location}' begins elsewhere than the "
+                f"table ends (topic '{name}' partition {number}, offset {offset}) and has done "
+                "nothing; delete it, or choose another"
+            )
+        offsets[name][number] = offset
+    return offsets

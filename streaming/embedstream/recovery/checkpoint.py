@@ -3,170 +3,154 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from embedstream.spark.folder import Folder, UnreadableFile
+from embedstream.table.delta_log import Writer
 from embedstream_core.errors import EmbedstreamError
 
-__all__ = ["Checkpoint", "Offsets", "Unparsable"]
+__all__ = ["Checkpoint", "DamagedFile", "Offsets", "Writers"]
 
 Offsets = dict[str, dict[int, int]]
 """For each topic and partition the offset that is read next."""
+
+Writers = Mapping[str, Writer]
+"""The streaming queries that wrote to the table, by id."""
 
 # The stream has no watermark, and no other state.
 _COMMIT = 'v1\n{"nextBatchWatermarkMs":0}'
 
 
-class Unparsable(EmbedstreamError):
-    """A file is there, but is not what Spark writes; the message says how."""
+class DamagedFile(EmbedstreamError):
+    """A file is missing or is not what Spark writes; the message describes the damage."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was when it was first looked at.
+    """A checkpoint, with the lists of its files as they were when they were first read.
 
-    A micro-batch's file in `offsets` is written when it is planned, its file in `commits` when its
-    rows are in the table.
+    Spark writes a micro-batch's file in `offsets` when it plans the micro-batch, and its file in
+    `commits` when the rows are in the table. Methods that read a file raise DamagedFile if it is
+    not what Spark writes.
     """
 
     folder: Folder
 
     @cached_property
-    def planned(self) -> dict[int, int]:
-        """The micro-batches in `offsets`, with the bytes of their files."""
-        return _numbered(self.folder.folder("offsets").sizes())
+    def planned(self) -> set[int]:
+        """The micro-batches in `offsets`."""
+        return _list_numbers(self.folder.folder("offsets"))
 
     @cached_property
-    def committed(self) -> dict[int, int]:
-        """The micro-batches in `commits`, with the bytes of their files."""
-        return _numbered(self.folder.folder("commits").sizes())
+    def committed(self) -> set[int]:
+        """The micro-batches in `commits`."""
+        return _list_numbers(self.folder.folder("commits"))
 
     @property
     def last_planned(self) -> int:
-        """-1 where none is."""
+        """The last micro-batch in `offsets`; -1 if there is none."""
         return max(self.planned, default=-1)
 
     def query_id(self) -> str | None:
-        """The id under which the table knows this checkpoint's query; None without a file of it.
-
-        Raises:
-            Unparsable: the file holds none.
-        """
-        text = self._read("metadata")
-        if text is None:
+        """Return the id by which the table knows this checkpoint's query; None without its file."""
+        if (text := self._read("metadata")) is None:
             return None
-        found = _parsed(text)
-        if not isinstance(found, dict) or not isinstance(found.get("id"), str):
-            raise Unparsable("holds no query id")
-        return str(found["id"])
+        match _parse(text):
+            case {"id": str(query)}:
+                return query
+        raise DamagedFile("holds no query id")
+
+    def last_in_table(self, known: Writers) -> int:
+        """Return the query's last micro-batch that the table has; -1 if there is none."""
+        try:
+            query = self.query_id() or ""
+        except DamagedFile:
+            return -1
+        return known[query].batch if query in known else -1
 
     def ends(self, batch: int) -> Offsets:
-        """Where a planned micro-batch ends.
-
-        Raises:
-            Unparsable: its file is not what Spark writes.
-        """
-        lines = self._lines("offsets", batch)
+        """Return the offsets at which a planned micro-batch ends."""
+        lines = self._read_lines("offsets", batch)
         if len(lines) < 3:
-            raise Unparsable(f"has {len(lines)} lines where Spark writes 3")
-        _parsed(lines[1])
-        return _offsets(lines[-1])
+            raise DamagedFile(f"has {len(lines)} lines where Spark writes 3")
+        _parse(lines[1])
+        return _parse_offsets(lines[-1])
 
     def check_commit(self, batch: int) -> None:
-        """Whether Spark can read a micro-batch's file in `commits`.
-
-        Raises:
-            Unparsable: it is not what Spark writes.
-        """
-        _parsed(self._lines("commits", batch)[-1])
+        """Check that Spark can read a micro-batch's file in `commits`."""
+        _parse(self._read_lines("commits", batch)[-1])
 
     def initial(self) -> Offsets | None:
-        """Where the first micro-batch begins; None before Spark has written that down.
-
-        Raises:
-            Unparsable: its file is not what Spark writes.
-        """
+        """Return where the first micro-batch begins; None before Spark has recorded it."""
         text = self._read("sources/0/0")
-        return None if text is None else _offsets(text.rpartition("\n")[2])
+        return None if text is None else _parse_offsets(text.rpartition("\n")[2])
 
-    def next_offsets(self, *, in_table: int) -> Offsets | None:
-        """What is read next; None where nothing is. `in_table` is the last micro-batch there.
+    def next_offsets(self, known: Writers) -> Offsets:
+        """Return the offsets that are read next; none before the first start."""
+        in_table = self.last_in_table(known)
+        done = self.committed | {number for number in self.planned if number <= in_table}
+        return self.ends(max(done)) if done else self.initial() or {}
 
-        Raises:
-            Unparsable: the file that tells is not what Spark writes.
-        """
-        done = max(
-            [*self.committed, *(number for number in self.planned if number <= in_table)],
-            default=-1,
-        )
-        return self.initial() if done < 0 else self.ends(done)
-
-    def skipping_batch(self, *, in_table: int) -> int:
-        """The number that `skip_to` takes: the one in flight, where the table lacks it."""
+    def choose_batch_to_skip(self, known: Writers) -> int:
+        """Return the micro-batch in flight if the table lacks it, else the next one."""
         last = self.last_planned
-        return last + 1 if last in self.committed or last <= in_table else last
+        is_done = last in self.committed or last <= self.last_in_table(known)
+        return last + 1 if is_done else last
 
-    def skip_to(self, offsets: Offsets, *, in_table: int) -> None:
-        """Add a micro-batch without messages that ends at these offsets.
-
-        One that was planned, and is not in the table, gives way to it.
+    def skip_to(self, batch: int, offsets: Offsets) -> None:
+        """Add or replace a micro-batch, without messages, so that it ends at these offsets.
 
         Raises:
-            Unparsable: no micro-batch was planned, or the last one's file is not what Spark writes.
+            DamagedFile: No micro-batch was planned, or the last one's file is not what Spark
+                writes.
         """
-        last, batch = self.last_planned, self.skipping_batch(in_table=in_table)
-        version, state, *_ = self._lines("offsets", last)
-        if batch > last and last not in self.committed:
-            # Spark would repeat it, and the table skip it; the next one needs it committed.
-            self._commit(last)
-        self.folder.folder("offsets").replace(
-            str(batch), "\n".join([version, state, json.dumps(offsets)])
-        )
-        self._commit(batch)
+        last = self.last_planned
+        version, state, *_ = self._read_lines("offsets", last)
+        commits = self.folder.folder("commits")
+        if batch > last:
+            # Otherwise Spark would repeat it, and the next one needs it committed.
+            commits.create(str(last), _COMMIT)
+        text = "\n".join([version, state, json.dumps(offsets)])
+        self.folder.folder("offsets").replace(str(batch), text)
+        commits.create(str(batch), _COMMIT)
 
-    def _commit(self, batch: int) -> None:
-        self.folder.folder("commits").create(str(batch), _COMMIT)
-
-    def _lines(self, kind: str, batch: int) -> list[str]:
-        lines = self._text(kind, batch).splitlines()
-        if not lines:
-            raise Unparsable("is empty")
-        if not lines[0].startswith("v"):
-            raise Unparsable("does not begin with a version")
-        return lines
-
-    def _text(self, kind: str, batch: int) -> str:
+    def _read_lines(self, kind: str, batch: int) -> list[str]:
         text = self._read(f"{kind}/{batch}")
         if text is None:
-            raise Unparsable("is not there")
-        return text
+            raise DamagedFile("is not there")
+        if not text:
+            raise DamagedFile("is empty")
+        if not text.startswith("v"):
+            raise DamagedFile("does not begin with a version")
+        return text.splitlines()
 
     def _read(self, name: str) -> str | None:
         try:
             return self.folder.read(name)
         except UnreadableFile as error:
-            raise Unparsable(f"cannot be read ({error})") from None
+            raise DamagedFile(f"cannot be read ({error})") from None
 
 
-def _numbered(sizes: dict[str, int]) -> dict[int, int]:
-    return {int(name): size for name, size in sizes.items() if name.isdigit()}
+def _list_numbers(folder: Folder) -> set[int]:
+    return {int(name) for name in folder.sizes() if name.isdigit()}
 
 
-def _offsets(line: str) -> Offsets:
-    found = _parsed(line)
+def _parse_offsets(line: str) -> Offsets:
+    found = _parse(line)
     try:
         return {
             topic: {int(number): int(offset) for number, offset in partitions.items()}
             for topic, partitions in found.items()
         }
     except (AttributeError, TypeError, ValueError):
-        raise Unparsable("ends with no offsets of topics") from None
+        raise DamagedFile("ends with no offsets of topics") from None
 
 
-def _parsed(line: str) -> Any:
+def _parse(line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError:
-        raise Unparsable("is cut short or is no JSON" if line else "is empty") from None
+        raise DamagedFile("is cut short or is no JSON" if line else "is empty") from None

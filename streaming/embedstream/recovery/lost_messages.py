@@ -1,33 +1,36 @@
-"""Messages that Kafka deleted before they were read: found, told, and gone past on demand only."""
+"""Messages that Kafka deleted before they were read: find them, refuse them, or record them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from embedstream.kafka.source import TopicState
-from embedstream.recovery.checkpoint import Checkpoint, Offsets
+from embedstream.recovery.checkpoint import Checkpoint, Offsets, Writers
 from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import SetupError
 
 __all__ = [
     "LostRange",
-    "check_ends",
-    "lost_ranges",
+    "find_lost_ranges",
+    "read_due",
+    "read_skipped_batches",
     "record_losses",
-    "skipped_batches",
-    "with_added",
-    "without",
+    "refuse_losses",
+    "skip_lost",
 ]
+
+_log = logging.getLogger(__name__)
 
 _FILE = f"{OWN_FOLDER}/losses.jsonl"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LostRange:
-    """Offsets of a partition that were never read and are gone, the last one included."""
+    """Offsets of a partition that Kafka deleted unread, from `first` to `last` inclusive."""
 
     topic: str
     partition: int
@@ -42,19 +45,36 @@ class LostRange:
         )
 
 
-def with_added(due: Offsets, topics: Mapping[str, TopicState]) -> Offsets:
-    """What is due, with the partitions that were added since: Spark reads them from offset 0.
+def read_due(checkpoint: Checkpoint, known: Writers, topics: Mapping[str, TopicState]) -> Offsets:
+    """Return the offsets that are read next; none before the first start.
 
-    Before the first start nothing is due yet, and the configuration says where it begins.
+    They include partitions that were added since, which Spark reads from offset 0. Before the
+    first start the configuration says where each partition begins.
+
+    Raises:
+        DamagedFile: The file with the offsets is not what Spark writes.
+        SetupError: A partition ends before its offset: the topic is another one, or its broker
+            lost messages.
     """
+    due = checkpoint.next_offsets(known)
+    for name in due.keys() & topics.keys():
+        for number, offset in due[name].items():
+            end = topics[name].end.get(number, offset)
+            if end < offset:
+                raise SetupError(
+                    f"topic '{name}' partition {number} ends at offset {end}, but its messages "
+                    f"were read up to offset {offset}: the topic was created again, or the broker "
+                    "lost messages, so new ones would take offsets that the table has; start over "
+                    "with another table and checkpoint"
+                )
     added = {
         name: {**dict.fromkeys(state.end, 0), **due.get(name, {})} for name, state in topics.items()
     }
-    return {**due, **added} if due else due
+    return due and {**due, **added}
 
 
-def lost_ranges(due: Offsets, topics: Mapping[str, TopicState]) -> list[LostRange]:
-    """What was due to be read next and is no longer there."""
+def find_lost_ranges(due: Offsets, topics: Mapping[str, TopicState]) -> list[LostRange]:
+    """Return the messages that are due and that Kafka no longer has."""
     return sorted(
         LostRange(name, number, offset, topics[name].earliest[number] - 1)
         for name, partitions in due.items()
@@ -63,26 +83,21 @@ def lost_ranges(due: Offsets, topics: Mapping[str, TopicState]) -> list[LostRang
     )
 
 
-def check_ends(due: Offsets, topics: Mapping[str, TopicState]) -> None:
-    """That no partition ends before what is due next.
+def refuse_losses(lost: Collection[LostRange]) -> None:
+    """Refuse to go past lost messages.
 
     Raises:
-        SetupError: one does: the topic is another, or its broker lost messages.
+        SetupError: There are lost ranges; the message names their offsets.
     """
-    for name, partitions in due.items():
-        for number, offset in partitions.items():
-            end = topics[name].end.get(number, offset) if name in topics else offset
-            if end < offset:
-                raise SetupError(
-                    f"topic '{name}' partition {number} ends at offset {end}, but its messages "
-                    f"were read up to offset {offset}: the topic was created again, or the broker "
-                    "lost messages, so new ones would take offsets that the table has; start anew "
-                    "with another table and checkpoint"
-                )
+    if lost:
+        raise SetupError(
+            f"Kafka deleted messages before they were read: {'; '.join(map(str, lost))}; "
+            "`embedstream run --accept-loss` notes them in the checkpoint and continues after them"
+        )
 
 
-def without(due: Offsets, lost: Iterable[LostRange]) -> Offsets:
-    """What is due, after the lost ranges."""
+def skip_lost(due: Offsets, lost: Iterable[LostRange]) -> Offsets:
+    """Return the due offsets, moved past the lost ranges."""
     after = {(loss.topic, loss.partition): loss.last + 1 for loss in lost}
     return {
         name: {number: after.get((name, number), offset) for number, offset in partitions.items()}
@@ -93,24 +108,24 @@ def without(due: Offsets, lost: Iterable[LostRange]) -> Offsets:
 def record_losses(
     checkpoint: Folder, lost: Iterable[LostRange], *, skipped_by: int | None = None
 ) -> None:
-    """Append the ranges to the losses that the checkpoint's folder keeps, one in a line.
+    """Append the ranges to the file of losses in the checkpoint's folder, one JSON line each.
 
     `skipped_by` is the micro-batch that was added to the checkpoint to go past them.
     """
     noted = datetime.now(UTC).isoformat(timespec="seconds")
-    lines = [
-        json.dumps({**asdict(loss), "noted": noted, "skipped_by": skipped_by}) for loss in lost
-    ]
-    # Object stores cannot append; the claim makes this the only writer.
-    earlier = checkpoint.read(_FILE) or ""
-    checkpoint.replace(_FILE, earlier + "".join(f"{line}\n" for line in lines))
+    # Object stores cannot append; the claim makes this driver the only writer.
+    text = checkpoint.read(_FILE) or ""
+    for loss in lost:
+        _log.info("recorded as lost: %s", loss)
+        text += json.dumps({**asdict(loss), "noted": noted, "skipped_by": skipped_by}) + "\n"
+    checkpoint.replace(_FILE, text)
 
 
-def skipped_batches(checkpoint: Checkpoint) -> set[int]:
-    """The micro-batches that only went past losses, and so are not in the table.
+def read_skipped_batches(checkpoint: Checkpoint) -> set[int]:
+    """Return the micro-batches that only went past losses, so that the table does not have them.
 
     Raises:
-        SetupError: the file of the losses is damaged.
+        SetupError: The file of losses is damaged.
     """
     try:
         text = checkpoint.folder.read(_FILE) or ""
@@ -118,5 +133,5 @@ def skipped_batches(checkpoint: Checkpoint) -> set[int]:
     except (UnreadableFile, ValueError, TypeError, KeyError) as error:
         raise SetupError(
             f"{checkpoint.folder.location}/{_FILE}, the losses that were accepted, cannot be read "
-            f"({error}); mend or delete its last line"
+            f"({error}); repair or delete its last line"
         ) from None

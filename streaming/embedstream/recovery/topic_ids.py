@@ -1,7 +1,7 @@
-"""Which topics a table was filled from: a topic that was created again is another one.
+"""The ids of the topics that a table was filled from, to recognize a topic that was created again.
 
-Kafka gives each topic an id for its life. The ids are kept beside the checkpoint and beside the
-table, so that they outlast the loss of the checkpoint.
+Kafka gives each topic an id when it is created. The ids are stored with the checkpoint and with
+the table, so that they survive the loss of the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _FILE = f"{OWN_FOLDER}/topics.json"
 
 
 def check_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
-    """That the topics are those that were read before; nothing is written.
+    """Check that the topics are the ones that were read before; write nothing.
 
     Raises:
-        SetupError: one was deleted and created again.
+        SetupError: A topic was deleted and created again.
     """
     recorded = _read(folder)
     for name, state in topics.items():
         before = recorded.get(name, {"id": state.id})
         if before["id"] != state.id:
             raise SetupError(
-                f"topic '{name}' is another than the one that was read so far: its id was "
-                f"{before['id']} (noted {before['noted']} in {folder.location}/{_FILE}) and is "
-                f"{state.id}; it was deleted and created again, so its offsets name other "
-                "messages now: start anew with another table and checkpoint"
+                f"topic '{name}' is not the one that was read so far: its id was {before['id']} "
+                f"(noted {before['noted']} in {folder.location}/{_FILE}) and is {state.id} now; it "
+                "was deleted and created again, so its offsets name other messages; start over "
+                "with another table and checkpoint"
             )
 
 
 def record_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
-    """Keep the ids of topics that are read for the first time."""
+    """Store the ids of topics that are read for the first time."""
     recorded = _read(folder)
     noted = datetime.now(UTC).isoformat(timespec="seconds")
     new = {name: {"id": state.id, "noted": noted} for name, state in topics.items()}
@@ -52,6 +52,6 @@ def _read(folder: Folder) -> dict[str, dict[str, str]]:
         return {name: {"id": kept["id"], "noted": kept["noted"]} for name, kept in recorded.items()}
     except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SetupError(
-            f"{folder.location}/{_FILE}, the ids of the topics, cannot be read ({error}); bring "
-            "it back, or delete it if no topic was created again"
+            f"{folder.location}/{_FILE}, the ids of the topics, cannot be read ({error}); restore "
+            "it, or delete it if no topic was created again"
         ) from None

@@ -1,1 +1,1 @@
-"""The running query: its checks, its progress, its upkeep."""
+"""The running query: its checks, its progress, its maintenance."""

@@ -1,21 +1,19 @@
-"""The main job: source, featurize, sink; start it, drain it, stop it."""
+"""The streaming job from Kafka to the table: start it, drain it, stop it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
-from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
-from embedstream.stream.maintenance import keep_up
+from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
 from embedstream.table.delta import append, create_table, set_model
 from embedstream.worker.broadcast import BroadcastModel
 from embedstream.worker.counts import OutcomeCounts
@@ -23,7 +21,7 @@ from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
 from embedstream_core.models.prepare import PreparedModel
 
-__all__ = ["Stream", "Until", "make_table", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "featurizer", "make_table", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
@@ -43,10 +41,12 @@ def start_stream(
     *,
     until: Until = "stopped",
     counts: OutcomeCounts | None = None,
+    maintain_every_s: int = INTERVAL_S,
 ) -> Stream:
-    """Start the query: it runs until it is stopped, or until what the topics hold now is done.
+    """Start the query, which runs until it is stopped, or until it has read what the topics hold.
 
-    It keeps no other driver out: hold `claim.claimed` meanwhile, as `embedstream run` does.
+    Takes no lock: the caller must hold `claimed(...)` while the query runs, as `embedstream run`
+    does.
     """
     make_table(spark, config, model)
     set_model(spark, config.table.path, model.card.model_id)
@@ -54,27 +54,33 @@ def start_stream(
     function = replace(featurizer(spark, config, model), counts=counts)
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
-    query = _triggered(writer, config, until).start()
-    embedder, table = function.embedder, config.table
-    looks_after = partial(
-        keep_up,
-        spark,
-        query,
-        table.path,
-        load=embedder.load,
-        compact_every=table.compact_every,
-    )
-    threading.Thread(target=looks_after, name="upkeep", daemon=True).start()
-    return Stream(query, embedder.model)
+    if until == "drained":
+        writer = writer.trigger(availableNow=True)
+    else:
+        interval_ms = int(config.trigger.interval_s * 1000)
+        writer = writer.trigger(processingTime=f"{interval_ms} milliseconds")
+    query = writer.start()
+    threading.Thread(
+        target=maintain_stream,
+        args=(spark, query, config.table.path),
+        kwargs={
+            "load": function.embedder.load,
+            "compact_every": config.table.compact_every,
+            "interval_s": maintain_every_s,
+        },
+        name="maintenance",
+        daemon=True,
+    ).start()
+    return Stream(query, function.embedder.model)
 
 
 def make_table(
     spark: SparkSession, config: StreamConfig | BulkFilesConfig, model: PreparedModel
 ) -> None:
-    """Create the table where there is none; before its folder is claimed.
+    """Create the table unless it exists; this comes before its folder is claimed.
 
-    Delta creates none in a folder that holds a file, such as a claim, or a log without an entry,
-    which a driver leaves that is killed while it creates the table.
+    Delta creates no table in a folder that holds a file, such as a claim, or a log without an
+    entry, which a driver leaves that is killed while it creates the table.
     """
     Folder(spark, f"{config.table.path}/_delta_log").remove_if_empty()
     create_table(
@@ -85,28 +91,21 @@ def make_table(
     )
 
 
-def _triggered(writer: DataStreamWriter, config: StreamConfig, until: Until) -> DataStreamWriter:
-    if until == "drained":
-        return writer.trigger(availableNow=True)
-    interval_ms = int(config.trigger.interval_s * 1000)
-    return writer.trigger(processingTime=f"{interval_ms} milliseconds")
-
-
 def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished", "interrupted"]:
     """Let the micro-batch in flight finish and commit, then stop the query.
 
-    After `timeout_s` it is interrupted; the next start repeats it, and no row is doubled.
+    After `timeout_s` the micro-batch is interrupted; the next start repeats it, and no row is
+    doubled.
     """
     deadline = time.monotonic() + timeout_s
     in_flight = _next_batch_id(query)
-    finished = False
-    while not finished and time.monotonic() < deadline:
-        idle = not query.status["isTriggerActive"]
-        finished = idle or not query.isActive or _next_batch_id(query) > in_flight
-        if not finished:
-            time.sleep(0.05)
+    while query.status["isTriggerActive"] and query.isActive and _next_batch_id(query) == in_flight:
+        if time.monotonic() >= deadline:
+            query.stop()
+            return "interrupted"
+        time.sleep(0.05)
     query.stop()
-    return "finished" if finished else "interrupted"
+    return "finished"
 
 
 def _next_batch_id(query: StreamingQuery) -> int:
@@ -115,7 +114,7 @@ def _next_batch_id(query: StreamingQuery) -> int:
 
 
 def featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
-    """The function that the workers run, with the model on its way to them."""
+    """Return the function that the workers run, and start to send them the model."""
     return Featurizer(
         embedder=build_embedder(spark, model, config.encoder, config),
         message_format=config.message.format,

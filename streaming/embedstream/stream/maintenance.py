@@ -1,6 +1,6 @@
-"""What a running stream needs beside its micro-batches: ready workers, and few files in its table.
+"""Maintenance of a running stream: its workers stay ready, and its table has few files.
 
-Both are done now and then by a thread of the driver, so that no micro-batch waits for them.
+A thread of the driver does both from time to time, so that no micro-batch waits for them.
 """
 
 from __future__ import annotations
@@ -15,50 +15,51 @@ from pyspark.sql.streaming.query import StreamingQuery
 from embedstream.spark.session import warm_workers
 from embedstream.table.delta import compact
 
-__all__ = ["keep_up"]
+__all__ = ["INTERVAL_S", "maintain_stream"]
 
 _log = logging.getLogger(__name__)
 
 # Spark ends Python workers when none of an executor's had a task for a minute.
-_INTERVAL_S = 30
+INTERVAL_S = 30
 
 
-def keep_up(
+def maintain_stream(
     spark: SparkSession,
     query: StreamingQuery,
     table: str,
     *,
     load: Callable[[], object],
     compact_every: int,
+    interval_s: int,
 ) -> None:
-    """Look after a stream until its query ends; for a thread of its own.
+    """Maintain a stream until its query ends; runs in a thread of its own.
 
-    `load` gives a worker its model where it has none. `compact_every` is in micro-batches; 0 never
+    `load` loads the model in a worker that has none. `compact_every` is in micro-batches; 0 never
     compacts.
     """
-    # Executors that come and go would never be idle, and so never be released.
+    # Warm-up tasks would keep executors busy that dynamic allocation should release.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacted_until = None
-    # Where the query failed, whoever awaits it reports why.
-    with _logged(logging.INFO, "maintenance has ended with its query"):
-        while not query.awaitTermination(_INTERVAL_S):
+    # If the query failed, whoever awaits it reports why.
+    with _log_errors(logging.INFO, "maintenance has ended with its query"):
+        while not query.awaitTermination(interval_s):
             last = query.lastProgress
             if last is not None and compact_every:
                 turn = last.batchId // compact_every
                 if compacted_until is not None and turn > compacted_until:
                     # Another compaction, or a replay, may have been quicker.
-                    with _logged(logging.WARNING, "compacting the table failed; it is tried again"):
+                    with _log_errors(logging.WARNING, "compacting the table failed, trying later"):
                         compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
                 # The micro-batch that needs the worker fails with the same reason.
-                with _logged(logging.INFO, "a worker could not be kept ready"):
+                with _log_errors(logging.INFO, "a worker could not be kept ready"):
                     warm_workers(spark, load)
 
 
 @contextmanager
-def _logged(level: int, message: str) -> Iterator[None]:
-    """Log what is raised, with its traceback, and go on."""
+def _log_errors(level: int, message: str) -> Iterator[None]:
+    """Log any exception with its traceback, and continue."""
     try:
         yield
     except Exception:

@@ -1,14 +1,14 @@
-"""What a stream reports: one line a micro-batch, and the totals."""
+"""Progress of a stream: a report for each micro-batch, and the totals."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,18 +26,21 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["BatchReport", "Margin", "ProgressListener", "Totals"]
 
-_ASKED_EVERY_S = 30.0
+_log = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 30.0
 
 _Offsets = dict[tuple[str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One micro-batch that was committed.
+    """A committed micro-batch.
 
     Tombstones are counted only on tables without generated, identity or default columns.
-    `lag` is of the partition that is furthest behind, `margin` of the one where the oldest message
-    that Kafka keeps is nearest to the reader: so many will retention delete before unread ones.
+    `lag` is the number of messages still to be read in the partition that is furthest behind.
+    `margin` is the number of read messages that retention can delete before it reaches an unread
+    one, in the partition where that is least.
     """
 
     batch_id: int
@@ -51,12 +54,13 @@ class BatchReport:
 
     @property
     def rows(self) -> int:
+        """The number of rows in the table."""
         return self.embeddings + self.failures.total()
 
 
 @dataclass(slots=True)
 class Totals:
-    """The sums over all micro-batches since the start. `busy_s` leaves idle time out."""
+    """The sums over all micro-batches since the start. `busy_s` excludes idle time."""
 
     batches: int = 0
     tombstones: int = 0
@@ -66,13 +70,16 @@ class Totals:
 
     @property
     def rows(self) -> int:
+        """The number of rows in the table."""
         return self.embeddings + self.failures.total()
 
     @property
     def rows_per_s(self) -> float:
+        """The rows per busy second; 0 before the first micro-batch."""
         return self.rows / self.busy_s if self.busy_s else 0.0
 
     def add(self, report: BatchReport) -> None:
+        """Add a micro-batch."""
         self.batches += 1
         self.tombstones += report.tombstones
         self.embeddings += report.embeddings
@@ -82,7 +89,7 @@ class Totals:
 
 @dataclass(slots=True)
 class Margin:
-    """How far the reader is after Kafka's oldest messages; it is asked every half minute."""
+    """How far the reader is ahead of Kafka's oldest messages; asks Kafka every half minute."""
 
     ask: Callable[[], Mapping[str, TopicState]]
     clock: Callable[[], float] = time.monotonic
@@ -90,37 +97,40 @@ class Margin:
     _oldest: _Offsets = field(default_factory=dict, init=False)
 
     def of(self, source: Any) -> int | None:
-        """Of the partitions with unread messages, the least; None where Kafka does not answer."""
-        read, newest = _offsets(source.endOffset), _offsets(source.latestOffset)
-        unread = {at: offset for at, offset in read.items() if offset < newest.get(at, 0)}
-        if self.clock() - self._asked_at >= _ASKED_EVERY_S:
-            self._ask()
-        margins = [unread[at] - self._oldest[at] for at in unread.keys() & self._oldest.keys()]
+        """Return the least margin of the partitions with unread messages.
+
+        None before Kafka has answered.
+        """
+        if self.clock() - self._asked_at >= _ASK_EVERY_S:
+            self._asked_at = self.clock()
+            try:
+                self._oldest = _flatten({name: one.earliest for name, one in self.ask().items()})
+            except SetupError as error:
+                # The query reports an outage.
+                _log.info("the retention margin is not updated: %s", error)
+        newest = _flatten(json.loads(source.latestOffset))
+        read = _flatten(json.loads(source.endOffset))
+        margins = [
+            offset - self._oldest[at]
+            for at, offset in read.items()
+            if offset < newest.get(at, 0) and at in self._oldest
+        ]
         return min(margins, default=None)
 
-    def _ask(self) -> None:
-        self._asked_at = self.clock()
-        # An outage is for the query to report.
-        with suppress(SetupError):
-            self._oldest = {
-                (topic, number): offset
-                for topic, state in self.ask().items()
-                for number, offset in state.earliest.items()
-            }
 
-
-def _offsets(told: str) -> _Offsets:
+def _flatten(offsets: Mapping[str, Mapping[Any, int]]) -> _Offsets:
     return {
         (topic, int(number)): offset
-        for topic, partitions in json.loads(told).items()
+        for topic, partitions in offsets.items()
         for number, offset in partitions.items()
     }
 
 
 class ProgressListener(StreamingQueryListener):
-    """Hands each committed micro-batch that held messages to `on_batch`, on Spark's thread.
+    """Pass each committed micro-batch that had messages to `on_batch`, on Spark's thread.
 
-    `take_counts` gives the outcomes of a micro-batch, by the query's run id and the batch's id.
+    `take_counts` returns the outcomes of a micro-batch from the ids of the query's run and of the
+    micro-batch.
     """
 
     def __init__(
@@ -138,49 +148,41 @@ class ProgressListener(StreamingQueryListener):
         self._running: set[uuid.UUID] = set()
 
     def onQueryStarted(self, event: QueryStartedEvent) -> None:  # noqa: N802
+        """Note that a query runs."""
         self._running.add(event.runId)
         self.ended = False
 
     def onQueryIdle(self, event: QueryIdleEvent) -> None:  # noqa: N802
-        pass
+        """Do nothing."""
 
     def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802
-        progress = event.progress
-        report = _report(
-            progress, self._take_counts(str(progress.runId), progress.batchId), self._margin
-        )
-        if report.messages == 0:
+        """Report a micro-batch, unless it had no messages."""
+        progress: Any = event.progress
+        counts = self._take_counts(str(progress.runId), progress.batchId)
+        # Some tables hide what is observed: see OutcomeCounts.
+        messages = progress.observedMetrics.get("messages") if progress.numInputRows else None
+        tombstones = messages.tombstones if messages else 0
+        if counts.total() + tombstones == 0:
             return
+        source = progress.sources[0] if progress.sources else None
+        behind = source.metrics.get("maxOffsetsBehindLatest") if source else None
+        lag = None if behind is None else int(behind)
+        report = BatchReport(
+            batch_id=progress.batchId,
+            messages=counts.total() + tombstones,
+            tombstones=tombstones,
+            embeddings=counts[None],
+            failures=Counter({code: count for code, count in counts.items() if code is not None}),
+            duration_s=progress.durationMs["triggerExecution"] / 1000,
+            lag=lag,
+            margin=self._margin.of(source) if self._margin and lag else None,
+        )
         self.last_batch_id = report.batch_id
         self.totals.add(report)
         self._on_batch(report)
 
     def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:  # noqa: N802
-        # Spark tells of the end of a query later than of the start of the next.
+        """Note that a query has ended."""
+        # Spark reports the end of a query later than the start of the next.
         self._running.discard(event.runId)
         self.ended = not self._running
-
-
-def _report(progress: Any, counts: Kinds, margin: Margin | None) -> BatchReport:
-    # Some tables hide what is observed: see OutcomeCounts.
-    messages = progress.observedMetrics.get("messages") if progress.numInputRows else None
-    tombstones = messages.tombstones if messages else 0
-    failures = Counter({code: count for code, count in counts.items() if code is not None})
-    lag = _lag(progress)
-    return BatchReport(
-        batch_id=progress.batchId,
-        messages=counts.total() + tombstones,
-        tombstones=tombstones,
-        embeddings=counts[None],
-        failures=failures,
-        duration_s=progress.durationMs["triggerExecution"] / 1000,
-        lag=lag,
-        margin=margin.of(progress.sources[0]) if margin and lag else None,
-    )
-
-
-def _lag(progress: Any) -> int | None:
-    """The messages still to be read in the partition that is furthest behind."""
-    metrics = progress.sources[0].metrics if progress.sources else {}
-    behind = metrics.get("maxOffsetsBehindLatest")
-    return None if behind is None else int(behind)

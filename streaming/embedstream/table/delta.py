@@ -1,4 +1,4 @@
-"""The Delta table of outcomes: its schema, its properties, and the append that fills it."""
+"""The Delta table of outcomes: create it, check it, append to it, compact it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ MODEL_PROPERTY = "embedstream.model_id"
 
 PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
-    # A checkpoint of the log takes a second of the commit that it falls on; Delta writes one for
-    # every tenth by default.
+    # Writing a checkpoint of the log makes a commit a second longer; Delta's default is 10.
     "delta.checkpointInterval": "50",
-    # Statistics of long arrays and messages cost time and skip nothing.
+    # Statistics of long arrays and texts take time, and no query can skip files by them.
     "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
     "content_sha256,processed_at",
 }
 
-# As Delta's own auto compaction has them: what is rewritten now and then stays small.
+# The sizes of Delta's own auto compaction: they limit how much one compaction rewrites.
 _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.minFileSize": 64 * 2**20,
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
@@ -53,14 +52,13 @@ _ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST
 def create_table(
     spark: SparkSession, path: str, *, model_id: str, properties: Mapping[str, str] | None = None
 ) -> None:
-    """Create the outcome table at a path, where there is none.
+    """Create the outcome table at a path, unless it exists.
 
-    It is created before the stream starts, so that readers and a first empty batch find it.
+    The table must exist before the stream starts, so that readers and an empty first micro-batch
+    find it.
     """
     merged = {**PROPERTIES, **(properties or {}), MODEL_PROPERTY: model_id}
-    columns = ", ".join(
-        f"`{field.name}` {field.dataType.simpleString()}" for field in OUTCOME_SCHEMA
-    )
+    columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
     settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in merged.items())
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {table_name(path)} ({columns}) USING delta "
@@ -69,10 +67,10 @@ def create_table(
 
 
 def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWriter:
-    """The writer that appends each micro-batch in one Delta commit, exactly once.
+    """Return a writer that appends each micro-batch in one Delta commit, exactly once.
 
-    Delta's own sink records the query's id and the batch's id in the commit that holds the rows,
-    and skips a batch that it has already: a batch repeated after a crash adds nothing.
+    Delta's sink records the ids of the query and of the micro-batch in the commit that holds the
+    rows, and skips a micro-batch that it has recorded: one repeated after a crash adds nothing.
     """
     return (
         outcomes.writeStream.format("delta")
@@ -86,46 +84,56 @@ def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWrit
 
 
 def compact(spark: SparkSession, path: str) -> None:
-    """Join the table's small files. Appends go on meanwhile."""
+    """Merge the table's small files. Other writers may append at the same time."""
     session = spark.newSession()
-    given = spark.sparkContext.getConf()
     for name, value in _COMPACTION.items():
-        if not given.contains(name):
+        if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
     session.sql(f"OPTIMIZE {table_name(path)}")
 
 
 def embeddings(spark: SparkSession, path: str) -> DataFrame:
-    """The good outcomes."""
+    """Return the outcomes that have an embedding."""
     return spark.read.format("delta").load(path).where("embedding IS NOT NULL").drop("error")
 
 
 def failures(spark: SparkSession, path: str) -> DataFrame:
-    """The bad outcomes, with `code`, `stage` and `message` as columns."""
+    """Return the outcomes that have an error, with `code`, `stage` and `message` as columns."""
     table = spark.read.format("delta").load(path).where("error IS NOT NULL")
     kept = [name for name in table.columns if name not in ("embedding", "error")]
     return table.select("error.*", *kept)
 
 
 def check_table(spark: SparkSession, path: str) -> int | None:
-    """How many rows an existing table has; None where there is no table yet.
+    """Check the columns of an existing table and count its rows; return None if there is no table.
+
+    The table may have more columns, if these may be null.
 
     Raises:
-        SetupError: Spark cannot reach the path, or what is there is no Delta table, or lacks a
-            column, or has one of another type. Columns of yours beside ours are fine where they may
-            be null.
+        SetupError: Spark cannot reach the path, no Delta table is there, a column is missing or has
+            another type, or is an additional one that may not be null.
     """
     Folder(spark, path).check_reachable()
     try:
         table = spark.read.format("delta").load(path)
-        problems = _schema_problems(table.schema)
+        own, present = _types(OUTCOME_SCHEMA), _types(table.schema)
+        problems = [
+            f"column '{name}' is {present.get(name, 'missing')}, not {kind}"
+            for name, kind in own.items()
+            if present.get(name) != kind
+        ] + [
+            f"column '{field.name}' may not be null, and the stream does not fill it"
+            for field in table.schema
+            if field.name not in own and not field.nullable
+        ]
         rows = table.count()
     except AnalysisException as error:
         if error.getCondition() in _ABSENT:
             return None
+        first_line = str(error).partition("\n")[0]
         raise SetupError(
-            f"table.path '{path}' cannot be read as a Delta table ({_first_line(error)}); choose "
-            "another path, or repair the table"
+            f"table.path '{path}' cannot be read as a Delta table ({first_line}); choose another "
+            "path, or repair the table"
         ) from None
     if problems:
         raise SetupError(
@@ -136,9 +144,10 @@ def check_table(spark: SparkSession, path: str) -> int | None:
 
 
 def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -> None:
-    """
+    """Check that an existing table is filled by this model.
+
     Raises:
-        SetupError: another model fills the existing table; `remedy` ends the message.
+        SetupError: another model fills it; `remedy` ends the message.
     """
     filled_by = table_properties(spark, path).get(MODEL_PROPERTY)
     if filled_by and filled_by != model_id:
@@ -148,12 +157,13 @@ def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -
 
 
 def was_altered(error: Exception) -> bool:
-    """Whether a micro-batch was refused, all of it, since someone altered the table meanwhile."""
+    """Return whether Delta refused a whole micro-batch because the table was altered."""
+    # Of a failed query PySpark keeps only the text, which contains the error's condition.
     return re.search(r"DELTA_(METADATA|PROTOCOL)_CHANGED", str(error)) is not None
 
 
 def table_properties(spark: SparkSession, path: str) -> dict[str, str]:
-    """The properties of an existing table."""
+    """Return the properties of an existing table."""
     rows = spark.sql(f"SHOW TBLPROPERTIES {table_name(path)}").collect()
     return {row["key"]: row["value"] for row in rows}
 
@@ -166,31 +176,17 @@ def set_model(spark: SparkSession, path: str, model_id: str) -> None:
     )
 
 
-def _schema_problems(schema: StructType) -> list[str]:
-    present = {field.name: field for field in schema}
-    own = {field.name: field.dataType.simpleString() for field in OUTCOME_SCHEMA}
-    kinds = {name: field.dataType.simpleString() for name, field in present.items()}
-    return [
-        f"column '{name}' is {kinds.get(name, 'missing')}, not {kind}"
-        for name, kind in own.items()
-        if kinds.get(name) != kind
-    ] + [
-        f"column '{name}' may not be null, and the stream does not fill it"
-        for name, field in present.items()
-        if name not in own and not field.nullable
-    ]
-
-
 def table_name(path: str) -> str:
-    """The table at a path, as SQL names it."""
+    """Return the name of the table at a path in SQL."""
     return f"delta.`{path.replace('`', '``')}`"
 
 
 def literal(text: str) -> str:
-    """A text as SQL writes it."""
+    """Return a text as a literal in SQL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _types(schema: StructType) -> dict[str, str]:
+    """Return the type of each column, as SQL writes it."""
+    return {field.name: field.dataType.simpleString() for field in schema}

@@ -1,10 +1,10 @@
-"""The Delta log of a table: which of its files are wrong, and which query wrote last."""
+"""The Delta log of a table: its broken entries, and the streaming queries that wrote to it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.spark.folder import Folder, UnreadableFile
 
-__all__ = ["LogProblem", "Writer", "log_problems", "writers"]
+__all__ = ["Writer", "log_problems", "writers"]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
@@ -26,70 +26,70 @@ class Writer:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogProblem:
-    """An entry of the log that Delta cannot use, or that is not there."""
+def log_problems(table: Folder, *, thorough: bool) -> list[str]:
+    """Find the broken and the missing entries of a table's log: the file, the damage, the remedy.
 
-    version: int
-    reason: str
-    is_missing: bool
-    is_last: bool
+    Unless `thorough`, read only the entries that Delta reads to open the table: those after the
+    log's last checkpoint.
+    """
+    log = table.folder("_delta_log")
+    sizes = log.sizes()
+    entries = {int(m[1]): name for name in sizes if (m := _ENTRY.fullmatch(name))}
+    checkpoint = max((int(m[1]) for name in sizes if (m := _CHECKPOINT.match(name))), default=-1)
+    first = min(entries, default=0) if thorough and checkpoint >= 0 else checkpoint + 1
+    last = max(entries, default=-1)
+    problems = []
+    for version in range(first, last + 1):
+        file = f"{version:020}.json"
+        remedy = (
+            "determine which files make up the table after it; restore it from a copy, or start "
+            "over with another table and checkpoint"
+        )
+        if version not in entries:
+            damage = "is missing between its neighbours"
+        elif damage := _find_damage(log, file, sizes[file]):
+            if version == last:
+                remedy = (
+                    "open the table; it is the last entry, so its writer was interrupted: move it "
+                    f"and its .crc files ({version:020}.crc, .{file}.crc) away, then run "
+                    "`embedstream doctor` again to learn whether the checkpoint is ahead of the "
+                    "table"
+                )
+        else:
+            continue
+        problems.append(f"_delta_log/{file} {damage}: Delta cannot {remedy}")
+    return problems
 
-    @property
-    def file(self) -> str:
-        return f"_delta_log/{self.version:020}.json"
 
-
-def log_problems(table: Folder, *, thorough: bool) -> list[LogProblem]:
-    """What is wrong in the log; not `thorough`, only with what Delta reads to open the table."""
-    names = table.folder("_delta_log").sizes()
-    entries = {int(match[1]): names[name] for name in names if (match := _ENTRY.fullmatch(name))}
-    checkpoint = max((int(m[1]) for name in names if (m := _CHECKPOINT.match(name))), default=-1)
-    if not entries:
-        return []
-    last = max(entries)
-    first = min(entries) if thorough and checkpoint >= 0 else checkpoint + 1
-    return [
-        LogProblem(version, reason, is_missing=version not in entries, is_last=version == last)
-        for version in range(first, last + 1)
-        if (reason := _reason(table, version, entries.get(version)))
-    ]
-
-
-def _reason(table: Folder, version: int, size: int | None) -> str | None:
-    if size is None:
-        return "is missing between its neighbours"
+def _find_damage(log: Folder, file: str, size: int) -> str:
     if size == 0:
         return "is empty"
     try:
-        text = table.read(f"_delta_log/{version:020}.json") or ""
-        for line in text.splitlines():
+        for line in (log.read(file) or "").splitlines():
             json.loads(line)
     except UnreadableFile as error:
         return f"cannot be read ({error})"
     except ValueError:
         return "is cut short"
-    return None
+    return ""
 
 
 def writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:
-    """The streaming queries that the table knows, by their ids; none where there is no table.
+    """Return the streaming queries that the table's log knows, by id; none if there is no table.
 
-    The log must be without problems.
+    The log must have no problems.
     """
     jvm: Any = spark.sparkContext._jvm
     session: Any = spark._jsparkSession
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
     nothing = jvm.scala.Option.empty()
-    snapshot = log.update(False, nothing, nothing)
-    return dict(_transactions(snapshot.setTransactions()))
-
-
-def _transactions(found: Any) -> Iterator[tuple[str, Writer]]:
-    for number in range(found.size()):
-        transaction = found.apply(number)
+    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path).update(
+        False, nothing, nothing
+    )
+    found = {}
+    transactions = snapshot.setTransactions()
+    for number in range(transactions.size()):
+        transaction = transactions.apply(number)
         updated = transaction.lastUpdated()
-        yield (
-            transaction.appId(),
-            Writer(transaction.version(), updated.get() if updated.isDefined() else 0),
-        )
+        updated_ms = updated.get() if updated.isDefined() else 0
+        found[transaction.appId()] = Writer(transaction.version(), updated_ms)
+    return found

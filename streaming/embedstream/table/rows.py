@@ -1,4 +1,4 @@
-"""The rows of outcomes, built as a pandas frame or as an Arrow batch."""
+"""Rows of outcomes, built as a pandas frame or as an Arrow batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pyspark.sql.types import (
     LongType,
     MapType,
     StringType,
-    StructField,
     StructType,
     TimestampType,
 )
@@ -38,51 +37,42 @@ __all__ = [
     "vector_column",
 ]
 
-OUTCOME_SCHEMA = StructType(
-    [
-        StructField("topic", StringType()),
-        StructField("partition", IntegerType()),
-        StructField("offset", LongType()),
-        StructField("timestamp", TimestampType()),
-        StructField("key", BinaryType()),
-        StructField("image_id", StringType()),
-        StructField("uri", StringType()),
-        StructField("embedding", ArrayType(FloatType())),
-        StructField(
-            "error",
-            StructType(
-                [
-                    StructField("code", StringType()),
-                    StructField("stage", StringType()),
-                    StructField("message", StringType()),
-                ]
-            ),
-        ),
-        StructField("model_id", StringType()),
-        StructField("width", IntegerType()),
-        StructField("height", IntegerType()),
-        StructField("content_sha256", StringType()),
-        StructField("processed_at", TimestampType()),
-        StructField("attributes", MapType(StringType(), StringType())),
-    ]
+_ERROR = StructType().add("code", StringType()).add("stage", StringType())
+OUTCOME_SCHEMA = (
+    StructType()
+    .add("topic", StringType())
+    .add("partition", IntegerType())
+    .add("offset", LongType())
+    .add("timestamp", TimestampType())
+    .add("key", BinaryType())
+    .add("image_id", StringType())
+    .add("uri", StringType())
+    .add("embedding", ArrayType(FloatType()))
+    .add("error", _ERROR.add("message", StringType()))
+    .add("model_id", StringType())
+    .add("width", IntegerType())
+    .add("height", IntegerType())
+    .add("content_sha256", StringType())
+    .add("processed_at", TimestampType())
+    .add("attributes", MapType(StringType(), StringType()))
 )
 
 CARRIED_COLUMNS = ["topic", "partition", "offset", "timestamp", "key"]
-"""What a row has from its message as it is."""
-
-_ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+"""The columns that a row takes over from its message unchanged."""
 
 COLUMN_TYPE = StructType([OUTCOME_SCHEMA["embedding"], OUTCOME_SCHEMA["error"]])
 """An outcome as one column: a vector, or an error."""
 
+_ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a row tells of its item; unlike the item, it holds neither the content nor secrets.
+    """The columns of a row that describe its item, without the item's content and secrets.
 
-    Tables are copied and shared, so a URI stands in its row without user name, password, signature
-    or key, as `embedstream_core.redaction` has it, and so do attributes that are named as secrets.
-    The message's own key is kept as it is.
+    Tables are copied and shared, so the URI has no user name, password, signature or key, and
+    attributes that are named as secrets are redacted, both by `embedstream_core.redaction`. The
+    message's own key is kept as it is.
     """
 
     image_id: str
@@ -91,33 +81,36 @@ class Origin:
 
     @classmethod
     def of(cls, entry: Item | Failure, position: str) -> Origin:
-        """A message that could not be read is known by its position."""
-        if isinstance(entry, Item):
-            uri = None if entry.uri is None else redacted_uri(entry.uri)
-            attributes = redacted_attributes(entry.attributes)
-            return cls(redacted_text(entry.image_id), uri, attributes)
-        return cls(position, None, {})
+        """Return an item's origin; a message that could not be read is identified by its position.
+
+        Args:
+            entry: The parsed message, or the reason why it could not be parsed.
+            position: The message's topic, partition and offset in one text.
+        """
+        if isinstance(entry, Failure):
+            return cls(position, None, {})
+        uri = None if entry.uri is None else redacted_uri(entry.uri)
+        return cls(redacted_text(entry.image_id), uri, redacted_attributes(entry.attributes))
 
 
 def outcome_frame(
     carried: pd.DataFrame, origins: Sequence[Origin], outcomes: Sequence[Outcome], *, model_id: str
 ) -> pd.DataFrame:
-    """The rows of one input frame, in the columns of `OUTCOME_SCHEMA`.
+    """Return the rows of one input frame, in the columns of `OUTCOME_SCHEMA`.
 
     `carried` has the `CARRIED_COLUMNS` of its messages.
     """
-    told = _told(origins, outcomes)
-    columns: dict[str, Any] = {
+    columns = _list_columns(origins, outcomes)
+    columns |= {
         **{name: carried[name] for name in CARRIED_COLUMNS},
-        **told,
-        # PySpark makes lists of them anyway, from arrays in three times the time.
+        # PySpark converts arrays to lists, but takes three times as long.
         "embedding": [
             outcome.vector.tolist() if isinstance(outcome, Embedding) else None
             for outcome in outcomes
         ],
         "model_id": model_id,
-        "width": pd.array(told["width"], "Int32"),
-        "height": pd.array(told["height"], "Int32"),
+        "width": pd.array(columns["width"], "Int32"),
+        "height": pd.array(columns["height"], "Int32"),
         "processed_at": pd.Timestamp.now("UTC"),
     }
     return pd.DataFrame(columns, index=carried.index, columns=OUTCOME_SCHEMA.names)
@@ -130,11 +123,10 @@ def outcome_batch(
     *,
     model_id: str,
 ) -> pa.RecordBatch:
-    """The rows of one input batch; `outcome_frame` in Arrow."""
+    """Return the rows of one input Arrow batch; otherwise the same as `outcome_frame`."""
     now = pa.scalar(pd.Timestamp.now("UTC"), _ARROW_SCHEMA.field("processed_at").type)
-    columns: dict[str, Any] = {
+    columns = _list_columns(origins, outcomes) | {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
-        **_told(origins, outcomes),
         "embedding": vector_column(outcomes),
         "model_id": pa.repeat(model_id, len(outcomes)),
         "processed_at": pa.repeat(now, len(outcomes)),
@@ -143,45 +135,42 @@ def outcome_batch(
 
 
 def outcome_column(outcomes: Sequence[Outcome]) -> pa.StructArray:
-    """Outcomes as one column of `COLUMN_TYPE`."""
+    """Return the outcomes as one column of `COLUMN_TYPE`."""
     errors = pa.array(map(error_struct, outcomes), _ARROW_SCHEMA.field("error").type)
     return pa.StructArray.from_arrays([vector_column(outcomes), errors], COLUMN_TYPE.names)
 
 
 def vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
-    """The vectors as one column, without a Python object for each number; null for failures."""
-    vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
-    sizes = [_size(outcome) for outcome in outcomes]
+    """Return the vectors as one column, null for failures.
+
+    The numbers are copied as arrays, without a Python object for each.
+    """
+    none = np.empty(0, np.float32)
+    vectors = [one.vector if isinstance(one, Embedding) else none for one in outcomes]
     return pa.ListArray.from_arrays(
-        np.cumsum([0, *sizes], dtype=np.int32),
-        np.concatenate([np.empty(0, np.float32), *vectors]),
+        np.cumsum([0, *map(len, vectors)], dtype=np.int32),
+        np.concatenate([none, *vectors]),
         type=_ARROW_SCHEMA.field("embedding").type,
         mask=pa.array([isinstance(outcome, Failure) for outcome in outcomes], pa.bool_()),
     )
 
 
-def _size(outcome: Outcome) -> int:
-    return len(outcome.vector) if isinstance(outcome, Embedding) else 0
+def error_struct(outcome: Outcome) -> dict[str, str] | None:
+    """Return the value of the column `error`."""
+    if isinstance(outcome, Embedding):
+        return None
+    return {"code": outcome.code, "stage": outcome.stage, "message": outcome.message}
 
 
-def _told(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+def _list_columns(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the columns that a frame and an Arrow batch fill with the same lists."""
     return {
         "image_id": [origin.image_id for origin in origins],
         "uri": [origin.uri for origin in origins],
         "error": [error_struct(outcome) for outcome in outcomes],
-        "width": [_of_embedding(outcome, "width") for outcome in outcomes],
-        "height": [_of_embedding(outcome, "height") for outcome in outcomes],
+        # Failures have neither.
+        "width": [getattr(outcome, "width", None) for outcome in outcomes],
+        "height": [getattr(outcome, "height", None) for outcome in outcomes],
         "content_sha256": [outcome.content_sha256 for outcome in outcomes],
         "attributes": [dict(origin.attributes) for origin in origins],
     }
-
-
-def _of_embedding(outcome: Outcome, name: str) -> Any:
-    return getattr(outcome, name) if isinstance(outcome, Embedding) else None
-
-
-def error_struct(outcome: Outcome) -> dict[str, str] | None:
-    """What stands in the column `error`."""
-    if isinstance(outcome, Embedding):
-        return None
-    return {"code": outcome.code, "stage": outcome.stage, "message": outcome.message}

@@ -22,7 +22,6 @@ from pyspark.sql import SparkSession
 from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_pictures
-from embedstream.stream import maintenance as upkeep
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import embeddings, failures, table_name
@@ -354,15 +353,15 @@ def test_start_is_refused_with_the_way_out(
     other_model = configure(encoder={"name": "efficientnet_lite0", "weights": "random"})
     assert "--allow-model-change" in refusal(spark, other_model, "table")
     new_checkpoint = configure().model_copy(update={"checkpoint": str(tmp_path / "new")})
-    assert "bring the checkpoint back" in refusal(spark, new_checkpoint, "checkpoint")
+    assert "restore the checkpoint" in refusal(spark, new_checkpoint, "checkpoint")
     new_table = configure(table={"path": str(tmp_path / "new")})
-    assert "bring the table back" in refusal(spark, new_table, "checkpoint")
+    assert "restore the table" in refusal(spark, new_table, "checkpoint")
     no_topic = configure(kafka={"subscribe": "no-such-topic"})
     assert "'no-such-topic' is not on" in refusal(spark, no_topic, "topics")
     no_match = configure(kafka={"subscribe_pattern": "zzz.*"})
     assert "matches 'zzz.*'" in refusal(spark, no_match, "topics")
     no_folder = configure(references={"folders": [str(tmp_path / "nowhere")]})
-    assert "no folder here" in refusal(spark, no_folder, "references")
+    assert "there is no folder here" in refusal(spark, no_folder, "references")
     unknown = configure(encoder={"name": "resnet5"})
     assert "resnet50" in refusal(spark, unknown, "encoder")
     no_gpu = configure(encoder={"name": "efficientnet_lite0", "device": "cuda"})
@@ -418,12 +417,11 @@ def test_columns_of_ones_own_are_kept(
 
 
 def test_workers_of_a_quiet_stream_have_their_model(
-    spark: SparkSession, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, configure: Configure
 ) -> None:
-    monkeypatch.setattr(upkeep, "_INTERVAL_S", 0.2)
     # No other test's engine serves for this one.
     config = configure(encoder={"name": "efficientnet_lite0", "batch_size": 5})
-    stream = start_stream(spark, config, prepared(config))
+    stream = start_stream(spark, config, prepared(config), maintain_every_s=1)
 
     try:
         wait_until(lambda: stream.model.loads >= 1, timeout_s=60)

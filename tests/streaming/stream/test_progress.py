@@ -49,7 +49,7 @@ def progress(
     metrics: dict[str, str] | None = None,
     milliseconds: int = 1500,
 ) -> dict[str, Any]:
-    """What Spark tells of one trigger of a Kafka query, in its JSON."""
+    """Return what Spark reports of one trigger of a Kafka query, in its JSON."""
     rates = {"inputRowsPerSecond": 10.0, "processedRowsPerSecond": 20.0}
     source = {
         "description": "KafkaV2[Subscribe[images]]",
@@ -85,16 +85,16 @@ def event(progress: dict[str, Any]) -> QueryProgressEvent:
     return QueryProgressEvent.fromJson({"progress": progress})
 
 
-def counted(*told: dict[str, Any]) -> Callable[[str, int], Kinds]:
+def counted(*triggers: dict[str, Any]) -> Callable[[str, int], Kinds]:
     """What the workers have counted, by run and micro-batch; taken once."""
-    counts = {(one["runId"], one["batchId"]): Counter(one["outcomes"]) for one in told}
+    counts = {(one["runId"], one["batchId"]): Counter(one["outcomes"]) for one in triggers}
     return lambda run, batch: +counts.pop((run, batch))
 
 
-def listen(*told: dict[str, Any]) -> tuple[ProgressListener, list[BatchReport]]:
+def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[BatchReport]]:
     reports: list[BatchReport] = []
-    listener = ProgressListener(reports.append, counted(*told))
-    for one in told:
+    listener = ProgressListener(reports.append, counted(*triggers))
+    for one in triggers:
         listener.onQueryProgress(event(one))
     return listener, reports
 
@@ -135,7 +135,7 @@ def test_rows_of_a_batch_are_embeddings_and_failures() -> None:
 
 def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
     failed = {Code.IMAGE_CORRUPT: 2, Code.REFERENCE_DENIED: 1}
-    told = progress(
+    trigger = progress(
         7,
         read=13,
         tombstones=4,
@@ -145,7 +145,7 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
         milliseconds=2500,
     )
 
-    listener, reports = listen(told)
+    listener, reports = listen(trigger)
 
     assert reports == [
         BatchReport(
@@ -164,8 +164,8 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
 
 def test_what_spark_does_not_see_is_reported_as_the_workers_count_it() -> None:
     """As on a table with a generated column."""
-    told = progress(7, embeddings=6, failures={Code.IMAGE_EMPTY: 1})
-    _, (report,) = listen({**told, "observedMetrics": {}})
+    trigger = progress(7, embeddings=6, failures={Code.IMAGE_EMPTY: 1})
+    _, (report,) = listen({**trigger, "observedMetrics": {}})
     assert (report.messages, report.rows, report.embeddings) == (7, 7, 6)
     assert report.failures == {"image_empty": 1}
 
@@ -246,13 +246,13 @@ class Kafka:
         return {"images": TopicState("id", self.earliest, {})}
 
 
-def margins(kafka: Kafka, *told: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
+def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
     """What is reported of micro-batches that end so many seconds after one another."""
     now = [0.0]
     reports: list[BatchReport] = []
     margin = Margin(kafka, clock=lambda: now[0])
     listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
-    for one in told:
+    for one in triggers:
         listener.onQueryProgress(event(one))
         now[0] += seconds
     return [report.margin for report in reports]
@@ -261,9 +261,9 @@ def margins(kafka: Kafka, *told: dict[str, Any], seconds: float = 1.0) -> list[i
 def behind(read: dict[str, int], newest: dict[str, int]) -> dict[str, Any]:
     """A micro-batch that ends before the newest messages."""
     lag = max(newest[number] - read[number] for number in read)
-    told = progress(read=1, embeddings=1, metrics={"maxOffsetsBehindLatest": str(lag)})
-    told["sources"][0].update(endOffset={"images": read}, latestOffset={"images": newest})
-    return told
+    trigger = progress(read=1, embeddings=1, metrics={"maxOffsetsBehindLatest": str(lag)})
+    trigger["sources"][0].update(endOffset={"images": read}, latestOffset={"images": newest})
+    return trigger
 
 
 def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:

@@ -1,4 +1,4 @@
-"""The table is compacted, vacuumed and altered, and its model changed, while the stream goes on."""
+"""The table is compacted, vacuumed and altered, and its model changed, while the stream runs."""
 
 from __future__ import annotations
 
@@ -100,17 +100,17 @@ def test_a_column_renamed_while_the_stream_runs_stops_it_and_is_named(
     with pytest.raises(StreamingQueryException):
         stream.query.awaitTermination()
 
-    told = explain_failure(spark, config)
-    assert told is not None
-    assert "column 'uri' is missing" in told
-    assert refusal(spark, config, "table") == told
+    reason = explain_failure(spark, config)
+    assert reason is not None
+    assert "column 'uri' is missing" in reason
+    assert refusal(spark, config, "table") == reason
     other.sql(f"ALTER TABLE {table} RENAME COLUMN link TO uri")
     drain(spark, config)
     check_outcomes(Path(config.table.path), topic.positions())
 
 
 @pytest.mark.long
-def test_the_command_goes_on_while_the_table_is_altered_and_compacted(
+def test_the_command_continues_while_the_table_is_altered_and_compacted(
     topic: Topic, tmp_path: Path
 ) -> None:
     send_pictures(topic, 120)
@@ -139,7 +139,7 @@ def add_column(table: Path, name: str) -> None:
         DeltaTable(table).alter.add_columns(Field(name, PrimitiveType("string")))
 
 
-def test_another_model_goes_on_only_where_that_is_allowed_and_its_rows_are_told_apart(
+def test_another_model_needs_consent_and_marks_its_rows(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     trained = configure(pipeline={"dedupe": True})
@@ -152,9 +152,9 @@ def test_another_model_goes_on_only_where_that_is_allowed_and_its_rows_are_told_
     before = check_outcomes(Path(trained.table.path), topic.positions())
     send_pictures(topic, 6)
 
-    told = refusal(spark, random, "table")
-    assert all(f"'{model}'" in told for model in models)
-    assert "--allow-model-change" in told
+    message = refusal(spark, random, "table")
+    assert all(f"'{model}'" in message for model in models)
+    assert "--allow-model-change" in message
     assert check_start(spark, random, print, Consent(model_change=True))
     drain(spark, random)
 
@@ -163,7 +163,7 @@ def test_another_model_goes_on_only_where_that_is_allowed_and_its_rows_are_told_
     after = [row for position, row in rows.items() if position not in before]
     assert {row["model_id"] for row in before.values()} == {models[0]}
     assert {row["model_id"] for row in after} == {models[1]}
-    # One picture, so each model has one vector.
+    # All images are the same, so each model has one vector.
     vectors = {tuple(row["embedding"]) for row in rows.values()}
     assert len(vectors) == 2
     assert "--allow-model-change" in refusal(spark, trained, "table")
