@@ -174,7 +174,7 @@ def test_a_large_jpeg_is_scaled_in_the_decoder_where_that_is_asked_for() -> None
 
 
 def test_without_the_library_pillow_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_jpeg, "_AT_HAND", False)
+    monkeypatch.setattr(fast_jpeg, "_IS_AVAILABLE", False)
     content = photo()
     np.testing.assert_array_equal(rendered_quickly(content).pixels, rendered(content).pixels)
 
