@@ -110,7 +110,7 @@ class IsolatedDecoder:
         return process, connection
 
     def _end_child(self) -> int:
-        """Kill the child and return its exit status: of its own end, if it had ended before."""
+        """Kill the child, unless it has ended by itself, and return its exit status."""
         if self._child is None:
             return 0
         process, connection = self._child
@@ -146,11 +146,11 @@ def main(connection: Connection) -> None:
             message = f"decoding needs more than {memory_bytes} bytes of memory"
             outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
         if isinstance(outcome, Failure):
-            answer = {"code": outcome.code, "message": outcome.message}
-            connection.send_bytes(json.dumps(answer).encode())
+            failure = {"code": outcome.code, "message": outcome.message}
+            connection.send_bytes(json.dumps(failure).encode())
         else:
-            answer = {"width": outcome.width, "height": outcome.height}
-            connection.send_bytes(json.dumps(answer).encode())
+            size = {"width": outcome.width, "height": outcome.height}
+            connection.send_bytes(json.dumps(size).encode())
             connection.send_bytes(outcome.pixels.tobytes())
 
 

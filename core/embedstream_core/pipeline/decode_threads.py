@@ -6,15 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from embedstream_core.media.image.decode import (
-    OpenedImage,
-    Picture,
-    Preprocessing,
-    open_image,
-)
+from embedstream_core.media.image.decode import Picture, Preprocessing, open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.opened_image import OpenedImage
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.settings import DecodeLimits, Fidelity
+from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 
 __all__ = ["InProcessDecoder"]
 
@@ -23,23 +19,22 @@ __all__ = ["InProcessDecoder"]
 class InProcessDecoder:
     """Decodes images for many threads at once; the counterpart of `IsolatedDecoder`.
 
-    At most `threads` images and `pixels` pixels are decoded at a time; a larger image is decoded
-    alone. `watchdog` limits the time of each image to `timeout_s`.
+    At most `threads` images and `limits.pixels` pixels are decoded at a time; a larger image is
+    decoded alone. `watchdog` limits the time of each image to `limits.decode_timeout_s`.
     """
 
     preprocessing: Preprocessing
-    limits: DecodeLimits
+    decode_limits: DecodeLimits
     fidelity: Fidelity
+    limits: PipelineLimits
     threads: int
-    pixels: int
-    timeout_s: float
     watchdog: Watchdog
 
     def __post_init__(self) -> None:
         # Threads of its own: malloc keeps freed memory for the thread that allocated it, so each
         # thread that ever decoded would hold the memory of one image.
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-        self._free_pixels = self.pixels
+        self._free_pixels = self.limits.pixels
         self._freed = threading.Condition()
         self._first_in_line = threading.Lock()
 
@@ -50,19 +45,20 @@ class InProcessDecoder:
             ItemError: the image is refused.
             MemoryError: this process has too little for it.
         """
-        with self.watchdog.watch("reading an image's header", timeout_s=self.timeout_s):
-            opened = open_image(content, self.limits)
+        timeout_s = self.limits.decode_timeout_s
+        with self.watchdog.watch("reading an image's header", timeout_s=timeout_s):
+            opened = open_image(content, self.decode_limits)
         return self._threads.submit(self._render, content, opened).result()
 
     def _render(self, content: bytes, opened: OpenedImage) -> Picture:
-        pixels = min(opened.width * opened.height, self.pixels)
+        pixels = min(opened.width * opened.height, self.limits.pixels)
         # One thread at a time waits for pixels, so that smaller images do not overtake a large one.
         with self._first_in_line, self._freed:
             self._freed.wait_for(lambda: self._free_pixels >= pixels)
             self._free_pixels -= pixels
         try:
             # Waiting is no hang, so the time limit begins after it.
-            with self.watchdog.watch("decoding an image", timeout_s=self.timeout_s):
+            with self.watchdog.watch("decoding an image", timeout_s=self.limits.decode_timeout_s):
                 return render_quickly(content, opened, self.preprocessing, fidelity=self.fidelity)
         finally:
             with self._freed:

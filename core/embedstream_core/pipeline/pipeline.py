@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from itertools import chain
 
 import torch
@@ -89,26 +88,26 @@ class Pipeline:
         decode_threads = self.limits.decode_threads or torch.get_num_threads()
         decoder = InProcessDecoder(
             preprocessing=self.preprocessing,
-            limits=self.decode_limits,
+            decode_limits=self.decode_limits,
             fidelity=self.fidelity,
+            limits=self.limits,
             threads=decode_threads,
-            pixels=self.limits.pixels,
-            timeout_s=self.limits.decode_timeout_s,
             watchdog=self.watchdog,
         )
-        steps: Steps = PlainSteps(
+        plain = PlainSteps(
             (self.isolated or decoder).decode,
             self.engine,
             watchdog=self.watchdog,
             forward_timeout_s=self.limits.forward_timeout_s,
         )
-        if self.embedding_cache is not None:
-            steps = CachedSteps(steps, self.embedding_cache)
+        cache = self.embedding_cache
+        steps = plain if cache is None else CachedSteps(plain, cache)
         threads = self.limits.fetch_threads + decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         try:
-            submit = partial(pool.submit, prepare, self.fetch, steps)
-            yield from self._run(steps, submit, batches)
+            yield from self._run(
+                steps, lambda entry: pool.submit(prepare, self.fetch, steps, entry), batches
+            )
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             decoder.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -27,30 +28,24 @@ Decoded: TypeAlias = "Picture | Outcome | Future[Outcome]"
 """A picture for the model, an outcome, or the future outcome of another item with equal bytes."""
 
 
+@dataclass(frozen=True)
 class PlainSteps:
     """Decodes and embeds each item. Threads share `decode`; one thread calls `embed`."""
 
-    def __init__(
-        self,
-        decode: Callable[[bytes], Picture],
-        engine: Engine,
-        *,
-        watchdog: Watchdog,
-        forward_timeout_s: float,
-    ) -> None:
-        self._decode = decode
-        self._engine = engine
-        self._watchdog = watchdog
-        self._forward_timeout_s = forward_timeout_s
+    decode_image: Callable[[bytes], Picture]
+    engine: Engine
+    _: KW_ONLY
+    watchdog: Watchdog
+    forward_timeout_s: float
 
     def decode(self, content: bytes, sha256: str) -> Picture | Failure:
         """Decode the bytes with that hash; return a Failure if they are refused."""
-        return attempt(partial(self._decode, content), Stage.DECODE, content_sha256=sha256)
+        return attempt(partial(self.decode_image, content), Stage.DECODE, content_sha256=sha256)
 
     def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
         """Embed pictures, with the hashes of their bytes; return one outcome each, in order."""
-        with self._watchdog.watch("a forward pass", timeout_s=self._forward_timeout_s):
-            vectors = self._engine.embed([picture.pixels for picture in pictures])
+        with self.watchdog.watch("a forward pass", timeout_s=self.forward_timeout_s):
+            vectors = self.engine.embed([picture.pixels for picture in pictures])
         outcomes: list[Outcome] = []
         for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True):
             norm = float(np.linalg.norm(vector.astype(np.float64)))
@@ -62,6 +57,7 @@ class PlainSteps:
         return outcomes
 
 
+@dataclass(frozen=True)
 class CachedSteps:
     """Decodes and embeds equal bytes once, with a cache of embeddings.
 
@@ -70,20 +66,19 @@ class CachedSteps:
     progress when a run is interrupted never get an outcome.
     """
 
-    def __init__(self, steps: PlainSteps, cache: EmbeddingCache) -> None:
-        self._steps = steps
-        self._cache = cache
-        self._in_progress: dict[str, Future[Outcome]] = {}
+    steps: PlainSteps
+    cache: EmbeddingCache
+    in_progress: dict[str, Future[Outcome]] = field(default_factory=dict, init=False)
 
     def decode(self, content: bytes, sha256: str) -> Decoded:
         """Look up the bytes with that hash, or decode them."""
         own: Future[Outcome] = Future()
         # setdefault is atomic, so one of equal items is the first. The cache is read after it,
         # because an item stays in progress until its embedding is cached.
-        first = self._in_progress.setdefault(sha256, own)
+        first = self.in_progress.setdefault(sha256, own)
         if first is not own:
             return first
-        found = self._cache.get(sha256) or self._steps.decode(content, sha256)
+        found = self.cache.get(sha256) or self.steps.decode(content, sha256)
         if isinstance(found, Embedding | Failure):
             self._finish(sha256, found)
         return found
@@ -92,7 +87,7 @@ class CachedSteps:
         """Embed pictures whose bytes differ; return one outcome each, in order."""
         # Another process may have embedded some of them since they were read ahead.
         outcomes: dict[str, Outcome] = {
-            sha256: found for sha256 in hashes if (found := self._cache.get(sha256))
+            sha256: found for sha256 in hashes if (found := self.cache.get(sha256))
         }
         rest = {
             sha256: picture
@@ -100,15 +95,15 @@ class CachedSteps:
             if sha256 not in outcomes
         }
         if rest:
-            embedded = self._steps.embed([*rest.values()], [*rest])
-            self._cache.put([one for one in embedded if isinstance(one, Embedding)])
+            embedded = self.steps.embed([*rest.values()], [*rest])
+            self.cache.put([one for one in embedded if isinstance(one, Embedding)])
             outcomes |= zip(rest, embedded, strict=True)
         for sha256, outcome in outcomes.items():
             self._finish(sha256, outcome)
         return [outcomes[sha256] for sha256 in hashes]
 
     def _finish(self, sha256: str, outcome: Outcome) -> None:
-        self._in_progress.pop(sha256).set_result(outcome)
+        self.in_progress.pop(sha256).set_result(outcome)
 
 
 Steps: TypeAlias = PlainSteps | CachedSteps

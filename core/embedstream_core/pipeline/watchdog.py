@@ -24,26 +24,26 @@ def kill_process(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Watchdog:
+class Watchdog(threading.Thread):
     """Limits the time of calls on any thread. It acts only while it is open, as a context manager.
 
-    The first call that exceeds its `timeout_s` ends the watch: a thread of the watchdog's own calls
-    `on_hang` once, with a sentence about that call.
+    When a call exceeds its `timeout_s`, this thread calls `on_hang` once, with a sentence about the
+    call, and ends.
     """
 
     def __init__(self, on_hang: Callable[[str], None] = kill_process) -> None:
+        super().__init__(name="watchdog", daemon=True)
         self._on_hang = on_hang
         self._deadlines: dict[object, tuple[float, str]] = {}
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
-        self._thread.join()
+        self.join()
 
     @contextmanager
     def watch(self, work: str, *, timeout_s: float) -> Iterator[None]:
@@ -56,7 +56,8 @@ class Watchdog:
         finally:
             del self._deadlines[key]
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Check the deadlines until one is exceeded, or the watchdog is closed."""
         while not self._closed.wait(_INTERVAL_S):
             now = time.monotonic()
             for deadline, reason in list(self._deadlines.values()):

@@ -13,11 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import BmpImagePlugin, Image
 
-from embedstream_core.media.image.opened_image import (
-    OpenedImage,
-    corrupt_error,
-    unsupported_error,
-)
+from embedstream_core.media.image.opened_image import OpenedImage
 
 __all__ = ["open_bmp"]
 
@@ -53,12 +49,11 @@ class _Bmp:
             _MASKED: bits in (16, 32) or (bits == 24 and masks[:3] == _MASKS_32[:3]),
         }
         if not is_supported.get(self.compression, False):
-            reason = f"{bits} bits a pixel, compression {self.compression}"
-            raise unsupported_error("BMP", reason)
+            raise NotImplementedError(f"{bits} bits a pixel, compression {self.compression}")
         # The bits of a mask must be adjacent, and within the pixel.
         if any("0" in f"{mask:b}".rstrip("0") or mask >> bits for mask in masks):
             reason = f"its masks are {', '.join(f'{mask:X}' for mask in masks)}"
-            raise unsupported_error("BMP", reason)
+            raise NotImplementedError(reason)
 
     def decode(self) -> Image.Image:
         """Return the image, of mode P, RGB or RGBA; raise what Pillow raises for broken data."""
@@ -113,14 +108,15 @@ def open_bmp(content: bytes) -> OpenedImage:
     """Read the header and the palette; no pixel is decoded.
 
     Raises:
-        ItemError: it is cut short, or of a kind that is not decoded here.
+        ValueError: it is cut short.
+        NotImplementedError: it is of a kind that is not decoded here.
     """
     offset, header_bytes = struct.unpack_from("<II", content.ljust(18, b"\0"), 10)
     if header_bytes not in (12, 40, 52, 56, 64, 108, 124):
-        raise unsupported_error("BMP", f"its header has {header_bytes} bytes")
+        raise NotImplementedError(f"its header has {header_bytes} bytes")
     end = 14 + header_bytes
     if len(content) < end:
-        raise corrupt_error("BMP", "its header is cut")
+        raise ValueError("its header is cut")
     compression, colours, palette_mode = _RAW, 0, "BGR"
     if header_bytes == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
@@ -138,22 +134,15 @@ def open_bmp(content: bytes) -> OpenedImage:
         end += 12 if header_bytes == 40 else 0
     palette = b""
     if bits <= 8:
+        if colours > 256:
+            raise ValueError(f"a palette of {colours} colours")
         palette_bytes = len(palette_mode) * (colours or 1 << bits)
         palette = content[end : end + palette_bytes]
         # Some writers say that the pixels begin where the palette does.
         offset = 0 if offset == end else offset
         end += palette_bytes
+    size = width, abs(height)
     bmp = _Bmp(
-        content,
-        (width, abs(height)),
-        height < 0,
-        bits,
-        compression,
-        palette,
-        palette_mode,
-        masks,
-        offset or end,
+        content, size, height < 0, bits, compression, palette, palette_mode, masks, offset or end
     )
-    if bits <= 8 and colours > 256:
-        raise corrupt_error("BMP", f"a palette of {colours} colours")
-    return OpenedImage("BMP", bmp.size, bmp.decode)
+    return OpenedImage("BMP", size, bmp.decode)

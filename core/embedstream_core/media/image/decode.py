@@ -20,16 +20,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
 from embedstream_core.errors import Code, ItemError, decode_error
 from embedstream_core.media.image.formats import read_header
-from embedstream_core.media.image.opened_image import OpenedImage
-from embedstream_core.media.image.preprocessing import Preprocessing, scale_and_crop
+from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
 from embedstream_core.settings import DecodeLimits, Fidelity
 
 __all__ = [
@@ -49,21 +47,6 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # It warns about large images too, which the limits here refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Pixels = npt.NDArray[np.uint8]
-"""RGB, of shape (height, width, 3), or several of one size, of shape (images, height, width, 3)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Pixels ready for the encoder: uint8 of shape (crop_px, crop_px, 3).
-
-    `width` and `height` are the original's, in pixels, as displayed.
-    """
-
-    pixels: Pixels
-    width: int
-    height: int
-
 
 def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
     """Read the header and apply the limits; no pixel is decoded.
@@ -74,12 +57,12 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
     if not content:
         raise decode_error(Code.IMAGE_EMPTY, "the image has no bytes")
     _check_limit(len(content), limits.max_bytes, f"{len(content)} bytes")
-    opened = read_header(content, limits)
+    opened = read_header(content, limits.formats)
     width, height = opened.size
     if width < 1 or height < 1:
         raise decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
     _check_limit(width * height, limits.max_pixels, f"{width}x{height} pixels")
-    _check_limit(opened.scans, limits.max_scans, f"at least {opened.scans} scans")
+    _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
     return opened
 
 
@@ -111,15 +94,25 @@ def render(
             # By 1/2, 1/4 or 1/8, to no less than twice the size needed.
             scale = 2 * preprocessing.resize_px / min(image.size)
             image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
-        cropped = scale_and_crop(_convert_to_rgb(image), preprocessing, opened.orientation)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+            # convert("RGB") would clip: every value above 255 would turn white.
+            values = np.asarray(image)
+            grey = (values >> 8).clip(0, 255).astype(np.uint8)
+            grey[values == image.info.get("transparency", -1)] = 255
+            image = Image.fromarray(grey)
+        elif image.has_transparency_data:
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        image.load()
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        cropped = _scale_and_crop(image, preprocessing, opened.orientation)
         pixels = apply_orientation(np.asarray(cropped), opened.orientation)
     except (ItemError, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
-        raise decode_error(
-            Code.IMAGE_CORRUPT, f"the image cannot be decoded: {type(error).__name__}: {error}"
-        ) from error
+        message = f"the image cannot be decoded: {type(error).__name__}: {error}"
+        raise decode_error(Code.IMAGE_CORRUPT, message) from error
     return Picture(pixels, width=opened.width, height=opened.height)
 
 
@@ -138,15 +131,29 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        # convert("RGB") would clip: every value above 255 would turn white.
-        values = np.asarray(image)
-        grey = (values >> 8).clip(0, 255).astype(np.uint8)
-        grey[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _scale_and_crop(
+    image: Image.Image, preprocessing: Preprocessing, orientation: int
+) -> Image.Image:
+    """Scale and crop a stored image; only the crop is computed."""
+    crop = preprocessing.crop_px
+    scaled, starts = locate_crop(image.size, preprocessing, orientation)
+    # The part of the crop that lies within the scaled image, and the same in the stored one.
+    first = [max(0, start) for start in starts]
+    last = [min(start + crop, side) for start, side in zip(starts, scaled, strict=True)]
+    across, down = (side / whole for side, whole in zip(image.size, scaled, strict=True))
+    resized = image.resize(
+        (last[0] - first[0], last[1] - first[1]),
+        Image.Resampling[preprocessing.interpolation.upper()],
+        box=(
+            first[0] * across,
+            first[1] * down,
+            min(last[0] * across, image.width),
+            min(last[1] * down, image.height),
+        ),
+    )
+    if resized.size == (crop, crop):
+        return resized
+    fill = preprocessing.mean if preprocessing.crop_mode == "border" else (0, 0, 0)
+    padded = Image.new("RGB", (crop, crop), tuple(round(255 * value) for value in fill))
+    padded.paste(resized, (first[0] - starts[0], first[1] - starts[1]))
+    return padded

@@ -7,16 +7,9 @@ from importlib.util import find_spec
 import torch
 from torch.nn.functional import interpolate
 
-from embedstream_core.media.image.decode import (
-    OpenedImage,
-    Picture,
-    Pixels,
-    Preprocessing,
-    apply_orientation,
-    render,
-    uses_draft,
-)
-from embedstream_core.media.image.preprocessing import locate_crop
+from embedstream_core.media.image.decode import apply_orientation, render, uses_draft
+from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
 from embedstream_core.settings import Fidelity
 
 __all__ = ["render_quickly"]
@@ -28,8 +21,6 @@ _IS_AVAILABLE = (
 )
 if _IS_AVAILABLE:
     import simplejpeg
-
-_INTERPOLATIONS = ("bilinear", "bicubic")
 
 # This path scales the whole image, `render` only the crop, which is far less of a banner.
 _MAX_SCALED_CROPS = 4
@@ -54,7 +45,7 @@ def render_quickly(
     is_common = (
         _IS_AVAILABLE
         and opened.format == "JPEG"
-        and preprocessing.interpolation in _INTERPOLATIONS
+        and preprocessing.interpolation in ("bilinear", "bicubic")
         and min(left, top) >= 0
         and width * height <= _MAX_SCALED_CROPS * crop**2
         and not uses_draft(opened, preprocessing, fidelity)

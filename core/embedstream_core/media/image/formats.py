@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import partial
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,39 +17,32 @@ from embedstream_core.media.image.jpeg import open_jpeg
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 from embedstream_core.media.image.png import open_png
 from embedstream_core.media.image.webp import open_webp
-from embedstream_core.settings import DecodeLimits
 
 __all__ = ["read_header"]
 
-_SIGNATURES: dict[str, tuple[bytes, ...]] = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "WEBP": (b"RIFF",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "BMP": (b"BM",),
+# How a file of each format begins, and what reads its header.
+_FORMATS: dict[str, tuple[tuple[bytes, ...], Callable[[bytes], OpenedImage]]] = {
+    "JPEG": ((b"\xff\xd8\xff",), open_jpeg),
+    "PNG": ((b"\x89PNG\r\n\x1a\n",), open_png),
+    "WEBP": ((b"RIFF",), open_webp),
+    "GIF": ((b"GIF87a", b"GIF89a"), open_gif),
+    "BMP": ((b"BM",), open_bmp),
 }
 
 
-def read_header(content: bytes, limits: DecodeLimits) -> OpenedImage:
+def read_header(content: bytes, formats: tuple[str, ...]) -> OpenedImage:
     """Identify an image's format by its first bytes, and read its header.
 
     Raises:
         ItemError: none of the formats, of a kind that is not decoded here, or broken.
     """
-    readers: dict[str, Callable[[bytes], OpenedImage]] = {
-        "JPEG": partial(open_jpeg, max_scans=limits.max_scans),
-        "PNG": open_png,
-        "WEBP": open_webp,
-        "GIF": open_gif,
-        "BMP": open_bmp,
-    }
-    matching = (name for name, starts in _SIGNATURES.items() if content.startswith(starts))
-    found = next(matching, "")
+    matching = (name for name, (starts, _) in _FORMATS.items() if content.startswith(starts))
+    found = next(matching, "image")
     try:
-        if found in limits.formats and (found != "WEBP" or content[8:12] == b"WEBP"):
-            return readers[found](content)
+        if found in formats:
+            return _FORMATS[found][1](content)
         # Pillow reads the headers of all other formats.
-        others = [name for name in limits.formats if name not in readers]
+        others = [name for name in formats if name not in _FORMATS]
         with Image.open(io.BytesIO(content), formats=others) as image:
             return OpenedImage(
                 image.format or "",
@@ -59,15 +51,17 @@ def read_header(content: bytes, limits: DecodeLimits) -> OpenedImage:
                 read_orientation(image.info),
             )
     except UnidentifiedImageError:
-        raise decode_error(
-            Code.IMAGE_UNSUPPORTED,
-            f"the bytes, starting {content[:12]!r}, are none of {', '.join(limits.formats)}",
-        ) from None
+        message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}"
+        raise decode_error(Code.IMAGE_UNSUPPORTED, message) from None
+    except NotImplementedError as error:
+        message = f"the {found} is unsupported: {error}"
+        raise decode_error(Code.IMAGE_UNSUPPORTED, message) from None
+    except ValueError as error:
+        raise decode_error(Code.IMAGE_CORRUPT, f"the {found} is broken: {error}") from None
     except Image.DecompressionBombError as error:
         raise decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None
     except (ItemError, MemoryError):
         raise
     except Exception as error:
-        raise decode_error(
-            Code.IMAGE_CORRUPT, f"the header cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        message = f"the header cannot be read: {type(error).__name__}: {error}"
+        raise decode_error(Code.IMAGE_CORRUPT, message) from error

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from PIL import JpegImagePlugin
 
 from embedstream_core.errors import Code, decode_error
-from embedstream_core.media.image.opened_image import (
-    OpenedImage,
-    corrupt_error,
-    read_orientation,
-    unsupported_error,
-)
+from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_jpeg"]
 
@@ -40,11 +35,13 @@ _MAX_SEGMENTS = 100_000
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 
 
-def open_jpeg(content: bytes, max_scans: int) -> OpenedImage:
-    """Read the segments of a JPEG; no pixel is decoded. Scans are counted to `max_scans` + 1.
+def open_jpeg(content: bytes) -> OpenedImage:
+    """Read the segments of a JPEG; no pixel is decoded.
 
     Raises:
-        ItemError: it has no frame, or one that is not decoded here.
+        ValueError: it has no frame or no data.
+        NotImplementedError: its frame is not decoded here.
+        ItemError: it has too many segments.
     """
     frame, size, components = 0, b"", 0
     exif: list[bytes] = []
@@ -68,17 +65,15 @@ def open_jpeg(content: bytes, max_scans: int) -> OpenedImage:
         elif marker == _SOS:
             break
     else:
-        raise corrupt_error("JPEG", "it has no data")
+        raise ValueError("it has no data")
     if frame == 0 or len(size) < 5:
-        raise corrupt_error("JPEG", "it has no frame")
+        raise ValueError("it has no frame")
     if frame not in _DECODED_FRAMES or size[0] != 8 or components not in (1, 3, 4):
-        reason = f"{components} colours of {size[0]} bits in a frame {frame:X}"
-        raise unsupported_error("JPEG", reason)
-    # A sequential JPEG whose first scan has all colours ends with that scan.
-    has_more_scans = frame in _PROGRESSIVE_FRAMES or data[:1] != bytes([components])
+        raise NotImplementedError(f"{components} colours of {size[0]} bits in a frame {frame:X}")
     scans = 1
-    while has_more_scans and scans <= max_scans and (segment := next(segments, None)):
-        scans += segment[0] == _SOS
+    # A sequential JPEG whose first scan has all colours ends with that scan.
+    if frame in _PROGRESSIVE_FRAMES or data[:1] != bytes([components]):
+        scans += sum(marker == _SOS for marker, _, _ in segments)
     return OpenedImage(
         "JPEG",
         (int.from_bytes(size[3:5]), int.from_bytes(size[1:3])),

@@ -1,4 +1,4 @@
-"""An image of which only the header was read, and the errors of reading one."""
+"""An image before and after it is decoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from embedstream_core.errors import Code, ItemError, decode_error
+__all__ = ["OpenedImage", "Picture", "Pixels", "read_orientation"]
 
-__all__ = ["OpenedImage", "corrupt_error", "read_orientation", "unsupported_error"]
+Pixels = npt.NDArray[np.uint8]
+"""RGB, of shape (height, width, 3), or several of one size, of shape (images, height, width, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,18 @@ class OpenedImage:
         return self.size[0] if self.orientation >= 5 else self.size[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Pixels ready for the encoder: uint8 of shape (crop_px, crop_px, 3).
+
+    `width` and `height` are the original's, in pixels, as displayed.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+
+
 def read_orientation(info: Mapping[Any, Any]) -> int:
     """Return the orientation in EXIF or XMP, under the names that Pillow uses; 1 without one."""
     holder = Image.Image()
@@ -52,13 +67,3 @@ def read_orientation(info: Mapping[Any, Any]) -> int:
     except Exception:
         # Broken EXIF says nothing about the pixels: show the image as it is stored.
         return 1
-
-
-def corrupt_error(format_: str, reason: str) -> ItemError:
-    """Make the error of a broken image, to raise."""
-    return decode_error(Code.IMAGE_CORRUPT, f"the {format_} is broken: {reason}")
-
-
-def unsupported_error(format_: str, reason: str) -> ItemError:
-    """Make the error of an image of a kind that is not decoded, to raise."""
-    return decode_error(Code.IMAGE_UNSUPPORTED, f"the {format_} is unsupported: {reason}")

@@ -16,12 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from embedstream_core.errors import Code, decode_error
-from embedstream_core.media.image.opened_image import (
-    OpenedImage,
-    corrupt_error,
-    read_orientation,
-    unsupported_error,
-)
+from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_png"]
 
@@ -63,6 +58,35 @@ class _Chunk(NamedTuple):
     # With length, kind and checksum.
     whole: memoryview
 
+    @classmethod
+    def read_all(cls, content: bytes) -> Iterator[_Chunk]:
+        """Yield each chunk before IEND, which may be broken or missing; critical chunks are sound.
+
+        The last chunk of the data may be cut short.
+        """
+        view = memoryview(content)
+        position = _SIGNATURE_BYTES
+        count = 0
+        while position + 8 <= len(content):
+            count += 1
+            if count > _MAX_CHUNKS:
+                raise decode_error(Code.IMAGE_TOO_LARGE, f"the PNG has over {_MAX_CHUNKS} chunks")
+            length, kind = struct.unpack_from(">I4s", content, position)
+            if kind == b"IEND":
+                return
+            if not kind.isalpha():
+                raise ValueError(f"a chunk is called {kind!r}")
+            start, end = position + 8, position + 8 + length
+            # The decoder finds out whether data that are cut short suffice.
+            if end > len(content) and (kind != b"IDAT" or start == len(content)):
+                raise ValueError(f"its chunk {kind.decode()} is cut short")
+            is_sound = content[end : end + 4] == zlib.crc32(view[position + 4 : end]).to_bytes(4)
+            is_critical = not kind[0] & 0x20
+            if is_critical and not is_sound and end + 4 <= len(content):
+                raise ValueError(f"the checksum of its chunk {kind.decode()} is wrong")
+            yield cls(kind, view[start:end], is_sound, view[position : end + 4])
+            position = end + 4
+
 
 @dataclass(slots=True)
 class _Png:
@@ -77,42 +101,35 @@ class _Png:
     depth: int
     colour_type: int
     is_interlaced: bool
-    head: list[memoryview | bytes]
+    head: list[memoryview | bytes] = field(default_factory=list)
     data: list[memoryview] = field(default_factory=list)
     transparent: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, content: bytes, first: _Chunk | None) -> _Png:
-        """Read the header from the first chunk.
-
-        Raises:
-            ItemError: it is missing or broken, or of a kind that is not decoded here.
-        """
+        """Read the header, which is the first chunk."""
         if first is not None and first.kind == b"CgBI":
-            raise unsupported_error("PNG", "it is one of Xcode's for the iPhone (CgBI)")
+            raise NotImplementedError("it is one of Xcode's for the iPhone (CgBI)")
         if first is None or first.kind != b"IHDR" or len(first.data) != 13:
-            raise corrupt_error("PNG", "it does not begin with its header, IHDR")
+            raise ValueError("it does not begin with its header, IHDR")
         width, height, depth, colour_type, *methods = struct.unpack(">IIBBBBB", first.data)
         depths = _DEPTHS.get(colour_type, (8, 16) if colour_type in _CHANNELS else ())
         if not width or not height or depth not in depths:
             reason = f"{width}x{height} pixels of {depth} bits and colour type {colour_type}"
-            raise corrupt_error("PNG", reason)
+            raise ValueError(reason)
         compression, filtering, interlace = methods
         if compression or filtering or interlace > 1:
             reason = f"its methods are {compression}, {filtering} and {interlace}"
-            raise unsupported_error("PNG", reason)
-        head = [content[:_SIGNATURE_BYTES], first.whole]
-        return cls(width, height, depth, colour_type, interlace == 1, head)
+            raise NotImplementedError(reason)
+        png = cls(width, height, depth, colour_type, interlace == 1)
+        png.head += [content[:_SIGNATURE_BYTES], first.whole]
+        return png
 
     def set_colours(self, palette: _Chunk | None, transparency: _Chunk | None) -> None:
-        """Check and add the palette and the transparency.
-
-        Raises:
-            ItemError: an image with a palette has none, or a broken one.
-        """
+        """Check and add the palette and the transparency."""
         if self.colour_type == _PALETTE:
             if palette is None or not 0 < len(palette.data) <= 768 or len(palette.data) % 3:
-                raise corrupt_error("PNG", "its palette is missing, or broken")
+                raise ValueError("its palette is missing, or broken")
             self.head.append(palette.whole)
             if transparency and len(transparency.data) <= len(palette.data) // 3:
                 self.head.append(transparency.whole)
@@ -122,11 +139,7 @@ class _Png:
             self.transparent = tuple(value & (1 << self.depth) - 1 for value in values)
 
     def decode(self) -> Image.Image:
-        """Return the image, with its transparent colour; raise what Pillow raises for broken data.
-
-        Raises:
-            ValueError: the data end before the last row.
-        """
+        """Return the image; raise what Pillow raises for broken data, or a ValueError."""
         # Pillow needs neither the data's checksum nor IEND.
         length = sum(map(len, self.data)).to_bytes(4)
         content = b"".join([*self.head, length, b"IDAT", *self.data])
@@ -180,9 +193,11 @@ def open_png(content: bytes) -> OpenedImage:
     Broken ancillary chunks are ignored, as by libpng.
 
     Raises:
-        ItemError: a critical chunk is broken, missing or unknown.
+        ValueError: a critical chunk is broken or missing.
+        NotImplementedError: a critical chunk is unknown.
+        ItemError: it has too many chunks.
     """
-    chunks = _read_chunks(content)
+    chunks = _Chunk.read_all(content)
     png = _Png.parse(content, next(chunks, None))
     palette = transparency = None
     # Decompressed after all chunks, so that only the last of a thousand texts is.
@@ -198,9 +213,9 @@ def open_png(content: bytes) -> OpenedImage:
             # One after the data comes too late for a decoder that reads the file once.
             palette = palette or (chunk if chunk.data and not png.data else None)
         elif kind == b"IHDR":
-            raise corrupt_error("PNG", "it has two headers, IHDR")
+            raise ValueError("it has two headers, IHDR")
         elif not kind[0] & 0x20:
-            raise unsupported_error("PNG", f"its chunk {kind.decode()} is unknown")
+            raise NotImplementedError(f"its chunk {kind.decode()} is unknown")
         elif kind == b"tRNS" and chunk.data and not png.data and chunk.is_sound:
             transparency = transparency or chunk
         elif chunk.is_sound:
@@ -209,39 +224,10 @@ def open_png(content: bytes) -> OpenedImage:
             if keyword in _ORIENTED:
                 metadata[keyword] = chunk
     if not png.data:
-        raise corrupt_error("PNG", "it has no data")
+        raise ValueError("it has no data")
     png.set_colours(palette, transparency)
     orientation = read_orientation(_read_metadata(metadata))
     return OpenedImage("PNG", (png.width, png.height), png.decode, orientation)
-
-
-def _read_chunks(content: bytes) -> Iterator[_Chunk]:
-    """Yield each chunk before IEND, which may be broken or missing; critical chunks are sound.
-
-    The last chunk of the data may be cut short.
-    """
-    view = memoryview(content)
-    position = _SIGNATURE_BYTES
-    count = 0
-    while position + 8 <= len(content):
-        count += 1
-        if count > _MAX_CHUNKS:
-            raise decode_error(Code.IMAGE_TOO_LARGE, f"the PNG has over {_MAX_CHUNKS} chunks")
-        length, kind = struct.unpack_from(">I4s", content, position)
-        if kind == b"IEND":
-            return
-        if not kind.isalpha():
-            raise corrupt_error("PNG", f"a chunk is called {kind!r}")
-        start, end = position + 8, position + 8 + length
-        # The decoder finds out whether data that are cut short suffice.
-        if end > len(content) and (kind != b"IDAT" or start == len(content)):
-            raise corrupt_error("PNG", f"its chunk {kind.decode()} is cut short")
-        is_sound = content[end : end + 4] == zlib.crc32(view[position + 4 : end]).to_bytes(4)
-        is_critical = not kind[0] & 0x20
-        if is_critical and not is_sound and end + 4 <= len(content):
-            raise corrupt_error("PNG", f"the checksum of its chunk {kind.decode()} is wrong")
-        yield _Chunk(kind, view[start:end], is_sound, view[position : end + 4])
-        position = end + 4
 
 
 def _read_metadata(chunks: Mapping[bytes, _Chunk]) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from PIL import Image
-
-__all__ = ["CropMode", "Interpolation", "Preprocessing", "locate_crop", "scale_and_crop"]
+__all__ = ["CropMode", "Interpolation", "Preprocessing", "locate_crop"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
@@ -53,12 +51,6 @@ class Preprocessing:
                 return f"std is three numbers above 0, not {self.std!r}"
         return None
 
-    @property
-    def fill(self) -> tuple[int, int, int]:
-        """Return the colour around an image that is smaller than the crop."""
-        red, green, blue = self.mean if self.crop_mode == "border" else (0, 0, 0)
-        return round(255 * red), round(255 * green), round(255 * blue)
-
 
 def locate_crop(
     size: tuple[int, int], preprocessing: Preprocessing, orientation: int
@@ -84,30 +76,3 @@ def locate_crop(
         margin = round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
         starts.append(side - crop - margin if orientation in mirrored else margin)
     return (scaled[0], scaled[1]), (starts[0], starts[1])
-
-
-def scale_and_crop(
-    image: Image.Image, preprocessing: Preprocessing, orientation: int
-) -> Image.Image:
-    """Scale and crop a stored image; only the crop is computed."""
-    crop = preprocessing.crop_px
-    scaled, starts = locate_crop(image.size, preprocessing, orientation)
-    # The part of the crop that lies within the scaled image, and the same in the stored one.
-    first = [max(0, start) for start in starts]
-    last = [min(start + crop, side) for start, side in zip(starts, scaled, strict=True)]
-    across, down = (side / whole for side, whole in zip(image.size, scaled, strict=True))
-    resized = image.resize(
-        (last[0] - first[0], last[1] - first[1]),
-        Image.Resampling[preprocessing.interpolation.upper()],
-        box=(
-            first[0] * across,
-            first[1] * down,
-            min(last[0] * across, image.width),
-            min(last[1] * down, image.height),
-        ),
-    )
-    if resized.size == (crop, crop):
-        return resized
-    padded = Image.new("RGB", (crop, crop), preprocessing.fill)
-    padded.paste(resized, (first[0] - starts[0], first[1] - starts[1]))
-    return padded

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from PIL import Image, WebPImagePlugin
+from PIL import Image, UnidentifiedImageError, WebPImagePlugin
 
-from embedstream_core.media.image.opened_image import OpenedImage, corrupt_error, read_orientation
+from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_webp"]
 
@@ -18,8 +18,11 @@ def open_webp(content: bytes) -> OpenedImage:
     """Read the header of a WebP; no pixel is decoded.
 
     Raises:
-        ItemError: its first chunk is not one that a WebP begins with.
+        UnidentifiedImageError: it is another kind of RIFF file.
+        ValueError: its first chunk is not one that a WebP begins with.
     """
+    if content[8:12] != b"WEBP":
+        raise UnidentifiedImageError
     kind, body = content[12:16], content[20:30]
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
         bits = int.from_bytes(body[6:10], "little")
@@ -30,7 +33,7 @@ def open_webp(content: bytes) -> OpenedImage:
     elif kind == b"VP8X":
         size = int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     else:
-        raise corrupt_error("WebP", f"it begins with {kind!r}")
+        raise ValueError(f"it begins with {kind!r}")
     info: dict[str, Any] = {}
     position = 12 if kind == b"VP8X" else len(content)
     while position + 8 <= len(content):

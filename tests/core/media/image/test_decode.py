@@ -1,4 +1,4 @@
-"""Pixels against expectations that are computed without embedstream's decoder."""
+"""Pixels compared with expectations that are computed without embedstream's decoder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def failure(content: bytes, *, limits: DecodeLimits | None = None) -> ItemError:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of one bit a pixel, all of them black."""
+    """Return a PNG of one bit a pixel, all of them black."""
     return png_of([bytes((side + 7) // 8)] * side, side, depth=1, colour_type=0)
 
 
@@ -103,7 +103,7 @@ def test_one_bit_is_black_and_white() -> None:
 
 
 def palette_picture() -> tuple[Image.Image, Pixels, Pixels]:
-    """A palette picture, its indices and its colours."""
+    """Return an image with a palette, its indices and its colours."""
     indices = noise(1) % 4
     colours = np.array([[250, 10, 20], [30, 240, 50], [60, 70, 230], [80, 90, 100]], np.uint8)
     image = Image.fromarray(indices, "L")
@@ -179,7 +179,7 @@ def test_an_animation_is_its_first_frame(format_: str, options: dict[str, Any]) 
 
 # EXIF.
 
-# How the upright picture is stored under each orientation (EXIF 2.3, tag 0x0112).
+# How the upright image is stored under each orientation (EXIF 2.3, tag 0x0112).
 STORED: dict[int, Any] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -207,7 +207,7 @@ def test_orientation_is_undone(orientation: int) -> None:
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("size", [(300, 451), (451, 300), (300, 452), (452, 300)])
-def test_an_oriented_picture_is_scaled_like_the_upright_one(
+def test_an_oriented_image_is_scaled_like_the_upright_one(
     orientation: int, size: tuple[int, int]
 ) -> None:
     photo = Image.open(io.BytesIO(real_pictures()["chelsea.png"])).resize(size)
