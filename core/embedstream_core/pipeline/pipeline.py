@@ -147,10 +147,7 @@ class Pipeline:
                 yield [outcome for outcome in opened.popleft().outcomes if outcome is not None]
 
     def _read_ahead(
-        self,
-        submit: _Submit,
-        batches: Iterable[Sequence[Entry]],
-        opened: deque[_InputBatch],
+        self, submit: _Submit, batches: Iterable[Sequence[Entry]], opened: deque[_InputBatch]
     ) -> Iterator[_Slot]:
         """Keep as many entries in progress as the limits allow; yield them in order."""
         ahead: deque[_Slot] = deque()
