@@ -1,7 +1,7 @@
-"""Decoding in a child process, which an image may crash, hang, or use up the memory of.
+"""Decoding in a child process, which an image may crash, hang, or exhaust the memory of.
 
-Run as a module, this is the child: it reads its settings and then images from standard input, and
-answers each on standard output. It ends with its standard input.
+Run as a module, this is the child: its standard input is a socket, from which it reads its settings
+and then images, and to which it writes its answers. It ends when the socket is closed.
 """
 
 from __future__ import annotations
@@ -11,195 +11,148 @@ import json
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
 from embedstream_core.boundary import attempt
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.errors import Code, Stage, decode_error
 from embedstream_core.media.image.decode import Picture, Preprocessing, open_image, render
 from embedstream_core.records import Failure
 from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
 
 __all__ = ["IsolatedDecoder"]
 
-_LENGTH = struct.Struct(">Q")
 _PR_SET_PDEATHSIG = 1
 
 
+@dataclass
 class IsolatedDecoder:
-    """Decodes one image at a time in a child, which is started anew when an image has ended it.
+    """Decodes one image at a time in a child process, which is replaced when an image has ended it.
 
-    Threads may share it. Other than decoding in process it costs a copy of the bytes and of the
+    Threads may share it. Compared with decoding in this process, it copies the bytes and the
     pixels, and all images take turns.
     """
 
-    def __init__(
-        self,
-        preprocessing: Preprocessing,
-        limits: DecodeLimits,
-        *,
-        fidelity: Fidelity,
-        isolation: Isolation,
-    ) -> None:
-        self._isolation = isolation
-        self._side = preprocessing.crop_px
-        settings = {
-            "preprocessing": asdict(preprocessing),
-            "limits": asdict(limits),
-            "fidelity": fidelity,
-            "memory_bytes": isolation.memory_bytes,
-        }
-        self._settings = json.dumps(settings).encode()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._turn = threading.Lock()
+    preprocessing: Preprocessing
+    limits: DecodeLimits
+    _: KW_ONLY
+    fidelity: Fidelity
+    isolation: Isolation
+
+    def __post_init__(self) -> None:
+        self._child: tuple[subprocess.Popen[bytes], Connection] | None = None
+        self._lock = threading.Lock()
         # The kernel ends the child with the thread that started it, so that thread stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
 
     def decode(self, content: bytes) -> Picture:
-        """What `open_image` and `render` make of the bytes.
+        """Run `open_image` and `render` in the child process.
 
         Raises:
-            ItemError: what these raise; or the image ended the child, or took too long.
+            ItemError: as these raise it; or the image ended the child, or took too long.
         """
-        with self._turn:
-            child = self._child = self._child or self._starter.submit(self._start).result()
-            expired = threading.Event()
-            timer = threading.Timer(self._isolation.timeout_s, _expire, [child, expired])
+        with self._lock:
+            self._child = self._child or self._starter.submit(self._start).result()
+            process, connection = self._child
+            timeout_s = self.isolation.timeout_s
+            deadline = time.monotonic() + timeout_s
+            timer = threading.Timer(timeout_s, process.kill)
             timer.start()
             try:
-                return self._ask(child, content)
-            except (EOFError, BrokenPipeError):
-                self._child = None
-                raise self._verdict(child, expired) from None
+                connection.send_bytes(content)
+                answer = json.loads(connection.recv_bytes())
+                if "code" in answer:
+                    raise decode_error(Code(answer["code"]), answer["message"])
+                side = self.preprocessing.crop_px
+                pixels = np.frombuffer(connection.recv_bytes(), np.uint8).reshape(side, side, 3)
+                return Picture(pixels, **answer)
+            except (EOFError, OSError):
+                status = self._end_child()
+                if time.monotonic() >= deadline:
+                    message = f"decoding took longer than {timeout_s:g} s"
+                    raise decode_error(Code.DECODER_TIMEOUT, message) from None
+                reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                message = f"the decoder ended by {reason}"
+                raise decode_error(Code.DECODER_CRASHED, message) from None
             finally:
                 timer.cancel()
 
     def close(self) -> None:
-        """End the child, if there is one."""
-        if self._child is not None:
-            self._child.kill()
-            _reap(self._child)
-            self._child = None
+        """End the child process, if there is one."""
+        self._end_child()
         self._starter.shutdown()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "embedstream_core.media.sandbox"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )
-        # A child that ends before it has read them is told of by the first image.
-        with suppress(BrokenPipeError):
-            _write(_pipe(child.stdin), self._settings)
-        return child
+    def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
+        connection, other = Pipe()
+        with other:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "embedstream_core.media.sandbox"],
+                stdin=other.fileno(),
+                # Whatever a decoder prints goes to standard error.
+                stdout=2,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        settings = self.preprocessing, self.limits, self.fidelity, self.isolation.memory_bytes
+        # If the child has ended already, the first image reports it.
+        with suppress(OSError):
+            connection.send(settings)
+        return process, connection
 
-    def _ask(self, child: subprocess.Popen[bytes], content: bytes) -> Picture:
-        _write(_pipe(child.stdin), content)
-        answer = json.loads(_read(_pipe(child.stdout)))
-        if "code" in answer:
-            raise ItemError(Code(answer["code"]), Stage.DECODE, answer["message"])
-        pixels = np.frombuffer(_read(_pipe(child.stdout)), np.uint8)
-        shape = (self._side, self._side, 3)
-        return Picture(pixels.reshape(shape), width=answer["width"], height=answer["height"])
-
-    def _verdict(self, child: subprocess.Popen[bytes], expired: threading.Event) -> ItemError:
-        child.kill()
-        status = _reap(child)
-        if expired.is_set():
-            message = f"decoding took longer than {self._isolation.timeout_s:g} s"
-            return ItemError(Code.DECODER_TIMEOUT, Stage.DECODE, message)
-        # The kill came too late to be the reason: the child was gone already.
-        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return ItemError(Code.DECODER_CRASHED, Stage.DECODE, f"the decoder ended by {reason}")
+    def _end_child(self) -> int:
+        """Kill the child, unless it has ended by itself, and return its exit status."""
+        if self._child is None:
+            return 0
+        process, connection = self._child
+        self._child = None
+        connection.close()
+        process.kill()
+        return process.wait()
 
 
-def _expire(child: subprocess.Popen[bytes], expired: threading.Event) -> None:
-    expired.set()
-    child.kill()
-
-
-def _reap(child: subprocess.Popen[bytes]) -> int:
-    for pipe in (child.stdin, child.stdout):
-        with suppress(BrokenPipeError):
-            _pipe(pipe).close()
-    return child.wait()
-
-
-def _pipe(pipe: Any) -> BinaryIO:
-    found: BinaryIO = pipe
-    return found
-
-
-def _write(pipe: BinaryIO, data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)))
-    pipe.write(data)
-    pipe.flush()
-
-
-def _read(pipe: BinaryIO) -> bytes:
-    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
-    return _exactly(pipe, length)
-
-
-def _exactly(pipe: BinaryIO, length: int) -> bytes:
-    data = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
-def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    settings = json.loads(_read(requests))
-    preprocessing = Preprocessing(**settings["preprocessing"])
-    limits = DecodeLimits(**{**settings["limits"], "formats": tuple(settings["limits"]["formats"])})
-
-    def decode(content: bytes) -> Picture:
-        opened = open_image(content, limits)
-        return render(opened, preprocessing, fidelity=settings["fidelity"])
-
-    _confine(settings["memory_bytes"])
-    while True:
-        try:
-            content = _read(requests)
-        except EOFError:
-            return
-        try:
-            outcome = attempt(partial(decode, content), Stage.DECODE)
-        except MemoryError:
-            message = f"decoding needs more than {settings['memory_bytes']} bytes of memory"
-            outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
-        if isinstance(outcome, Failure):
-            _write(answers, json.dumps({"code": outcome.code, "message": outcome.message}).encode())
-        else:
-            size = {"width": outcome.width, "height": outcome.height}
-            _write(answers, json.dumps(size).encode())
-            _write(answers, outcome.pixels.tobytes())
-
-
-def _confine(memory_bytes: int) -> None:
-    """Bound this process's memory, and let it end with its parent, also in mid-decode."""
+def main(connection: Connection) -> None:
+    """Decode images until the connection is closed."""
+    preprocessing, limits, fidelity, memory_bytes = connection.recv()
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         bound = pages * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+        # The kernel ends this process with its parent, even while it decodes.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A crash is expected here, and its memory nobody's concern.
+    # A crash is expected here, so nobody needs a core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def decode(content: bytes) -> Picture:
+        return render(open_image(content, limits), preprocessing, fidelity=fidelity)
+
+    while True:
+        try:
+            content = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        try:
+            outcome = attempt(partial(decode, content), Stage.DECODE)
+        except MemoryError:
+            message = f"decoding needs more than {memory_bytes} bytes of memory"
+            outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
+        if isinstance(outcome, Failure):
+            failure = {"code": outcome.code, "message": outcome.message}
+            connection.send_bytes(json.dumps(failure).encode())
+        else:
+            size = {"width": outcome.width, "height": outcome.height}
+            connection.send_bytes(json.dumps(size).encode())
+            connection.send_bytes(outcome.pixels.tobytes())
 
 
 if __name__ == "__main__":
-    # Whatever a decoder prints must not look like an answer.
-    own = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    _serve(sys.stdin.buffer, own)
+    main(Connection(0))

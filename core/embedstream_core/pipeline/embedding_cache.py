@@ -1,69 +1,58 @@
-"""Embeddings that were made before, by the sha256 of the image: one file for all on a machine."""
+"""A cache of embeddings by the sha256 of the image: one SQLite file for a machine's workers."""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
 from embedstream_core.records import Embedding
 
-__all__ = ["Known", "KnownFile", "open_known"]
+__all__ = ["EmbeddingCache"]
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-# A lookup takes tens of microseconds and a model milliseconds, so waiting for the file soon costs
-# more than it saves. Together they bound what a locked file may take: 3% of a thread's time.
-_BUSY_S = 0.05
-_REST_S = 2.0
+_log = logging.getLogger(__name__)
 
-_SETTINGS = (
-    # Readers and the one writer do not wait for each other.
-    "PRAGMA journal_mode = WAL",
-    # The file ends with its executor: nothing in it has to outlive the machine.
-    "PRAGMA synchronous = OFF",
-)
+# A lookup takes tens of microseconds and a model milliseconds, so a long wait for the file costs
+# more than it saves. Together these bound the cost of a locked file to 3% of a thread's time.
+_BUSY_TIMEOUT_S = 0.05
+_RETRY_AFTER_S = 2.0
 
-_TABLE = """
-CREATE TABLE IF NOT EXISTS known (
+# WAL: readers and the one writer do not wait for each other. No syncs: the file ends with its
+# executor, so nothing in it has to survive a crash of the machine.
+# A row that is there already takes no number, so the numbers have no gaps.
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS embeddings (
     number INTEGER PRIMARY KEY,
     content_sha256 TEXT NOT NULL UNIQUE,
     record BLOB NOT NULL
-)
+);
 """
+_INSERT = "INSERT OR IGNORE INTO embeddings (content_sha256, record) VALUES (?, ?)"
+_SELECT = "SELECT record FROM embeddings WHERE content_sha256 = ?"
+_EVICT = "DELETE FROM embeddings WHERE number <= (SELECT max(number) FROM embeddings) - ?"
 
-# A row that is already there takes no number, so the numbers have no gaps.
-_INSERT = "INSERT OR IGNORE INTO known (content_sha256, record) VALUES (?, ?)"
-_SELECT = "SELECT record FROM known WHERE content_sha256 = ?"
-_EVICT = "DELETE FROM known WHERE number <= (SELECT max(number) FROM known) - ?"
-
-# A checksum, the width and the height; the vector follows.
-_HEADER = struct.Struct("<III")
+# A record is a checksum of four bytes, the width and the height, and the vector.
+_SIZE = struct.Struct("<II")
 
 
-class Known(Protocol):
-    """Remembers embeddings; shared by threads. It may forget, and never raises."""
-
-    def get(self, content_sha256: str) -> Embedding | None:
-        """The embedding of the image with that sha256; None where it is not known."""
-
-    def put(self, embeddings: Sequence[Embedding]) -> None:
-        """Remember embeddings; what is known already stays."""
-
-
-class KnownFile:
+class EmbeddingCache:
     """A file of at most `entries` embeddings, shared by threads and processes of one machine.
 
-    Beyond that the oldest go. Where the file is locked, broken or gone nothing is known and nothing
-    is kept, and the file is left alone for a while.
+    Beyond that the oldest are evicted. It never raises: while the file is locked, broken or
+    missing, nothing is found and nothing is stored, and after an error the file is left alone for
+    a while.
     """
 
     def __init__(self, path: Path, *, entries: int) -> None:
@@ -71,81 +60,68 @@ class KnownFile:
         self._entries = entries
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
-        self._rests_until = 0.0
+        self._retry_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._close()
 
     def get(self, content_sha256: str) -> Embedding | None:
+        """Return the embedding of the image with that sha256, or None where there is none."""
         row = self._attempt(lambda file: file.execute(_SELECT, (content_sha256,)).fetchone())
-        return None if row is None else _embedding(content_sha256, row[0])
+        if row is None or not isinstance(row[0], bytes):
+            return None
+        checksum, record = row[0][:4], row[0][4:]
+        # SQLite notices broken pages only by their structure; a wrong vector is worse than none.
+        if checksum != _checksum(content_sha256, record):
+            return None
+        width, height = _SIZE.unpack_from(record)
+        vector = np.frombuffer(record, "<f4", offset=_SIZE.size)
+        return Embedding(vector, width=width, height=height, content_sha256=content_sha256)
 
     def put(self, embeddings: Sequence[Embedding]) -> None:
-        rows = [(embedding.content_sha256, _record(embedding)) for embedding in embeddings]
-        self._attempt(lambda file: self._insert(file, rows))
+        """Store embeddings; those that are stored already stay as they are."""
+        rows = []
+        for one in embeddings:
+            record = _SIZE.pack(one.width, one.height) + np.asarray(one.vector, "<f4").tobytes()
+            rows.append((one.content_sha256, _checksum(one.content_sha256, record) + record))
 
-    def close(self) -> None:
+        def insert(file: sqlite3.Connection) -> None:
+            with file:
+                file.executemany(_INSERT, rows)
+                file.execute(_EVICT, (self._entries,))
+
+        self._attempt(insert)
+
+    def _attempt(self, action: Callable[[sqlite3.Connection], Result]) -> Result | None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-
-    def _insert(self, file: sqlite3.Connection, rows: Sequence[tuple[str, bytes]]) -> None:
-        with file:
-            file.executemany(_INSERT, rows)
-            file.execute(_EVICT, (self._entries,))
-
-    def _attempt(self, action: Callable[[sqlite3.Connection], Found]) -> Found | None:
-        with self._lock:
-            if time.monotonic() < self._rests_until:
+            if time.monotonic() < self._retry_at:
                 return None
             try:
                 if self._connection is None:
-                    self._connection = _connect(self._path)
+                    # IMMEDIATE takes the write lock at the beginning, where SQLite can wait for it.
+                    self._connection = sqlite3.connect(
+                        self._path,
+                        timeout=_BUSY_TIMEOUT_S,
+                        isolation_level="IMMEDIATE",
+                        check_same_thread=False,
+                    )
+                    self._connection.executescript(_SCHEMA)
                 return action(self._connection)
-            except sqlite3.Error:
-                self._rests_until = time.monotonic() + _REST_S
+            except sqlite3.Error as error:
+                self._close()
+                self._retry_at = time.monotonic() + _RETRY_AFTER_S
+                _log.info("embedding cache %s is not used for now: %s", self._path, error)
                 return None
 
-
-@contextmanager
-def open_known(path: Path, *, entries: int) -> Iterator[KnownFile]:
-    """The known embeddings in a file, which is made when it is first used; closed on leaving."""
-    known = KnownFile(path, entries=entries)
-    try:
-        yield known
-    finally:
-        known.close()
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # IMMEDIATE takes the write lock where waiting for it is allowed: at the beginning.
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_S, isolation_level="IMMEDIATE", check_same_thread=False
-    )
-    try:
-        for statement in (*_SETTINGS, _TABLE):
-            connection.execute(statement)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _record(embedding: Embedding) -> bytes:
-    vector = np.asarray(embedding.vector, "<f4").tobytes()
-    return _HEADER.pack(_checksum(embedding, vector), embedding.width, embedding.height) + vector
-
-
-def _embedding(content_sha256: str, record: object) -> Embedding | None:
-    """Read a record; None where its bytes are not those that were written.
-
-    SQLite notices broken pages only by their structure, and a wrong vector is worse than none.
-    """
-    if not isinstance(record, bytes) or len(record) < _HEADER.size or len(record) % 4:
-        return None
-    checksum, width, height = _HEADER.unpack_from(record)
-    vector = np.frombuffer(record, "<f4", offset=_HEADER.size)
-    embedding = Embedding(vector, width=width, height=height, content_sha256=content_sha256)
-    return embedding if checksum == _checksum(embedding, record[_HEADER.size :]) else None
-
-
-def _checksum(embedding: Embedding, vector: bytes) -> int:
-    told = f"{embedding.content_sha256} {embedding.width} {embedding.height}"
-    return zlib.crc32(vector, zlib.crc32(told.encode()))
+def _checksum(content_sha256: str, record: bytes) -> bytes:
+    return zlib.crc32(record, zlib.crc32(content_sha256.encode())).to_bytes(4)

@@ -2,240 +2,171 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
-from embedstream_core.errors import Stage
 from embedstream_core.media.image.decode import Picture, Preprocessing
 from embedstream_core.media.sandbox import IsolatedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
-from embedstream_core.pipeline.embedding_cache import Known
-from embedstream_core.pipeline.steps import Found, PlainSteps, SharedSteps, Steps
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
+from embedstream_core.pipeline.steps import CachedSteps, Decoded, PlainSteps, Steps, prepare
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Entry, Failure, Item, Outcome
+from embedstream_core.records import Entry, Failure, Outcome
 from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 
 __all__ = ["Pipeline", "PipelineLimits"]
 
 
 @dataclass(slots=True)
-class _Batch:
-    """One input batch on its way: the outcomes so far, and how many are still to come."""
+class _InputBatch:
+    """A batch of entries in progress: the outcomes so far, and how many are missing."""
 
     outcomes: list[Outcome | None]
     missing: int
 
-    def finished(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What was found of an item, and the sha256 of its content where there is one."""
-
-    found: Found
-    sha256: str = ""
-
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """An item that was read ahead, and its place in its batch; `size` in bytes."""
+    """An entry that was read ahead, and its place in its batch.
 
-    batch: _Batch
+    `size` is in bytes; `prepared` is what decoding gave, and the sha256 of the bytes.
+    """
+
+    batch: _InputBatch
     index: int
     size: int
-    prepared: Future[_Prepared]
+    prepared: Future[tuple[Decoded, str]]
 
-    def settle(self, outcome: Outcome) -> None:
+    def fill(self, outcome: Outcome) -> None:
         self.batch.outcomes[self.index] = outcome
         self.batch.missing -= 1
 
 
-_Arrival = tuple[_Batch, int, Entry]
-_Submit = Callable[[Entry], Future[_Prepared]]
+_Submit = Callable[[Entry], Future[tuple[Decoded, str]]]
 
 
+@dataclass(frozen=True)
 class Pipeline:
-    """Featurizes batches of items with one engine.
+    """Embeds batches of items with one engine.
 
-    One outcome per item, in order, one output batch per input batch. Whatever one item raises while
-    it is fetched or decoded becomes that item's failure (see `boundary`). Model batches are cut
-    across input batches.
+    `run` yields one outcome per item, in order, one output batch per input batch. Whatever one item
+    raises while it is fetched or decoded becomes that item's failure (see `boundary`). Model
+    batches are cut across input batches.
 
-    With `known`, images of the same bytes are decoded and embedded once (see `SharedSteps`).
+    fetch: turns a reference into bytes or raises an ItemError; threads share it.
+    embedding_cache: with it, images of the same bytes are decoded and embedded once (see
+    `CachedSteps`).
+    isolated: decodes in a child process; without it this process decodes.
+    watchdog: limits the time of decoding in this process and of each forward pass.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        preprocessing: Preprocessing,
-        *,
-        fetch: Callable[[str], bytes],
-        decode_limits: DecodeLimits | None = None,
-        fidelity: Fidelity = "exact",
-        limits: PipelineLimits | None = None,
-        known: Known | None = None,
-        isolated: IsolatedDecoder | None = None,
-        watchdog: Watchdog | None = None,
-    ) -> None:
-        """`fetch` turns a reference into bytes or raises an ItemError; threads share it.
-
-        `isolated` decodes, where it is given; otherwise this process does. `watchdog` watches over
-        that, and over each forward pass.
-        """
-        self._engine = engine
-        self._preprocessing = preprocessing
-        self._fetch = fetch
-        self._decode_limits = decode_limits or DecodeLimits()
-        self._fidelity = fidelity
-        self._limits = limits or PipelineLimits()
-        self._known = known
-        self._isolated = isolated
-        self._watchdog = watchdog
-        # On a worker of Spark, torch computes with the cores of a task.
-        self._decode_threads = self._limits.decode_threads or torch.get_num_threads()
+    engine: Engine
+    preprocessing: Preprocessing
+    _: KW_ONLY
+    fetch: Callable[[str], bytes]
+    decode_limits: DecodeLimits = field(default_factory=DecodeLimits)
+    fidelity: Fidelity = "exact"
+    limits: PipelineLimits = field(default_factory=PipelineLimits)
+    embedding_cache: EmbeddingCache | None = None
+    isolated: IsolatedDecoder | None = None
+    # One that was not opened does nothing.
+    watchdog: Watchdog = field(default_factory=Watchdog)
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        """Featurize; a failure that comes in (a message that could not be read) passes through.
+        """Embed; a failure among the entries (a message that could not be read) passes through.
 
         Raises:
-            SystemicError: no single item is to blame, the work so far is to be done again.
+            SystemicError: no single item is to blame; the caller must run the batches again.
         """
-        here = self._open_decoder()
-        steps: Steps = PlainSteps((self._isolated or here).decode, self._forward)
-        if self._known is not None:
-            steps = SharedSteps(steps, self._known)
-        threads = self._limits.fetch_threads + self._decode_threads
+        # On a Spark worker, torch computes with the cores of a task.
+        decode_threads = self.limits.decode_threads or torch.get_num_threads()
+        decoder = InProcessDecoder(
+            preprocessing=self.preprocessing,
+            decode_limits=self.decode_limits,
+            fidelity=self.fidelity,
+            limits=self.limits,
+            threads=decode_threads,
+            watchdog=self.watchdog,
+        )
+        plain = PlainSteps(
+            (self.isolated or decoder).decode,
+            self.engine,
+            watchdog=self.watchdog,
+            forward_timeout_s=self.limits.forward_timeout_s,
+        )
+        cache = self.embedding_cache
+        steps = plain if cache is None else CachedSteps(plain, cache)
+        threads = self.limits.fetch_threads + decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         try:
             yield from self._run(
-                steps, lambda entry: pool.submit(self._prepare, steps, entry), batches
+                steps, lambda entry: pool.submit(prepare, self.fetch, steps, entry), batches
             )
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            here.close()
+            decoder.close()
 
     def _run(
         self, steps: Steps, submit: _Submit, batches: Iterable[Sequence[Entry]]
     ) -> Iterator[list[Outcome]]:
-        opened: deque[_Batch] = deque()
-        # For the model, and for the outcome of another item.
-        waiting: list[tuple[_Slot, Picture, str]] = []
-        held: list[tuple[_Slot, Future[Outcome]]] = []
-        for slot in self._read_ahead(submit, _arrivals(batches, opened)):
-            prepared = slot.prepared.result()
-            if isinstance(prepared.found, Picture):
-                waiting.append((slot, prepared.found, prepared.sha256))
-            elif isinstance(prepared.found, Future):
-                held.append((slot, prepared.found))
-            else:
-                slot.settle(prepared.found)
-            if len(waiting) == self._engine.batch_size or len(held) >= self._limits.rows:
-                _embed(steps, waiting)
-            held = _settle_done(held)
-            yield from _finished(opened)
-        _embed(steps, waiting)
-        _settle_done(held)
-        yield from _finished(opened)
+        opened: deque[_InputBatch] = deque()
+        for_model: list[tuple[_Slot, Picture, str]] = []
+        for_repetition: list[tuple[_Slot, Future[Outcome]]] = []
+        # None marks the end of the input.
+        for slot in chain(self._read_ahead(submit, batches, opened), [None]):
+            if slot is not None:
+                decoded, sha256 = slot.prepared.result()
+                if isinstance(decoded, Picture):
+                    for_model.append((slot, decoded, sha256))
+                elif isinstance(decoded, Future):
+                    for_repetition.append((slot, decoded))
+                else:
+                    slot.fill(decoded)
+            is_full = len(for_model) == self.engine.batch_size
+            if for_model and (is_full or len(for_repetition) >= self.limits.rows or slot is None):
+                outcomes = steps.embed(
+                    [picture for _, picture, _ in for_model],
+                    [sha256 for _, _, sha256 in for_model],
+                )
+                for (embedded, _, _), outcome in zip(for_model, outcomes, strict=True):
+                    embedded.fill(outcome)
+                for_model.clear()
+            waiting, for_repetition = for_repetition, []
+            for repeated, first in waiting:
+                if first.done():
+                    repeated.fill(first.result())
+                else:
+                    for_repetition.append((repeated, first))
+            while opened and opened[0].missing == 0:
+                yield [outcome for outcome in opened.popleft().outcomes if outcome is not None]
 
-    def _read_ahead(self, submit: _Submit, arrivals: Iterator[_Arrival]) -> Iterator[_Slot]:
-        """Keep as many items under way as the limits allow; hand them on in order."""
+    def _read_ahead(
+        self, submit: _Submit, batches: Iterable[Sequence[Entry]], opened: deque[_InputBatch]
+    ) -> Iterator[_Slot]:
+        """Keep as many entries in progress as the limits allow; yield them in order."""
         ahead: deque[_Slot] = deque()
-        size = 0
-        for batch, index, entry in arrivals:
-            added = _size(entry)
-            while ahead and size + added > self._limits.bytes:
-                size -= ahead[0].size
-                yield ahead.popleft()
-            ahead.append(_Slot(batch, index, added, submit(entry)))
-            size += added
-            while len(ahead) >= self._limits.rows or size > self._limits.bytes:
-                size -= ahead[0].size
-                yield ahead.popleft()
+        total = 0
+        for entries in batches:
+            batch = _InputBatch([None] * len(entries), missing=len(entries))
+            opened.append(batch)
+            for index, entry in enumerate(entries):
+                size = 0
+                if not isinstance(entry, Failure):
+                    # A character of text counts as a byte.
+                    texts = chain.from_iterable(entry.attributes.items())
+                    size = len(entry.content or b"") + sum(map(len, texts))
+                while ahead and total + size > self.limits.bytes:
+                    total -= ahead[0].size
+                    yield ahead.popleft()
+                ahead.append(_Slot(batch, index, size, submit(entry)))
+                total += size
+                while len(ahead) >= self.limits.rows or total > self.limits.bytes:
+                    total -= ahead[0].size
+                    yield ahead.popleft()
         yield from ahead
-
-    def _prepare(self, steps: Steps, entry: Entry) -> _Prepared:
-        if isinstance(entry, Failure):
-            return _Prepared(entry)
-        content = attempt(lambda: self._content(entry), Stage.FETCH)
-        if isinstance(content, Failure):
-            return _Prepared(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        return _Prepared(steps.decode(content, sha256), sha256)
-
-    def _content(self, item: Item) -> bytes:
-        if item.content is not None:
-            return item.content
-        if item.uri is None:
-            raise ValueError(f"item '{item.image_id}' has neither content nor uri")
-        return self._fetch(item.uri)
-
-    def _open_decoder(self) -> InProcessDecoder:
-        return InProcessDecoder(
-            self._preprocessing,
-            self._decode_limits,
-            fidelity=self._fidelity,
-            threads=self._decode_threads,
-            pixels=self._limits.pixels,
-            timeout_s=self._limits.decode_timeout_s,
-            watchdog=self._watchdog,
-        )
-
-    def _forward(self, pictures: Sequence[Picture]) -> npt.NDArray[np.float32]:
-        timeout_s = self._limits.forward_timeout_s
-        watchdog = self._watchdog
-        with watchdog.watch("a forward pass", timeout_s=timeout_s) if watchdog else nullcontext():
-            return self._engine.embed([picture.pixels for picture in pictures])
-
-
-def _embed(steps: Steps, waiting: list[tuple[_Slot, Picture, str]]) -> None:
-    """Embed what waits for the model, and wait no more."""
-    if waiting:
-        slots, pictures, hashes = zip(*waiting, strict=True)
-        for slot, outcome in zip(slots, steps.embed(pictures, hashes), strict=True):
-            slot.settle(outcome)
-        waiting.clear()
-
-
-def _settle_done(
-    held: list[tuple[_Slot, Future[Outcome]]],
-) -> list[tuple[_Slot, Future[Outcome]]]:
-    """Settle what has its outcome by now; return the rest."""
-    left = []
-    for slot, outcome in held:
-        if outcome.done():
-            slot.settle(outcome.result())
-        else:
-            left.append((slot, outcome))
-    return left
-
-
-def _arrivals(batches: Iterable[Sequence[Entry]], opened: deque[_Batch]) -> Iterator[_Arrival]:
-    for entries in batches:
-        batch = _Batch([None] * len(entries), missing=len(entries))
-        opened.append(batch)
-        for index, entry in enumerate(entries):
-            yield batch, index, entry
-
-
-def _size(entry: Entry) -> int:
-    """What an item keeps in memory; a character of text counts as a byte."""
-    if isinstance(entry, Failure):
-        return 0
-    texts = (len(name) + len(value) for name, value in entry.attributes.items())
-    return len(entry.content or b"") + sum(texts)
-
-
-def _finished(opened: deque[_Batch]) -> Iterator[list[Outcome]]:
-    while opened and opened[0].missing == 0:
-        yield opened.popleft().finished()

@@ -1,113 +1,122 @@
-"""What a pipeline does with one content: decode it, and embed its picture with others.
+"""What a pipeline does with an item: fetch and decode it, and embed its picture with others.
 
-`PlainSteps` does just that. `SharedSteps` wraps it where images of the same bytes are to be decoded
-and embedded once.
+`CachedSteps` wraps `PlainSteps` so that images of the same bytes are decoded and embedded once.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from embedstream_core.boundary import attempt
+from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.media.image.decode import Picture
-from embedstream_core.pipeline.embedding_cache import Known
-from embedstream_core.records import Embedding, Failure, Outcome
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
+from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.records import Embedding, Entry, Failure, Outcome
 
-__all__ = ["Found", "PlainSteps", "SharedSteps", "Steps"]
+__all__ = ["CachedSteps", "Decoded", "PlainSteps", "Steps", "prepare"]
 
-Found: TypeAlias = "Picture | Outcome | Future[Outcome]"
-"""What became of a content: a picture for the model, an outcome, or another item's, once there."""
-
-
-class Steps(Protocol):
-    """Threads share `decode`; `embed` is called from one thread."""
-
-    def decode(self, content: bytes, sha256: str) -> Found:
-        """Decode the bytes with that hash; a refusal is a Failure."""
-
-    def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        """Embed pictures, with the hashes of their contents; return one outcome each, in order."""
+Decoded: TypeAlias = "Picture | Outcome | Future[Outcome]"
+"""A picture for the model, an outcome, or the future outcome of another item with equal bytes."""
 
 
+@dataclass(frozen=True)
 class PlainSteps:
-    """Decodes and embeds each content that comes."""
+    """Decodes and embeds each item. Threads share `decode`; one thread calls `embed`."""
 
-    def __init__(
-        self,
-        decode: Callable[[bytes], Picture],
-        forward: Callable[[Sequence[Picture]], npt.NDArray[np.float32]],
-    ) -> None:
-        """`forward` returns float32 of shape (pictures, dimension)."""
-        self._decode = decode
-        self._forward = forward
+    decode_image: Callable[[bytes], Picture]
+    engine: Engine
+    _: KW_ONLY
+    watchdog: Watchdog
+    forward_timeout_s: float
 
     def decode(self, content: bytes, sha256: str) -> Picture | Failure:
-        return attempt(partial(self._decode, content), Stage.DECODE, content_sha256=sha256)
+        """Decode the bytes with that hash; return a Failure if they are refused."""
+        return attempt(partial(self.decode_image, content), Stage.DECODE, content_sha256=sha256)
 
     def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        rows = zip(self._forward(pictures), pictures, hashes, strict=True)
-        return [_outcome(*row) for row in rows]
+        """Embed pictures, with the hashes of their bytes; return one outcome each, in order."""
+        with self.watchdog.watch("a forward pass", timeout_s=self.forward_timeout_s):
+            vectors = self.engine.embed([picture.pixels for picture in pictures])
+        outcomes: list[Outcome] = []
+        for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True):
+            norm = float(np.linalg.norm(vector.astype(np.float64)))
+            if np.isfinite(norm) and norm > 0:
+                outcomes.append(Embedding(vector, picture.width, picture.height, sha256))
+            else:
+                message = f"the embedding's norm is {norm}"
+                outcomes.append(Failure(Code.EMBEDDING_INVALID, Stage.EMBED, message, sha256))
+        return outcomes
 
 
-class SharedSteps:
-    """Decodes and embeds equal contents once.
+@dataclass(frozen=True)
+class CachedSteps:
+    """Decodes and embeds equal bytes once, with a cache of embeddings.
 
-    What is known needs neither; a repetition of what is under way gets the outcome of the first, be
-    it a failure. Only embeddings are remembered. Made for one run: what an interrupted run has
-    under way stays without an outcome.
+    A cached embedding needs neither step. A repetition of an item that is in progress gets the
+    outcome of the first one, even a failure. Only embeddings are cached. Made for one run: items in
+    progress when a run is interrupted never get an outcome.
     """
 
-    def __init__(self, steps: Steps, known: Known) -> None:
-        self._steps = steps
-        self._known = known
-        self._under_way: dict[str, Future[Outcome]] = {}
+    steps: PlainSteps
+    cache: EmbeddingCache
+    in_progress: dict[str, Future[Outcome]] = field(default_factory=dict, init=False)
 
-    def decode(self, content: bytes, sha256: str) -> Found:
+    def decode(self, content: bytes, sha256: str) -> Decoded:
+        """Look up the bytes with that hash, or decode them."""
         own: Future[Outcome] = Future()
-        # setdefault is one step: of equal contents one is first. What is known is looked up after
-        # it, because a content is under way until its embedding is known.
-        first = self._under_way.setdefault(sha256, own)
+        # setdefault is atomic, so one of equal items is the first. The cache is read after it,
+        # because an item stays in progress until its embedding is cached.
+        first = self.in_progress.setdefault(sha256, own)
         if first is not own:
             return first
-        found = self._known.get(sha256) or self._steps.decode(content, sha256)
+        found = self.cache.get(sha256) or self.steps.decode(content, sha256)
         if isinstance(found, Embedding | Failure):
-            self._settle(sha256, found)
+            self._finish(sha256, found)
         return found
 
     def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        # Another process may have embedded some since they were read ahead.
-        known = {sha256: one for sha256 in hashes if (one := self._known.get(sha256))}
-        left = [row for row in zip(pictures, hashes, strict=True) if row[1] not in known]
-        fresh = self._embed(left) if left else []
-        outcomes = {**known, **dict(zip((sha256 for _, sha256 in left), fresh, strict=True))}
+        """Embed pictures whose bytes differ; return one outcome each, in order."""
+        # Another process may have embedded some of them since they were read ahead.
+        outcomes: dict[str, Outcome] = {
+            sha256: found for sha256 in hashes if (found := self.cache.get(sha256))
+        }
+        rest = {
+            sha256: picture
+            for sha256, picture in zip(hashes, pictures, strict=True)
+            if sha256 not in outcomes
+        }
+        if rest:
+            embedded = self.steps.embed([*rest.values()], [*rest])
+            self.cache.put([one for one in embedded if isinstance(one, Embedding)])
+            outcomes |= zip(rest, embedded, strict=True)
         for sha256, outcome in outcomes.items():
-            self._settle(sha256, outcome)
+            self._finish(sha256, outcome)
         return [outcomes[sha256] for sha256 in hashes]
 
-    def _embed(self, rows: Sequence[tuple[Picture, str]]) -> list[Outcome]:
-        pictures, hashes = zip(*rows, strict=True)
-        outcomes = self._steps.embed(pictures, hashes)
-        self._known.put([one for one in outcomes if isinstance(one, Embedding)])
-        return outcomes
-
-    def _settle(self, sha256: str, outcome: Outcome) -> None:
-        self._under_way.pop(sha256).set_result(outcome)
+    def _finish(self, sha256: str, outcome: Outcome) -> None:
+        self.in_progress.pop(sha256).set_result(outcome)
 
 
-def _outcome(vector: npt.NDArray[np.float32], picture: Picture, sha256: str) -> Outcome:
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm) or norm == 0:
-        return Failure(
-            Code.EMBEDDING_INVALID,
-            Stage.EMBED,
-            f"the embedding's norm is {norm}",
-            content_sha256=sha256,
-        )
-    return Embedding(vector, width=picture.width, height=picture.height, content_sha256=sha256)
+Steps: TypeAlias = PlainSteps | CachedSteps
+
+
+def prepare(fetch: Callable[[str], bytes], steps: Steps, entry: Entry) -> tuple[Decoded, str]:
+    """Fetch and decode an entry; return the sha256 of its bytes too, where there are any."""
+    if isinstance(entry, Failure):
+        return entry, ""
+    content: bytes | Failure | None = entry.content
+    if content is None:
+        content = attempt(partial(fetch, entry.uri or ""), Stage.FETCH)
+    if isinstance(content, Failure):
+        return content, ""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return steps.decode(content, sha256), sha256

@@ -1,75 +1,66 @@
-"""Ends a process whose work hangs, for nothing else stops a call that does not return."""
+"""Kills a process whose work hangs: nothing else stops a call that does not return."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
-__all__ = ["Watchdog", "end_process"]
+__all__ = ["Watchdog", "kill_process"]
+
+_log = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.25
 
 
-def end_process(work: str) -> None:
-    """Say why on standard error, then end this process at once."""
-    print(f"embedstream: {work}: this worker is ended, its task is done again", file=sys.stderr)
-    sys.stderr.flush()
+def kill_process(reason: str) -> None:
+    """Log the reason, then kill this process at once."""
+    _log.critical("embedstream: %s: this worker is killed and its task is retried", reason)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Watchdog:
-    """Watches over pieces of work on any thread, while it is open.
+class Watchdog(threading.Thread):
+    """Limits the time of calls on any thread. It acts only while it is open, as a context manager.
 
-    `on_hang` is called once, from a thread of its own, with a sentence about the work that took
-    longer than its `timeout_s`.
+    When a call exceeds its `timeout_s`, this thread calls `on_hang` once, with a sentence about the
+    call, and ends.
     """
 
-    def __init__(self, on_hang: Callable[[str], None] = end_process) -> None:
+    def __init__(self, on_hang: Callable[[str], None] = kill_process) -> None:
+        super().__init__(name="watchdog", daemon=True)
         self._on_hang = on_hang
-        self._watched: dict[object, tuple[float, str]] = {}
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._deadlines: dict[object, tuple[float, str]] = {}
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self.join()
 
     @contextmanager
     def watch(self, work: str, *, timeout_s: float) -> Iterator[None]:
-        """Watch over what is done within."""
-        piece = object()
-        # Setting and removing one key needs no lock: the thread looks at a copy.
-        self._watched[piece] = (time.monotonic() + timeout_s, f"{work} took over {timeout_s:g} s")
+        """Limit the time of the `with` block; `work` names it, as in "decoding an image"."""
+        key = object()
+        # Setting and removing one key needs no lock: the thread reads a copy.
+        self._deadlines[key] = (time.monotonic() + timeout_s, f"{work} took over {timeout_s:g} s")
         try:
             yield
         finally:
-            del self._watched[piece]
+            del self._deadlines[key]
 
-    def _run(self) -> None:
-        with self._changed:
-            while not self._closed:
-                now = time.monotonic()
-                late = [work for end, work in list(self._watched.values()) if end < now]
-                if late:
-                    self._on_hang(late[0])
+    def run(self) -> None:
+        """Check the deadlines until one is exceeded, or the watchdog is closed."""
+        while not self._closed.wait(_INTERVAL_S):
+            now = time.monotonic()
+            for deadline, reason in list(self._deadlines.values()):
+                if deadline < now:
+                    self._on_hang(reason)
                     return
-                self._changed.wait(_INTERVAL_S)

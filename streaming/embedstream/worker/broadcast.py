@@ -93,16 +93,16 @@ class BroadcastModel:
             self.card, self.tensors.file(), self.settings, cuda_index=_granted_gpu()
         )
 
-    def known_file(self, *decoding: object) -> Path:
-        """Where this executor's workers remember embeddings, if the job has them do so.
+    def embedding_cache_file(self, *decoding: object) -> Path:
+        """Return the file in which this executor's workers cache embeddings.
 
-        What moves a vector is in the file's name, `decoding` included, by its repr: two files never
-        hold different vectors for one image, and one never serves two models.
+        The file's name is a hash of everything that can change a vector, with `decoding` by its
+        repr, so one file never serves two models or two ways of decoding.
         """
         made_by = (self.card, self.settings, *decoding)
         name = hashlib.sha256(repr(made_by).encode()).hexdigest()
-        path = _executor_folder() / f"{name}.known.sqlite3"
-        # SQLite would make it for all to read; where it cannot be made, SQLite says so.
+        path = _executor_folder() / f"{name}.embeddings.sqlite3"
+        # SQLite would create it readable for all; if it cannot be created, SQLite reports that.
         with suppress(OSError):
             path.touch(mode=0o600)
         return path

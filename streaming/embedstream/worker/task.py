@@ -19,7 +19,7 @@ from embedstream_core.fetch import FetchPolicy, open_fetcher
 from embedstream_core.media.image.decode import DecodeLimits
 from embedstream_core.media.sandbox import IsolatedDecoder
 from embedstream_core.models.prepare import PreparedModel
-from embedstream_core.pipeline.embedding_cache import Known, open_known
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Outcome
@@ -38,7 +38,7 @@ _LOADING_TIMEOUT_S = 120.0
 class Embedder:
     """Travels to the workers, and embeds the items of a partition there.
 
-    `dedupe_entries` bounds the embeddings that are known at once; None makes each anew.
+    `dedupe_entries` bounds the embeddings that are cached; None caches none.
     """
 
     model: BroadcastModel
@@ -70,7 +70,7 @@ class Embedder:
     def _outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         with (
             open_fetcher(self.fetch_policy) as fetcher,
-            self._open_known() as known,
+            self._open_embedding_cache() as embedding_cache,
             self._open_isolated() as isolated,
             Watchdog() as watchdog,
         ):
@@ -81,7 +81,7 @@ class Embedder:
                 decode_limits=self.decode_limits,
                 fidelity=self.fidelity,
                 limits=self.pipeline_limits,
-                known=known,
+                embedding_cache=embedding_cache,
                 isolated=isolated,
                 watchdog=watchdog,
             )
@@ -113,11 +113,11 @@ class Embedder:
         finally:
             decoder.close()
 
-    def _open_known(self) -> AbstractContextManager[Known | None]:
+    def _open_embedding_cache(self) -> AbstractContextManager[EmbeddingCache | None]:
         if self.dedupe_entries is None:
             return nullcontext()
-        path = self.model.known_file(self.decode_limits, self.fidelity)
-        return open_known(path, entries=self.dedupe_entries)
+        path = self.model.embedding_cache_file(self.decode_limits, self.fidelity)
+        return EmbeddingCache(path, entries=self.dedupe_entries)
 
 
 def build_embedder(

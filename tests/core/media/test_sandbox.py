@@ -1,4 +1,4 @@
-"""Images that end, hang or exhaust their decoder harm nothing but themselves."""
+"""An image that crashes, hangs or exhausts its decoder affects no other image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POISON = Path(__file__).parents[2] / "support" / "poison"
 
 
 def poisoned(comment: str) -> bytes:
-    """A good JPEG whose comment says what becomes of the process that decodes it."""
+    """Return a sound JPEG whose comment controls what happens to the process that decodes it."""
     file = io.BytesIO()
     Image.new("RGB", (300, 300), "red").save(file, "JPEG", comment=comment.encode())
     return file.getvalue()
@@ -46,10 +46,11 @@ def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Isol
     yield make
     for decoder in opened:
         decoder.close()
-    assert [child for child in psutil.Process().children() if "isolated" in child.cmdline()] == []
+    children = [child.cmdline() for child in psutil.Process().children()]
+    assert [child for child in children if "embedstream_core.media.sandbox" in child] == []
 
 
-def test_pixels_are_those_of_decoding_in_process(
+def test_pixels_equal_those_of_decoding_in_process(
     open_decoder: Callable[..., IsolatedDecoder],
 ) -> None:
     decoder = open_decoder()
@@ -83,7 +84,7 @@ def test_bad_bytes_have_their_own_codes(
         ("eat", Code.DECODER_OUT_OF_MEMORY, "more than 300000000 bytes"),
     ],
 )
-def test_poison_is_told_and_the_next_image_is_fine(
+def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
     comment: str, code: Code, message: str, open_decoder: Callable[..., IsolatedDecoder]
 ) -> None:
     decoder = open_decoder(timeout_s=3, memory_bytes=300_000_000)

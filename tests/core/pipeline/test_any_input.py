@@ -1,4 +1,4 @@
-"""Whatever bytes, JSON and references come: one outcome per item, and neighbours stay right.
+"""For any bytes, JSON and references there is one outcome per item, and neighbours stay right.
 
 Hypothesis drives messages through parsing, fetching, decoding and embedding, in this process and in
 a child's.
@@ -64,7 +64,7 @@ def whole(format_: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def fetcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
-    """Everything is allowed that ends on this machine; no port answers, and none is waited for."""
+    """Allow everything that stays on this machine; no port answers, and none is waited for."""
     folder = tmp_path_factory.mktemp("references")
     policy = FetchPolicy(
         schemes=("file", "http", "https"),
@@ -94,7 +94,7 @@ def run(
     fetcher: Fetcher | None = None,
     isolated: IsolatedDecoder | None = None,
 ) -> list[Outcome]:
-    """The outcomes of entries that have a sound picture before and after each."""
+    """Return the outcomes of entries, with a sound image before and after each."""
 
     def no_fetch(uri: str) -> bytes:
         raise AssertionError(f"'{uri}' was fetched")
@@ -117,7 +117,7 @@ def run(
 
 
 def check_none_is_unexpected(outcomes: Sequence[Outcome]) -> None:
-    """The boundary catches what comes; none of these kinds needs it."""
+    """Check that no failure is an unexpected exception, which the boundary would catch."""
     for outcome in outcomes:
         assert not isinstance(outcome, Failure) or outcome.code != Code.INTERNAL_ERROR, outcome
 
@@ -145,9 +145,7 @@ def test_any_bytes(contents: list[bytes]) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @few
 @given(seed=st.integers(0, 2**32))
-def test_mutated_pictures(
-    format_: str, careful: bool, seed: int, isolated: IsolatedDecoder
-) -> None:
+def test_mutated_images(format_: str, careful: bool, seed: int, isolated: IsolatedDecoder) -> None:
     source = random.Random(seed)
     contents = [mutated(whole(format_), source) for _ in range(4)]
 

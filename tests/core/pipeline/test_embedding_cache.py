@@ -1,4 +1,4 @@
-"""The file of known embeddings, with real SQLite, real threads and real processes."""
+"""The cache of embeddings, with real SQLite, real threads and real processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstream_core.pipeline import embedding_cache as known
-from embedstream_core.pipeline.embedding_cache import open_known
+from embedstream_core.pipeline import embedding_cache
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.records import Embedding
 
 DIMENSION = 2048
@@ -27,12 +27,12 @@ def sha256(number: int) -> str:
 
 
 def embedding(number: int, *, width: int = 3) -> Embedding:
-    """An embedding that its number tells."""
+    """Return an embedding that its number determines."""
     vector = np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
     return Embedding(vector, width=width, height=2, content_sha256=sha256(number))
 
 
-def assert_known(found: Embedding | None, number: int) -> None:
+def assert_found(found: Embedding | None, number: int) -> None:
     expected = embedding(number)
     assert found is not None
     assert (found.width, found.height) == (expected.width, expected.height)
@@ -43,70 +43,70 @@ def assert_known(found: Embedding | None, number: int) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "known.sqlite3"
+    return tmp_path / "embeddings.sqlite3"
 
 
-def test_what_was_put_is_had_again_to_the_bit(path: Path) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(1), embedding(2)])
-        assert_known(file.get(sha256(1)), 1)
-        assert_known(file.get(sha256(2)), 2)
-        assert file.get(sha256(3)) is None
+def test_an_embedding_is_found_again_bit_for_bit(path: Path) -> None:
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(1), embedding(2)])
+        assert_found(cache.get(sha256(1)), 1)
+        assert_found(cache.get(sha256(2)), 2)
+        assert cache.get(sha256(3)) is None
 
-    with open_known(path, entries=MANY) as again:
-        assert_known(again.get(sha256(1)), 1)
+    with EmbeddingCache(path, entries=MANY) as reopened:
+        assert_found(reopened.get(sha256(1)), 1)
 
 
-def test_what_is_known_stays(path: Path) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(1)])
-        file.put([embedding(1, width=99), embedding(2)])
+def test_a_cached_embedding_is_not_replaced(path: Path) -> None:
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(1)])
+        cache.put([embedding(1, width=99), embedding(2)])
 
-        assert_known(file.get(sha256(1)), 1)
-        assert_known(file.get(sha256(2)), 2)
+        assert_found(cache.get(sha256(1)), 1)
+        assert_found(cache.get(sha256(2)), 2)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 40])
-def test_the_oldest_go_beyond_the_bound(path: Path, at_once: int) -> None:
-    with open_known(path, entries=10) as file:
+def test_the_oldest_are_evicted_beyond_the_limit(path: Path, at_once: int) -> None:
+    with EmbeddingCache(path, entries=10) as cache:
         for first in range(0, 40, at_once):
             numbers = range(first, min(first + at_once, 40))
-            file.put([embedding(number) for number in numbers])
-            file.put([embedding(number) for number in numbers[-10:]])
+            cache.put([embedding(number) for number in numbers])
+            cache.put([embedding(number) for number in numbers[-10:]])
 
-        known_numbers = [number for number in range(40) if file.get(sha256(number))]
+        found = [number for number in range(40) if cache.get(sha256(number))]
 
-    assert known_numbers == [*range(30, 40)]
+    assert found == [*range(30, 40)]
 
 
 PUT_FROM_A_PROCESS = """
 import sys
 from pathlib import Path
 import numpy as np
-from embedstream_core.pipeline.embedding_cache import open_known
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.records import Embedding
 
 path, vectors, *sha256s = sys.argv[1:]
-with open_known(Path(path), entries=1_000) as file:
+with EmbeddingCache(Path(path), entries=1_000) as cache:
     for sha256, vector in zip(sha256s, np.load(vectors), strict=True):
-        file.put([Embedding(vector, width=3, height=2, content_sha256=sha256)])
+        cache.put([Embedding(vector, width=3, height=2, content_sha256=sha256)])
 """
 
 
 def test_processes_share_one_file(path: Path) -> None:
     parts = [range(30), range(20, 50)]
-    with open_known(path, entries=MANY) as file:
-        # The file is there, so that neither process has to wait for the other to make it.
-        file.put([embedding(100)])
+    with EmbeddingCache(path, entries=MANY) as cache:
+        # The file exists, so neither process has to wait for the other to create it.
+        cache.put([embedding(100)])
         processes = [putting(path, numbers) for numbers in parts]
         assert [process.wait() for process in processes] == [0, 0]
-        found = {number: file.get(sha256(number)) for number in range(50)}
+        found = {number: cache.get(sha256(number)) for number in range(50)}
 
-    # One that met a busy file may have left some out; none is wrong.
+    # A process that met a busy file may have skipped some; none is wrong.
     assert any(found.values())
     for number, its_embedding in found.items():
         if its_embedding is not None:
-            assert_known(its_embedding, number)
+            assert_found(its_embedding, number)
 
 
 def putting(path: Path, numbers: range) -> subprocess.Popen[bytes]:
@@ -119,12 +119,12 @@ def putting(path: Path, numbers: range) -> subprocess.Popen[bytes]:
 
 
 def test_threads_share_one_file(path: Path) -> None:
-    with open_known(path, entries=MANY) as file, ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda number: file.put([embedding(number)]), range(100)))
-        found = list(threads.map(lambda number: file.get(sha256(number)), range(100)))
+    with EmbeddingCache(path, entries=MANY) as cache, ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: cache.put([embedding(number)]), range(100)))
+        found = list(threads.map(lambda number: cache.get(sha256(number)), range(100)))
 
     for number, its_embedding in enumerate(found):
-        assert_known(its_embedding, number)
+        assert_found(its_embedding, number)
 
 
 # Files that cannot be used.
@@ -151,81 +151,79 @@ def replace_by_a_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [overwrite, overwrite_the_middle, cut, replace_by_a_folder])
-def test_of_a_broken_file_nothing_wrong_is_known(
-    path: Path, damage: Callable[[Path], None]
-) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(number) for number in range(20)])
+def test_a_broken_file_gives_no_wrong_embedding(path: Path, damage: Callable[[Path], None]) -> None:
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(number) for number in range(20)])
 
     damage(path)
 
     for number in range(20):
-        with open_known(path, entries=MANY) as file:
-            found = file.get(sha256(number))
-            file.put([embedding(number + 100)])
+        with EmbeddingCache(path, entries=MANY) as cache:
+            found = cache.get(sha256(number))
+            cache.put([embedding(number + 100)])
         if found is not None:
-            assert_known(found, number)
+            assert_found(found, number)
 
 
 def test_a_file_broken_in_use_raises_nothing(path: Path) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(number) for number in range(20)])
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(number) for number in range(20)])
         overwrite(path)
         for number in range(20):
-            found = file.get(sha256(number))
-            file.put([embedding(number + 100)])
+            found = cache.get(sha256(number))
+            cache.put([embedding(number + 100)])
             if found is not None:
-                assert_known(found, number)
+                assert_found(found, number)
 
 
 @pytest.mark.parametrize("spoiled", [0, 4, 8, 12, 4_000, -1])
-def test_a_record_with_one_wrong_byte_is_not_known(path: Path, spoiled: int) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(1)])
+def test_a_record_with_one_wrong_byte_is_not_found(path: Path, spoiled: int) -> None:
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(1)])
         with sqlite3.connect(path) as connection:
-            ((record,),) = connection.execute("SELECT record FROM known").fetchall()
+            ((record,),) = connection.execute("SELECT record FROM embeddings").fetchall()
             wrong = bytearray(record)
             wrong[spoiled] ^= 1
-            connection.execute("UPDATE known SET record = ?", (bytes(wrong),))
+            connection.execute("UPDATE embeddings SET record = ?", (bytes(wrong),))
         connection.close()
 
-        assert file.get(sha256(1)) is None
+        assert cache.get(sha256(1)) is None
 
 
 @pytest.mark.parametrize("record", [b"", b"short", "text", 7, b"\0" * 12, b"\0" * 13])
-def test_what_is_no_record_is_not_known(path: Path, record: object) -> None:
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(1)])
+def test_an_invalid_record_is_not_found(path: Path, record: object) -> None:
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(1)])
         with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE known SET record = ?", (record,))
+            connection.execute("UPDATE embeddings SET record = ?", (record,))
         connection.close()
 
-        assert file.get(sha256(1)) is None
+        assert cache.get(sha256(1)) is None
 
 
-def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
-    with open_known(tmp_path / "nowhere" / "known.sqlite3", entries=MANY) as file:
-        file.put([embedding(1)])
-        assert file.get(sha256(1)) is None
+def test_without_a_folder_nothing_is_found(tmp_path: Path) -> None:
+    with EmbeddingCache(tmp_path / "nowhere" / "embeddings.sqlite3", entries=MANY) as cache:
+        cache.put([embedding(1)])
+        assert cache.get(sha256(1)) is None
 
 
-def test_a_locked_file_stalls_nobody_and_is_used_again(
+def test_a_locked_file_delays_nobody_and_is_used_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "_REST_S", 0.5)
-    with open_known(path, entries=MANY) as file:
-        file.put([embedding(1)])
+    monkeypatch.setattr(embedding_cache, "_RETRY_AFTER_S", 0.5)
+    with EmbeddingCache(path, entries=MANY) as cache:
+        cache.put([embedding(1)])
     owner = sqlite3.connect(path, isolation_level=None)
     owner.execute("PRAGMA locking_mode = EXCLUSIVE")
     owner.execute("BEGIN EXCLUSIVE")
 
-    with open_known(path, entries=MANY) as file:
+    with EmbeddingCache(path, entries=MANY) as cache:
         began = time.monotonic()
-        assert [file.get(sha256(1)) for _ in range(200)] == [None] * 200
-        file.put([embedding(2)])
+        assert [cache.get(sha256(1)) for _ in range(200)] == [None] * 200
+        cache.put([embedding(2)])
         assert time.monotonic() - began < 0.5
         owner.close()
         time.sleep(0.6)
 
-        assert_known(file.get(sha256(1)), 1)
-        assert file.get(sha256(2)) is None
+        assert_found(cache.get(sha256(1)), 1)
+        assert cache.get(sha256(2)) is None

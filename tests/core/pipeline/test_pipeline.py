@@ -1,4 +1,4 @@
-"""The pipeline from bytes to outcomes, around a real, tiny network whose vectors are known."""
+"""The pipeline from bytes to outcomes, around a real, tiny network: vectors are mean colours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import nn
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
-from embedstream_core.pipeline.embedding_cache import Known, open_known
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 
@@ -34,7 +34,7 @@ Fetch = Callable[[str], bytes]
 
 
 class MeanColour(nn.Module):
-    """Notes how many pictures it is given at once."""
+    """Records the size of each model batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def pipeline(
     fetch: Fetch = no_fetch,
     limits: PipelineLimits | None = None,
     decode_limits: DecodeLimits | None = None,
-    known: Known | None = None,
+    embedding_cache: EmbeddingCache | None = None,
 ) -> Pipeline:
     engine = Engine.start(
         model or MeanColour(),
@@ -71,13 +71,13 @@ def pipeline(
         fetch=fetch,
         # As many threads on every machine.
         limits=limits or PipelineLimits(decode_threads=1),
-        decode_limits=decode_limits,
-        known=known,
+        decode_limits=decode_limits or DecodeLimits(),
+        embedding_cache=embedding_cache,
     )
 
 
 def png(red: int, size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
-    """A picture of one colour, which its red tells."""
+    """An image of one colour; its red identifies it."""
     file = io.BytesIO()
     Image.new("RGB", size, (red, 100, 200)).save(file, "PNG")
     return file.getvalue()
@@ -146,7 +146,7 @@ def test_every_item_has_its_outcome_in_its_batch(sizes: list[int], batch_size: i
     assert reds_of(outcomes) == batches
 
 
-def test_an_embedding_tells_of_its_picture() -> None:
+def test_an_embedding_has_the_size_and_hash_of_its_image() -> None:
     content = png(51, size=(30, 20))
 
     ((outcome,),) = pipeline().run([[Item("wide", content=content)]])
@@ -279,7 +279,7 @@ def test_references_are_fetched_and_bytes_are_not() -> None:
 
 
 @pytest.mark.parametrize("kind", [ItemError, TransientError])
-def test_what_cannot_be_fetched_fails_alone(kind: type[ItemError]) -> None:
+def test_an_item_that_cannot_be_fetched_fails_alone(kind: type[ItemError]) -> None:
     def fetch(uri: str) -> bytes:
         if uri == "2":
             raise kind(Code.REFERENCE_TIMEOUT, Stage.FETCH, "no answer within 30 s")
@@ -354,7 +354,7 @@ def test_the_next_are_fetched_while_the_model_runs() -> None:
     assert reds_of(outcomes) == [[1], [2]]
 
 
-# Errors that are no item's, and ends.
+# Errors that no item caused, and the end of a run.
 
 
 def failing_input() -> Iterator[list[Item]]:
@@ -380,7 +380,7 @@ class Broken(nn.Module):
     ],
     ids=["input", "fetch", "model"],
 )
-def test_an_error_that_is_no_items_ends_the_run_and_its_threads(
+def test_a_systemic_error_ends_the_run_and_its_threads(
     model: nn.Module, fetch: Fetch, batches: Callable[[], Iterable[list[Item]]], message: str
 ) -> None:
     broken = pipeline(model, fetch=fetch)
@@ -391,7 +391,7 @@ def test_an_error_that_is_no_items_ends_the_run_and_its_threads(
     assert preparing() == []
 
 
-def test_what_was_done_before_a_systemic_error_comes_out() -> None:
+def test_outcomes_before_a_systemic_error_come_out() -> None:
     limits = PipelineLimits(rows=1)
     outcomes = pipeline(batch_size=1, fetch=failing_fetch, limits=limits).run(
         [[item(1)], [reference(2)]]
@@ -409,7 +409,7 @@ def test_a_run_to_the_end_leaves_no_threads() -> None:
 
 
 def test_pixels_are_gone_with_their_outcome() -> None:
-    """Not at the next garbage collection, before which a worker would hold gigabytes."""
+    """Not only at the next garbage collection: until then a worker would hold gigabytes."""
     run = pipeline().run([[item(index % 255) for index in range(400)]])
     gc.collect()
     gc.disable()
@@ -442,10 +442,15 @@ def test_endless_input_is_drawn_as_needed() -> None:
 
 
 def most_under_way(
-    drawn: Drawn, limits: PipelineLimits, batch_size: int = 1, known: Known | None = None
+    drawn: Drawn,
+    limits: PipelineLimits,
+    batch_size: int = 1,
+    embedding_cache: EmbeddingCache | None = None,
 ) -> int:
-    """Batches that were drawn when a batch came out, with that one and those after it."""
-    outcomes = pipeline(batch_size=batch_size, limits=limits, known=known).run(drawn)
+    """Count the batches that were drawn when a batch came out, it and those after it."""
+    outcomes = pipeline(batch_size=batch_size, limits=limits, embedding_cache=embedding_cache).run(
+        drawn
+    )
     return max(drawn.batches - done for done, _ in enumerate(itertools.islice(outcomes, 20)))
 
 
@@ -461,7 +466,7 @@ def test_rows_are_counted_across_batches() -> None:
     assert most_under_way(drawn, PipelineLimits(rows=7)) == 3
 
 
-def test_a_model_batch_waits_beside_what_is_read_ahead() -> None:
+def test_a_model_batch_does_not_count_as_read_ahead() -> None:
     limits = PipelineLimits(rows=5)
 
     assert most_under_way(Drawn(png(1)), limits, batch_size=4) == 5 + 4 - 1
@@ -471,7 +476,7 @@ def test_a_model_batch_waits_beside_what_is_read_ahead() -> None:
 def test_bytes_bound_what_is_read_ahead(items: int) -> None:
     drawn = Drawn(png(1).ljust(1_000, b"\0"))
 
-    # That the bound is reached shows only by the item that is over it.
+    # Only the item that exceeds the limit shows that it is reached.
     assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
 
 
@@ -483,14 +488,14 @@ def test_attributes_are_counted_in_bytes_too(items: int) -> None:
     assert most_under_way(drawn, PipelineLimits(bytes=1_000 * items)) == items + 1
 
 
-def test_nothing_is_read_beside_an_item_over_the_byte_bound() -> None:
+def test_an_item_over_the_byte_limit_is_read_ahead_alone() -> None:
     drawn = Drawn(png(1).ljust(1_000, b"\0"))
 
     assert most_under_way(drawn, PipelineLimits(bytes=999)) == 1
 
 
 class Decoding:
-    """Which decodes run at once, by pixels; each waits until `parties` have begun."""
+    """Records which decodes run at once, by pixels; each waits until `parties` have begun."""
 
     def __init__(self, parties: int = 1) -> None:
         self.seen: list[list[int]] = []
@@ -503,7 +508,7 @@ class Decoding:
             self._running.append(pixels)
             self.seen.append(sorted(self._running))
         self._barrier.wait()
-        # Whatever else is let in comes while this one is still there.
+        # Whatever else is admitted comes while this one still runs.
         time.sleep(0.03)
         with self._lock:
             self._running.remove(pixels)
@@ -520,7 +525,7 @@ def probe(width: int, height: int) -> Item:
 
 @pytest.fixture
 def use_probes() -> Iterator[Callable[[Decoding], None]]:
-    """Teaches Pillow an image format whose decoder tells when it runs."""
+    """Teach Pillow an image format whose decoder records when it runs."""
 
     def use(decoding: Decoding) -> None:
         class Probe(ImageFile.ImageFile):
@@ -563,7 +568,7 @@ def test_threads_and_pixels_bound_the_decodes_at_once(
     assert max(len(together) for together in decoding.seen) == expected
 
 
-def test_by_default_as_many_are_decoded_at_once_as_torch_has_threads(
+def test_by_default_there_are_as_many_decodes_at_once_as_torch_threads(
     use_probes: Callable[[Decoding], None],
 ) -> None:
     decoding = Decoding(parties=3)
@@ -580,7 +585,7 @@ def test_by_default_as_many_are_decoded_at_once_as_torch_has_threads(
     assert max(len(together) for together in decoding.seen) == 3
 
 
-def test_a_picture_over_the_pixel_bound_is_decoded_alone(
+def test_an_image_over_the_pixel_limit_is_decoded_alone(
     use_probes: Callable[[Decoding], None],
 ) -> None:
     decoding = Decoding()
@@ -595,7 +600,7 @@ def test_a_picture_over_the_pixel_bound_is_decoded_alone(
     assert max(sum(together) for together in decoding.seen if 100 not in together) <= 60
 
 
-def test_an_item_over_the_byte_bound_is_prepared_alone(
+def test_an_item_over_the_byte_limit_is_prepared_alone(
     use_probes: Callable[[Decoding], None],
 ) -> None:
     decoding = Decoding()
@@ -613,26 +618,26 @@ def test_an_item_over_the_byte_bound_is_prepared_alone(
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> Iterator[Known]:
-    with open_known(tmp_path / "known.sqlite3", entries=100) as file:
-        yield file
+def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache(tmp_path / "embeddings.sqlite3", entries=100) as opened:
+        yield opened
 
 
 @pytest.fixture
-def unusable(tmp_path: Path) -> Iterator[Known]:
-    """A file that cannot be opened: nothing becomes known."""
-    with open_known(tmp_path, entries=100) as file:
-        yield file
+def unusable(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    """A file that cannot be opened: nothing is cached."""
+    with EmbeddingCache(tmp_path, entries=100) as opened:
+        yield opened
 
 
-def test_without_known_repetitions_are_embedded_again() -> None:
+def test_without_a_cache_repetitions_are_embedded_again() -> None:
     model = MeanColour()
 
     assert reds_of(pipeline(model, batch_size=64).run([[item(7)] * 5])) == [[7] * 5]
     assert model.sizes == [5]
 
 
-@pytest.mark.parametrize("file", ["known", "unusable"])
+@pytest.mark.parametrize("file", ["cache", "unusable"])
 @pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 0, 7]], ids=str)
 def test_repetitions_are_decoded_and_embedded_once(
     sizes: list[int],
@@ -644,7 +649,10 @@ def test_repetitions_are_decoded_and_embedded_once(
     use_probes(decoding)
     model = MeanColour()
     once = pipeline(
-        model, batch_size=64, decode_limits=PROBE_LIMITS, known=request.getfixturevalue(file)
+        model,
+        batch_size=64,
+        decode_limits=PROBE_LIMITS,
+        embedding_cache=request.getfixturevalue(file),
     )
 
     batches = list(once.run([[probe(4, 5)] * size for size in sizes]))
@@ -655,15 +663,15 @@ def test_repetitions_are_decoded_and_embedded_once(
     assert len({id(outcome) for outcomes in batches for outcome in outcomes}) == 1
 
 
-def test_what_an_earlier_run_embedded_is_known(
-    known: Known, use_probes: Callable[[Decoding], None]
+def test_an_embedding_of_an_earlier_run_is_reused(
+    cache: EmbeddingCache, use_probes: Callable[[Decoding], None]
 ) -> None:
     decoding = Decoding()
     use_probes(decoding)
     model = MeanColour()
-    first = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+    first = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, embedding_cache=cache)
     ((early, _),) = first.run([[probe(4, 5), probe(3, 2)]])
-    later = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, known=known)
+    later = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, embedding_cache=cache)
 
     ((new, again, new_again),) = later.run([[probe(7, 7), probe(4, 5), probe(7, 7)]])
 
@@ -677,28 +685,28 @@ def test_what_an_earlier_run_embedded_is_known(
     np.testing.assert_array_equal(again.vector, early.vector)
 
 
-def test_what_another_process_embeds_meanwhile_is_not_embedded_again(known: Known) -> None:
+def test_an_image_that_another_process_embedded_after_the_lookup_is_not_embedded_again(
+    tmp_path: Path, cache: EmbeddingCache
+) -> None:
     other, model = MeanColour(), MeanColour()
 
-    class Meanwhile:
-        """Another process embeds the image as soon as it was looked up in vain."""
+    class Interfering(EmbeddingCache):
+        """Another process embeds the image as soon as a lookup has not found it."""
 
         def get(self, content_sha256: str) -> Embedding | None:
-            found = known.get(content_sha256)
+            found = super().get(content_sha256)
             if found is None:
-                list(pipeline(other, known=known).run([[item(2)]]))
+                list(pipeline(other, embedding_cache=cache).run([[item(2)]]))
             return found
 
-        def put(self, embeddings: Sequence[Embedding]) -> None:
-            known.put(embeddings)
-
-    assert reds_of(pipeline(model, known=Meanwhile()).run([[item(2)]])) == [[2]]
+    with Interfering(tmp_path / "embeddings.sqlite3", entries=100) as same_file:
+        assert reds_of(pipeline(model, embedding_cache=same_file).run([[item(2)]])) == [[2]]
     assert (model.sizes, other.sizes) == ([], [1])
 
 
-def test_a_file_that_cannot_be_used_changes_no_outcome(unusable: Known) -> None:
+def test_an_unusable_cache_changes_no_outcome(unusable: EmbeddingCache) -> None:
     model = MeanColour()
-    once = pipeline(model, known=unusable)
+    once = pipeline(model, embedding_cache=unusable)
 
     assert reds_of(once.run([[item(1), item(2), item(1)]])) == [[1, 2, 1]]
     assert reds_of(once.run([[item(1)]])) == [[1]]
@@ -707,7 +715,7 @@ def test_a_file_that_cannot_be_used_changes_no_outcome(unusable: Known) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 256])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-@pytest.mark.parametrize("file", ["known", "unusable"])
+@pytest.mark.parametrize("file", ["cache", "unusable"])
 def test_repetitions_keep_their_places(
     rows: int, batch_size: int, file: str, request: pytest.FixtureRequest
 ) -> None:
@@ -715,21 +723,21 @@ def test_repetitions_keep_their_places(
     batches = [rng.integers(12, size=size).tolist() for size in (30, 0, 1, 17, 40)]
     items = [[item(red) if red % 2 else reference(red) for red in batch] for batch in batches]
     model = MeanColour()
-    known: Known = request.getfixturevalue(file)
+    cache: EmbeddingCache = request.getfixturevalue(file)
 
     outcomes = pipeline(
         model,
         batch_size=batch_size,
         fetch=fetch_png,
         limits=PipelineLimits(rows=rows),
-        known=known,
+        embedding_cache=cache,
     ).run(items)
 
     assert reds_of(outcomes) == batches
     assert file == "unusable" or sum(model.sizes) == 12
 
 
-def test_the_first_to_arrive_is_embedded_for_one_before_it(known: Known) -> None:
+def test_the_first_to_arrive_is_embedded_for_an_item_before_it(cache: EmbeddingCache) -> None:
     second_is_there = threading.Event()
 
     def fetch(uri: str) -> bytes:
@@ -743,16 +751,18 @@ def test_the_first_to_arrive_is_embedded_for_one_before_it(known: Known) -> None
     model = MeanColour()
     entries = [Item(uri, uri=uri) for uri in ("late", "early", "after")]
 
-    assert reds_of(pipeline(model, fetch=fetch, known=known).run([entries])) == [[1, 1, 2]]
+    assert reds_of(pipeline(model, fetch=fetch, embedding_cache=cache).run([entries])) == [
+        [1, 1, 2]
+    ]
     assert model.sizes == [2]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 256])
-def test_repetitions_of_what_cannot_be_decoded_have_its_failure(known: Known, rows: int) -> None:
+def test_repetitions_of_a_broken_image_share_its_failure(cache: EmbeddingCache, rows: int) -> None:
     broken = Item("broken", content=png(9)[:-30])
     entries = [item(1), *[broken, item(2)] * 20]
 
-    (outcomes,) = pipeline(limits=PipelineLimits(rows=rows), known=known).run([entries])
+    (outcomes,) = pipeline(limits=PipelineLimits(rows=rows), embedding_cache=cache).run([entries])
 
     assert reds_of([outcomes[::2]]) == [[1] + [2] * 20]
     failures = {failure_of(outcome) for outcome in outcomes[1::2]}
@@ -760,14 +770,14 @@ def test_repetitions_of_what_cannot_be_decoded_have_its_failure(known: Known, ro
     assert len(failures) == 1
 
 
-def test_repetitions_of_an_invalid_embedding_share_its_failure_and_it_is_not_kept(
-    known: Known,
+def test_repetitions_of_an_invalid_embedding_share_its_failure_and_it_is_not_cached(
+    cache: EmbeddingCache,
 ) -> None:
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), "black").save(file, "PNG")
     black = Item("black", content=file.getvalue())
     model = MeanColour()
-    once = pipeline(model, known=known)
+    once = pipeline(model, embedding_cache=cache)
 
     ((first, second),) = once.run([[black, black]])
     ((later,),) = once.run([[black]])
@@ -779,18 +789,22 @@ def test_repetitions_of_an_invalid_embedding_share_its_failure_and_it_is_not_kep
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 16])
-def test_repetitions_that_wait_for_the_model_are_bounded(unusable: Known, rows: int) -> None:
+def test_repetitions_that_wait_for_the_model_are_bounded(
+    unusable: EmbeddingCache, rows: int
+) -> None:
     limits = PipelineLimits(rows=rows)
 
-    under_way = most_under_way(Drawn(png(1)), limits, batch_size=64, known=unusable)
+    under_way = most_under_way(Drawn(png(1)), limits, batch_size=64, embedding_cache=unusable)
 
     assert under_way <= 2 * rows
 
 
-def test_an_error_among_repetitions_ends_the_run_and_the_next_is_whole(known: Known) -> None:
-    broken = pipeline(Broken(), known=known)
+def test_an_error_among_repetitions_ends_the_run_and_the_next_is_whole(
+    cache: EmbeddingCache,
+) -> None:
+    broken = pipeline(Broken(), embedding_cache=cache)
     with pytest.raises(SystemicError, match="the device is gone"):
         list(broken.run([[item(1), item(1)], [item(1)]]))
 
     assert preparing() == []
-    assert reds_of(pipeline(known=known).run([[item(1), item(1)]])) == [[1, 1]]
+    assert reds_of(pipeline(embedding_cache=cache).run([[item(1), item(1)]])) == [[1, 1]]

@@ -27,7 +27,7 @@ from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import embeddings, failures, table_name
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import OutcomeCounts
-from embedstream_core.pipeline.embedding_cache import open_known
+from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from oracle import Position, Row, check_outcomes, read_rows
 from streams import Topic, drain, image, json_message, prepared, refusal
 
@@ -214,18 +214,18 @@ def test_images_of_the_same_bytes_are_embedded_once_and_each_message_has_its_row
     rows = {row["image_id"]: row for row in _checked(config, topic).values()}
     assert len(rows) == 27
     # Streams of other tests have files of their own in the session that they share.
-    files = Path(SparkFiles.getRootDirectory()).glob("*.known.sqlite3")
+    files = Path(SparkFiles.getRootDirectory()).glob("*.embeddings.sqlite3")
     newest = max(files, key=lambda path: path.stat().st_mtime)
-    with open_known(newest, entries=100) as known:
+    with EmbeddingCache(newest, entries=100) as cache:
         for index, content in enumerate(contents[:-1]):
             its_rows = [rows[f"{copy}-{index}"] for copy in range(3)]
-            embedding = known.get(hashlib.sha256(content).hexdigest())
+            embedding = cache.get(hashlib.sha256(content).hexdigest())
             assert embedding is not None
             assert [row["embedding"] for row in its_rows] == [embedding.vector.tolist()] * 3
             assert [dict(row["attributes"]) for row in its_rows] == [
                 {"copy": str(copy)} for copy in range(3)
             ]
-        assert known.get(hashlib.sha256(b"no image").hexdigest()) is None
+        assert cache.get(hashlib.sha256(b"no image").hexdigest()) is None
     assert {rows[f"{copy}-8"]["error"]["code"] for copy in range(3)} == {"image_unsupported"}
 
 

@@ -1,7 +1,7 @@
-"""BMP: what Pillow does not read of it, or reads as another picture.
+"""BMP: the kinds that Pillow does not read, or reads wrongly.
 
-Pillow takes a palette of black and white for one bit a pixel, also where there are four or eight,
-and knows few masks.
+Pillow takes a palette of black and white for one bit a pixel even where a pixel has four or eight,
+and it supports few masks.
 """
 
 from __future__ import annotations
@@ -11,172 +11,138 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import BmpImagePlugin, Image
 
-from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.media.image.opened_image import OpenedImage
 
-__all__ = ["SIGNATURE", "Bmp", "decode_bmp", "read_bmp"]
-
-SIGNATURE = b"BM"
+__all__ = ["open_bmp"]
 
 _RAW, _RLE8, _RLE4, _MASKED = range(4)
 
-# Bits a pixel, and what Pillow calls them.
-_MODES = {
-    1: ("P", "P;1"),
-    4: ("P", "P;4"),
-    8: ("P", "P"),
-    24: ("RGB", "BGR"),
-    32: ("RGB", "BGRX"),
-}
+# The mode and the raw mode in Pillow, by bits a pixel.
+_MODES = {1: ("P", "P;1"), 4: ("P", "P;4"), 8: ("P", "P"), 24: ("RGB", "BGR"), 32: ("RGB", "BGRX")}
 
 _MASKS_16 = (0x7C00, 0x3E0, 0x1F, 0)
 _MASKS_32 = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 @dataclass(frozen=True, slots=True)
-class Bmp:
-    """What a BMP's header says. `masks` are of red, green, blue and alpha, in pixels of words."""
+class _Bmp:
+    """A BMP's header. `masks` are those of red, green, blue and alpha where pixels have masks."""
 
-    width: int
-    height: int
+    content: bytes
+    size: tuple[int, int]
     is_top_down: bool
     bits: int
     compression: int
-    # Of blue, green, red and, where it has four bytes, one that says nothing.
     palette: bytes
-    palette_step: int
-    masks: tuple[int, ...] | None
+    palette_mode: str
+    masks: tuple[int, ...]
     offset: int
 
+    def __post_init__(self) -> None:
+        bits, masks = self.bits, self.masks
+        is_supported = {
+            _RAW: bits in (1, 4, 8, 16, 24, 32),
+            _RLE8: bits == 8,
+            _RLE4: bits == 4,
+            _MASKED: bits in (16, 32) or (bits == 24 and masks[:3] == _MASKS_32[:3]),
+        }
+        if not is_supported.get(self.compression, False):
+            raise NotImplementedError(f"{bits} bits a pixel, compression {self.compression}")
+        # The bits of a mask must be adjacent, and within the pixel.
+        if any("0" in f"{mask:b}".rstrip("0") or mask >> bits for mask in masks):
+            reason = f"its masks are {', '.join(f'{mask:X}' for mask in masks)}"
+            raise NotImplementedError(reason)
 
-def read_bmp(content: bytes) -> Bmp:
-    """Read the header and the palette.
+    def decode(self) -> Image.Image:
+        """Return the image, of mode P, RGB or RGBA; raise what Pillow raises for broken data."""
+        if self.compression in (_RLE8, _RLE4):
+            content = self.content
+            if self.offset % 2:
+                # Pillow aligns words to the start of the file, not to the start of the data.
+                offset = (self.offset + 1).to_bytes(4, "little")
+                header, runs = content[14 : self.offset], content[self.offset :]
+                content = b"".join([content[:10], offset, header, b"\0", runs])
+            return BmpImagePlugin.BmpImageFile(io.BytesIO(content))
+        if self.masks and self.bits != 24:
+            return self.decode_masked()
+        mode, raw_mode = _MODES[self.bits]
+        data = memoryview(self.content)[self.offset :]
+        direction = 1 if self.is_top_down else -1
+        image = Image.frombytes(mode, self.size, data, "raw", raw_mode, self.stride, direction)
+        if mode == "P":
+            image.putpalette(self.palette, self.palette_mode)
+        return image
+
+    @property
+    def stride(self) -> int:
+        """Return the bytes of a row, which fills words of four bytes."""
+        return (self.size[0] * self.bits + 31) // 32 * 4
+
+    def decode_masked(self) -> Image.Image:
+        """Return the image of pixels with masks, of mode RGB or RGBA."""
+        width, height = self.size
+        word = np.dtype("<u2" if self.bits == 16 else "<u4")
+        content = self.content
+        if len(content) - self.offset < self.stride * height:
+            # Some writers leave out the padding of the last row.
+            content += bytes(self.stride - width * word.itemsize)
+        per_row = self.stride // word.itemsize
+        words = np.frombuffer(content, word, per_row * height, self.offset).reshape(height, per_row)
+        words = words[:: 1 if self.is_top_down else -1, :width].astype(np.uint32)
+        channels = []
+        for mask in self.masks:
+            # The lowest bit, or the eighth from the top; scaled to 0 to 255 as Pillow does.
+            shift = max(0, (mask & -mask).bit_length() - 1) + max(0, mask.bit_count() - 8)
+            values = (words & np.uint32(mask)) >> np.uint32(shift)
+            scaled = values * np.uint32(255) // np.uint32(max(1, mask >> shift))
+            channels.append(scaled.astype(np.uint8))
+        # An alpha channel in which no pixel shows was left unused.
+        if not channels[3].any():
+            channels.pop()
+        return Image.fromarray(np.stack(channels, axis=-1))
+
+
+def open_bmp(content: bytes) -> OpenedImage:
+    """Read the header and the palette; no pixel is decoded.
 
     Raises:
-        ItemError: it is cut short, or of a kind that is not decoded here.
+        ValueError: it is cut short.
+        NotImplementedError: it is of a kind that is not decoded here.
     """
-    offset, size = struct.unpack_from("<II", content.ljust(18, b"\0"), 10)
-    if size not in (12, 40, 52, 56, 64, 108, 124):
-        raise _unsupported(f"its header has {size} bytes")
-    end = 14 + size
+    offset, header_bytes = struct.unpack_from("<II", content.ljust(18, b"\0"), 10)
+    if header_bytes not in (12, 40, 52, 56, 64, 108, 124):
+        raise NotImplementedError(f"its header has {header_bytes} bytes")
+    end = 14 + header_bytes
     if len(content) < end:
-        raise ItemError(Code.IMAGE_CORRUPT, Stage.DECODE, "the BMP is broken: its header is cut")
-    compression, colours, palette_step = _RAW, 0, 3
-    if size == 12:
+        raise ValueError("its header is cut")
+    compression, colours, palette_mode = _RAW, 0, "BGR"
+    if header_bytes == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
     else:
         width, height, _, bits, compression = struct.unpack_from("<IiHHI", content, 18)
         (colours,) = struct.unpack_from("<I", content, 46)
-        palette_step = 4
-    masks: tuple[int, ...] | None = _MASKS_16 if bits == 16 else None
+        palette_mode = "BGRX"
+    masks = _MASKS_16 if bits == 16 else ()
     if compression == _MASKED:
-        masks = _masks(content, size)
-        end += 12 if size == 40 else 0
-    _check(bits, compression, masks, colours)
+        # A header of 40 bytes is followed by three masks; that of 56 was the first with alpha.
+        found = struct.unpack_from("<4I", content.ljust(70, b"\0"), 54)
+        masks = (*found[:3], found[3] if header_bytes >= 56 else 0)
+        if not any(masks):
+            masks = _MASKS_32
+        end += 12 if header_bytes == 40 else 0
     palette = b""
     if bits <= 8:
-        palette = content[end : end + palette_step * (colours or 1 << bits)]
-        # Some say that the pixels begin where the palette does.
-        end += palette_step * (colours or 1 << bits)
-        offset = end if offset == 14 + size else offset
-    if bits == 24 or (bits == 32 and compression == _RAW):
-        masks = None
-    return Bmp(
-        width,
-        abs(height),
-        height < 0,
-        bits,
-        compression,
-        palette,
-        palette_step,
-        masks,
-        offset or end,
+        if colours > 256:
+            raise ValueError(f"a palette of {colours} colours")
+        palette_bytes = len(palette_mode) * (colours or 1 << bits)
+        palette = content[end : end + palette_bytes]
+        # Some writers say that the pixels begin where the palette does.
+        offset = 0 if offset == end else offset
+        end += palette_bytes
+    size = width, abs(height)
+    bmp = _Bmp(
+        content, size, height < 0, bits, compression, palette, palette_mode, masks, offset or end
     )
-
-
-def decode_bmp(content: bytes, bmp: Bmp) -> Image.Image:
-    """Return the picture: of mode P, RGB or RGBA.
-
-    Raises:
-        Exception: what Pillow raises of broken data.
-    """
-    if bmp.compression in (_RLE8, _RLE4):
-        if bmp.offset % 2:
-            # Pillow counts words from where the file begins, not from where the data do.
-            offset = (bmp.offset + 1).to_bytes(4, "little")
-            header, runs = content[14 : bmp.offset], content[bmp.offset :]
-            content = b"".join([content[:10], offset, header, b"\0", runs])
-        return BmpImagePlugin.BmpImageFile(io.BytesIO(content))
-    data = memoryview(content)[bmp.offset :]
-    size = bmp.width, bmp.height
-    stride = (bmp.width * bmp.bits + 31) // 32 * 4
-    if bmp.masks is not None:
-        return _decode_masked(data, bmp, stride, bmp.masks)
-    mode, raw_mode = _MODES[bmp.bits]
-    direction = 1 if bmp.is_top_down else -1
-    image = Image.frombytes(mode, size, data, "raw", raw_mode, stride, direction)
-    if mode == "P":
-        image.putpalette(bmp.palette, "BGRX" if bmp.palette_step == 4 else "BGR")
-    return image
-
-
-def _decode_masked(data: memoryview, bmp: Bmp, stride: int, masks: tuple[int, ...]) -> Image.Image:
-    word = np.dtype("<u2" if bmp.bits == 16 else "<u4")
-    if len(data) < stride * bmp.height:
-        # Some leave out what fills up the last row.
-        data = memoryview(bytes(data) + bytes(stride - bmp.width * word.itemsize))
-    per_row = stride // word.itemsize
-    words = np.frombuffer(data, word, per_row * bmp.height).reshape(bmp.height, per_row)
-    words = words[:: 1 if bmp.is_top_down else -1, : bmp.width].astype(np.uint32)
-    channels = [_channel(words, mask) for mask in masks]
-    # Where no pixel shows at all, the channel was left unused.
-    if not masks[3] or not channels[3].any():
-        channels.pop()
-    return Image.fromarray(np.stack(channels, axis=-1))
-
-
-def _channel(words: npt.NDArray[np.uint32], mask: int) -> npt.NDArray[np.uint8]:
-    """Scale what a mask covers to 0 to 255, as Pillow does; of more than 8 bits the highest."""
-    if not mask:
-        return np.zeros(words.shape, np.uint8)
-    lowest = (mask & -mask).bit_length() - 1
-    excess = max(0, mask.bit_count() - 8)
-    most = (mask >> lowest) >> excess
-    values = (words & np.uint32(mask)) >> np.uint32(lowest + excess)
-    return (values * np.uint32(255) // np.uint32(most)).astype(np.uint8)
-
-
-def _masks(content: bytes, size: int) -> tuple[int, ...]:
-    # A header of 40 bytes is followed by three; alpha came with the one of 56.
-    count = 4 if size >= 56 else 3
-    masks = struct.unpack_from(f"<{count}I", content.ljust(70, b"\0"), 54)
-    return _MASKS_32 if not any(masks) else (*masks, 0)[:4]
-
-
-def _check(bits: int, compression: int, masks: tuple[int, ...] | None, colours: int) -> None:
-    fits = {
-        _RAW: bits in (1, 4, 8, 16, 24, 32),
-        _RLE8: bits == 8,
-        _RLE4: bits == 4,
-        _MASKED: bits in (16, 32) or (bits == 24 and (masks or ())[:3] == _MASKS_32[:3]),
-    }
-    if not fits.get(compression, False):
-        raise _unsupported(f"{bits} bits a pixel, compression {compression}")
-    if masks is not None and not all(_is_run(mask, bits) for mask in masks):
-        raise _unsupported(f"its masks are {', '.join(f'{mask:X}' for mask in masks)}")
-    if bits <= 8 and colours > 256:
-        raise ItemError(
-            Code.IMAGE_CORRUPT, Stage.DECODE, f"the BMP is broken: a palette of {colours} colours"
-        )
-
-
-def _is_run(mask: int, bits: int) -> bool:
-    """Whether a mask's bits stand side by side, and in a pixel."""
-    shifted = mask // (mask & -mask) if mask else 0
-    return shifted & (shifted + 1) == 0 and mask < 1 << bits
-
-
-def _unsupported(reason: str) -> ItemError:
-    return ItemError(Code.IMAGE_UNSUPPORTED, Stage.DECODE, f"the BMP is unsupported: {reason}")
+    return OpenedImage("BMP", size, bmp.decode)

@@ -1,36 +1,33 @@
-"""Image bytes become uint8 pixels of the encoder's size, within limits.
+"""From the bytes of an image to uint8 pixels of the encoder's size, within limits.
 
-What a picture's mode means here:
-
-| stored as | read as |
+| stored as | decoded to |
 | --- | --- |
 | RGB | itself |
 | grey, 1-bit | the same value in all three channels |
-| palette | its colours; black where it has none |
+| palette | its colours; black for an index without one |
 | alpha, or a transparent colour | laid over white |
-| a BMP's alpha, where no pixel shows | opaque |
+| a BMP's alpha in which no pixel shows | opaque |
 | CMYK, YCCK | Pillow's plain conversion to RGB |
 | 16 bits a channel | the high byte; a transparent colour is compared in all 16 bits |
-| EXIF orientation, or XMP's | applied, wherever it stands in the file; a broken one is ignored |
-| animation | its first frame, or an APNG's still picture |
+| EXIF orientation, or XMP's | applied, wherever it is in the file; a broken one is ignored |
+| animation | its first frame, or an APNG's still image |
 | a first frame smaller than its screen | white around it |
 | a PNG's broken or unknown ancillary chunks | ignored; a broken critical chunk is corrupt |
-| a PNG's data that end before its last row | corrupt, whatever Pillow makes of them |
-| a JPEG's metadata, and what follows the end | ignored |
+| a PNG's data that end before its last row | corrupt, even where Pillow accepts them |
+| a JPEG's metadata, and bytes after its end | ignored |
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from embedstream_core.errors import Code, ItemError, decode_error
-from embedstream_core.media.image.formats import OpenedImage, read_header
-from embedstream_core.media.image.preprocessing import Preprocessing, scaled_and_cut
+from embedstream_core.media.image.formats import read_header
+from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
 from embedstream_core.settings import DecodeLimits, Fidelity
 
 __all__ = [
@@ -39,49 +36,16 @@ __all__ = [
     "Picture",
     "Pixels",
     "Preprocessing",
-    "drafts",
+    "apply_orientation",
     "open_image",
     "render",
-    "upright",
+    "uses_draft",
 ]
 
-# Pillow warns of metadata that it skips, such as broken EXIF: only the pixels matter here.
+# Pillow warns about metadata that it skips, such as broken EXIF: only the pixels matter here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-# It warns of large pictures too, which the limits here refuse.
+# It warns about large images too, which the limits here refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-Pixels = npt.NDArray[np.uint8]
-"""RGB, of shape (height, width, 3), or more of them of one size."""
-
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-
-# As EXIF's orientations are undone.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Pixels ready for the encoder: uint8 of shape (crop_px, crop_px, 3).
-
-    `width` and `height` are the original's, in pixels, as displayed.
-    """
-
-    pixels: Pixels
-    width: int
-    height: int
 
 
 def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
@@ -92,26 +56,20 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
     """
     if not content:
         raise decode_error(Code.IMAGE_EMPTY, "the image has no bytes")
-    if len(content) > limits.max_bytes:
-        raise decode_error(
-            Code.IMAGE_TOO_LARGE,
-            f"the image has {len(content)} bytes; the limit is {limits.max_bytes}",
-        )
-    opened = read_header(content, formats=limits.formats, most_scans=limits.max_scans)
+    _check_limit(len(content), limits.max_bytes, f"{len(content)} bytes")
+    opened = read_header(content, limits.formats)
     width, height = opened.size
     if width < 1 or height < 1:
         raise decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
-    if width * height > limits.max_pixels:
-        raise decode_error(
-            Code.IMAGE_TOO_LARGE,
-            f"the image has {width}x{height} pixels; the limit is {limits.max_pixels}",
-        )
-    if opened.scans > limits.max_scans:
-        raise decode_error(
-            Code.IMAGE_TOO_LARGE,
-            f"the image has at least {opened.scans} scans; the limit is {limits.max_scans}",
-        )
+    _check_limit(width * height, limits.max_pixels, f"{width}x{height} pixels")
+    _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
     return opened
+
+
+def _check_limit(value: int, limit: int, description: str) -> None:
+    if value > limit:
+        message = f"the image has {description}; the limit is {limit}"
+        raise decode_error(Code.IMAGE_TOO_LARGE, message)
 
 
 def render(
@@ -119,98 +77,83 @@ def render(
 ) -> Picture:
     """Decode, scale and crop an opened image.
 
-    `exact` equals Pillow's resize of the whole picture followed by a centre crop; only the cropped
-    part is computed. `fast` lets the JPEG decoder scale large pictures down first, which moves
-    embeddings: to a cosine similarity of 0.998 at worst, measured with EfficientNet-Lite0.
+    `exact` equals Pillow's resize of the whole image followed by a centre crop; only the crop is
+    computed. `fast` lets the JPEG decoder scale large images down first, which moves embeddings: to
+    a cosine similarity of 0.998 at worst, measured with EfficientNet-Lite0.
 
     Raises:
         ItemError: the image data is broken.
-        MemoryError: this process has not enough.
+        MemoryError: this process has too little.
     """
     try:
-        pixels = _pixels(opened, preprocessing, fidelity)
+        image = opened.decode()
+        # The limits were applied to the header's size.
+        if image.size != opened.size:
+            raise ValueError(f"its data have {image.width}x{image.height} pixels, not the header's")
+        if uses_draft(opened, preprocessing, fidelity):
+            # By 1/2, 1/4 or 1/8, to no less than twice the size needed.
+            scale = 2 * preprocessing.resize_px / min(image.size)
+            image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
+        if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+            # convert("RGB") would clip: every value above 255 would turn white.
+            values = np.asarray(image)
+            grey = (values >> 8).clip(0, 255).astype(np.uint8)
+            grey[values == image.info.get("transparency", -1)] = 255
+            image = Image.fromarray(grey)
+        elif image.has_transparency_data:
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        image.load()
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        cropped = _scale_and_crop(image, preprocessing, opened.orientation)
+        pixels = apply_orientation(np.asarray(cropped), opened.orientation)
     except (ItemError, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
-        raise decode_error(
-            Code.IMAGE_CORRUPT, f"the image cannot be decoded: {type(error).__name__}: {error}"
-        ) from error
+        message = f"the image cannot be decoded: {type(error).__name__}: {error}"
+        raise decode_error(Code.IMAGE_CORRUPT, message) from error
     return Picture(pixels, width=opened.width, height=opened.height)
 
 
-def drafts(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
-    """Whether `render` lets the JPEG decoder scale it down."""
+def uses_draft(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
+    """Return whether `render` lets the JPEG decoder scale the image down."""
     is_large = min(opened.size) > 2 * preprocessing.resize_px
     return fidelity == "fast" and opened.format == "JPEG" and is_large
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """A picture as it is displayed, from how it is stored."""
+def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn a stored image into the displayed one."""
     if orientation == 1:
         return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
-def _pixels(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> Pixels:
-    image = opened.decode()
-    # The limits were held against the header's size.
-    if image.size != opened.size:
-        raise ValueError(f"its data have {image.width}x{image.height} pixels, not the header's")
-    if drafts(opened, preprocessing, fidelity):
-        _draft(image, preprocessing.resize_px)
-    cut = _scaled_cut(_to_rgb(image), preprocessing, opened.orientation)
-    return upright(np.asarray(cut), opened.orientation)
-
-
-def _draft(image: Image.Image, resize_px: int) -> None:
-    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8, to no less than twice the size needed."""
-    scale = 2 * resize_px / min(image.size)
-    image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
-
-
-def _scaled_cut(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
-    """Scale and cut a stored picture; only the part that is kept is computed."""
+def _scale_and_crop(
+    image: Image.Image, preprocessing: Preprocessing, orientation: int
+) -> Image.Image:
+    """Scale and crop a stored image; only the crop is computed."""
     crop = preprocessing.crop_px
-    scaled, cut = scaled_and_cut(image.size, preprocessing, orientation)
-    # In pixels of the scaled picture, from left and top to right and bottom.
-    first = [max(0, start) for start in cut]
-    last = [min(start + crop, side) for start, side in zip(cut, scaled, strict=True)]
-    factors = [side / whole for side, whole in zip(image.size, scaled, strict=True)]
+    scaled, starts = locate_crop(image.size, preprocessing, orientation)
+    # The part of the crop that lies within the scaled image, and the same in the stored one.
+    first = [max(0, start) for start in starts]
+    last = [min(start + crop, side) for start, side in zip(starts, scaled, strict=True)]
+    across, down = (side / whole for side, whole in zip(image.size, scaled, strict=True))
     resized = image.resize(
         (last[0] - first[0], last[1] - first[1]),
-        _RESAMPLING[preprocessing.interpolation],
+        Image.Resampling[preprocessing.interpolation.upper()],
         box=(
-            first[0] * factors[0],
-            first[1] * factors[1],
-            min(last[0] * factors[0], image.width),
-            min(last[1] * factors[1], image.height),
+            first[0] * across,
+            first[1] * down,
+            min(last[0] * across, image.width),
+            min(last[1] * down, image.height),
         ),
     )
     if resized.size == (crop, crop):
         return resized
-    whole = Image.new("RGB", (crop, crop), preprocessing.fill)
-    whole.paste(resized, (first[0] - cut[0], first[1] - cut[1]))
-    return whole
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        return _sixteen_bits(image)
-    if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _sixteen_bits(image: Image.Image) -> Image.Image:
-    # convert("RGB") would clip: every value above 255 would turn white.
-    values = np.asarray(image)
-    grey = (values >> 8).clip(0, 255).astype(np.uint8)
-    grey[values == image.info.get("transparency", -1)] = 255
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+    fill = preprocessing.mean if preprocessing.crop_mode == "border" else (0, 0, 0)
+    padded = Image.new("RGB", (crop, crop), tuple(round(255 * value) for value in fill))
+    padded.paste(resized, (first[0] - starts[0], first[1] - starts[1]))
+    return padded

@@ -1,4 +1,4 @@
-"""Usual JPEGs, decoded by libjpeg-turbo alone and scaled by torch, in two thirds of the time."""
+"""Common JPEGs, decoded by libjpeg-turbo alone and scaled by torch, in two thirds of the time."""
 
 from __future__ import annotations
 
@@ -7,31 +7,23 @@ from importlib.util import find_spec
 import torch
 from torch.nn.functional import interpolate
 
-from embedstream_core.media.image.decode import (
-    OpenedImage,
-    Picture,
-    Pixels,
-    Preprocessing,
-    drafts,
-    render,
-    upright,
-)
-from embedstream_core.media.image.preprocessing import scaled_and_cut
+from embedstream_core.media.image.decode import apply_orientation, render, uses_draft
+from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
 from embedstream_core.settings import Fidelity
 
 __all__ = ["render_quickly"]
 
 # Torch's kernel for bytes is vectorized for these processors only.
-_VECTORIZED = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-_AT_HAND = _VECTORIZED and find_spec("simplejpeg") is not None
-if _AT_HAND:
+_IS_AVAILABLE = (
+    torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    and find_spec("simplejpeg") is not None
+)
+if _IS_AVAILABLE:
     import simplejpeg
 
-_INTERPOLATIONS = ("bilinear", "bicubic")
-
-# Here the whole picture is scaled, and by `render` only what is kept: of a banner, far less.
-_MOST_SCALED = 4
+# This path scales the whole image, `render` only the crop, which is far less of a banner.
+_MAX_SCALED_CROPS = 4
 
 
 def render_quickly(
@@ -41,57 +33,48 @@ def render_quickly(
     *,
     fidelity: Fidelity = "exact",
 ) -> Picture:
-    """What `render` makes of the image that was opened from `content`, to one level of 255.
+    """Return what `render` makes of the image that was opened from `content`, to 1 of 255 levels.
 
-    Any other image goes to `render` itself, and so does a broken one, which it refuses in words.
+    `render` itself handles every other image, and a broken one, which it refuses with a message.
 
     Raises:
         ItemError: as `render` does.
     """
-    stored = _stored(content, opened) if _is_usual(opened, preprocessing, fidelity) else None
+    crop = preprocessing.crop_px
+    (width, height), (left, top) = locate_crop(opened.size, preprocessing, opened.orientation)
+    is_common = (
+        _IS_AVAILABLE
+        and opened.format == "JPEG"
+        and preprocessing.interpolation in ("bilinear", "bicubic")
+        and min(left, top) >= 0
+        and width * height <= _MAX_SCALED_CROPS * crop**2
+        and not uses_draft(opened, preprocessing, fidelity)
+    )
+    stored = _decode_rgb(content, opened.size) if is_common else None
     if stored is None:
         return render(opened, preprocessing, fidelity=fidelity)
-    pixels = _scaled(stored, preprocessing, opened.orientation)
-    return Picture(upright(pixels, opened.orientation), width=opened.width, height=opened.height)
-
-
-def _is_usual(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
-    (width, height), cut = scaled_and_cut(opened.size, preprocessing, opened.orientation)
-    return (
-        _AT_HAND
-        and opened.format == "JPEG"
-        and preprocessing.interpolation in _INTERPOLATIONS
-        and min(cut) >= 0
-        and width * height <= _MOST_SCALED * preprocessing.crop_px**2
-        and not drafts(opened, preprocessing, fidelity)
+    # Channels last: the kernel takes them as they are.
+    pixels = torch.from_numpy(stored).unsqueeze(0).permute(0, 3, 1, 2)
+    scaled = interpolate(
+        pixels, size=(height, width), mode=preprocessing.interpolation, antialias=True
     )
+    cropped = scaled[0, :, top : top + crop, left : left + crop].permute(1, 2, 0).contiguous()
+    upright = apply_orientation(cropped.numpy(), opened.orientation)
+    return Picture(upright, width=opened.width, height=opened.height)
 
 
-def _stored(content: bytes, opened: OpenedImage) -> Pixels | None:
-    """The whole picture, if libjpeg sees what was opened and finds nothing wrong with it."""
+def _decode_rgb(content: bytes, size: tuple[int, int]) -> Pixels | None:
+    """Return the whole image, if libjpeg sees the header that was read and finds no error."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        # A second header could name another size than the one that was held against the limits.
-        if (width, height) != opened.size or colours != "YCbCr":
+        # A second header could name another size than the one that passed the limits.
+        if (width, height) != size or colours != "YCbCr":
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(content)
     except MemoryError:
         raise
     except Exception:
-        # A KeyError for a sampling that it has no name for, a ValueError for what is broken:
-        # whatever it does not decode is Pillow's to decode or to refuse.
+        # A KeyError for a sampling that it has no name for, a ValueError for broken data:
+        # Pillow decodes or refuses whatever this library does not decode.
         return None
     return pixels
-
-
-def _scaled(stored: Pixels, preprocessing: Preprocessing, orientation: int) -> Pixels:
-    height, width, _ = stored.shape
-    crop = preprocessing.crop_px
-    scaled, (left, top) = scaled_and_cut((width, height), preprocessing, orientation)
-    # Channels last: the kernel takes them as they are.
-    pixels = torch.from_numpy(stored).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = interpolate(
-        pixels, size=scaled[::-1], mode=preprocessing.interpolation, antialias=True
-    )
-    cut = resized[0, :, top : top + crop, left : left + crop]
-    return cut.permute(1, 2, 0).contiguous().numpy()

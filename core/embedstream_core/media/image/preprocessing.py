@@ -1,30 +1,30 @@
-"""How an encoder wants its pictures, and where in a stored picture that is found."""
+"""The size and the crop that an encoder expects, and where they lie in a stored image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["CropMode", "Interpolation", "Preprocessing", "scaled_and_cut"]
+__all__ = ["CropMode", "Interpolation", "Preprocessing", "locate_crop"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
 CropMode = Literal["center", "squash", "border"]
 
-# Orientations whose stored columns, or rows, run against the displayed picture's.
+# Orientations that store the columns, or the rows, in reverse of the displayed order.
 _STORED_RIGHT_TO_LEFT = (2, 3, 7, 8)
 _STORED_BOTTOM_UP = (3, 4, 6, 7)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoder wants its input: torchvision's Resize, CenterCrop and Normalize.
+    """The input that an encoder expects: torchvision's Resize, CenterCrop and Normalize.
 
     `resize_px` is the shorter side's length after scaling, `crop_px` the side of the square cut
     from the middle; `mean` and `std` are per channel, for values in 0 to 1. `crop_mode` is timm's:
     `center` scales the shorter side and cuts; `squash` scales both sides to `resize_px`, whatever
-    the shape, and cuts; `border` scales the longer side to `resize_px` and fills up with the mean.
-    What a crop larger than the scaled picture leaves free is black, as torchvision does.
+    the shape, and cuts; `border` scales the longer side to `resize_px` and pads with the mean.
+    A crop larger than the scaled image is padded with black, as torchvision does.
     """
 
     resize_px: int
@@ -35,7 +35,7 @@ class Preprocessing:
     crop_mode: CropMode = "center"
 
     def problem(self) -> str | None:
-        """Why no picture can be prepared so; None where one can."""
+        """Return what is wrong with these values, or None if nothing is."""
         sizes = (self.resize_px, self.crop_px)
         if not all(isinstance(side, int) and side > 0 for side in sizes):
             return f"resize_px and crop_px are whole numbers above 0, not {sizes}"
@@ -51,45 +51,28 @@ class Preprocessing:
                 return f"std is three numbers above 0, not {self.std!r}"
         return None
 
-    @property
-    def fill(self) -> tuple[int, int, int]:
-        """The colour around a picture that is smaller than the crop."""
-        red, green, blue = self.mean if self.crop_mode == "border" else (0, 0, 0)
-        return round(255 * red), round(255 * green), round(255 * blue)
 
-
-def scaled_and_cut(
+def locate_crop(
     size: tuple[int, int], preprocessing: Preprocessing, orientation: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the scaled size of a stored picture of `size`, and where the crop begins in it.
+    """Return the scaled size of a stored image of `size`, and where the crop begins in it.
 
-    The crop begins at a negative place where it is larger than the scaled picture. An odd margin
-    is cut unevenly, so the side where the displayed picture begins matters.
+    The crop begins at a negative place where it is larger than the scaled image. An odd margin is
+    cut unevenly, so the side where the displayed image begins matters.
     """
-    crop = preprocessing.crop_px
-    mirrored = orientation in _STORED_RIGHT_TO_LEFT, orientation in _STORED_BOTTOM_UP
-    width, height = _scaled(size, preprocessing)
-    left, top = (
-        side - crop - _margin(side, crop) if flip else _margin(side, crop)
-        for side, flip in zip((width, height), mirrored, strict=True)
-    )
-    return (width, height), (left, top)
-
-
-def _scaled(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    resize, crop = preprocessing.resize_px, preprocessing.crop_px
     # Rounded as torchvision and timm do, each in its own way.
-    width, height = size
-    resize = preprocessing.resize_px
     match preprocessing.crop_mode:
         case "center":
-            return int(resize * width / min(size)), int(resize * height / min(size))
+            scaled = [int(resize * side / min(size)) for side in size]
         case "squash":
-            return resize, resize
+            scaled = [resize, resize]
         case "border":
             ratio = max(size) / resize
-            # timm fails where the shorter side becomes none.
-            return max(1, round(width / ratio)), max(1, round(height / ratio))
-
-
-def _margin(side: int, crop: int) -> int:
-    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+            # At least 1, where timm fails.
+            scaled = [max(1, round(side / ratio)) for side in size]
+    starts = []
+    for side, mirrored in zip(scaled, (_STORED_RIGHT_TO_LEFT, _STORED_BOTTOM_UP), strict=True):
+        margin = round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+        starts.append(side - crop - margin if orientation in mirrored else margin)
+    return (scaled[0], scaled[1]), (starts[0], starts[1])

@@ -1,4 +1,4 @@
-"""BMPs of every depth and kind, made by hand, against colours that were computed by hand."""
+"""BMPs of every depth and kind, built by hand, compared with colours computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embedstream_core.media.image.decode import (
 SIDE = 8
 AS_STORED = Preprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
 BLACK_WHITE = bytes([0, 0, 0, 0, 255, 255, 255, 0])
-# Blue, green, red, and a byte that says nothing.
+# Blue, green, red, and an unused byte.
 COLOURS = bytes([30, 20, 10, 0, 60, 50, 40, 0, 90, 80, 70, 0, 120, 110, 100, 0])
 
 
@@ -35,7 +35,7 @@ def bmp(
     height: int = SIDE,
     header: int = 40,
 ) -> bytes:
-    """A picture of eight equal rows. Masks follow a header of 40 bytes, or are in a longer one."""
+    """Return an image of eight equal rows; masks follow a header of 40 bytes."""
     data = row.ljust((len(row) + 3) // 4 * 4, b"\0") * SIDE
     fields = struct.pack("<iiHHIIiiII", SIDE, height, 1, bits, compression, 0, 0, 0, colours, 0)
     packed = struct.pack(f"<{len(masks)}I", *masks)
@@ -50,7 +50,7 @@ def pixels(content: bytes) -> Pixels:
 
 
 def assert_first(content: bytes, *colours: tuple[int, int, int]) -> None:
-    """The rows are equal, and begin with these colours."""
+    """Check that all rows are equal, and begin with these colours."""
     found = pixels(content)
     assert (found == found[0]).all()
     np.testing.assert_array_equal(found[0, : len(colours)], colours)
@@ -100,7 +100,7 @@ def test_an_index_beyond_the_palette_is_black() -> None:
 
 def test_true_colours() -> None:
     assert_first(bmp(24, bytes([3, 2, 1, 6, 5, 4] * 4)), (1, 2, 3), (4, 5, 6))
-    # The fourth byte is no alpha.
+    # The fourth byte is not an alpha channel.
     assert_first(bmp(32, bytes([3, 2, 1, 0, 6, 5, 4, 255] * 4)), (1, 2, 3), (4, 5, 6))
 
 
@@ -163,14 +163,14 @@ def test_alpha_lies_over_white(header: int) -> None:
     assert_first(content, RED, WHITE, (255, 204, 204), BLUE)
 
 
-def test_alpha_that_shows_nothing_at_all_is_none() -> None:
+def test_an_alpha_channel_that_hides_every_pixel_is_ignored() -> None:
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     content = bmp(32, words("I", 0x010203, 0xFF0000), compression=3, masks=masks, header=56)
     assert_first(content, (1, 2, 3), RED)
 
 
 def test_run_lengths() -> None:
-    # Four of one colour and two times two as they are; the rows end, and the picture.
+    # A run of four, two literal pairs, the end of each row, and the end of the image.
     row = bytes([4, 1, 0, 4, 2, 3, 3, 2, 0, 0])
     content = bmp(8, b"", compression=1, palette=COLOURS, colours=4) + row * SIDE + b"\0\1"
     assert_first(content, *[(40, 50, 60)] * 4, (70, 80, 90), (100, 110, 120), (100, 110, 120))
@@ -187,7 +187,7 @@ def test_run_lengths_may_begin_anywhere() -> None:
     assert_first(content, *[(40, 50, 60)] * 4, (70, 80, 90), (100, 110, 120), (100, 110, 120))
 
 
-def test_what_fills_up_the_last_row_may_be_missing() -> None:
+def test_padding_of_the_last_row_may_be_missing() -> None:
     masked = bmp(16, words("H", 0x7C00, 0x3E0), compression=3, masks=(0x7C00, 0x3E0, 0x1F))
     for content, filling in (
         (bmp(24, bytes(24)), 3),
@@ -220,7 +220,7 @@ def test_the_oldest_header() -> None:
         bmp(16, bytes(16), compression=3, masks=(0xF0F, 0xF0, 0xF000)),
         bmp(16, bytes(16), compression=3, masks=(0xFF0000, 0xFF00, 0xFF)),
         bmp(24, bytes(24), header=16),
-        b"BMW is no picture",
+        b"BMW is no image",
         b"BM",
     ],
 )

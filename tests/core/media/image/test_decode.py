@@ -1,4 +1,4 @@
-"""Pixels against expectations that are computed without embedstream's decoder."""
+"""Pixels compared with expectations that are computed without embedstream's decoder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def failure(content: bytes, *, limits: DecodeLimits | None = None) -> ItemError:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of one bit a pixel, all of them black."""
+    """Return a PNG of one bit a pixel, all of them black."""
     return png_of([bytes((side + 7) // 8)] * side, side, depth=1, colour_type=0)
 
 
@@ -103,7 +103,7 @@ def test_one_bit_is_black_and_white() -> None:
 
 
 def palette_picture() -> tuple[Image.Image, Pixels, Pixels]:
-    """A palette picture, its indices and its colours."""
+    """Return an image with a palette, its indices and its colours."""
     indices = noise(1) % 4
     colours = np.array([[250, 10, 20], [30, 240, 50], [60, 70, 230], [80, 90, 100]], np.uint8)
     image = Image.fromarray(indices, "L")
@@ -179,7 +179,7 @@ def test_an_animation_is_its_first_frame(format_: str, options: dict[str, Any]) 
 
 # EXIF.
 
-# How the upright picture is stored under each orientation (EXIF 2.3, tag 0x0112).
+# How the upright image is stored under each orientation (EXIF 2.3, tag 0x0112).
 STORED: dict[int, Any] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -207,7 +207,7 @@ def test_orientation_is_undone(orientation: int) -> None:
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("size", [(300, 451), (451, 300), (300, 452), (452, 300)])
-def test_an_oriented_picture_is_scaled_like_the_upright_one(
+def test_an_oriented_image_is_scaled_like_the_upright_one(
     orientation: int, size: tuple[int, int]
 ) -> None:
     photo = Image.open(io.BytesIO(real_pictures()["chelsea.png"])).resize(size)
@@ -323,9 +323,9 @@ def test_too_many_pixels() -> None:
 def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     content = bomb(side)
     assert len(content) < 100_000
-    start = time.perf_counter()
+    start = time.process_time()
     assert failure(content).code == Code.IMAGE_TOO_LARGE
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
@@ -334,11 +334,11 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     last = content.rindex(b"\xff\xda")
     # A scan's header and one byte of data, as often as an attacker likes.
     bomb = content[:-2] + content[last : last + 11] * 20_000 + content[-2:]
-    start = time.perf_counter()
+    start = time.process_time()
 
     error = failure(bomb)
 
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
     assert error.code == Code.IMAGE_TOO_LARGE
     assert "scans; the limit is 100" in error.message
     decoded(content, PHOTO)

@@ -1,4 +1,4 @@
-"""Usual JPEGs become what Pillow makes of them, and all else is left to it."""
+"""Common JPEGs are decoded like by Pillow, and Pillow decodes everything else."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def rendered(content: bytes, preprocessing: Preprocessing = BILINEAR) -> Picture
 
 @pytest.fixture
 def without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an error to leave a picture to `render`."""
+    """Make it an error to leave an image to `render`."""
 
     def refuse(*_: object, **__: object) -> Picture:
-        raise AssertionError("this picture was left to Pillow")
+        raise AssertionError("this image was left to Pillow")
 
     monkeypatch.setattr(fast_jpeg, "render", refuse)
 
 
-usual = pytest.mark.usefixtures("without_pillow")
+common = pytest.mark.usefixtures("without_pillow")
 
 
-@usual
+@common
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 @pytest.mark.parametrize("name", [name for name in real_pictures() if name.endswith("jpg")])
-def test_pixels_are_torchvisions(name: str, preprocessing: Preprocessing) -> None:
+def test_pixels_equal_torchvisions(name: str, preprocessing: Preprocessing) -> None:
     content = real_pictures()[name]
     mode = transforms.InterpolationMode(preprocessing.interpolation)
     transform = transforms.Compose(
@@ -82,7 +82,7 @@ def test_pixels_are_torchvisions(name: str, preprocessing: Preprocessing) -> Non
     assert picture.pixels.flags.c_contiguous
 
 
-@usual
+@common
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(300, 451), (451, 300)])
 def test_orientation_is_undone(orientation: int, size: tuple[int, int]) -> None:
@@ -98,7 +98,7 @@ def test_orientation_is_undone(orientation: int, size: tuple[int, int]) -> None:
 
 
 def with_sampling(factors: int) -> bytes:
-    """A square JPEG whose brightness is sampled so, against colours of one by one."""
+    """Return a square JPEG with these sampling factors of luma; those of chroma are 1x1."""
     content = bytearray(photo((256, 256), subsampling="4:2:0"))
     content[content.index(b"\xff\xc0") + 11] = factors
     return bytes(content)
@@ -111,14 +111,14 @@ def test_any_sampling_is_decoded_as_by_pillow(factors: int) -> None:
     content = with_sampling(factors)
     found, expected = outcome(content, rendered_quickly), outcome(content, rendered)
     assert found == expected
-    # Those with as many blocks as were stored are whole pictures.
+    # With as many blocks as were stored, the image is whole.
     if factors in (0x22, 0x14, 0x41):
         assert found is None
         difference = rendered_quickly(content).pixels.astype(int) - rendered(content).pixels
         assert np.abs(difference).max() <= 1
 
 
-@usual
+@common
 @pytest.mark.parametrize(
     ("size", "options"),
     [
@@ -130,7 +130,7 @@ def test_any_sampling_is_decoded_as_by_pillow(factors: int) -> None:
     ],
     ids=str,
 )
-def test_any_usual_jpeg_is_what_pillow_makes_of_it(
+def test_any_common_jpeg_is_decoded_as_by_pillow(
     size: tuple[int, int], options: dict[str, Any]
 ) -> None:
     content = photo(size, **options)
@@ -158,12 +158,12 @@ def of_interpolation(name: Interpolation) -> Preprocessing:
     ],
     ids=["CMYK", "grey", "PNG", "banner", "nearest", "lanczos"],
 )
-def test_all_else_is_left_to_pillow(content: bytes, preprocessing: Preprocessing) -> None:
+def test_pillow_decodes_everything_else(content: bytes, preprocessing: Preprocessing) -> None:
     picture = rendered_quickly(content, preprocessing)
     np.testing.assert_array_equal(picture.pixels, rendered(content, preprocessing).pixels)
 
 
-def test_a_large_jpeg_is_scaled_in_the_decoder_where_that_is_asked_for() -> None:
+def test_fidelity_fast_scales_a_large_jpeg_in_the_decoder() -> None:
     content = photo((1600, 1200))
     opened = open_image(content, DecodeLimits())
     expected = render(opened, BILINEAR, fidelity="fast")
@@ -173,8 +173,8 @@ def test_a_large_jpeg_is_scaled_in_the_decoder_where_that_is_asked_for() -> None
     np.testing.assert_array_equal(picture.pixels, expected.pixels)
 
 
-def test_without_the_library_pillow_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_jpeg, "_AT_HAND", False)
+def test_without_the_library_pillow_decodes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_jpeg, "_IS_AVAILABLE", False)
     content = photo()
     np.testing.assert_array_equal(rendered_quickly(content).pixels, rendered(content).pixels)
 
@@ -185,7 +185,7 @@ def test_a_second_header_does_not_pass_the_limits() -> None:
     length = int.from_bytes(content[start + 2 : start + 4])
     header = bytearray(content[start : start + 2 + length])
     header[5:9] = (60_000).to_bytes(2) + (60_000).to_bytes(2)
-    # Pillow goes by the last one before the scan, and libjpeg refuses a second one.
+    # Pillow uses the last one before the scan, and libjpeg refuses a second one.
     twice = content[:start] + bytes(header) + content[start:]
 
     with pytest.raises(ItemError) as caught:
@@ -202,7 +202,7 @@ def outcome(content: bytes, render_: Any) -> tuple[Code, str] | None:
     return None
 
 
-def test_broken_ones_end_as_with_pillow() -> None:
+def test_broken_jpegs_fail_as_with_pillow() -> None:
     source = random.Random(0)
     original = photo((160, 120))
     outcomes = set()

@@ -1,4 +1,4 @@
-"""GIF and WebP, what bytes are called, and what a header and many pictures take of memory."""
+"""GIF and WebP, how a format is identified, and the memory of a header and of many images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def failure(content: bytes, *, formats: tuple[str, ...] | None = None) -> ItemEr
 
 
 def framed(inner: Pixels, colour: tuple[int, int, int] = WHITE) -> Pixels:
-    """A small picture in the middle of a screen."""
+    """Return a small image in the middle of a screen."""
     screen = np.full((SIDE, SIDE, 3), colour, np.uint8)
     screen[2:6, 2:6] = inner
     return screen
@@ -50,7 +50,7 @@ def framed(inner: Pixels, colour: tuple[int, int, int] = WHITE) -> Pixels:
 def gif(
     *, background: int, local: bool, transparent: int | None = None, index: int = 1, side: int = 4
 ) -> bytes:
-    """A frame of one colour at 2, 2 on a screen of 8 by 8; its palette is red, green, white."""
+    """Return a frame of one colour at 2, 2 on a screen of 8 by 8 with four colours."""
     table = bytes([0, 0, 0, *RED, *GREEN, *WHITE])
     flags = 0x81
     screen = struct.pack("<HHBBB", SIDE, SIDE, 0 if local else flags, background, 0)
@@ -71,7 +71,7 @@ def gif(
 @pytest.mark.parametrize("background", [0, 1, 2])
 @pytest.mark.parametrize("local", [True, False])
 @pytest.mark.parametrize("transparent", [None, 0, 2])
-def test_what_a_first_frame_leaves_uncovered_is_white(
+def test_the_part_that_a_first_frame_leaves_uncovered_is_white(
     background: int, local: bool, transparent: int | None
 ) -> None:
     content = gif(background=background, local=local, transparent=transparent)
@@ -97,7 +97,7 @@ def riff_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def webp_of_frame(inner: Image.Image, place: int, *, flags: int = 2, frames: int = 2) -> bytes:
-    """An animation whose first frame is smaller than its canvas of 8 by 8."""
+    """Return an animation whose first frame is smaller than its canvas of 8 by 8."""
     bitstream = encoded(inner, "WEBP", lossless=True)[12:]
 
     def three(value: int) -> bytes:
@@ -113,7 +113,9 @@ def webp_of_frame(inner: Image.Image, place: int, *, flags: int = 2, frames: int
 
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("flags", [0x02, 0x12])
-def test_what_a_first_webp_frame_leaves_uncovered_is_white(flags: int, frames: int) -> None:
+def test_the_part_that_a_first_webp_frame_leaves_uncovered_is_white(
+    flags: int, frames: int
+) -> None:
     content = webp_of_frame(Image.new("RGB", (4, 4), RED), 2, flags=flags, frames=frames)
     assert Image.open(io.BytesIO(content)).size == (SIDE, SIDE)
     np.testing.assert_array_equal(pixels(content), framed(np.full((4, 4, 3), RED, np.uint8)))
@@ -151,7 +153,7 @@ def test_a_webps_orientation_is_applied(lossless: bool) -> None:
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_what_begins_well_and_is_cut_short_is_corrupt(format_: str) -> None:
+def test_an_image_that_is_cut_short_is_corrupt(format_: str) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     content = encoded(image, format_)
@@ -172,11 +174,11 @@ def test_a_format_that_is_not_allowed_is_unsupported(format_: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"RIFF\4\0\0\0WAVEfmt ", b"GIF88a", b"\x89PNG", b"\xff\xd8", b"\x8aMNG\r\n\x1a\n"]
 )
-def test_what_only_looks_like_one_is_unsupported(content: bytes) -> None:
+def test_bytes_that_only_resemble_an_image_are_unsupported(content: bytes) -> None:
     assert failure(content).code == Code.IMAGE_UNSUPPORTED
 
 
-# Memory. Each measures a process of its own, which makes no pictures itself.
+# Memory. Each test measures a process of its own, which makes no images itself.
 
 MEASURED = """
 import re, sys
@@ -217,7 +219,7 @@ small, large = (Path(name).read_bytes() for name in sys.argv[1:3])
 embed([small])
 header = peak(lambda: open_image(large, DecodeLimits()))
 one = peak(lambda: embed([large]))
-# Other bytes each time, so that no picture is another one's.
+# Other bytes each time, so that no two images are equal.
 many = peak(lambda: embed([large + bytes([number]) for number in range(24)]))
 print(header, one, many)
 """
@@ -225,7 +227,7 @@ print(header, one, many)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
-def test_a_header_takes_no_memory_and_many_pictures_that_of_one(
+def test_a_header_takes_no_memory_and_many_images_take_that_of_one(
     format_: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp(format_)
@@ -239,6 +241,6 @@ def test_a_header_takes_no_memory_and_many_pictures_that_of_one(
     )
     assert done.returncode == 0, done.stderr
     header, one, many = map(int, done.stdout.split())
-    # Megabytes: the picture alone has 48, and 24 of them would have 1,152.
+    # Megabytes: one image takes 48, and 24 of them would take 1,152.
     assert header < 10
     assert many < 2 * one + 150

@@ -1,4 +1,4 @@
-"""Every image that Pillow tests itself with, among them those that once broke it."""
+"""Every image in Pillow's own tests, including those that once broke it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_MEMORY = 500 * 2**20
 
 @pytest.fixture(scope="module")
 def images() -> list[Path]:
-    """Of the source archive of the installed Pillow, fetched once."""
+    """Return the images in the source archive of the installed Pillow, downloaded once."""
     folder = CACHE / PIL.__version__
     if not folder.exists():
         _fetch(folder)

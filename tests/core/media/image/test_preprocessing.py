@@ -1,4 +1,4 @@
-"""Crop modes give what timm's own transforms give."""
+"""Crop modes give the same pixels as timm's own transforms."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def prepared(mode: CropMode, percent: float) -> Preprocessing:
 
 def assert_alike(found: Pixels, expected: Pixels) -> None:
     difference = np.abs(found.astype(int) - expected)
-    # The part that is kept alone is scaled, from between two of Pillow's rounded steps: a few
-    # values are off by 2.
+    # Only the crop is scaled, and it begins between two of Pillow's rounded steps: a few values
+    # are off by 2.
     assert difference.max() <= 2
     assert difference.mean() < 0.3
 
@@ -60,7 +60,7 @@ def assert_alike(found: Pixels, expected: Pixels) -> None:
 @pytest.mark.parametrize("percent", [1.0, 0.875])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
-def test_pixels_are_timms(mode: CropMode, size: tuple[int, int], percent: float) -> None:
+def test_pixels_equal_timms(mode: CropMode, size: tuple[int, int], percent: float) -> None:
     image = photo(size)
     content = encoded(image)
     picture = render(open_image(content, DecodeLimits()), prepared(mode, percent))
@@ -70,7 +70,7 @@ def test_pixels_are_timms(mode: CropMode, size: tuple[int, int], percent: float)
 
 @pytest.mark.parametrize("size", [(451, 300), (300, 451)])
 @pytest.mark.parametrize("mode", ["squash", "border"])
-def test_jpegs_are_timms_too(mode: CropMode, size: tuple[int, int]) -> None:
+def test_pixels_of_jpegs_equal_timms(mode: CropMode, size: tuple[int, int]) -> None:
     content = encoded(photo(size), "JPEG")
     opened = open_image(content, DecodeLimits())
     picture = render_quickly(content, opened, prepared(mode, 0.875))
@@ -80,7 +80,7 @@ def test_jpegs_are_timms_too(mode: CropMode, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
-def test_the_displayed_picture_is_prepared(mode: CropMode, orientation: int) -> None:
+def test_the_displayed_image_is_prepared(mode: CropMode, orientation: int) -> None:
     # The margin of border is odd: 224 - 149.
     exif = exif_orientation(3, orientation.to_bytes(2, "little"))
     content = encoded(photo((453, 302)), exif=exif)
@@ -103,7 +103,7 @@ TRANSPOSED = {
 
 @pytest.mark.parametrize("resize_px", [200, 199])
 @pytest.mark.parametrize("size", [(451, 300), (300, 451), (200, 200)])
-def test_a_crop_larger_than_the_picture_is_filled_as_by_torchvision(
+def test_a_crop_larger_than_the_image_is_padded_as_by_torchvision(
     size: tuple[int, int], resize_px: int
 ) -> None:
     image = photo(size)

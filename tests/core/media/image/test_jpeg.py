@@ -1,4 +1,4 @@
-"""JPEGs by their segments: scans, frames, and metadata that harms no picture."""
+"""JPEGs by their segments: scans, frames, and metadata that does not affect the image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_segment(content: bytes, marker: int, data: bytes) -> bytes:
     return content[:2] + segment(marker, data) + content[2:]
 
 
-def assert_same_picture(content: bytes, like: bytes) -> None:
+def assert_same_image(content: bytes, like: bytes) -> None:
     expected = np.asarray(Image.open(io.BytesIO(like)).convert("RGB"))
     np.testing.assert_array_equal(pixels(content), expected)
 
@@ -62,15 +62,15 @@ SCAN = segment(0xDA, b"\1\1\0\0\0\0") + b"\0"
     ],
     ids=["behind the end", "noise behind the end", "in a thumbnail", "in a comment"],
 )
-def test_only_scans_of_the_picture_count(content: bytes) -> None:
-    start = time.perf_counter()
-    assert_same_picture(content, PROGRESSIVE)
-    assert time.perf_counter() - start < 0.5
+def test_only_scans_of_the_image_count(content: bytes) -> None:
+    start = time.process_time()
+    assert_same_image(content, PROGRESSIVE)
+    assert time.process_time() - start < 0.5
 
 
 def test_scans_are_counted() -> None:
     scans = open_image(PROGRESSIVE, DecodeLimits()).scans
-    # What libjpeg's default script makes of three colours.
+    # The number in libjpeg's default script for three colours.
     assert scans == 10
     assert open_image(SEQUENTIAL, DecodeLimits()).scans == 1
     exactly = DecodeLimits(max_scans=scans)
@@ -83,28 +83,28 @@ def test_scans_of_a_sequential_jpeg_are_counted_where_it_may_have_more() -> None
     start = SEQUENTIAL.index(b"\xff\xda")
     bomb = SEQUENTIAL[:start] + SCAN * 200 + b"\xff\xd9"
     assert failure(bomb).code == Code.IMAGE_TOO_LARGE
-    # One whose first scan has all colours ends with it, whatever follows.
-    assert_same_picture(SEQUENTIAL[:-2] + b"\xff\xd9" + SCAN * 200, SEQUENTIAL)
+    # A JPEG whose first scan has all colours ends with that scan, whatever follows.
+    assert_same_image(SEQUENTIAL[:-2] + b"\xff\xd9" + SCAN * 200, SEQUENTIAL)
 
 
 @pytest.mark.parametrize(
     "hostile",
     [b"\xff" * (8 << 20), b"\xff\0" * (4 << 20), b"\xff\xd0" * (4 << 20), b"\0" * (8 << 20)],
 )
-def test_counting_takes_time_by_the_length_alone(hostile: bytes) -> None:
-    start = time.perf_counter()
+def test_counting_takes_linear_time(hostile: bytes) -> None:
+    start = time.process_time()
     open_image(PROGRESSIVE[:-2] + hostile, DecodeLimits())
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("place", [2, -2])
 def test_many_segments_are_refused_in_time(place: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     bomb = PROGRESSIVE[:place] + segment(0xE3, b"") * (8 << 20) + PROGRESSIVE[place:]
     with pytest.raises(ItemError, match="over 100000 segments") as caught:
         open_image(bomb, DecodeLimits(max_bytes=len(bomb)))
     assert caught.value.code == Code.IMAGE_TOO_LARGE
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -112,25 +112,25 @@ def test_many_segments_are_refused_in_time(place: int) -> None:
     [
         (0xE1, b"Exif\0\0"),
         (0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"),
-        # A resolution that is an empty text, where Pillow looks for two numbers.
+        # A resolution that is an empty text, where Pillow expects two numbers.
         (0xE1, b"Exif\0\0II*\0\x08\0\0\0\2\0\x1a\1\2\0\0\0\0\0\0\0\0\0\x28\1\3\0\1\0\0\0\2\0\0\0"),
         (0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
         (0xE2, b"ICC_PROFILE\0"),
         (0xED, b"Photoshop 3.0\x008BIM\4\4"),
-        # Cut short before they say anything of the colours.
+        # Cut short before they name the colours.
         (0xE0, b"JFIF\0"),
         (0xEE, b"Adobe"),
         (0xFE, b""),
     ],
 )
-def test_broken_metadata_harms_no_picture(marker: int, data: bytes) -> None:
-    assert_same_picture(with_segment(SEQUENTIAL, marker, data), SEQUENTIAL)
+def test_broken_metadata_does_not_affect_the_image(marker: int, data: bytes) -> None:
+    assert_same_image(with_segment(SEQUENTIAL, marker, data), SEQUENTIAL)
 
 
-def test_a_segment_with_a_wrong_length_before_the_tables_harms_no_picture() -> None:
-    # Its zeros are no segment's.
+def test_a_segment_with_a_wrong_length_does_not_affect_the_image() -> None:
+    # Its zeros do not belong to any segment.
     broken = with_segment(SEQUENTIAL, 0xED, b"Photoshop")[:13] + bytes(9) + SEQUENTIAL[2:]
-    assert_same_picture(broken, SEQUENTIAL)
+    assert_same_image(broken, SEQUENTIAL)
 
 
 def as_rational(value: int) -> bytes:
@@ -155,7 +155,7 @@ def as_rational(value: int) -> bytes:
         (99, b"\6\0", 1, False),
     ],
 )
-def test_an_orientation_of_any_type_harms_no_picture(
+def test_an_orientation_of_any_type_is_read_or_ignored(
     kind: int, value: bytes, count: int, turns: bool
 ) -> None:
     content = encoded(PHOTO, "JPEG", exif=exif_orientation(kind, value, count=count))
@@ -207,4 +207,4 @@ def test_broken_jpegs_are_corrupt(content: bytes) -> None:
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_other_colours_are_pillows(mode: str) -> None:
     content = encoded(PHOTO.convert(mode), "JPEG")
-    assert_same_picture(content, content)
+    assert_same_image(content, content)

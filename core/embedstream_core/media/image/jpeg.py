@@ -1,0 +1,100 @@
+"""JPEG: its frame, the number of its scans, and its pixels without its metadata."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from PIL import JpegImagePlugin
+
+from embedstream_core.errors import Code, decode_error
+from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
+
+__all__ = ["open_jpeg"]
+
+_EOI, _SOS, _SOI, _APP1 = 0xD9, 0xDA, 0xD8, 0xE1
+
+# ITU-T T.81, table B.1, and JPEG-LS's.
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+# Those that libjpeg-turbo decodes.
+_DECODED_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}
+_PROGRESSIVE_FRAMES = {0xC2, 0xC6, 0xCA, 0xCE}
+
+# JFIF's and Adobe's segments name the colours. Those of other applications do not affect the
+# pixels, and Pillow refuses an image if some of them are broken.
+_METADATA = {*range(0xE1, 0xEE), 0xEF}
+# libjpeg ignores JFIF's and Adobe's segments that are shorter than this; Pillow refuses them.
+_MIN_COLOUR_BYTES = {0xE0: 14, 0xEE: 12}
+_EMPTY_COMMENT = b"\xff\xfe\0\2"
+
+# Reading a hundred thousand takes a sixth of a second. A photograph has some dozen.
+_MAX_SEGMENTS = 100_000
+
+# Any marker except those within the data of a scan: stuffed zeros, fill bytes, restarts.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+
+
+def open_jpeg(content: bytes) -> OpenedImage:
+    """Read the segments of a JPEG; no pixel is decoded.
+
+    Raises:
+        ValueError: it has no frame or no data.
+        NotImplementedError: its frame is not decoded here.
+        ItemError: it has too many segments.
+    """
+    frame, size, components = 0, b"", 0
+    exif: list[bytes] = []
+    xmp = b""
+    # The same pixels, with empty comments for metadata. Bytes between segments stay: the decoder
+    # accepts or refuses them.
+    view, copied = memoryview(content), 0
+    parts: list[memoryview | bytes] = []
+    segments = _read_segments(content)
+    for marker, start, end in segments:
+        data = content[start + 4 : end]
+        if marker in _METADATA or len(data) < _MIN_COLOUR_BYTES.get(marker, 0):
+            parts += [view[copied:start], _EMPTY_COMMENT]
+            copied = end
+        if marker in _FRAMES:
+            frame, size, components = marker, data[:5], int.from_bytes(data[5:6])
+        elif marker == _APP1 and data.startswith(b"Exif\0\0"):
+            exif.append(data[6:])
+        elif marker == _APP1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            xmp = data
+        elif marker == _SOS:
+            break
+    else:
+        raise ValueError("it has no data")
+    if frame == 0 or len(size) < 5:
+        raise ValueError("it has no frame")
+    if frame not in _DECODED_FRAMES or size[0] != 8 or components not in (1, 3, 4):
+        raise NotImplementedError(f"{components} colours of {size[0]} bits in a frame {frame:X}")
+    scans = 1
+    # A sequential JPEG whose first scan has all colours ends with that scan.
+    if frame in _PROGRESSIVE_FRAMES or data[:1] != bytes([components]):
+        scans += sum(marker == _SOS for marker, _, _ in segments)
+    return OpenedImage(
+        "JPEG",
+        (int.from_bytes(size[3:5]), int.from_bytes(size[1:3])),
+        # Image.open would read an index of further images too, and fail if it is broken.
+        lambda: JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*parts, view[copied:]]))),
+        read_orientation({"exif": b"".join(exif), "xmp": xmp}),
+        scans,
+    )
+
+
+def _read_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each segment's marker, start and end, up to the end of the image."""
+    position, count = 2, 0
+    while found := _MARKER.search(content, position):
+        count += 1
+        if count > _MAX_SEGMENTS:
+            raise decode_error(Code.IMAGE_TOO_LARGE, f"the JPEG has over {_MAX_SEGMENTS} segments")
+        marker = content[found.end() - 1]
+        # libjpeg ends at a second start.
+        if marker in (_EOI, _SOI):
+            return
+        length = int.from_bytes(content[found.end() : found.end() + 2])
+        position = found.end() + max(length, 2)
+        yield marker, found.start(), position
