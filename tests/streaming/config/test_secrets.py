@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
-from embedstream.config.secrets import holds_secret
-from embedstream.config.sections import (
-    ConfigError,
-    PipelineConfig,
-    SparkConfig,
-    StreamConfig,
-    revealed,
-)
-from embedstream.spark.session import _settings
+from embedstream.config.secrets import holds_secret, revealed
+from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
+from embedstream.spark.session import build_settings
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 CANARY = "c4n4ry"
@@ -215,14 +210,16 @@ def test_a_property_of_the_table_is_no_secret(name: str) -> None:
 
 @pytest.mark.parametrize("key", ["table.path", "checkpoint"])
 def test_a_location_holds_no_password(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: a location holds no password") as error:
+    with pytest.raises(
+        ConfigError, match=f"{key}: a location must not contain a password"
+    ) as error:
         load_config(LOCAL, [f"{key}=s3a://me:{CANARY}@bucket/table"], environment={})
     assert CANARY not in str(error.value)
 
 
 @pytest.mark.parametrize("name", SECRET)
 def test_spark_hides_it(name: str) -> None:
-    settings = _settings(SparkConfig(jars="provided"), PipelineConfig())
+    settings = build_settings(SparkConfig(jars="provided"), PipelineConfig())
     for setting in ("spark.redaction.regex", "spark.sql.redaction.options.regex"):
         # Spark lowers the case of a data source's options.
         assert re.search(settings[setting], name)

@@ -69,13 +69,13 @@ def test_no_java() -> None:
 
 def test_a_java_home_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(SetupError, match="which holds no bin/java"):
+    with pytest.raises(SetupError, match="which has no bin/java"):
         find_java()
 
 
 def test_a_java_that_tells_no_version(tmp_path: Path) -> None:
     make_java(tmp_path / "path", says="no runtime present")
-    with pytest.raises(SetupError, match="does not tell its version but says 'no runtime present'"):
+    with pytest.raises(SetupError, match="does not print its version but 'no runtime present'"):
         find_java()
 
 
