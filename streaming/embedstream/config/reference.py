@@ -6,8 +6,6 @@ import sys
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from embedstream.config.sections import StreamConfig
 
@@ -72,33 +70,27 @@ def configuration_reference() -> str:
 
     Its tables list every key of the models, and nothing else.
     """
+    schema = StreamConfig.model_json_schema()
+    sections = {f"#/$defs/{name}": section for name, section in schema["$defs"].items()}
     parts = [_INTRODUCTION]
-    own = StreamConfig.model_json_schema()["properties"]
-    for name, field in StreamConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            schemas = section.model_json_schema()["properties"]
-            rows = [
-                _format_row(f"{name}.{key}", inner, schemas[key])
-                for key, inner in section.model_fields.items()
-            ]
-            title = f"## {name}\n\n{section.__doc__}"
+    for name, field in schema["properties"].items():
+        if section := sections.get(field.get("$ref")):
+            keys = section["properties"].items()
+            needed = section.get("required", ())
+            rows = [_format_row(f"{name}.{key}", inner, key in needed) for key, inner in keys]
+            title = f"## {name}\n\n{section['description']}"
         else:
-            rows, title = [_format_row(name, field, own[name])], f"## {name}"
+            rows, title = [_format_row(name, field, name in schema["required"])], f"## {name}"
         parts.append("\n".join([f"{title}\n\n{_TABLE_HEAD}", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
-def _format_row(key: str, field: FieldInfo, schema: dict[str, Any]) -> str:
-    default = "required"
-    if not field.is_required():
-        value = field.get_default(call_default_factory=True)
-        text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
-        default = f"`{text.removesuffix(_DOCUMENT_END).strip()}`"
-    meaning = " ".join((field.description or "").split())
-    cells = [f"`{key}`", _format_type(schema), default, meaning]
-    escaped = (cell.replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _format_row(key: str, schema: dict[str, Any], is_required: bool) -> str:
+    # The schema has no default for a map that is empty by default.
+    text = yaml.safe_dump(schema.get("default", {}), default_flow_style=True, width=float("inf"))
+    default = "required" if is_required else f"`{text.removesuffix(_DOCUMENT_END).strip()}`"
+    cells = [f"`{key}`", _format_type(schema), default, " ".join(schema["description"].split())]
+    return " | ".join(["", *(cell.replace("|", "\\|") for cell in cells), ""]).strip()
 
 
 def _format_type(schema: dict[str, Any], plural: str = "") -> str:

@@ -47,11 +47,7 @@ class Folder:
     location: str
 
     def check_reachable(self) -> None:
-        """Check that the file system answers; the folder need not exist.
-
-        Raises:
-            SetupError: Spark has no file system for the location, or cannot reach it.
-        """
+        """Check that the file system answers; the folder need not exist."""
         with locate(self.spark, self.location) as (system, path):
             system.exists(path)
 

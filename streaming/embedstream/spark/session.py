@@ -109,7 +109,7 @@ def open_session(
         try:
             yield spark
         except Exception as error:
-            if (jvm := _find_own_jvm()) is not None:
+            if (jvm := getattr(SparkContext._gateway, "proc", None)) is not None:
                 # The sockets of a killed JVM close a moment before it ends.
                 with suppress(subprocess.TimeoutExpired):
                     raise JvmEnded(jvm.wait(_JVM_GONE_S)) from error
@@ -196,14 +196,10 @@ def _start(config: SparkConfig, settings: Mapping[str, str]) -> SparkSession:
     `spark.driver.*` settings are exempt: the driver's JVM is launched with them.
     """
     secrets = [name for name in _list_secrets(config) if not name.startswith("spark.driver.")]
-    launch = SparkConf()
+    launch = [(name, value) for name, value in settings.items() if name not in secrets]
+    SparkContext._ensure_initialized(conf=SparkConf().setAll(launch))
     builder = SparkSession.builder.appName(config.app_name)
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-        if name not in secrets:
-            launch.set(name, value)
-    SparkContext._ensure_initialized(conf=launch)
-    return builder.getOrCreate()
+    return builder.config(map=dict(settings)).getOrCreate()
 
 
 def _stop(spark: SparkSession) -> None:
@@ -212,7 +208,7 @@ def _stop(spark: SparkSession) -> None:
     A JVM that PySpark did not launch, as under spark-submit, is left running.
     """
     gateway: Any = SparkContext._gateway
-    jvm = _find_own_jvm()
+    jvm = getattr(gateway, "proc", None)
     if jvm is None or jvm.poll() is None:
         spark.stop()
     if jvm is None or jvm.stdin is None:
@@ -222,11 +218,6 @@ def _stop(spark: SparkSession) -> None:
     jvm.wait(_JVM_END_TIMEOUT_S)
     # PySpark launches a new JVM when it finds none here.
     SparkContext._gateway = SparkContext._jvm = None
-
-
-def _find_own_jvm() -> subprocess.Popen[bytes] | None:
-    jvm: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)
-    return jvm
 
 
 def _list_secrets(config: SparkConfig) -> list[str]:

@@ -203,7 +203,7 @@ def test_a_missing_file_is_reported(tmp_path: Path) -> None:
         (b"", "holds no keys"),
     ],
 )
-def test_what_is_no_mapping_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "stream.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as error:
@@ -258,7 +258,7 @@ def test_a_secret_that_is_not_yaml_is_not_repeated(tmp_path: Path, value: str) -
         {"kafka": [{"options": {"kafka.ssl.key.password": SECRET}}]},
         {"spark": {"options": ["spark.hadoop.fs.s3a.secret.key", SECRET]}},
     ],
-    ids=["beside", "list", "text", "section", "pairs"],
+    ids=["next_to", "list", "text", "section", "pairs"],
 )
 def test_no_error_message_holds_a_secret(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert SECRET not in "\n".join(problems(tmp_path, changes))

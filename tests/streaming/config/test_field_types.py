@@ -40,9 +40,7 @@ def test_a_table_property_is_written_as_delta_writes_it(
     assert config.table.properties == {"delta.x": text}
 
 
-def test_places_do_not_depend_on_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locations_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     config = load(
@@ -105,7 +103,7 @@ def test_times_and_dates_of_python_are_in_utc_too(new_york: None) -> None:
         ("1769860800250", "2026-01-31T12:00:00.250000"),
     ],
 )
-def test_a_time_is_what_a_reader_takes_it_for(
+def test_a_time_is_read_as_a_person_reads_it(
     tmp_path: Path, new_york: None, given: str, utc: str
 ) -> None:
     start = load(tmp_path, {}, f"kafka.starting_timestamp={given}").kafka.starting_timestamp
@@ -113,13 +111,13 @@ def test_a_time_is_what_a_reader_takes_it_for(
 
 
 @pytest.mark.parametrize("given", ["2026", "202601", "-1", "0", "1e9", "now", "true", "1969-12-31"])
-def test_a_number_that_could_be_a_date_is_no_time(tmp_path: Path, given: str) -> None:
+def test_a_number_that_could_be_a_date_is_refused(tmp_path: Path, given: str) -> None:
     """Read as seconds since 1970, the year 2026 would be the topic's beginning."""
     (line,) = problems(tmp_path, {}, f"kafka.starting_timestamp={given}")[1:]
     assert line.startswith(f"  kafka.starting_timestamp: {given!r} is not a time") or "1970" in line
 
 
 @pytest.mark.parametrize("topics", ["", ",", "cats,", "a b", "möwe", "x" * 250])
-def test_what_is_no_name_of_a_topic_is_refused(tmp_path: Path, topics: str) -> None:
+def test_an_invalid_topic_name_is_refused(tmp_path: Path, topics: str) -> None:
     (_, line) = problems(tmp_path, {"kafka": {"subscribe": topics}})
     assert "is not a topic name" in line

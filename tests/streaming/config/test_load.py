@@ -147,7 +147,7 @@ def test_an_empty_section_can_be_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["2024", "1e3", "1.50", "on", "0x10", "0123", "2026-01-31", "1_0"])
-def test_a_text_is_the_text_that_was_written(tmp_path: Path, text: str) -> None:
+def test_a_text_is_taken_literally(tmp_path: Path, text: str) -> None:
     """Although YAML has numbers, dates and truth values that are written so."""
     keys = {"subscribe": f"kafka.subscribe={text}", "app_name": f"spark.app_name={text}"}
     path = tmp_path / "stream.yaml"
@@ -175,7 +175,7 @@ def test_a_text_is_the_text_that_was_written(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "override", ["kafka.subscribe=null", "kafka.subscribe=~", "kafka.subscribe="]
 )
-def test_null_takes_a_text_away(tmp_path: Path, override: str) -> None:
+def test_null_removes_a_text(tmp_path: Path, override: str) -> None:
     config = load(tmp_path, {}, override, "kafka.subscribe_pattern=[a-z]+")
     assert config.kafka.subscribe is None
     assert config.kafka.subscribe_pattern == "[a-z]+"
@@ -192,7 +192,9 @@ def test_null_takes_a_text_away(tmp_path: Path, override: str) -> None:
         ("spark.app_name=@home", "@home"),
     ],
 )
-def test_of_a_text_only_quotes_and_null_are_yaml(tmp_path: Path, override: str, name: str) -> None:
+def test_yaml_reads_only_quotes_and_null_of_a_text(
+    tmp_path: Path, override: str, name: str
+) -> None:
     assert load(tmp_path, {}, override).spark.app_name == name
 
 
@@ -210,7 +212,7 @@ def test_of_a_text_only_quotes_and_null_are_yaml(tmp_path: Path, override: str, 
         ("0.10", "0.10"),
     ],
 )
-def test_the_value_of_an_option_is_a_text_as_written(tmp_path: Path, value: str, text: str) -> None:
+def test_the_value_of_an_option_is_taken_literally(tmp_path: Path, value: str, text: str) -> None:
     options = {"spark": {"options": {"spark.x": "old"}}}
     by_set = load(tmp_path, options, f"spark.options.spark.x={value}")
     variable = {"EMBEDSTREAM_SPARK__OPTIONS__spark.x": value}

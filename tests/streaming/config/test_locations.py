@@ -50,7 +50,7 @@ def test_a_uri_stays(location: str) -> None:
         ("file:///data/a%20b/", "/data/a%20b"),
     ],
 )
-def test_what_is_on_a_local_disk_has_an_absolute_path(
+def test_a_local_location_becomes_absolute(
     location: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,13 +83,13 @@ def test_what_is_on_a_local_disk_has_an_absolute_path(
         ("a\0b", "a NUL character"),
     ],
 )
-def test_what_is_no_location_is_refused(location: str, message: str) -> None:
+def test_an_invalid_location_is_refused(location: str, message: str) -> None:
     with pytest.raises(LocationError, match=message):
         make_absolute(location)
 
 
 @pytest.mark.parametrize("key", ["spark.log_file", "references.folders"])
-def test_what_is_read_without_spark_is_on_a_local_disk(key: str) -> None:
+def test_a_key_that_is_read_without_spark_takes_local_paths_only(key: str) -> None:
     value = "[hdfs:/t]" if key == "references.folders" else "hdfs:/t"
     with pytest.raises(ConfigError, match=rf"{key}.*'hdfs:/t' is not on a local disk"):
         load_config(LOCAL, [f"{key}={value}"])

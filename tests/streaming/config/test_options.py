@@ -84,9 +84,7 @@ def test_a_kafka_option_that_has_a_key_is_refused_with_it(spell: Any, name: str,
         ("kafka.interceptor.classes", "could change messages"),
     ],
 )
-def test_a_kafka_option_that_stays_as_it_is_is_refused_with_the_reason(
-    name: str, reason: str
-) -> None:
+def test_a_fixed_kafka_option_is_refused_with_the_reason(name: str, reason: str) -> None:
     text = kafka_problem(name)
     assert f"'{name}' cannot be set: " in text
     assert reason in text
@@ -103,9 +101,7 @@ def test_a_kafka_option_that_stays_as_it_is_is_refused_with_the_reason(
         ("topic", "kafka.topic"),
     ],
 )
-def test_what_is_no_option_of_the_source_is_refused_with_the_nearest(
-    name: str, nearest: str
-) -> None:
+def test_an_unknown_kafka_option_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     text = kafka_problem(name)
     assert f"Spark's Kafka source has no option '{name}'; did you mean '{nearest}'?" in text
 
@@ -200,19 +196,19 @@ def test_a_setting_of_spark_that_would_do_harm_is_refused(
     assert reason in text
 
 
-def test_a_setting_may_be_given_as_it_is_anyway() -> None:
+def test_a_needed_setting_may_be_given_with_its_needed_value() -> None:
     given = {"spark.sql.session.timeZone": "UTC", "spark.python.worker.reuse": "true"}
     assert SparkConfig(options=given).options == given
 
 
-def test_where_the_cluster_has_the_jars_it_has_the_catalog() -> None:
+def test_the_catalog_may_be_set_if_the_cluster_provides_the_jars() -> None:
     given = {"spark.sql.catalog.spark_catalog": "io.unitycatalog.spark.UCSingleCatalog"}
     assert SparkConfig(jars="provided", options=given).options == given
 
 
 @pytest.mark.parametrize("key", ["table.path", "checkpoint"])
 @pytest.mark.parametrize("location", ["s3://bucket/x", "s3n://bucket/x", "S3://bucket/x"])
-def test_s3_is_s3a_where_jars_are_fetched(key: str, location: str) -> None:
+def test_s3_is_refused_in_favor_of_s3a_if_jars_are_fetched(key: str, location: str) -> None:
     with pytest.raises(ConfigError, match=rf"\n  {key} 's3n?://bucket/x': .* write s3a://"):
         load_config(LOCAL, [f"{key}={location}"], environment={})
 
@@ -224,6 +220,6 @@ def test_s3_is_s3a_where_jars_are_fetched(key: str, location: str) -> None:
         "spark.options.spark.hadoop.fs.s3.impl=org.apache.hadoop.fs.s3a.S3AFileSystem",
     ],
 )
-def test_s3_is_taken_where_there_may_be_a_file_system_for_it(setting: str) -> None:
+def test_s3_is_accepted_if_the_cluster_may_have_a_file_system_for_it(setting: str) -> None:
     config: StreamConfig = load_config(LOCAL, ["table.path=s3://bucket/x", setting], environment={})
     assert config.table.path == "s3://bucket/x"

@@ -38,7 +38,7 @@ def test_a_secret_is_resolved_and_never_shown(
     assert SECRET not in shown(config)
 
 
-def test_an_option_that_is_no_reference_stays_readable(tmp_path: Path) -> None:
+def test_an_option_without_a_reference_stays_readable(tmp_path: Path) -> None:
     options = {"kafka.a": "file", "kafka.b": "environment:x", "kafka.c": True, "kafka.d": 1.5}
     config = load(tmp_path, {"kafka": {"options": options}})
     assert config.kafka.options == {
@@ -67,7 +67,7 @@ def test_a_reference_that_leads_nowhere_is_reported(
     assert line == f"  kafka.options.kafka.ssl.key.password: {message}"
 
 
-def test_a_secret_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
+def test_a_secret_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xfe\x00")
     changes = {"kafka": {"options": {"kafka.ssl.key.password": f"file:{tmp_path / 'secret'}"}}}
     (_, line) = problems(tmp_path, changes)
@@ -99,7 +99,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(
     ("section", "name"), [("kafka", "options"), ("spark", "options"), ("table", "properties")]
 )
 @pytest.mark.parametrize(("value", "kind"), [([SECRET], "list"), ({"y": SECRET}, "dict")])
-def test_an_option_that_is_no_single_value_is_refused(
+def test_an_option_with_a_list_or_map_is_refused(
     tmp_path: Path, section: str, name: str, value: object, kind: str
 ) -> None:
     (_, line) = problems(tmp_path, {section: {name: {f"{section}.x": value}}})
@@ -118,7 +118,9 @@ def test_a_plain_secret_is_refused_with_the_way_out(tmp_path: Path) -> None:
     )
 
 
-def test_options_from_elsewhere_keep_the_same_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_are_not_from_a_file_follow_the_same_rules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TEST_SECRET", SECRET)
     options = resolved_options({"security_protocol": "SSL", "ssl_password": "env:TEST_SECRET"})
     assert SECRET not in repr(options)
@@ -136,7 +138,7 @@ def test_options_from_elsewhere_keep_the_same_rules(monkeypatch: pytest.MonkeyPa
         ({"ssl_password": SECRET}, "'ssl_password' holds a secret in plain text; give it as env:"),
     ],
 )
-def test_wrong_options_from_elsewhere_are_reported_in_plain_words(
+def test_wrong_options_that_are_not_from_a_file_are_reported(
     options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:

@@ -19,7 +19,7 @@ def test_a_location_elsewhere_is_not_checked(location: str) -> None:
     assert disk_trouble(Exception("No space left on device"), {"table.path": location}) is None
 
 
-def test_a_file_uri_is_looked_at_as_a_folder(tmp_path: Path) -> None:
+def test_a_file_uri_is_checked_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     location = make_absolute(f"file:{tmp_path}/file/table")
     with pytest.raises(SetupError, match=r"table\.path '.*/file/table' cannot be written"):
@@ -48,7 +48,7 @@ def test_a_file_uri_is_looked_at_as_a_folder(tmp_path: Path) -> None:
         ("hdfs://n/t", {"ConnectException"}, "cannot be reached"),
     ],
 )
-def test_what_java_raises_over_a_location_is_a_sentence(
+def test_a_java_exception_over_a_location_becomes_a_sentence(
     location: str, kinds: set[str], message: str
 ) -> None:
     text = explain_location(location, kinds, "what Java says")

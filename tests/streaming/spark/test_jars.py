@@ -86,7 +86,7 @@ def test_no_set_has_an_artifact_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["spark", "s3"])
-def test_no_jar_is_one_that_pyspark_ships(name: str) -> None:
+def test_no_jar_is_among_those_of_pyspark(name: str) -> None:
     pyspark = find_spec("pyspark")
     assert pyspark is not None
     assert pyspark.origin is not None
@@ -165,7 +165,7 @@ def test_a_tampered_jar_is_refused_and_named(
         fetch_jars(["example"], tmp_path)
 
 
-def test_a_jar_that_is_not_to_be_had_is_named(
+def test_a_jar_that_the_repository_lacks_is_named(
     tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_jars(monkeypatch, Jar("org.example:absent:2.0", "0" * 64))
@@ -183,7 +183,7 @@ def test_no_network_says_what_to_do(
         fetch_jars(["example"], tmp_path / "jars")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match=r"cannot write to .*file/jars.*EMBEDSTREAM_JARS"):
         fetch_jars(["spark"], tmp_path / "file" / "jars")

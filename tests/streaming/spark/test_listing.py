@@ -68,7 +68,7 @@ def test_all_files_below_a_folder_are_listed(
 
 
 @pytest.mark.parametrize("folder", ["_raw", "a[1]", "{x}", "back\\slash", "sp ace", ".thumbs"])
-def test_a_path_that_exists_is_no_pattern(
+def test_an_existing_path_is_not_a_pattern(
     spark: SparkSession, pictures: Path, address: Address, folder: str
 ) -> None:
     expected = [name for name in [*NAMES, *HIDDEN] if name.startswith(f"{folder}/")]

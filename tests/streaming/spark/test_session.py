@@ -76,7 +76,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
     assert dict(zip(get_args(Until), asked, strict=True)) == {"stopped": True, "drained": False}
 
 
-def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_java_option_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
     assert settings("local[*,4]", {OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
@@ -101,7 +101,9 @@ def test_locations_in_s3_bring_its_file_system(
     assert list(choose_jar_sets(config, ["/data/checkpoint", location])) == sets
 
 
-def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_jars_extensions_and_patterns_are_added_to_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No jar, extension or pattern gives way to another."""
     monkeypatch.setattr(session, "fetch_jars", lambda *_: [Path("/own/delta.jar")])
     own = build_settings(SparkConfig(), PipelineConfig())
@@ -122,7 +124,7 @@ def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatc
         assert not re.search(merged[name], "spark.app.name")
 
 
-def test_any_other_setting_is_as_it_was_given() -> None:
+def test_any_other_setting_is_unchanged() -> None:
     given = {"spark.sql.shuffle.partitions": "7", "spark.driver.host": "me", "spark.x": "y"}
     assert settings("local[2]", given).items() >= given.items()
 
