@@ -23,7 +23,7 @@ MESSAGES = 48
 
 RUN = [sys.executable, "-m", "embedstream", "run"]
 
-GOES_ON = "the stream goes on where it stopped, without a row lost or doubled"
+GOES_ON = "the stream resumes where it stopped, with no row lost or duplicated"
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def spark_settings(config: Any) -> dict[str, str]:
 
     session.fetch_jars = lambda *_: [Path("/own/delta.jar")]  # type: ignore[attr-defined]
     with told():
-        return session._settings(config.spark, config.pipeline)
+        return session.build_settings(config.spark, config.pipeline)
 
 
 def command(*arguments: object, **environment: str) -> tuple[int, str]:

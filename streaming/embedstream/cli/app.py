@@ -394,7 +394,7 @@ def _embedded_servers(folder: Path) -> str:
 
 
 def _client_settings(pairs: list[str] | None) -> dict[str, Any]:
-    from embedstream.config.sections import resolved_options, revealed
+    from embedstream.config.secrets import resolved_options, revealed
 
     given = dict(map(_client_setting, pairs or ()))
     texts = revealed(resolved_options(given))

@@ -205,7 +205,7 @@ def chunks_explained(config: StreamConfig | BulkFilesConfig) -> Iterator[None]:
 def _disk_trouble(
     error: Exception, config: StreamConfig | BulkFilesConfig, **others: str
 ) -> str | None:
-    from embedstream.spark.folder import disk_trouble
+    from embedstream.spark.local_disk import disk_trouble
 
     scratch = SparkFiles.getRootDirectory()
     locations = {"table.path": config.table.path, **others, "spark.local.dir": scratch}

@@ -1,5 +1,7 @@
-"""Which options of Spark and Kafka may be given: one that the configuration has a key for, or that
-embedstream needs as it is, is refused with the key or the reason, and none is dropped or replaced.
+"""Check the options that users give for Spark and Kafka.
+
+An option that has its own key, or that embedstream needs unchanged, is refused with the key or the
+reason. No option is dropped or replaced.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ _KAFKA_KEYS: Mapping[str, str] = {
     "kafka.isolation.level": "kafka.isolation",
 }
 
-_NO_END = "a stream has no end; `embedstream run --available-now` ends with what the topics hold"
+_NO_END = "a stream has no end; `embedstream run --available-now` stops when the topics are read"
 _AS_BYTES = "keys and values are read as bytes"
-_OFFSETS_ELSEWHERE = "the checkpoint keeps what was read, and kafka.starting_offsets the beginning"
+_OFFSETS_ELSEWHERE = "the checkpoint keeps the offsets, and kafka.starting_offsets the beginning"
 _KAFKA_FIXED: Mapping[str, str] = {
     "includeHeaders": "the headers are always read",
     "endingOffsets": _NO_END,
@@ -53,7 +55,7 @@ _KAFKA_FIXED: Mapping[str, str] = {
     "kafka.value.deserializer": _AS_BYTES,
     "kafka.auto.offset.reset": _OFFSETS_ELSEWHERE,
     "kafka.enable.auto.commit": _OFFSETS_ELSEWHERE,
-    "kafka.interceptor.classes": "Spark takes none, for they could change messages",
+    "kafka.interceptor.classes": "Spark accepts none, since they could change messages",
 }
 
 _KAFKA_NUMBERS = (
@@ -63,9 +65,9 @@ _KAFKA_NUMBERS = (
     "fetchOffset.numRetries",
     "fetchOffset.retryIntervalMs",
 )
-# As JavaUtils.timeStringAs reads it.
+# The form that JavaUtils.timeStringAs reads.
 _DURATION = re.compile(r"\d+(us|ms|s|m|min|h|d)?", re.IGNORECASE)
-# All that Spark 4.2's source also takes; see KafkaSourceProvider and KafkaMicroBatchStream.
+# The other options of Spark 4.2's source; see KafkaSourceProvider and KafkaMicroBatchStream.
 _KAFKA_FREE = (*_KAFKA_NUMBERS, "maxTriggerDelay", "groupIdPrefix")
 
 _SPARK_KEYS: Mapping[str, str] = {
@@ -76,7 +78,7 @@ _SPARK_KEYS: Mapping[str, str] = {
     "spark.sql.streaming.checkpointLocation": "checkpoint",
 }
 
-_PYTHON = "the variable PYSPARK_PYTHON of the environment names the workers' Python"
+_PYTHON = "the environment variable PYSPARK_PYTHON names the workers' Python"
 _CONNECT = "the stream does not run over Spark Connect"
 _SPARK_FIXED: Mapping[str, str] = {
     "spark.pyspark.python": _PYTHON,
@@ -84,46 +86,49 @@ _SPARK_FIXED: Mapping[str, str] = {
     "spark.remote": _CONNECT,
 }
 
-# The only value that does no harm, and what another would do.
+# The only harmless value, and the effect of any other.
 _SPARK_NEEDED: Mapping[str, tuple[str, str]] = {
     "spark.api.mode": ("classic", _CONNECT),
     "spark.python.worker.reuse": ("true", "every task would load the model again"),
     "spark.python.use.daemon": ("true", "every task would load the model again"),
     "spark.python.daemon.module": (
         "embedstream.worker.daemon",
-        "every worker would import what it needs again",
+        "every worker would repeat its imports",
     ),
     "spark.sql.session.timeZone": (
         "UTC",
-        "the hour that a change of clocks repeats would be wrong in the rows; convert times when "
-        "they are read",
+        "the hour that a clock change repeats would be wrong in the rows; convert times when you "
+        "read them",
     ),
 }
 _CATALOG = "spark.sql.catalog.spark_catalog"
 
 
 def find_option(options: Values, name: str) -> str | None:
-    """The value of an option of a data source, whose names Spark compares without their case."""
+    """Return the value of a data source's option; Spark ignores the case of these names."""
     known = _find_spelling(name, options)
     return None if known is None else revealed(options)[known]
 
 
 def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None) -> None:
-    """
+    """Check the options of Spark's Kafka source.
+
     Raises:
-        ValueError: one is not to be given, or is none of Spark's; the message names it.
+        ValueError: an option is refused, or Spark does not have it; the message names it.
     """
     _refuse_doubles(options)
     for name, value in revealed(options).items():
         _refuse_own(name, _KAFKA_KEYS, _KAFKA_FIXED, section="kafka")
         if _find_spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
-            raise ValueError(f"the value of '{name}' is a whole number")
+            raise ValueError(f"the value of '{name}' must be a whole number")
         if name.lower() == "maxtriggerdelay" and not _DURATION.fullmatch(value.strip()):
-            raise ValueError(f"the value of '{name}' is a time with its unit, as 15m or 90s")
+            raise ValueError(f"the value of '{name}' must be a time with a unit, as 15m or 90s")
         if not _find_spelling(name, _KAFKA_FREE) and not name.lower().startswith("kafka."):
-            nearest = _find_nearest(name)
+            known = {one.lower(): one for one in (*_KAFKA_FREE, *_KAFKA_KEYS, *_KAFKA_FIXED)}
+            found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+            nearest = known[found[0]] if found else f"kafka.{name}"
             raise ValueError(
-                f"'{name}' is no option of Spark's Kafka source; did you mean '{nearest}'?"
+                f"Spark's Kafka source has no option '{name}'; did you mean '{nearest}'?"
             )
     least, most = find_option(options, "minOffsetsPerTrigger"), max_offsets_per_trigger
     if least is not None and most is not None and int(least) > most:
@@ -133,31 +138,33 @@ def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None)
 
 
 def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) -> None:
-    """
+    """Check the settings of Spark.
+
     Raises:
-        ValueError: one is not to be given, or is no setting of Spark; the message names it.
+        ValueError: a setting is refused, or is not one of Spark's; the message names it.
     """
     _refuse_doubles(options)
     needed = dict(_SPARK_NEEDED)
     if jars == "fetch":
-        needed[_CATALOG] = (DELTA_CATALOG, "it makes the table, and spark.jars is `fetch`")
+        needed[_CATALOG] = (
+            DELTA_CATALOG,
+            "the table cannot be created while spark.jars is `fetch`",
+        )
     for name, value in revealed(options).items():
         if not name.startswith("spark."):
-            raise ValueError(f"'{name}' is no setting of Spark: all begin with 'spark.'")
+            raise ValueError(f"'{name}' is not a setting of Spark: all begin with 'spark.'")
         _refuse_own(name, _SPARK_KEYS, _SPARK_FIXED, section="spark")
         if known := _find_spelling(name, needed):
             wanted, reason = needed[known]
             if (name, value) != (known, wanted):
-                raise ValueError(
-                    f"'{name}' has to be {wanted}, so leave it out: otherwise {reason}"
-                )
+                raise ValueError(f"'{name}' must be {wanted}, so leave it out: otherwise {reason}")
 
 
 def _refuse_own(
     name: str, keys: Mapping[str, str], fixed: Mapping[str, str], *, section: str
 ) -> None:
     if known := _find_spelling(name, keys):
-        raise ValueError(f"'{name}' has a key of its own: set {keys[known]}, not {section}.options")
+        raise ValueError(f"'{name}' has its own key: set {keys[known]}, not {section}.options")
     if known := _find_spelling(name, fixed):
         raise ValueError(f"'{name}' cannot be set: {fixed[known]}")
 
@@ -166,15 +173,9 @@ def _refuse_doubles(options: Values) -> None:
     first: dict[str, str] = {}
     for name in options:
         if (other := first.setdefault(name.lower(), name)) != name:
-            raise ValueError(f"'{other}' and '{name}' are one option: give it once")
+            raise ValueError(f"'{other}' and '{name}' are the same option: give it once")
 
 
 def _find_spelling(name: str, known: Iterable[str]) -> str | None:
-    """How the known one is written that differs at most in case."""
+    """Return the known name that differs from a name at most in case."""
     return next((one for one in known if one.lower() == name.lower()), None)
-
-
-def _find_nearest(name: str) -> str:
-    known = {one.lower(): one for one in (*_KAFKA_FREE, *_KAFKA_KEYS, *_KAFKA_FIXED)}
-    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
-    return known[found[0]] if found else f"kafka.{name}"

@@ -1,27 +1,30 @@
-"""Secrets in a configuration: where one may stand, and how it is kept out of what is printed."""
+"""Secrets in a configuration: where they may be given, and how they stay out of what is printed."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, TypeAdapter, ValidationError
 
+from embedstream.config.errors import ConfigError
+from embedstream.config.yaml import TruthText
 from embedstream_core.redaction import NAMES_OF_SECRETS
 
 __all__ = [
     "NAMES_OF_SECRET_SETTINGS",
     "Options",
     "Properties",
-    "TruthText",
     "holds_secret",
+    "resolved_options",
     "revealed",
 ]
 
-# Two slashes make a URI, such as `spark.eventLog.dir` takes.
+# Two slashes make a URI, as in `spark.eventLog.dir`.
 _WHOLE_REFERENCE = re.compile(r"^(env|file):(?!//)(.+)$")
 _INNER_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 
@@ -29,10 +32,10 @@ NAMES_OF_SECRET_SETTINGS = (
     f"{NAMES_OF_SECRETS}|application[-_.]?key|authorization|signature|user[.]info"
     "|([-_.](pass|pwd)|redis[.]auth)([.]|$)"
 )
-"""What the names of settings hold that are secrets, as `NAMES_OF_SECRETS`."""
+"""A pattern of the names of secret settings, which includes `NAMES_OF_SECRETS`."""
 
 _SECRET_NAME = re.compile(NAMES_OF_SECRET_SETTINGS, re.IGNORECASE)
-# Names of settings that hold no secret, but where it is, how long it lasts, or who makes it.
+# Settings that hold no secret but its place, its lifetime or its provider.
 _OF_A_SECRET = re.compile(
     r"key(gen|provider|size)|secretkeyref|pullsecrets|[.]secrets[.]|[.]security[.]credentials[.]"
     r"|application_credentials$|tokeniz|client[.]id$"
@@ -40,7 +43,7 @@ _OF_A_SECRET = re.compile(
     r"|location|mechanism|ms|name|path|provider|seconds?|size|source|style|timeout|type|ur[il])s?$",
     re.IGNORECASE,
 )
-# Settings of Azure's file systems end with the account that they are for.
+# Settings of Azure's file systems may end with the account.
 _AZURE_ACCOUNT = re.compile(r"(?<=fs\.azure\.)(.+)\.[^.]+\.(dfs|blob)\..+$", re.IGNORECASE)
 
 _SECRET_IN_VALUE = re.compile(
@@ -53,39 +56,45 @@ _SECRET_IN_VALUE = re.compile(
 )
 
 
-class TruthText(str):
-    """A truth value as YAML has it: `true`, `Yes`, `off`."""
-
-    __slots__ = ()
-
-    @property
-    def truth(self) -> bool:
-        """What it means."""
-        return self.lower() in ("true", "yes", "on")
-
-
 def holds_secret(name: str, value: str) -> bool:
-    """Whether a setting is a secret in plain text, by its name or by what its value looks like."""
+    """Return whether a setting is a plain-text secret, by its name or by the form of its value."""
     if value.lower() in ("", "true", "false"):
         return False
     bare = _AZURE_ACCOUNT.sub(r"\1", name)
-    # The dot ends `fs.azure.sas.CONTAINER`, whose account is gone.
-    named = _SECRET_NAME.search(f"{bare}.") and not _OF_A_SECRET.search(bare)
-    # A pattern of secrets holds their names.
-    shown = not name.lower().endswith("regex") and _SECRET_IN_VALUE.search(value)
-    return bool(named or shown)
+    # The dot ends `fs.azure.sas.CONTAINER`, whose account was removed.
+    is_named = _SECRET_NAME.search(f"{bare}.") and not _OF_A_SECRET.search(bare)
+    # A pattern of secrets contains their names.
+    is_in_value = not name.lower().endswith("regex") and _SECRET_IN_VALUE.search(value)
+    return bool(is_named or is_in_value)
 
 
 def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
-    """Options with their secrets in clear, to hand to Kafka or Spark; never to print."""
+    """Return options with their secrets in clear, to hand to Kafka or Spark; never print them."""
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in options.items()
     }
 
 
+def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]:
+    """Return options that are not from a file, with `env:` and `file:` references resolved.
+
+    Raises:
+        ConfigError: a reference leads nowhere, or a secret is in plain text; the message names each
+            such option.
+    """
+    try:
+        return TypeAdapter(Options).validate_python(options)
+    except ValidationError as error:
+        problems = [
+            ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")])
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError("\n".join(problems)) from None
+
+
 def _as_text(value: object) -> str:
-    """What YAML read as a number, true or false, as Kafka, Spark and Delta write it."""
+    """Return a value as Kafka, Spark and Delta write it, whether YAML has a type for it or not."""
     if isinstance(value, TruthText):
         value = value.truth
     if isinstance(value, bool):
@@ -95,24 +104,25 @@ def _as_text(value: object) -> str:
     if value is None:
         raise ValueError("it has no value; write '' for an empty text, or leave it out")
     raise ValueError(
-        f"its value is a text, a number, true or false, not a {type(value).__name__}; write a "
+        f"its value must be a text, a number, true or false, not a {type(value).__name__}; write a "
         "name with dots as one key, as in `kafka.security.protocol: SSL`"
     )
 
 
 def _resolve(value: object) -> str | SecretStr:
-    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` within, by a secret."""
+    """Replace `env:NAME` and `file:PATH`, alone or as `${env:NAME}` in a text, by a secret."""
     if isinstance(value, SecretStr):
         return value
     text = _as_text(value)
     if whole := _WHOLE_REFERENCE.match(text):
-        return SecretStr(_referenced(*whole.groups()))
+        return SecretStr(_read_reference(whole))
     if _INNER_REFERENCE.search(text):
-        return SecretStr(_INNER_REFERENCE.sub(lambda match: _referenced(*match.groups()), text))
+        return SecretStr(_INNER_REFERENCE.sub(_read_reference, text))
     return text
 
 
-def _referenced(kind: str, name: str) -> str:
+def _read_reference(match: re.Match[str]) -> str:
+    kind, name = match.groups()
     if kind == "env":
         if name not in os.environ:
             raise ValueError(f"the environment variable {name} is not set")
@@ -122,31 +132,32 @@ def _referenced(kind: str, name: str) -> str:
     except OSError as error:
         raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"the file {name} cannot be read: it is no UTF-8 text") from None
+        raise ValueError(f"the file {name} cannot be read: it is not UTF-8 text") from None
 
 
-def _refuse_plain_options(options: dict[str, str | SecretStr]) -> dict[str, str | SecretStr]:
-    for name, value in options.items():
+def _refuse_secrets(settings: dict[str, Any], *, reason: str) -> dict[str, Any]:
+    for name, value in settings.items():
         if isinstance(value, str) and holds_secret(name, value):
-            raise ValueError(
-                f"'{name}' holds a secret in plain text; give it as env:NAME or file:PATH, or as "
-                "${env:NAME} within a longer value"
-            )
-    return options
+            raise ValueError(f"'{name}' holds a secret{reason}")
+    return settings
 
 
-def _refuse_plain_properties(properties: dict[str, str]) -> dict[str, str]:
-    for name, value in properties.items():
-        if holds_secret(name, value):
-            raise ValueError(
-                f"'{name}' holds a secret, which whoever may read the table would see: leave it out"
-            )
-    return properties
+Options = Annotated[
+    dict[str, Annotated[str | SecretStr, BeforeValidator(_resolve)]],
+    AfterValidator(
+        partial(
+            _refuse_secrets,
+            reason=" in plain text; give it as env:NAME or file:PATH, or as ${env:NAME} within a "
+            "longer value",
+        )
+    ),
+]
+"""Settings of Spark or Kafka; a secret is given by reference."""
 
-
-_Property = Annotated[str, BeforeValidator(_as_text)]
-_Option = Annotated[str | SecretStr, BeforeValidator(_resolve)]
-Options = Annotated[dict[str, _Option], AfterValidator(_refuse_plain_options)]
-"""Settings of Spark or Kafka, of which secrets are given by reference."""
-Properties = Annotated[dict[str, _Property], AfterValidator(_refuse_plain_properties)]
-"""Settings that anybody may see, and so no secret."""
+Properties = Annotated[
+    dict[str, Annotated[str, BeforeValidator(_as_text)]],
+    AfterValidator(
+        partial(_refuse_secrets, reason=", which every reader of the table would see: leave it out")
+    ),
+]
+"""Settings that anybody may see, and therefore no secrets."""

@@ -1,4 +1,4 @@
-"""YAML as a configuration has it: what the texts mean is left to the keys that they belong to."""
+"""Read YAML as a configuration needs it: each key decides what its text means."""
 
 from __future__ import annotations
 
@@ -7,26 +7,36 @@ from typing import Any
 
 import yaml
 
-from embedstream.config.secrets import TruthText
-from embedstream.config.sections import ConfigError
+from embedstream.config.errors import ConfigError
 
-__all__ = ["parse_value", "read_yaml"]
+__all__ = ["TruthText", "parse_value", "read_yaml"]
 
-# PyYAML quotes aliases and tags in its errors, and a password may begin like one; its own names for
-# the parts of a document, as '<block end>', and single characters are left.
+# PyYAML quotes aliases and tags in its errors, and a password may begin like one. Its own names of
+# the parts of a document, such as '<block end>', and single characters are kept.
 _QUOTED_INPUT = re.compile(r"""(['"])[^<\s]\S{2,}\1""")
 
 _TAG = "tag:yaml.org,2002:"
 
 
+class TruthText(str):
+    """The text of a truth value in YAML: `true`, `Yes`, `off`."""
+
+    __slots__ = ()
+
+    @property
+    def truth(self) -> bool:
+        """The value of the text."""
+        return self.lower() in ("true", "yes", "on")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which a number and a date stay the text that was written, and so does a truth value.
+    """Loads numbers, dates and truth values as the text that was written.
 
     A topic may be called 2024, and an application `on`.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a map, in which no key may stand twice: PyYAML would drop the first one."""
+        """Read a map; refuse a key that occurs twice, of which PyYAML would drop the first."""
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
@@ -38,7 +48,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_truth(self, node: yaml.ScalarNode) -> TruthText:
-        """Read a truth value as the text that it is."""
+        """Read a truth value as its text."""
         return TruthText(self.construct_scalar(node))
 
 
@@ -54,37 +64,34 @@ def read_yaml(text: str, subject: str) -> Any:
     """Read a part of a configuration: maps, lists, texts, `TruthText`s, and None.
 
     Raises:
-        ConfigError: it is not YAML, which is said of the subject; the text is not repeated.
+        ConfigError: the text is not YAML. The message names the subject and repeats no input.
     """
     return _read(text, subject, _Loader)
 
 
 def parse_value(name: str, value: str) -> object:
-    """Read a setting that is none of the configuration's, with numbers and truth values.
+    """Read a setting that the configuration has no key for, with numbers and truth values.
 
     Raises:
-        ConfigError: it is not YAML; the value is not repeated.
+        ConfigError: the value is not YAML. The message does not repeat it.
     """
     return _read(value, f"the value of {name}", yaml.SafeLoader)
 
 
 def _read(text: str, subject: str, loader: type[yaml.SafeLoader]) -> Any:
     try:
-        return yaml.load(text, loader)  # noqa: S506, for both are safe ones
+        return yaml.load(text, loader)  # noqa: S506, since both loaders are safe
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{subject} is not YAML: {_without_input(error)}") from None
+        # PyYAML's words and the place, but nothing of what it read, which may be a secret.
+        marked = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
+        parts = [
+            f"{_QUOTED_INPUT.sub('…', words)} in line {mark.line + 1}, column {mark.column + 1}"
+            for words, mark in marked
+            if words and mark
+        ]
+        raise ConfigError(f"{subject} is not YAML: {', '.join(parts)}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(
-            f"{subject} is not YAML: a character, a number or a date in it does not exist, or it "
-            "is too deep"
+            f"{subject} is not YAML: it contains a character, a number or a date that does not "
+            "exist, or it is nested too deeply"
         ) from None
-
-
-def _without_input(error: yaml.MarkedYAMLError) -> str:
-    """What PyYAML says is wrong, and where, but nothing of what it read: that may be a secret."""
-    parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
-    return ", ".join(
-        f"{_QUOTED_INPUT.sub('…', text)} in line {mark.line + 1}, column {mark.column + 1}"
-        for text, mark in parts
-        if text and mark
-    )

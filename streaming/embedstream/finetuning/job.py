@@ -33,7 +33,7 @@ from embedstream.api.columns import find_column
 from embedstream.config.locations import scheme_of
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.spark.connect import is_connect
-from embedstream.spark.folder import check_writable
+from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import task_cores, task_gpus, tasks_at_once
 from embedstream.worker.model import prepare
 from embedstream_core.atomic_files import replace_file

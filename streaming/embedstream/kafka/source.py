@@ -22,8 +22,9 @@ from pyspark.sql.types import (
 )
 
 from embedstream.config.options import find_option
-from embedstream.config.sections import KafkaConfig, revealed
-from embedstream.spark.java_errors import causes, root_cause
+from embedstream.config.secrets import revealed
+from embedstream.config.sections import KafkaConfig
+from embedstream.spark.errors import causes, root_cause
 from embedstream.spark.sizing import rows_a_commit, tasks_at_once
 from embedstream_core.errors import SetupError
 

@@ -1,4 +1,4 @@
-"""Spark Connect: which sessions are its clients, and what a session is known by."""
+"""Spark Connect: which sessions are its clients, and the key of a session."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["is_connect", "session_key"]
 
 
 def is_connect(spark: SparkSession) -> bool:
-    """Whether a session is a client of Spark Connect's."""
+    """Return whether a session is a client of Spark Connect."""
     return not hasattr(spark, "_jsparkSession")
 
 
 def session_key(spark: SparkSession) -> str:
-    """What a model that was sent belongs to: the application, or the session over Connect."""
+    """Return the id that a broadcast model belongs to: of the application, or a Connect session."""
     if is_connect(spark):
         return str(spark.session_id)  # type: ignore[attr-defined]
     return str(spark.sparkContext.applicationId)

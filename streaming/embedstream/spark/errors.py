@@ -1,13 +1,44 @@
-"""Errors of Spark in one line."""
+"""What Spark's and Java's exceptions say, in one line."""
 
 from __future__ import annotations
 
-__all__ = ["describe_error"]
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+
+__all__ = ["causes", "describe_error", "root_cause", "summarize_error"]
 
 
 def describe_error(error: Exception) -> str:
-    """Return the last line that names an error: the Python worker's own, where it was there."""
+    """Return the last line that names an error: the Python worker's own if there is one."""
     trace = f"{error}\n{getattr(error, '_stackTrace', '')}"
     lines = [line.strip().removeprefix("Caused by: ") for line in trace.splitlines()]
     named = [line for line in lines if "Error: " in line or "Exception: " in line]
     return named[-1] if named else lines[0]
+
+
+def causes(error: Exception) -> list[Any]:
+    """Return the Java exceptions behind an error, each followed by its cause; [] if none."""
+    found: list[Any] = []
+    # PySpark converts some exceptions into its own and keeps the original.
+    cause: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+    while cause is not None:
+        found.append(cause)
+        cause = cause.getCause()
+    return found
+
+
+def root_cause(error: Exception) -> str:
+    """Return the message of the innermost Java exception, or of the error if there is none."""
+    found = causes(error)
+    if not found:
+        return str(error)
+    return str(found[-1].getMessage() or found[-1].getClass().getSimpleName())
+
+
+def summarize_error(error: Exception) -> str:
+    """Return the message of the outermost Java exception, or the first line of another error."""
+    if not isinstance(error, Py4JJavaError):
+        return str(error).partition("\n")[0]
+    cause = error.java_exception
+    return str(cause.getMessage() or cause.getClass().getSimpleName())

@@ -1,4 +1,4 @@
-"""How much runs at once, and how much is done between two commits for it."""
+"""How much work runs at once, and how much is done between two commits."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from pyspark.sql import SparkSession
 
 __all__ = ["rows_a_commit", "task_cores", "task_gpus", "tasks_at_once"]
 
-# These should take a minute or so: a fault repeats no more than that, and the commit is a small
-# part of it.
+# About a minute of work: a fault repeats no more than that, and the commit is a small part of it.
 _ROWS_A_CORE = 1024
 _ROWS_A_GPU = 65_536
 
 
 def task_cores(spark: SparkSession) -> int:
-    """The cores of one task."""
+    """Return the number of cores of one task."""
     return int(spark.conf.get("spark.task.cpus", "1") or 1)
 
 
 def task_gpus(spark: SparkSession) -> float:
-    """The GPUs of one task; 0.5 where two share one."""
+    """Return the number of GPUs of one task; 0.5 if two tasks share one."""
     return float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0)
 
 
 def tasks_at_once(spark: SparkSession) -> int:
-    """How many tasks the executors that are there run at once."""
+    """Return how many tasks the running executors execute at once."""
     return max(1, spark.sparkContext.defaultParallelism // task_cores(spark))
 
 
 def rows_a_commit(spark: SparkSession) -> int:
-    """How many rows to embed between two commits."""
+    """Return how many rows to embed between two commits."""
     gpus = tasks_at_once(spark) * task_gpus(spark)
-    cores = spark.sparkContext.defaultParallelism
-    return int(gpus * _ROWS_A_GPU) or cores * _ROWS_A_CORE
+    return int(gpus * _ROWS_A_GPU) or spark.sparkContext.defaultParallelism * _ROWS_A_CORE

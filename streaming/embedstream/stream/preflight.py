@@ -15,7 +15,8 @@ from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.doctor import Finding, checkpoint_problems
 from embedstream.recovery.lost_messages import refuse_losses
 from embedstream.recovery.resume import plan
-from embedstream.spark.folder import Folder, check_writable
+from embedstream.spark.folder import Folder
+from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import task_cores, tasks_at_once
 from embedstream.table.delta import check_model, check_table
 from embedstream.table.delta_log import log_problems, writers

@@ -209,7 +209,7 @@ def test_a_wrong_configuration_is_a_sentence_and_exit_code_2(tmp_path: Path, com
     [
         ("kafka.min_partitions=few", "kafka.min_partitions: should be a valid integer"),
         ("kafka.subscribe", "--set takes key=value"),
-        ("spark.options.x=1", "spark: 'x' is no setting of Spark"),
+        ("spark.options.x=1", "spark: 'x' is not a setting of Spark"),
     ],
 )
 def test_a_wrong_override_is_a_sentence(
@@ -330,7 +330,10 @@ def test_an_address_without_a_broker_is_told(picture: Path, embedstream: Command
             "ssl_password=env:NOT_SET",
             "ssl_password: the environment variable NOT_SET is not set\n",
         ),
-        ("ssl_cafile=[a, b]", "ssl_cafile: its value is a text, a number, true or false, not a "),
+        (
+            "ssl_cafile=[a, b]",
+            "ssl_cafile: its value must be a text, a number, true or false, not a ",
+        ),
         ("ssl_password=[hunter2", "the value of ssl_password is not YAML: "),
         ("ssl_password=12345", "'ssl_password' holds a secret in plain text; give it as env:"),
     ],

@@ -94,7 +94,7 @@ def test_the_shortest_file_loads(shortest: Path) -> None:
     assert load_config(shortest, environment={}).kafka.subscribe == "images"
 
 
-def test_the_overrides_that_the_page_shows_are_taken(shortest: Path) -> None:
+def test_the_overrides_that_the_page_shows_work(shortest: Path) -> None:
     variables = dict(re.findall(r"`(EMBEDSTREAM_\w+)=(\w+)`", configuration_reference()))
     assert load_config(shortest, environment=variables).kafka.subscribe == "cats"
 

@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
-from embedstream.config.secrets import holds_secret
-from embedstream.config.sections import (
-    ConfigError,
-    PipelineConfig,
-    SparkConfig,
-    StreamConfig,
-    revealed,
-)
-from embedstream.spark.session import _settings
+from embedstream.config.secrets import holds_secret, revealed
+from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
+from embedstream.spark.session import build_settings
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 CANARY = "c4n4ry"
@@ -123,17 +118,17 @@ NOT_SECRET = [
 
 
 @pytest.mark.parametrize("name", SECRET)
-def test_a_secret_is_known_by_its_name(name: str) -> None:
+def test_a_secret_is_recognized_by_its_name(name: str) -> None:
     assert holds_secret(name, CANARY)
     assert not holds_secret(name, "")
 
 
 @pytest.mark.parametrize("name", NOT_SECRET)
-def test_what_is_about_a_secret_is_none(name: str) -> None:
+def test_a_setting_about_a_secret_is_not_a_secret(name: str) -> None:
     assert not holds_secret(name, "some.value")
 
 
-def test_a_switch_is_no_secret() -> None:
+def test_a_switch_is_not_a_secret() -> None:
     assert not holds_secret("spark.hadoop.fs.azure.enable.delegation.token", "true")
 
 
@@ -158,7 +153,7 @@ def test_a_switch_is_no_secret() -> None:
         f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{CANARY}",
     ],
 )
-def test_a_secret_is_known_by_its_value(value: str) -> None:
+def test_a_secret_is_recognized_by_its_value(value: str) -> None:
     assert holds_secret("kafka.x", value)
 
 
@@ -174,11 +169,11 @@ def test_a_secret_is_known_by_its_value(value: str) -> None:
         "-Dsecret.file=/etc/secret",
     ],
 )
-def test_what_looks_like_no_secret_is_none(value: str) -> None:
+def test_a_harmless_value_is_not_a_secret(value: str) -> None:
     assert not holds_secret("kafka.x", value)
 
 
-def test_a_pattern_of_secrets_is_none() -> None:
+def test_a_pattern_of_secrets_is_not_a_secret() -> None:
     assert not holds_secret("spark.redaction.string.regex", "password=.*")
 
 
@@ -198,7 +193,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", options(*(name for name in SECRET if name[:2] in ("ka", "sp"))))
-def test_a_secret_by_reference_is_taken(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_by_reference_is_accepted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", CANARY)
     config: StreamConfig = load_config(LOCAL, [f"{key}=env:CANARY"], environment={})
     section = config.kafka if key.startswith("kafka") else config.spark
@@ -207,22 +202,24 @@ def test_a_secret_by_reference_is_taken(key: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["fs.azure.account.key.store.dfs.core.windows.net", "api.token"])
-def test_a_property_of_the_table_is_no_secret(name: str) -> None:
+def test_a_table_property_may_not_be_a_secret(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' holds a secret, which") as error:
         load_config(LOCAL, [f"table.properties.{name}={CANARY}"], environment={})
     assert CANARY not in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["table.path", "checkpoint"])
-def test_a_location_holds_no_password(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: a location holds no password") as error:
+def test_a_password_in_a_location_is_refused(key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"{key}: a location must not contain a password"
+    ) as error:
         load_config(LOCAL, [f"{key}=s3a://me:{CANARY}@bucket/table"], environment={})
     assert CANARY not in str(error.value)
 
 
 @pytest.mark.parametrize("name", SECRET)
-def test_spark_hides_it(name: str) -> None:
-    settings = _settings(SparkConfig(jars="provided"), PipelineConfig())
+def test_spark_hides_every_secret(name: str) -> None:
+    settings = build_settings(SparkConfig(jars="provided"), PipelineConfig())
     for setting in ("spark.redaction.regex", "spark.sql.redaction.options.regex"):
         # Spark lowers the case of a data source's options.
         assert re.search(settings[setting], name)

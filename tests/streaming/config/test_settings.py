@@ -45,7 +45,7 @@ def test_decoding_has_one_set_of_limits() -> None:
 
 
 @pytest.mark.spark
-def test_what_workers_get_by_default_are_the_cores_defaults(spark: SparkSession) -> None:
+def test_workers_get_the_defaults_of_the_core(spark: SparkSession) -> None:
     model = prepare(SMALL)
 
     embedder = build_embedder(spark, model, EncoderConfig(), DataFrameConfig())
@@ -58,7 +58,7 @@ def test_what_workers_get_by_default_are_the_cores_defaults(spark: SparkSession)
     assert embedder.pipeline_limits == PipelineLimits(decode_threads=1)
 
 
-def test_decode_threads_are_left_to_where_the_work_is_done() -> None:
+def test_decode_threads_are_chosen_where_the_work_runs() -> None:
     assert DataFrameConfig().pipeline.decode_threads is None
     assert PipelineLimits().decode_threads is None
 
@@ -83,6 +83,6 @@ def test_a_declared_preprocessing_has_the_cores_fields() -> None:
     assert Preprocessing(**dict(declared)) == Preprocessing(256, 224, "bilinear", mean, std)
 
 
-def test_each_scheme_and_backend_is_there_and_no_other() -> None:
+def test_the_choices_are_exactly_the_implemented_schemes_and_backends() -> None:
     assert set(get_args(SchemeName)) == set(SCHEMES)
     assert set(get_args(Backend)) == set(BACKENDS)

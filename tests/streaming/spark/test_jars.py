@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from typing import NoReturn
 
 import pytest
 
@@ -68,7 +69,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 
 
 def list_jars(monkeypatch: pytest.MonkeyPatch, *listed: Jar) -> None:
-    monkeypatch.setattr(jars, "_jar_sets", lambda: {"example": listed})
+    monkeypatch.setattr(jars, "jar_set", lambda _: listed)
 
 
 @pytest.mark.parametrize("name", ["spark", "s3", "broker"])
@@ -85,7 +86,7 @@ def test_no_set_has_an_artifact_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["spark", "s3"])
-def test_no_jar_is_one_that_pyspark_ships(name: str) -> None:
+def test_no_jar_is_among_those_of_pyspark(name: str) -> None:
     pyspark = find_spec("pyspark")
     assert pyspark is not None
     assert pyspark.origin is not None
@@ -164,7 +165,7 @@ def test_a_tampered_jar_is_refused_and_named(
         fetch_jars(["example"], tmp_path)
 
 
-def test_a_jar_that_is_not_to_be_had_is_named(
+def test_a_jar_that_the_repository_lacks_is_named(
     tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_jars(monkeypatch, Jar("org.example:absent:2.0", "0" * 64))
@@ -182,18 +183,18 @@ def test_no_network_says_what_to_do(
         fetch_jars(["example"], tmp_path / "jars")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match=r"cannot write .*file/jars.*EMBEDSTREAM_JARS"):
+    with pytest.raises(SetupError, match=r"cannot write to .*file/jars.*EMBEDSTREAM_JARS"):
         fetch_jars(["spark"], tmp_path / "file" / "jars")
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(jar: Jar, scratch: Path) -> Path:
+    def refuse(**_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     list_jars(monkeypatch, SMALL)
-    monkeypatch.setattr(jars, "_download", no_space)
+    monkeypatch.setattr(jars, "TemporaryDirectory", refuse)
     with pytest.raises(SetupError, match="No space left on device; free some space"):
         fetch_jars(["example"], tmp_path)
 

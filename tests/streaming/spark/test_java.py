@@ -52,9 +52,7 @@ def test_an_old_java_is_refused(tmp_path: Path, says: str, version: str) -> None
     assert f"{java} {version} install a Java runtime 17 or newer" in str(error.value)
 
 
-def test_an_old_java_home_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_java_home_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_java(tmp_path / "path", says='openjdk version "17.0.1"')
     make_java(tmp_path / "home" / "bin", says='openjdk version "11.0.1"')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
@@ -69,13 +67,13 @@ def test_no_java() -> None:
 
 def test_a_java_home_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(SetupError, match="which holds no bin/java"):
+    with pytest.raises(SetupError, match="which has no bin/java"):
         find_java()
 
 
-def test_a_java_that_tells_no_version(tmp_path: Path) -> None:
+def test_a_java_that_prints_no_version(tmp_path: Path) -> None:
     make_java(tmp_path / "path", says="no runtime present")
-    with pytest.raises(SetupError, match="does not tell its version but says 'no runtime present'"):
+    with pytest.raises(SetupError, match="does not print its version but 'no runtime present'"):
         find_java()
 
 

@@ -68,7 +68,7 @@ def test_all_files_below_a_folder_are_listed(
 
 
 @pytest.mark.parametrize("folder", ["_raw", "a[1]", "{x}", "back\\slash", "sp ace", ".thumbs"])
-def test_a_path_that_exists_is_no_pattern(
+def test_an_existing_path_is_not_a_pattern(
     spark: SparkSession, pictures: Path, address: Address, folder: str
 ) -> None:
     expected = [name for name in [*NAMES, *HIDDEN] if name.startswith(f"{folder}/")]
@@ -152,15 +152,24 @@ def test_a_name_that_is_not_utf_8_is_listed(spark: SparkSession, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_may_not_be_listed_is_told(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_listed_is_reported(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o000)
     with pytest.raises(SetupError, match=r"cannot be listed: Permission denied: '.*/closed'"):
         list_files(spark, str(tmp_path))
 
 
-@pytest.mark.parametrize("path", ["dbfs:/a", "nosuch://a/b", "hdfs://name.invalid:1/a"])
-def test_a_file_system_out_of_reach_is_told(spark: SparkSession, path: str) -> None:
-    with pytest.raises(SetupError, match=f"the files at '{path}' cannot be listed: .*; give a"):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("dbfs:/a", "no file system for 'dbfs:/a' .*only Databricks has it"),
+        ("nosuch://a/b", "no file system for 'nosuch://a/b' .*add a jar"),
+        ("hdfs://name.invalid:1/a", "'hdfs://name.invalid:1/a' cannot be reached .*; correct it"),
+    ],
+)
+def test_an_unreachable_file_system_is_explained(
+    spark: SparkSession, path: str, message: str
+) -> None:
+    with pytest.raises(SetupError, match=message):
         list_files(spark, path)
 
 

@@ -13,7 +13,7 @@ from embedstream.cli import terminal
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.spark import session
-from embedstream.spark.session import _jar_sets, _settings
+from embedstream.spark.session import build_settings, choose_jar_sets
 from embedstream.stream.job import Until
 from embedstream_core.errors import SetupError
 
@@ -25,11 +25,11 @@ def settings(
     master: str, options: dict[str, str] | None = None, *, lasting: bool = False
 ) -> dict[str, str]:
     config = SparkConfig(master=master, jars="provided", options=options or {})
-    return _settings(config, PipelineConfig(), lasting=lasting)
+    return build_settings(config, PipelineConfig(), lasting=lasting)
 
 
 @pytest.mark.parametrize(
-    ("cores", "master", "told"),
+    ("cores", "master", "text"),
     [
         (2, "local[*,4]", ONE_COMPILER),
         (4, "local[2,4]", ONE_COMPILER),
@@ -39,11 +39,11 @@ def settings(
     ],
 )
 def test_few_cores_have_one_compiler(
-    monkeypatch: pytest.MonkeyPatch, cores: int | None, master: str, told: str | None
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, master: str, text: str | None
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
 
-    assert settings(master).get(OPTION) == told
+    assert settings(master).get(OPTION) == text
 
 
 def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
     assert dict(zip(get_args(Until), asked, strict=True)) == {"stopped": True, "drained": False}
 
 
-def test_what_is_configured_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_java_option_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
     assert settings("local[*,4]", {OPTION: "-Xss8m"})[OPTION] == "-Xss8m"
@@ -98,13 +98,15 @@ def test_locations_in_s3_bring_its_file_system(
 ) -> None:
     config = SparkConfig(jar_sets=configured)
 
-    assert list(_jar_sets(config, ["/data/checkpoint", location])) == sets
+    assert list(choose_jar_sets(config, ["/data/checkpoint", location])) == sets
 
 
-def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_jars_extensions_and_patterns_are_added_to_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No jar, extension or pattern gives way to another."""
     monkeypatch.setattr(session, "fetch_jars", lambda *_: [Path("/own/delta.jar")])
-    own = _settings(SparkConfig(), PipelineConfig())
+    own = build_settings(SparkConfig(), PipelineConfig())
     given = {
         "spark.jars": "/my/udf.jar, /own/delta.jar",
         "spark.sql.extensions": f"my.Extension,{DELTA_EXTENSION}",
@@ -112,7 +114,7 @@ def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatc
         "spark.sql.redaction.options.regex": "licence|x",
     }
 
-    merged = _settings(SparkConfig(options=given), PipelineConfig())
+    merged = build_settings(SparkConfig(options=given), PipelineConfig())
 
     assert merged["spark.jars"] == "/own/delta.jar,/my/udf.jar"
     assert merged["spark.sql.extensions"] == f"{DELTA_EXTENSION},my.Extension"
@@ -122,7 +124,7 @@ def test_what_is_given_is_added_to_what_is_needed(monkeypatch: pytest.MonkeyPatc
         assert not re.search(merged[name], "spark.app.name")
 
 
-def test_any_other_setting_is_as_it_was_given() -> None:
+def test_any_other_setting_is_unchanged() -> None:
     given = {"spark.sql.shuffle.partitions": "7", "spark.driver.host": "me", "spark.x": "y"}
     assert settings("local[2]", given).items() >= given.items()
 

@@ -1,0 +1,208 @@
+"""The sections that decide how an image becomes a vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from embedstream.config.field_types import LocalFolder, Section, Switch
+from embedstream_core.media.image.preprocessing import CropMode, Interpolation, Preprocessing
+from embedstream_core.model_id import Precision
+from embedstream_core.settings import (
+    DEFAULT_SCHEMES,
+    FORMATS,
+    Backend,
+    DecodeLimits,
+    Device,
+    EngineSettings,
+    FetchPolicy,
+    Fidelity,
+    ImageFormat,
+    Isolation,
+    PipelineLimits,
+    SchemeName,
+)
+
+__all__ = [
+    "DataFrameConfig",
+    "DecodeConfig",
+    "EncoderConfig",
+    "PipelineConfig",
+    "PreprocessingConfig",
+    "ReferencesConfig",
+    "Transport",
+]
+
+Transport = Literal["pandas", "arrow"]
+
+
+class ReferencesConfig(Section):
+    """Which references may be fetched: none, until allowed here."""
+
+    schemes: tuple[SchemeName, ...] = DEFAULT_SCHEMES
+    """The schemes that may be used; plain http is off by default. References that begin with
+    `s3a://` or `s3n://` are read as `s3://` if these schemes are listed."""
+    folders: tuple[LocalFolder, ...] = ()
+    """Folders whose files `file://` may read; the path of a file allows that file alone."""
+    hosts: tuple[str, ...] = ()
+    """Hosts that `http://` and `https://` may reach: `images.example.com`, `*.example.com`,
+    `localhost:8080`."""
+    buckets: tuple[str, ...] = ()
+    """Buckets that `s3://` may read (extra `s3`)."""
+    networks: tuple[str, ...] = ()
+    """Private networks that allowed hosts may resolve to, such as `10.0.0.0/8`; otherwise only
+    public addresses are connected to."""
+    max_redirects: int = Field(FetchPolicy.max_redirects, ge=0, le=10)
+    """Redirects to follow."""
+    timeout_s: PositiveFloat = FetchPolicy.timeout_s
+    """Seconds for one whole fetch."""
+    attempts: PositiveInt = FetchPolicy.attempts
+    """Attempts for a fetch that may succeed later."""
+    outage_after: PositiveInt | None = FetchPolicy.outage_after
+    """After this many references of one task in a row fail for temporary reasons, it is an outage:
+    the micro-batch is retried, in the end by a restart, and none of them becomes a failure. With
+    null each one becomes a failure."""
+    connections_per_host: PositiveInt = FetchPolicy.connections_per_host
+    """The most connections of one task to one host."""
+    s3_endpoint: str | None = None
+    """The address of an S3-compatible store."""
+    s3_region: str | None = None
+    """The region of the buckets."""
+
+    def policy(self, *, max_bytes: int) -> FetchPolicy:
+        """Return what may be fetched, images up to `max_bytes` each.
+
+        Raises:
+            SetupError: a host, a network or an address is malformed.
+        """
+        given = {**dict(self), "folders": tuple(map(Path, self.folders))}
+        return FetchPolicy(**given, max_bytes=max_bytes)
+
+
+class PreprocessingConfig(Section):
+    """How an image is prepared for the model."""
+
+    resize_px: PositiveInt
+    """The length of the shorter side after scaling; `crop_mode` may choose another side."""
+    crop_px: PositiveInt
+    """The side of the square that is cut from the middle."""
+    interpolation: Interpolation = "bilinear"
+    """How pixels are scaled."""
+    mean: tuple[float, float, float]
+    """Subtracted from each channel, whose values are 0 to 1."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    """The divisor of each channel after that."""
+    crop_mode: CropMode = Preprocessing.crop_mode
+    """`center` scales the shorter side to `resize_px`; `squash` scales both sides to it and ignores
+    the aspect ratio; `border` scales the longer side and fills the rest with `mean`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PreprocessingConfig:
+        if self.crop_px > self.resize_px:
+            raise ValueError(
+                f"crop_px {self.crop_px} is larger than resize_px {self.resize_px}: the square is "
+                "cut from the scaled image"
+            )
+        return self
+
+
+class EncoderConfig(Section):
+    """The model."""
+
+    name: str = "resnet50"
+    """A torchvision classification network, `timm/<model>` (extra `timm`), `efficientnet_lite0`
+    (extra `efficientnet-lite`), a function of yours as `module:function`, or the kind of file that
+    `weights` names: `export`, `onnx`, `keras` or `huggingface` (extras of these names), or `mlflow`
+    (extra `mlflow`); see encoders.md."""
+    weights: str = "default"
+    """`default`, the name of published weights, the path of a `.safetensors` file or of a state
+    dict, or `random` (untrained, for tests); for a program, its path; for an encoder in MLflow,
+    `models:/<name>@<alias>` or another URI of mlflow.md."""
+    preprocessing: PreprocessingConfig | None = None
+    """What the model was trained with; replaces the encoder's own: `{resize_px: 256, crop_px: 224,
+    interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}`.
+    Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
+    `squash` and `border`. Required for `export`, `onnx` and `keras`."""
+    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
+    """The hash that the weights file must have, or the beginning of it."""
+    device: Device = EngineSettings.device
+    """`auto` is the task's GPU if it has one."""
+    precision: Literal["auto", Precision] = "auto"
+    """`auto` times both where the model runs, once for all workers, and chooses bfloat16 if that is
+    faster; in a table that has rows of the model, it keeps their precision."""
+    backend: Backend = EngineSettings.backend
+    """What computes: `torch`; `compile`, which is torch.compile with a slow start; `openvino` on
+    CPUs (extra `openvino`). If it cannot be used, `torch` is; programs of `export`, `onnx` and
+    `keras` run as they are, in float32."""
+    timeout_s: PositiveFloat = PipelineLimits.forward_timeout_s
+    """Seconds for one forward pass; a worker that takes longer is killed."""
+    batch_size: PositiveInt | None = EngineSettings.batch_size
+    """Images in a forward pass; by default 16 on a CPU, 128 on a GPU."""
+
+
+class DecodeConfig(Section):
+    """What is decoded, and how."""
+
+    max_image_bytes: PositiveInt = DecodeLimits.max_bytes
+    """Larger images are failures, before decoding."""
+    max_image_pixels: int = Field(DecodeLimits.max_pixels, gt=0, le=DecodeLimits.max_pixels)
+    """Larger images are failures, before decoding."""
+    max_scans: PositiveInt = DecodeLimits.max_scans
+    """Progressive JPEGs with more passes are failures, before decoding."""
+    formats: tuple[ImageFormat, ...] = Field(FORMATS, min_length=1)
+    """The formats that are decoded."""
+    timeout_s: PositiveFloat = Isolation.timeout_s
+    """Seconds for decoding one image. A worker that takes longer is killed; the retry of its task
+    decodes each image in its own process, so that only this image fails."""
+    isolated_memory_bytes: PositiveInt = Isolation.memory_bytes
+    """Memory for decoding one image in its own process."""
+    fidelity: Fidelity = "exact"
+    """`fast` scales large JPEGs within the decoder; vectors change slightly."""
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """The limits that apply before any pixel is decoded."""
+        return DecodeLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            max_scans=self.max_scans,
+            formats=self.formats,
+        )
+
+
+class PipelineConfig(Section):
+    """How much work is in flight at once in one task."""
+
+    fetch_threads: PositiveInt = PipelineLimits.fetch_threads
+    """References fetched at once."""
+    decode_threads: PositiveInt | None = PipelineLimits.decode_threads
+    """Images decoded at once; by default the task's cores."""
+    read_ahead_rows: PositiveInt = PipelineLimits.rows
+    """Messages read ahead of the model."""
+    read_ahead_bytes: PositiveInt = PipelineLimits.bytes
+    """Bytes of messages read ahead of the model."""
+    decoding_pixels: PositiveInt = PipelineLimits.pixels
+    """Pixels of the images that are being decoded at once."""
+    arrow_batch_rows: PositiveInt = 256
+    """The most messages in one Arrow batch between Spark and Python."""
+    arrow_batch_bytes: PositiveInt = 32 * 2**20
+    """The most bytes in one Arrow batch between Spark and Python."""
+    transport: Transport = "pandas"
+    """How Python receives Arrow batches: as `pandas` frames, or unchanged as `arrow`, which is
+    faster. The rows are the same."""
+    dedupe: Switch = "off"
+    """`on` embeds images of the same bytes once on each executor; every message still has its
+    row."""
+    dedupe_entries: PositiveInt = 100_000
+    """The most embeddings that an executor keeps for `dedupe`, the newest ones; each takes four
+    bytes per dimension on its disk."""
+
+
+class DataFrameConfig(Section):
+    """The limits of work on a DataFrame: sections of a stream's configuration."""
+
+    references: ReferencesConfig = ReferencesConfig()
+    decode: DecodeConfig = DecodeConfig()
+    pipeline: PipelineConfig = PipelineConfig()

@@ -1,0 +1,74 @@
+"""The base class of the sections, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from embedstream.config.locations import make_absolute, make_local
+from embedstream.config.yaml import TruthText
+
+__all__ = ["LocalFolder", "Location", "Section", "Switch", "Time"]
+
+_SINCE_1970 = re.compile(r"\d{10}|\d{13}")
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and without unknown keys.
+
+    The text under a field is its meaning in `docs/configuration.md`.
+    """
+
+    # Pydantic's messages must not repeat a value that may be a secret; `explain` adds safe ones.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+def _read_switch(value: object) -> object:
+    """Return `on` or `off` for any truth value; YAML reads both as one."""
+    truth = value.truth if isinstance(value, TruthText) else value
+    return {True: "on", False: "off"}[truth] if isinstance(truth, bool) else value
+
+
+def _read_time(value: object, validate: ValidatorFunctionWrapHandler) -> datetime:
+    """Read ISO 8601, or seconds or milliseconds since 1970 by their number of digits."""
+    if isinstance(value, str | int):
+        text = str(value).strip()
+        try:
+            if _SINCE_1970.fullmatch(text):
+                milliseconds = timedelta(milliseconds=int(text[10:] or 0))
+                value = datetime.fromtimestamp(int(text[:10]), UTC) + milliseconds
+            else:
+                value = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"'{text}' is not a time: write it as 2026-01-31T12:00, in UTC, or with a zone, as "
+                "2026-01-31T12:00+01:00"
+            ) from None
+    time: datetime = validate(value)
+    moment = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if moment.timestamp() < 0:
+        raise ValueError(f"{time.isoformat()} is before 1970, where Kafka's times begin")
+    return moment
+
+
+Switch = Annotated[Literal["on", "off"], BeforeValidator(_read_switch)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(make_absolute)]
+LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(make_local)]
+Time = Annotated[datetime, WrapValidator(_read_time)]
