@@ -100,7 +100,7 @@ class _Settings(NamedTuple):
         resample = self.values.get("resample")
         # A member or a number of Pillow's enumeration, or a member or a name of torchvision's.
         resample = getattr(resample, "value", resample)
-        names = {one.value: one.name.lower() for one in Image.Resampling}
+        names: dict[Any, str] = {one.value: one.name.lower() for one in Image.Resampling}
         interpolation: Any = str(names.get(resample, resample)).removesuffix("-exact")
         if interpolation not in get_args(Interpolation):
             raise self._refusal("resample")
