@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from PIL import Image
 from pyspark.sql import Row, SparkSession
 
@@ -18,7 +17,7 @@ from embedstream import EncoderConfig
 from embedstream.config.load import load_config
 from embedstream.table.delta import embeddings, failures
 from pictures import real_pictures
-from small_models import save_onnx, small_network
+from small_models import save_onnx
 from streams import Topic, drain, image
 
 __all__ = ["mlflow_store"]
@@ -82,11 +81,10 @@ def given(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[s
     folder = tmp_path_factory.mktemp("models")
     files = {
         f"{kind}_file": folder / f"mine.{suffix}"
-        for kind, suffix in (("keras", "keras"), ("onnx", "onnx"), ("export", "pt2"))
+        for kind, suffix in (("keras", "keras"), ("onnx", "onnx"))
     }
     _save_keras(files["keras_file"])
     save_onnx(files["onnx_file"], side=SIDE)
-    _save_export(files["export_file"])
     return {"pictures": str(pictures)} | {name: str(path) for name, path in files.items()}
 
 
@@ -101,14 +99,6 @@ def _save_keras(path: Path) -> None:
         keras.layers.GlobalAveragePooling2D(),
     ]
     keras.Sequential(layers).save(path)
-
-
-def _save_export(path: Path) -> None:
-    dimensions = ({0: torch.export.Dim("batch")},)
-    images = torch.zeros(2, 3, SIDE, SIDE)
-    torch.export.save(
-        torch.export.export(small_network(), (images,), dynamic_shapes=dimensions), path
-    )
 
 
 # PySpark leaves CrossValidator's pool of threads open.

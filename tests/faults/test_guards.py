@@ -65,8 +65,8 @@ def spoilt(tensors: dict[str, torch.Tensor], damage: str) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        ("dead", "the same vector for different pictures"),
-        ("zero", "the same vector for different pictures"),
+        ("dead", "the same vector for different images"),
+        ("zero", "the same vector for different images"),
         ("nan", "numbers that are not finite"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small models of every family of encoders, made in a folder; always the same ones."""
+"""Small models of every family of encoders, always the same ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.models.prepare import ModelSpec
 
-# Keras reads it when it is imported, which is here for all tests of a process.
+# Keras reads it at import; set here, it holds for all tests of a process.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 SIDE = 32
@@ -24,7 +24,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def pictures(count: int) -> list[npt.NDArray[np.uint8]]:
-    """Smooth ones in part: to a small network, noise is all the same."""
+    """Return images with large areas of one colour: a small network cannot tell noise apart."""
     random = np.random.default_rng(0)
     coarse = random.integers(256, size=(count, 4, 4, 3), dtype=np.uint8)
     return list(coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2))
@@ -39,7 +39,7 @@ def forward(model: nn.Module) -> Vectors:
 
 
 def small_network() -> nn.Module:
-    """A network of no library, which gives vectors of 8 numbers; always the same one."""
+    """Return a network that gives vectors of 8 numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
@@ -50,7 +50,7 @@ def network_and_preprocessing() -> tuple[nn.Module, Preprocessing]:
     return small_network(), DECLARED
 
 
-# One function for each family: it makes a small model in a folder and names it.
+# One function for each family: it makes a small model in a folder and returns its spec.
 
 
 def torchvision_model(folder: Path) -> ModelSpec:
@@ -65,14 +65,6 @@ def own_model(folder: Path) -> ModelSpec:
     return ModelSpec("mine:network_and_preprocessing")
 
 
-def exported_model(folder: Path) -> ModelSpec:
-    batch = torch.export.Dim("batch")
-    images = torch.zeros(2, 3, SIDE, SIDE)
-    program = torch.export.export(small_network(), (images,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, folder / "mine.pt2")
-    return ModelSpec("export", str(folder / "mine.pt2"), preprocessing=DECLARED)
-
-
 def onnx_model(folder: Path) -> ModelSpec:
     save_onnx(folder / "mine.onnx")
     return ModelSpec("onnx", str(folder / "mine.onnx"), preprocessing=DECLARED)
@@ -81,7 +73,7 @@ def onnx_model(folder: Path) -> ModelSpec:
 def save_onnx(
     path: Path, *, batch: str | int = "batch", order: str = "NCHW", side: int = SIDE
 ) -> None:
-    """A convolution and a mean, written with ONNX's own tools."""
+    """Write a convolution and a mean with ONNX's own tools."""
     from onnx import TensorProto, helper, numpy_helper, save_model
 
     random = np.random.default_rng(0)
@@ -137,12 +129,12 @@ def save_vit(folder: Path) -> None:
     torch.manual_seed(0)
     config = ViTConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
     model = ViTModel(config).eval()
-    # As it is made, its layers hardly tell pictures apart.
+    # With its initial weights, the layers hardly tell images apart.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder)
-    told = {
+    settings = {
         "do_resize": True,
         "size": {"shortest_edge": 40},
         "do_center_crop": True,
@@ -154,4 +146,4 @@ def save_vit(folder: Path) -> None:
         "image_mean": DECLARED.mean,
         "image_std": DECLARED.std,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))

@@ -1,4 +1,4 @@
-"""A checked model, ready to travel to the workers or to be kept in a folder."""
+"""A checked model, ready to travel to the workers or to be stored in a folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ __all__ = [
     "tensors_in",
 ]
 
+_CARD_FILE = "card.json"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a worker needs to rebuild a prepared model, and what is stamped on its rows.
+    """The facts that a worker needs to rebuild a prepared model and to label its rows.
 
     `model_id` is the text of a `ModelId`, with the precision of `precision`. `dimension` is the
-    length of an embedding; `tensors_sha256` the hash of the prepared tensors. `labels` names the
-    outputs of a model whose head was kept.
+    length of an embedding; `tensors_sha256` is the hash of the prepared tensors. `labels` names
+    the outputs of a model whose head was kept.
     """
 
     encoder: str
@@ -44,14 +46,15 @@ class ModelCard:
 class PreparedModel(NamedTuple):
     """A checked model, ready to travel.
 
-    `tensors` is a whole file: in safetensors format, or for a row of `PROGRAMS` the program.
+    `tensors` is the content of a file: in safetensors format, or the program of a row of
+    `PROGRAMS`.
     """
 
     card: ModelCard
     tensors: bytes
 
     def in_precision(self, precision: Precision) -> PreparedModel:
-        """Return the model whose vectors are made, and named, in a precision."""
+        """Return the same model with a card for vectors in that precision."""
         model_id = ModelId.parse(self.card.model_id).in_precision(precision)
         return self._replace(card=replace(self.card, model_id=str(model_id), precision=precision))
 
@@ -60,45 +63,40 @@ _CARD = TypeAdapter(ModelCard)
 
 
 def save_prepared(model: PreparedModel, folder: Path) -> None:
-    """Write a model's two files, `card.json` and `tensors`, into a folder that is made for it."""
+    """Write a model's two files, `card.json` and `tensors`, into a new folder."""
     folder.mkdir(parents=True)
-    _card_in(folder).write_bytes(_CARD.dump_json(model.card, indent=2))
+    (folder / _CARD_FILE).write_bytes(_CARD.dump_json(model.card, indent=2))
     tensors_in(folder).write_bytes(model.tensors)
 
 
 def read_prepared(folder: Path) -> PreparedModel:
-    """Read what `save_prepared` wrote; that the tensors are the card's is not checked here.
+    """Read the files that `save_prepared` wrote, without comparing the tensors to the card.
 
     Raises:
-        SetupError: a file is missing, or the card is none.
+        SetupError: a file is missing, or the card is invalid.
     """
-    card = read_card(folder)
     try:
-        return PreparedModel(card, tensors_in(folder).read_bytes())
+        return PreparedModel(read_card(folder), tensors_in(folder).read_bytes())
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise _read_error(folder, error) from error
 
 
 def read_card(folder: Path) -> ModelCard:
     """Read the card that `save_prepared` wrote.
 
     Raises:
-        SetupError: the file is missing, or holds no card.
+        SetupError: the file is missing, or holds no valid card.
     """
     try:
-        return _CARD.validate_json(_card_in(folder).read_bytes())
+        return _CARD.validate_json((folder / _CARD_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise _unreadable(folder, error) from error
+        raise _read_error(folder, error) from error
 
 
 def tensors_in(folder: Path) -> Path:
-    """The file of a saved model's tensors."""
+    """Return the path of a saved model's tensors."""
     return folder / "tensors"
 
 
-def _card_in(folder: Path) -> Path:
-    return folder / "card.json"
-
-
-def _unreadable(folder: Path, error: Exception) -> SetupError:
-    return SetupError(f"the saved encoder '{folder}' cannot be read ({error}); write it anew")
+def _read_error(folder: Path, error: Exception) -> SetupError:
+    return SetupError(f"the saved encoder '{folder}' cannot be read ({error}); write it again")

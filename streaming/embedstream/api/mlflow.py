@@ -105,7 +105,7 @@ def _installed(card: ModelCard) -> list[str]:
 
 def _extra(encoder: str) -> str:
     """The extra that brings an encoder's packages; empty where none is needed."""
-    if encoder in PROGRAMS and encoder != "export":
+    if encoder in PROGRAMS:
         return encoder
     if encoder == "efficientnet_lite0":
         return "efficientnet-lite"

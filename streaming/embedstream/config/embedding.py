@@ -114,7 +114,7 @@ class EncoderConfig(Section):
     name: str = "resnet50"
     """A torchvision classification network, `timm/<model>` (extra `timm`), `efficientnet_lite0`
     (extra `efficientnet-lite`), a function of yours as `module:function`, or the kind of file that
-    `weights` names: `export`, `onnx`, `keras` or `huggingface` (extras of these names), or `mlflow`
+    `weights` names: `onnx`, `keras` or `huggingface` (extras of these names), or `mlflow`
     (extra `mlflow`); see encoders.md."""
     weights: str = "default"
     """`default`, the name of published weights, the path of a `.safetensors` file or of a state
@@ -124,7 +124,7 @@ class EncoderConfig(Section):
     """What the model was trained with; replaces the encoder's own: `{resize_px: 256, crop_px: 224,
     interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}`.
     Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
-    `squash` and `border`. Required for `export`, `onnx` and `keras`."""
+    `squash` and `border`. Required for `onnx` and `keras`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
     """The hash that the weights file must have, or the beginning of it."""
     device: Device = EngineSettings.device
@@ -134,7 +134,7 @@ class EncoderConfig(Section):
     faster; in a table that has rows of the model, it keeps their precision."""
     backend: Backend = EngineSettings.backend
     """What computes: `torch`; `compile`, which is torch.compile with a slow start; `openvino` on
-    CPUs (extra `openvino`). If it cannot be used, `torch` is; programs of `export`, `onnx` and
+    CPUs (extra `openvino`). If it cannot be used, `torch` is; programs of `onnx` and
     `keras` run as they are, in float32."""
     timeout_s: PositiveFloat = PipelineLimits.forward_timeout_s
     """Seconds for one forward pass; a worker that takes longer is killed."""

@@ -1,4 +1,4 @@
-"""Encoders with their heads on: they name what they see."""
+"""Encoders with their heads on: they label images."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_classes_of_imagenet_are_named(name: str, weights: str) -> None:
     assert card.labels[985] == "daisy"
 
 
-def test_an_embedding_names_nothing() -> None:
+def test_an_embedding_has_no_labels() -> None:
     assert prepare_model(ModelSpec("resnet18", weights="random")).card.labels == ()
 
 
-def test_real_weights_see_what_is_there() -> None:
+def test_real_weights_label_real_images() -> None:
     model = prepare_model(ModelSpec("efficientnet_lite0", head="kept"))
     engine = Engine.start(
         load_prepared(model), model.card.preprocessing, device=torch.device("cpu")
@@ -45,6 +45,6 @@ def test_real_weights_see_what_is_there() -> None:
     assert coffee in ("espresso", "cup", "coffee mug")
 
 
-def test_one_that_names_no_classes_is_told() -> None:
+def test_an_encoder_without_class_names_is_refused() -> None:
     with pytest.raises(SetupError, match="names 0 classes for its"):
         prepare_model(ModelSpec("small_models:network_and_preprocessing", head="kept"))

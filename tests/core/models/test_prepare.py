@@ -43,7 +43,7 @@ def vectors(model: nn.Module, side: int = 224) -> torch.Tensor:
     return output
 
 
-# Every family keeps the same contract.
+# The contract of every family.
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/mobilenetv3_small_050", "efficientnet_lite0"])
@@ -54,7 +54,7 @@ def test_a_model_loads_as_it_was_prepared(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(prepared.tensors)
     here, there = vectors(load_prepared(prepared)), vectors(load_model(card, path))
-    # Not equal to the last bit: kernels are chosen by where a tensor lies in memory.
+    # Not equal to the last bit: a tensor's alignment in memory chooses the kernel.
     torch.testing.assert_close(here, there)
     assert here.shape == (2, card.dimension)
     assert card.tensors_sha256 == sha256_of(path)
@@ -256,7 +256,7 @@ def test_a_file_in_the_working_directory_is_a_file(
     assert model_id == f"resnet18/{Path(name).stem}/{sha256_of(tmp_path / name)[:12]}"
 
 
-# Everything that is wrong is said before anything runs.
+# Errors are raised before anything runs.
 
 
 def refused(path: Path, *, encoder: str = "resnet18", sha256: str | None = None) -> str:
@@ -297,7 +297,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert "holds more than tensors" in refused(path)
     assert not marker.exists()
     with pytest.raises(AttributeError):
-        # The file would have run it: loading without the check makes the folder.
+        # Loading without the check runs the code, which makes the folder.
         torch.load(path, weights_only=False)["fc.weight"].shape  # noqa: B018
     assert marker.exists()
 
@@ -312,7 +312,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 )
 def test_a_plain_pickle_is_not_run(name: str, reason: str, tmp_path: Path) -> None:
     path, marker = tmp_path / name, tmp_path / "marker"
-    # The protocol that torch.save takes, too: of any other torch warns.
+    # The protocol of torch.save: torch warns of any other.
     path.write_bytes(pickle.dumps({"fc.weight": Exploit(marker)}, protocol=2))
     assert reason in refused(path)
     assert not marker.exists()
@@ -340,7 +340,7 @@ def test_a_missing_name_is_neither_weights_nor_a_file() -> None:
         prepare_model(ModelSpec("resnet18", "best.ckpt"))
 
 
-def test_a_body_that_is_not_whole_is_refused(network: nn.Module, tmp_path: Path) -> None:
+def test_an_incomplete_body_is_refused(network: nn.Module, tmp_path: Path) -> None:
     state = network.state_dict()
     del state["layer4.1.conv2.weight"]
     message = refused(save_state(state, tmp_path / "mine.pth"))
@@ -350,7 +350,7 @@ def test_a_body_that_is_not_whole_is_refused(network: nn.Module, tmp_path: Path)
     assert "does not fit the encoder: it has also layer5.weight" in message
 
 
-def test_a_head_that_is_kept_has_to_fit(network: nn.Module, tmp_path: Path) -> None:
+def test_a_head_that_is_kept_must_fit(network: nn.Module, tmp_path: Path) -> None:
     path = save_ten_classes(network.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(SetupError, match=r"lacks fc\.weight, fc\.bias and has also fc\.0\.weight"):
         prepare_model(ModelSpec("resnet18", str(path), head="kept"))
@@ -370,9 +370,7 @@ def test_a_tampered_prepared_file_is_refused(tmp_path: Path) -> None:
         load_model(prepared.card, path)
 
 
-def test_a_head_may_have_the_name_that_other_libraries_give_it(
-    network: nn.Module, tmp_path: Path
-) -> None:
+def test_a_head_may_have_the_name_of_another_library(network: nn.Module, tmp_path: Path) -> None:
     state = {name: value for name, value in network.state_dict().items() if name[:3] != "fc."}
     body = save_state(state, tmp_path / "body.pth")
     tensors = prepare_model(ModelSpec("resnet18", str(body))).tensors
@@ -390,7 +388,7 @@ def test_a_head_may_have_the_name_that_other_libraries_give_it(
     ],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
-def test_weights_that_are_no_plain_floats_are_refused(
+def test_quantized_complex_and_sparse_weights_are_refused(
     network: nn.Module, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     state = network.state_dict()
@@ -433,6 +431,11 @@ def make():
     ("output", "preprocessing", "message"),
     [
         ("means * self.factor", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "makes other vectors"),
+        (
+            "(means, means)",
+            "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)",
+            "gives tuple for two images, not two vectors",
+        ),
         ("means[:, :0]", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "not vectors of real numbers"),
         ("means * 1j", "8, 8, 'bilinear', (0, 0, 0), (1, 1, 1)", "not vectors of real numbers"),
         ("means", "8, 8, 'magic', (0, 0, 0), (1, 1, 1)", "interpolation is one of .* not 'magic'"),

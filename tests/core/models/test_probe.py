@@ -1,4 +1,4 @@
-"""The two pictures that every encoder tells apart, and what is said of one that does not."""
+"""The two images that every encoder must tell apart, and the errors of one that does not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def engine(model: nn.Module, precision: Precision = "float32", batch_size: int =
 
 
 @pytest.mark.parametrize("side_px", [1, 8, 224])
-def test_the_pictures_are_two_and_always_the_same(side_px: int) -> None:
+def test_the_probe_images_are_always_the_same(side_px: int) -> None:
     pictures = probe_pictures(side_px)
 
     assert pictures.shape == (2, side_px, side_px, 3)
@@ -56,26 +56,26 @@ def test_the_pictures_are_two_and_always_the_same(side_px: int) -> None:
     [
         ([[1.0, 2.0], [1.0, 2.1]], None),
         ([[0.0, 0.0], [0.0, 1e-20]], None),
-        ([[1.0, 2.0], [1.0, 2.0]], "the same vector for different pictures"),
-        ([[1.0, 2.0], [1.0, 2.0000001]], "the same vector for different pictures"),
-        ([[0.0, 0.0], [0.0, 0.0]], "the same vector for different pictures"),
+        ([[1.0, 2.0], [1.0, 2.0]], "the same vector for different images"),
+        ([[1.0, 2.0], [1.0, 2.0000001]], "the same vector for different images"),
+        ([[0.0, 0.0], [0.0, 0.0]], "the same vector for different images"),
         ([[1.0, 2.0], [1.0, np.inf]], "numbers that are not finite"),
         ([[np.nan, 2.0], [np.nan, 2.0]], "numbers that are not finite"),
     ],
 )
-def test_what_is_wrong_is_told(vectors: list[list[float]], expected: str | None) -> None:
+def test_a_flaw_is_named(vectors: list[list[float]], expected: str | None) -> None:
     assert flaw(np.array(vectors, np.float32)) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_engine_that_tells_pictures_apart_passes(precision: Precision, batch_size: int) -> None:
+def test_an_engine_that_tells_images_apart_passes(precision: Precision, batch_size: int) -> None:
     engine(Colour(), precision, batch_size).check(PREPROCESSING)
 
 
 @pytest.mark.parametrize(
-    ("model", "told"), [(Dead(), "the same vector for different"), (Overflow(), "not finite")]
+    ("model", "message"), [(Dead(), "the same vector for different"), (Overflow(), "not finite")]
 )
-def test_an_engine_that_does_not_is_a_systemic_error(model: nn.Module, told: str) -> None:
-    with pytest.raises(SystemicError, match=told):
+def test_an_engine_that_does_not_raises_a_systemic_error(model: nn.Module, message: str) -> None:
+    with pytest.raises(SystemicError, match=message):
         engine(model).check(PREPROCESSING)

@@ -358,7 +358,7 @@ def test_it_names_no_classes(spark: SparkSession, logged: Any) -> None:
     [
         ("default", "mlflow", r"'default' names no model in MLflow; encoder.weights is models:/"),
         ("models:/shoes/latest", "mlflow", "names no model in MLflow"),
-        ("models:/shoes@nobody", "mlflow", r"'models:/shoes@nobody' cannot be had .* nobody not f"),
+        ("models:/shoes@nobody", "mlflow", r"'models:/shoes@nobody' could not be .* nobody not f"),
         ("models:/boots/1", "mlflow", "name=boots not found; correct encoder.weights, or set MLFL"),
         ("models:/shoes/99", "mlflow", "version=99"),
         ("runs:/0123/encoder", "mlflow", "0123 not found"),
@@ -388,7 +388,7 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     here = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://user:hunter2@127.0.0.1:9")
     try:
-        with pytest.raises(SetupError, match=r"cannot be had from MLflow at http://\[") as caught:
+        with pytest.raises(SetupError, match=r"downloaded from MLflow at http://\[") as caught:
             card("models:/shoes/1")
     finally:
         mlflow.set_tracking_uri(here)

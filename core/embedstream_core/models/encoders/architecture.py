@@ -1,33 +1,27 @@
-"""What an encoder is: an architecture, its published weights, and where its head is cut."""
+"""An encoder is an architecture, its published weights, and a head to cut off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 
-from embedstream_core.errors import EmbedstreamError, SetupError, explain
+from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.models.failures import convert_errors
 
 __all__ = [
     "Encoder",
     "PublishedWeights",
     "build_body",
-    "build_network",
     "cut_head",
-    "cut_network",
     "cut_nothing",
-    "imagenet_labels",
+    "list_imagenet_labels",
 ]
-
-_Result = TypeVar("_Result")
-
-# No tensor's name begins with it.
-_NO_HEAD = "(none)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +29,10 @@ class PublishedWeights:
     """Trained weights that have a name.
 
     `sha256` is the file's hash, or the first characters of it that the publisher states. `download`
-    is None where the encoder's `build` gives them already; `preprocessing`, where the user declares
-    it, and `unsupported` then names what the published one asks for that is not done here. `labels`
-    names the classes of the encoder's head, in order, where it is known to have any. `load` makes
-    the whole network from the downloaded file, where its tensors have names of their own.
+    is None if the encoder's `build` already gives these weights. `preprocessing` is None if the
+    user must declare it; `unsupported` then names the published setting that is not implemented
+    here. `labels` returns the names of the head's classes, in order, if they are known. `load`
+    builds the whole network from the downloaded file, if the tensors have other names there.
     """
 
     name: str
@@ -54,8 +48,8 @@ class PublishedWeights:
 def cut_head(model: nn.Module) -> str:
     """Replace the classifier by an identity, in place; return the name of the module cut.
 
-    The classifier is the last linear layer, or the last convolution where there is no linear one
-    (SqueezeNet: what follows its convolution pools the features then).
+    The classifier is the last linear layer, or the last convolution if there is no linear layer
+    (SqueezeNet: the layers after its convolution then pool the features).
 
     Raises:
         SetupError: there is nothing to cut.
@@ -69,19 +63,19 @@ def cut_head(model: nn.Module) -> str:
 
 
 def cut_nothing(model: nn.Module) -> str:
-    """Leave a network that gives vectors as it is."""
-    return _NO_HEAD
+    """Leave a network that gives vectors as it is; return a name that no module has."""
+    return "(none)"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """An architecture and its published weights, the default first.
 
-    `build` makes the whole network, head included, with untrained weights unless some published
-    ones say otherwise; `cut` takes its head off, in place, and returns the head's module name.
-    `rename` gives the network's name for a tensor of a weights file, or None for one that only
-    training uses. `plain` networks can be built without memory for their weights: all that they
-    compute with is a parameter or a buffer.
+    `build` makes the whole network, head included; its weights are untrained unless the `download`
+    of some published weights is None. `cut` removes the head, in place, and returns the name of
+    the head's module. `rename` returns the network's name for a tensor of a weights file, or None
+    for a tensor that only training uses. `plain` networks can be built without memory for their
+    weights: they compute with parameters and buffers only.
     """
 
     name: str
@@ -91,16 +85,17 @@ class Encoder:
     rename: Callable[[str], str | None] = str
     plain: bool = False
 
-    def whole(self) -> Encoder:
-        """The same with its head on: it gives logits of classes."""
+    def keep_head(self) -> Encoder:
+        """Return the same encoder with its head on, which gives logits of classes."""
         return replace(self, cut=cut_nothing)
 
     @property
     def default_weights(self) -> PublishedWeights:
+        """The first published weights."""
         return next(iter(self.weights.values()))
 
-    def published(self, name: str) -> PublishedWeights:
-        """The weights of that name; `default` is the first of them.
+    def find_weights(self, name: str) -> PublishedWeights:
+        """Return the published weights of that name; `default` is the first of them.
 
         Raises:
             SetupError: there are none of that name.
@@ -115,66 +110,42 @@ class Encoder:
         return self.weights[name]
 
 
-def build_network(encoder: Encoder, *, empty: bool = False) -> nn.Module:
-    """Build the whole network in float32; an `empty` one may have no memory for its weights.
+def build_body(encoder: Encoder, *, empty: bool = False) -> tuple[nn.Module, set[str]]:
+    """Build the network in float32 and cut its head off.
 
-    Filling ResNet-50 with random numbers that are thrown away costs a quarter of a second.
+    An `empty` network may have no memory for its weights: random weights for a ResNet-50 that are
+    then overwritten would cost a quarter of a second.
 
-    Raises:
-        SetupError: the constructor raises, or returns no module.
-    """
-    network = _call(encoder, lambda: _build(encoder, empty=empty))
-    if not isinstance(network, nn.Module):
-        raise SetupError(
-            f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module"
-        )
-    return network.float()
-
-
-def cut_network(encoder: Encoder, network: nn.Module) -> str:
-    """Cut the head off, in place; return its module's name.
+    Returns:
+        The network, and the names of the head's top-level modules.
 
     Raises:
-        SetupError: the encoder's `cut` raises.
+        SetupError: the constructor or the cut raises, or the constructor returns no module.
     """
-    return _call(encoder, lambda: encoder.cut(network))
-
-
-def build_body(encoder: Encoder, *, empty: bool = False) -> nn.Module:
-    """Build the network and cut its head off: `build_network` and `cut_network`."""
-    network = build_network(encoder, empty=empty)
-    cut_network(encoder, network)
-    return network
-
-
-def _call(encoder: Encoder, step: Callable[[], _Result]) -> _Result:
-    try:
-        return step()
-    except EmbedstreamError:
-        raise
-    except Exception as error:
-        # A constructor raises whatever its author chose.
-        raise SetupError(
-            f"the encoder '{encoder.name}' cannot be built ({explain(error)}): correct what builds "
-            "it, or choose another encoder.name"
-        ) from error
-
-
-def _build(encoder: Encoder, *, empty: bool) -> nn.Module:
-    if not (empty and encoder.plain):
-        return encoder.build()
-    try:
-        with torch.device("meta"):
+    network = None
+    with convert_errors(
+        f"the encoder '{encoder.name}' cannot be built",
+        "correct what builds it, or choose another encoder.name",
+    ):
+        if empty and encoder.plain:
+            with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+                network = encoder.build()
+        # No weights file restores non-persistent buffers.
+        if network is None or any(one._non_persistent_buffers_set for one in network.modules()):
             network = encoder.build()
-    except (NotImplementedError, RuntimeError):
-        return encoder.build()
-    # No file gives these buffers their values back.
-    has_more = any(module._non_persistent_buffers_set for module in network.modules())
-    return encoder.build() if has_more else network
+        if not isinstance(network, nn.Module):
+            raise SetupError(
+                f"the encoder '{encoder.name}' builds {type(network).__name__}, not a module"
+            )
+        network = network.float()
+        whole = network.state_dict().keys()
+        head = encoder.cut(network)
+    removed = whole - network.state_dict().keys()
+    return network, {head, *(name.partition(".")[0] for name in removed)}
 
 
-def imagenet_labels() -> Sequence[str]:
-    """The 1,000 classes of ImageNet in the usual order."""
+def list_imagenet_labels() -> Sequence[str]:
+    """Return the 1,000 classes of ImageNet in the usual order."""
     from torchvision.models import ResNet18_Weights
 
     labels: Sequence[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]

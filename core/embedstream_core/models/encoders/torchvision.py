@@ -1,12 +1,12 @@
 """Every classification network of torchvision.
 
-torchvision takes as long to import as torch itself, so only its own networks pay for it.
+torchvision takes as long to import as torch itself, so it is imported only for its own networks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +17,58 @@ from embedstream_core.models.encoders.architecture import Encoder, PublishedWeig
 
 __all__ = ["download_file", "find_torchvision_encoder", "list_torchvision_names"]
 
-# Both apply ImageNet's statistics within the network when their published weights are used. Their
-# auxiliary classifiers take part in training alone: torchvision itself drops them.
+# With their published weights, both networks apply ImageNet's statistics themselves. Only training
+# uses their auxiliary classifiers: torchvision itself drops them.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
-    "googlenet": {"transform_input": True, "init_weights": False, "aux_logits": False},
-    "inception_v3": {"transform_input": True, "init_weights": False, "aux_logits": False},
+    name: {"transform_input": True, "init_weights": False, "aux_logits": False}
+    for name in ("googlenet", "inception_v3")
 }
-
 _AUXILIARY = re.compile(r"(^|\.)(aux[12]|AuxLogits)\.")
 # The files that torchvision publishes say norm.1 for norm1.
 _DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 
 
 def list_torchvision_names() -> list[str]:
-    """The names of all classification networks."""
+    """Return the names of all classification networks."""
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def find_torchvision_encoder(name: str) -> Encoder:
-    """The network of that name, with all weights that torchvision publishes for it."""
+    """Return the network of that name, with all weights that torchvision publishes for it."""
     from torchvision.models import get_model_builder, get_model_weights
 
+    def rename(tensor: str) -> str | None:
+        if name in _ARGUMENTS:
+            return None if _AUXILIARY.search(tensor) else tensor
+        return _DENSE_LAYER.sub(r"\1\2.", tensor) if name.startswith("densenet") else tensor
+
     enum = get_model_weights(name)
-    ordered = [enum.DEFAULT, *(member for member in enum if member is not enum.DEFAULT)]
+    weights = {}
+    for member in [enum.DEFAULT, *(member for member in enum if member is not enum.DEFAULT)]:
+        transforms = member.transforms()
+        weights[member.name] = PublishedWeights(
+            name=member.name,
+            preprocessing=Preprocessing(
+                resize_px=transforms.resize_size[0],
+                crop_px=transforms.crop_size[0],
+                interpolation=transforms.interpolation.value,
+                mean=tuple(transforms.mean),
+                std=tuple(transforms.std),
+            ),
+            license="CC-BY-NC-4.0" if "SWAG" in member.name else "BSD-3-Clause",
+            # torchvision's file names end in the first eight or more characters of the sha256.
+            sha256=Path(member.url).stem.rpartition("-")[2],
+            download=partial(download_file, member.url),
+            labels=partial(tuple, member.meta["categories"]),
+        )
     return Encoder(
         name=name,
         build=lambda: get_model_builder(name)(weights=None, **_ARGUMENTS.get(name, {})),
-        weights={member.name: _weights(member) for member in ordered},
-        rename=_rename_of(name),
+        weights=weights,
+        rename=rename,
         plain=True,
-    )
-
-
-def _rename_of(name: str) -> Callable[[str], str | None]:
-    if name in _ARGUMENTS:
-        return lambda tensor: None if _AUXILIARY.search(tensor) else tensor
-    if name.startswith("densenet"):
-        return lambda tensor: _DENSE_LAYER.sub(r"\1\2.", tensor)
-    return str
-
-
-def _weights(member: Any) -> PublishedWeights:
-    url: str = member.url
-    transforms = member.transforms()
-    return PublishedWeights(
-        name=member.name,
-        preprocessing=Preprocessing(
-            resize_px=transforms.resize_size[0],
-            crop_px=transforms.crop_size[0],
-            interpolation=transforms.interpolation.value,
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-        ),
-        license="CC-BY-NC-4.0" if "SWAG" in member.name else "BSD-3-Clause",
-        # torchvision's file names end in the first characters of the file's sha256, eight or more.
-        sha256=Path(url).stem.rpartition("-")[2],
-        download=lambda: download_file(url),
-        labels=lambda: member.meta["categories"],
     )
 
 

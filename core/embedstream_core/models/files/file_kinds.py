@@ -1,7 +1,8 @@
-"""Find what kind of file lies where a model should, by its content and not by its name.
+"""Find the kind of a file by its content, not by its name.
 
-Downloads and clones leave other files in a model's place: a Git LFS pointer, a web page, an error
-in JSON. And a model of one kind is given as another. Each is called what it is, with what to do.
+Downloads and clones may leave other files in a model's place: a Git LFS pointer, a web page, an
+error in JSON. Users also give a model of one kind as another. The message names the kind of the
+file and says what to do.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from pathlib import Path
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["identify_file", "refuse_other_kinds"]
+__all__ = ["EXPORT_ADVICE", "identify_file", "refuse_other_kinds"]
+
+EXPORT_ADVICE = "export the model with torch.onnx.export(...) and set encoder.name to onnx"
 
 _KINDS = {
     "empty": "is empty; fetch it again",
-    "zeros": "begins with zeros alone, as after a download that failed; fetch it again",
-    "picture": "is a picture or a document, and no weights; give the file that holds them",
+    "zeros": "begins with zeros only, as after a download that failed; fetch it again",
+    "picture": "is an image or a document, and holds no weights; give the file that does",
     "archive": "is a compressed archive; unpack it, and give the file inside",
-    "lfs": "is a Git LFS pointer, not the file that it stands for; run `git lfs pull` where it "
-    "was cloned",
+    "lfs": "is a Git LFS pointer, not the file that it points to; run `git lfs pull` in the clone",
     "html": "is a web page (HTML or XML), not the file that the address should give; download "
     "the file itself: on the Hugging Face hub its address has /resolve/ in place of /blob/",
     "json": "is JSON text, which holds no weights; give the file that does",
@@ -38,26 +40,44 @@ _KINDS = {
     "safetensors": "is a safetensors file; give it as the weights of a network: encoder.name is "
     "then the network's name, or module:function",
     "torchscript": "is a TorchScript program, which is not opened; save the network's "
-    "state_dict(), or write it with torch.export.save and set encoder.name to export",
-    "export": "is a program of torch.export; set encoder.name to export",
+    f"state_dict(), or {EXPORT_ADVICE}",
+    "export": f"is a torch.export program, which is not opened; {EXPORT_ADVICE}",
     "onnx": "is an ONNX model; set encoder.name to onnx",
     "keras": "is a Keras model; set encoder.name to keras",
 }
 
-_TEXT_BYTES = 512
-_MARKUP = (b"<!doctype", b"<!--", b"<html", b"<?xml", b"<head", b"<body", b"<svg", b"<error")
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF-")
-# zstd, xz, bzip2, 7z, RAR.
-_ARCHIVES = (b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a")
-# Field 1 of ONNX's message is the version of its format, a small number; another field follows.
-_ONNX = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]")
+_START_BYTES = 512
+_BLANKS = rb"[\xef\xbb\xbf \t\r\n]*"
+# How files begin, tried in this order. A safetensors file begins with the length of its header,
+# whose bytes may look like those of gzip.
+_STARTS = {
+    kind: re.compile(pattern, re.DOTALL)
+    for kind, pattern in {
+        "empty": rb"\Z",
+        "zeros": rb"\0+\Z",
+        "lfs": rb"version https://git-lfs",
+        "picture": rb"\x89PNG|\xff\xd8\xff|GIF8|%PDF-",
+        # zstd, xz, bzip2, 7z, RAR.
+        "archive": rb"\x28\xb5\x2f\xfd|\xfd7zXZ|BZh|7z\xbc\xaf\x27\x1c|Rar!\x1a",
+        "html": _BLANKS + rb"(?i:<(!doctype|!--|html|\?xml|head|body|svg|error))",
+        "json": _BLANKS + rb"[{\[]",
+        "safetensors": rb".{5}\0\0\0\{",
+        "gzip": rb"\x1f\x8b",
+        "hdf5": rb"\x89HDF\r\n",
+        "zip": rb"PK",
+        # Field 1 of ONNX's message is its format's version, a small number; another field follows.
+        "onnx": rb"\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]",
+        # Pickles of the oldest protocol are text with unusual line ends; torch reports those.
+        "text": rb"[\t\r\n -~]+\Z",
+    }.items()
+}
 
 
 def refuse_other_kinds(path: Path, *, wanted: Collection[str]) -> None:
-    """Refuse a file whose kind is known and not among those wanted.
+    """Refuse a file of a known kind that is not wanted.
 
     Raises:
-        SetupError: it is of another kind; the message says what it is and what to do.
+        SetupError: it is of another kind; the message names the kind and says what to do.
         OSError: it cannot be read.
     """
     kind = identify_file(path)
@@ -66,63 +86,27 @@ def refuse_other_kinds(path: Path, *, wanted: Collection[str]) -> None:
 
 
 def identify_file(path: Path) -> str | None:
-    """The kind of a file, a key of `_KINDS`; None where its content says nothing.
+    """Return the kind of a file, a key of `_KINDS`; None if its content shows none of them.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        start = file.read(_TEXT_BYTES)
-    stripped = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    match start:
-        case b"":
-            return "empty"
-        case _ if start.startswith(b"version https://git-lfs"):
-            return "lfs"
-        case _ if not start.strip(b"\0"):
-            return "zeros"
-        case _ if start.startswith(_PICTURES):
-            return "picture"
-        case _ if start.startswith(_ARCHIVES):
-            return "archive"
-        case _ if stripped.startswith(_MARKUP):
-            return "html"
-        case _ if stripped.startswith((b"{", b"[")):
-            return "json"
-        case _ if start[8:9] == b"{" and start[5:8] == b"\0\0\0":
-            return "safetensors"
-        case _ if start.startswith(b"\x1f\x8b"):
-            return "gzip"
-        case _ if start.startswith(b"\x89HDF\r\n"):
-            return "hdf5"
-        case _ if start.startswith(b"PK"):
-            return _identify_zip(path)
-        case _ if _ONNX.match(start):
-            return "onnx"
-        case _ if tarfile.is_tarfile(path):
-            return "tar"
-    return "text" if _is_text(start) else None
-
-
-def _identify_zip(path: Path) -> str | None:
+        start = file.read(_START_BYTES)
+    kind = next((kind for kind, pattern in _STARTS.items() if pattern.match(start)), None)
+    if kind is None and tarfile.is_tarfile(path):
+        return "tar"
+    if kind != "zip":
+        return kind
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names = {*archive.namelist()}
     except zipfile.BadZipFile:
         return None
-    # torch puts all its records into a folder that is called like the file.
+    # torch puts all its records into a folder that is named after the file.
     inner = {name.partition("/")[2] for name in names}
-    if {"models/model.json", "serialized_exported_program.json"} & {*inner, *names}:
+    if {"archive_format", "serialized_exported_program.json"} & (inner | names):
         return "export"
     if "data.pkl" in inner:
         return "torchscript" if "constants.pkl" in inner else "torch"
-    return "keras" if {"config.json", "metadata.json"} <= {*names} else "zip"
-
-
-def _is_text(start: bytes) -> bool:
-    try:
-        text = start.decode("ascii")
-    except UnicodeDecodeError:
-        return False
-    # Pickles of the oldest protocol are text too, and end their first lines oddly; torch says so.
-    return all(character.isprintable() or character in "\t\r\n" for character in text)
+    return "keras" if {"config.json", "metadata.json"} <= names else "zip"

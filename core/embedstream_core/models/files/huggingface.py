@@ -18,6 +18,8 @@ from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 
 __all__ = ["load_folder", "pack_folder"]
 
+_FOLDER_FILES = ("config.json", *PROCESSOR_FILES, "*.safetensors", "*.safetensors.index.json")
+
 
 class _HuggingFace(nn.Module):
     """A vision model's embedding: `image_embeds`, `pooler_output`, or the mean over positions."""
@@ -28,7 +30,7 @@ class _HuggingFace(nn.Module):
         self.pooled = pooled
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # A model of pictures and texts, such as CLIP, has it.
+        # Models of images and texts, such as CLIP, have the method.
         embed = getattr(self.model, "get_image_features", self.model)
         output = embed(pixel_values=images)
         vectors: torch.Tensor | None = getattr(output, "image_embeds", None)
@@ -62,7 +64,7 @@ def load_folder(path: Path) -> nn.Module:
             use_safetensors=True,
             output_loading_info=True,
         )
-    # What is missing was filled with random numbers, other ones in each process.
+    # transformers fills missing weights with random numbers, different ones in each process.
     missing = set(report["missing_keys"])
     unpooled = {name for name in missing if "pooler." in name}
     if lacking := sorted(missing - unpooled):
@@ -70,33 +72,26 @@ def load_folder(path: Path) -> nn.Module:
     return _HuggingFace(model, pooled=not unpooled)
 
 
-_FOLDER_FILES = (
-    "config.json",
-    *PROCESSOR_FILES,
-    "*.safetensors",
-    "*.safetensors.index.json",
-)
-
-
 def pack_folder(folder: Path) -> bytes:
-    """Pack the folder's configuration and tensors into a zip archive, always the same.
+    """Pack the folder's configuration and tensors into a zip archive, the same bytes each time.
 
     Raises:
-        SetupError: it holds no tensors, or a file of another kind in their place.
+        SetupError: it holds no tensors, or files of another kind.
         OSError: a file cannot be read.
     """
+    if folder.is_file():
+        refuse_other_kinds(folder, wanted=())
     files = sorted(path for pattern in _FOLDER_FILES for path in folder.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in files):
         raise SetupError(
             f"'{folder}' holds no .safetensors file: give a folder that save_pretrained wrote; "
             "weights in .bin files are pickles, and are not opened"
         )
-    for path in files:
-        kind = "safetensors" if path.suffix == ".safetensors" else "json"
-        refuse_other_kinds(path, wanted=(kind,))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in files:
-            # Of its own a ZipInfo has no time.
+            kind = "safetensors" if path.suffix == ".safetensors" else "json"
+            refuse_other_kinds(path, wanted=(kind,))
+            # A ZipInfo has no modification time unless one is given.
             archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
     return buffer.getvalue()

@@ -1,17 +1,18 @@
-"""What a folder of transformers says of its pictures, as a `Preprocessing`.
+"""Read the image processor in a folder of transformers as a `Preprocessing`.
 
-transformers itself reads the folder, so what a file leaves out is what the processor's class has as
-its default. Each setting is then done here or refused by its name. Classes also do things of their
-own that no setting shows, so in the end both prepare a picture, and have to agree.
+transformers itself reads the folder, so settings that a file leaves out have the defaults of the
+processor's class. Each setting is then translated, or refused by its name. Classes also do things
+that no setting shows, so in the end both sides prepare an image and must agree.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,194 +27,155 @@ __all__ = ["PROCESSOR_FILES", "read_preprocessing"]
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
-# By Pillow's number, or by torchvision's name.
-_RESAMPLE: Mapping[object, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    "nearest": "nearest",
-    "nearest-exact": "nearest",
-    "lanczos": "lanczos",
-    "bilinear": "bilinear",
-    "bicubic": "bicubic",
-}
-
-# Mean difference of a picture's levels, of 0 to 255. It is 0 for most classes, 0.3 for DINOv3's,
-# which rescales first, and 13 for LeViT's, which scales a margin more than its settings say.
+# Mean difference of an image's levels, which are 0 to 255. It is 0 for most classes, 0.3 for
+# DINOv3's, which rescales first, and 13 for LeViT's, which scales a margin that no setting shows.
 _TOLERANCE = 3.0
 
-# Below it ConvNeXT scales a margin too, and cuts it off; from it on, it squeezes.
+# Below this size, ConvNeXT scales a margin too and cuts it off; from it on, it squashes.
 _CONVNEXT_PX = 384
 
-# Settings that are translated here; others are named where the pictures differ.
-_TRANSLATED = {
-    "crop_pct",
-    "crop_size",
-    "do_center_crop",
-    "do_convert_rgb",
-    "do_normalize",
-    "do_rescale",
-    "do_resize",
-    "image_mean",
-    "image_processor_type",
-    "image_std",
-    "resample",
-    "rescale_factor",
-    "size",
-}
+# The settings that are translated here; an error names the others when the images differ.
+_TRANSLATED = re.compile(
+    "crop_pct|crop_size|do_(center_crop|convert_rgb|normalize|rescale|resize)|image_mean"
+    "|image_processor_type|image_std|resample|rescale_factor|size"
+)
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
-    """What the folder's image processor does to a picture; None where the folder has none.
+    """Return the preprocessing of the folder's image processor; None if the folder has none.
 
     Raises:
-        SetupError: it asks for what is not done here, or cannot be read.
+        SetupError: a setting is not supported, or the processor cannot be read.
         MissingExtra: transformers is not installed.
     """
-    if not _has_processor(folder):
-        return None
-    processor = _open_processor(folder)
-    settings = processor.to_dict()
-    preprocessing = _Settings(folder, settings).translate()
-    if problem := _compare(processor, preprocessing):
-        others = [key for key in settings if settings[key] and key not in _TRANSLATED]
-        of_keys = f" with {', '.join(others)}" if others else ""
-        raise _refusal(folder, f"{type(processor).__name__}{of_keys} {problem}")
-    return preprocessing
-
-
-def _has_processor(folder: Path) -> bool:
     old, new = (folder / name for name in PROCESSOR_FILES)
     try:
-        return old.exists() or (new.exists() and "image_processor" in json.loads(new.read_bytes()))
+        if not old.exists() and not (
+            new.exists() and "image_processor" in json.loads(new.read_bytes())
+        ):
+            return None
     except ValueError as error:
         raise SetupError(f"'{new}' cannot be read as JSON ({error}); write it again") from error
-
-
-def _open_processor(folder: Path) -> Any:
     with require_extra("huggingface", feature="encoder 'huggingface'"):
         import transformers
     try:
-        return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor: Any = transformers.AutoImageProcessor.from_pretrained(
+            folder, trust_remote_code=False
+        )
     except Exception as error:
-        # transformers raises types of many kinds on settings that it cannot read.
+        # transformers raises many types for settings that it cannot read.
         raise _refusal(folder, f"it cannot be opened ({explain(error)})") from error
+    settings = processor.to_dict()
+    preprocessing = _Settings(folder, settings).translate()
+    if problem := _compare(processor, preprocessing):
+        others = [key for key in settings if settings[key] and not _TRANSLATED.fullmatch(key)]
+        with_keys = f" with {', '.join(others)}" if others else ""
+        raise _refusal(folder, f"{type(processor).__name__}{with_keys} {problem}")
+    return preprocessing
 
 
-def _refusal(folder: Path, what: str) -> SetupError:
+def _refusal(folder: Path, reason: str) -> SetupError:
     return SetupError(
-        f"what the image processor of '{folder}' does is not done here: {what}; declare the "
-        "nearest to it as encoder.preprocessing, or wrap the model in a function that does it "
-        "(module:function)"
+        f"the image processor of '{folder}' is not supported: {reason}; declare the nearest to it "
+        "as encoder.preprocessing, or wrap the model in a function that does it (module:function)"
     )
 
 
-class _Geometry(NamedTuple):
-    resize_px: int
-    crop_px: int
-    crop_mode: CropMode
-
-
 class _Settings(NamedTuple):
-    """A processor's settings with its class's defaults, as `to_dict` gives them."""
+    """A processor's settings with its class's defaults, as `to_dict` returns them."""
 
     folder: Path
     values: Mapping[str, Any]
 
     def translate(self) -> Preprocessing:
+        """Return the same preprocessing for values of 0 to 1, whatever they are scaled to.
+
+        Raises:
+            SetupError: a setting is not supported.
+        """
         if not self.values.get("do_resize"):
-            raise self._refusal("do_resize", "false: its pictures have many sizes")
+            raise self._refusal("do_resize", "false: its images have many sizes")
         if self.values.get("do_flip_channel_order"):
             raise self._refusal("do_flip_channel_order")
         resample = self.values.get("resample")
-        # Of both libraries' enumerations.
+        # A member or a number of Pillow's enumeration, or a member or a name of torchvision's.
         resample = getattr(resample, "value", resample)
-        if resample not in _RESAMPLE:
+        names: dict[Any, str] = {one.value: one.name.lower() for one in Image.Resampling}
+        interpolation: Any = str(names.get(resample, resample)).removesuffix("-exact")
+        if interpolation not in get_args(Interpolation):
             raise self._refusal("resample")
-        resize_px, crop_px, crop_mode = self._geometry()
-        mean, std = self._scale()
-        return Preprocessing(resize_px, crop_px, _RESAMPLE[resample], mean, std, crop_mode)
+        resize_px, crop_px, crop_mode = self._read_geometry()
+        factor = self.values.get("rescale_factor") if self.values.get("do_rescale") else 1.0
+        if not factor or factor < 0:
+            raise self._refusal("rescale_factor")
+        normalizes = self.values.get("do_normalize")
+        mean = self._read_channels("image_mean", 255 * factor) if normalizes else (0.0, 0.0, 0.0)
+        one = 1 / (255 * factor)
+        std = self._read_channels("image_std", 255 * factor) if normalizes else (one, one, one)
+        if 0 in std:
+            raise self._refusal("image_std")
+        return Preprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
 
-    def _refusal(self, key: str, what: str = "") -> SetupError:
-        return _refusal(self.folder, f"{key} {what or self.values.get(key)}")
-
-    def _geometry(self) -> _Geometry:
-        side, mode = self._size()
+    def _read_geometry(self) -> tuple[int, int, CropMode]:
+        """Return resize_px, crop_px and crop_mode."""
+        side: int
+        mode: CropMode
+        match self.values.get("size"):
+            case {"shortest_edge": int(edge), **rest} if not rest:
+                side, mode = edge, "center"
+            case {"height": int(height), "width": int(width), **rest} if height == width:
+                side, mode = height, "squash"
+            case _:
+                raise self._refusal("size")
         crop_pct = self.values.get("crop_pct")
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise self._refusal("crop_pct")
+        scaled = side if crop_pct is None else int(side / crop_pct)
         if not self.values.get("do_center_crop"):
             if mode == "squash":
-                return _Geometry(side, side, mode)
+                return side, side, mode
             if crop_pct is None:
                 raise self._refusal(
                     "size", f"{self.values['size']} without do_center_crop: no square"
                 )
-            if side >= _CONVNEXT_PX:
-                return _Geometry(side, side, "squash")
-            return _Geometry(int(side / crop_pct), side, mode)
-        scaled = side if crop_pct is None else int(side / crop_pct)
+            return (side, side, "squash") if side >= _CONVNEXT_PX else (scaled, side, mode)
         match self.values.get("crop_size"):
             case {"height": int(height), "width": int(width)} if height == width <= scaled:
-                return _Geometry(scaled, height, mode)
+                return scaled, height, mode
         raise self._refusal("crop_size", f"{self.values.get('crop_size')} of a size of {scaled}")
 
-    def _size(self) -> tuple[int, CropMode]:
-        match self.values.get("size"):
-            case {"shortest_edge": int(side), **rest} if not rest:
-                return side, "center"
-            case {"height": int(height), "width": int(width), **rest} if height == width:
-                return height, "squash"
-        raise self._refusal("size")
-
-    def _scale(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Mean and deviation for values of 0 to 1, whatever they are scaled to."""
-        factor = self.values.get("rescale_factor") if self.values.get("do_rescale") else 1.0
-        if not factor or factor < 0:
-            raise self._refusal("rescale_factor")
-        scale = 255 * factor
-        normalizes = self.values.get("do_normalize")
-        mean = self._channels("image_mean") if normalizes else (0.0, 0.0, 0.0)
-        std = self._channels("image_std") if normalizes else (1.0, 1.0, 1.0)
-        if 0 in std:
-            raise self._refusal("image_std")
-        (a, b, c), (d, e, f) = mean, std
-        return (a / scale, b / scale, c / scale), (d / scale, e / scale, f / scale)
-
-    def _channels(self, key: str) -> tuple[float, float, float]:
+    def _read_channels(self, key: str, scale: float) -> tuple[float, float, float]:
         match self.values.get(key):
             case float(one) | int(one) | (one,):
-                return one, one, one
+                return one / scale, one / scale, one / scale
             case (red, green, blue):
-                return red, green, blue
+                return red / scale, green / scale, blue / scale
         raise self._refusal(key)
+
+    def _refusal(self, key: str, reason: str = "") -> SetupError:
+        return _refusal(self.folder, f"{key} {reason or self.values.get(key)}")
 
 
 def _compare(processor: Any, preprocessing: Preprocessing) -> str:
-    """How a wide picture differs when the processor prepares it; empty where it does not."""
-    picture = _wide_picture(preprocessing.resize_px)
-    try:
-        theirs = np.asarray(processor(images=picture, return_tensors="pt")["pixel_values"])
-    except Exception as error:
-        # Each class has code of its own.
-        return f"fails on a picture ({explain(error)})"
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    ours = render(open_image(file.getvalue(), DecodeLimits()), preprocessing).pixels
-    side = preprocessing.crop_px
-    if theirs.shape != (1, 3, side, side):
-        return f"makes {theirs.shape} of a picture"
-    mean, std = (np.asarray(value) for value in (preprocessing.mean, preprocessing.std))
-    levels = (theirs[0].transpose(1, 2, 0) * std + mean) * 255
-    apart = float(np.abs(levels - ours).mean())
-    return f"prepares pictures in a way of its own ({apart:.0f} levels off)" * (apart > _TOLERANCE)
-
-
-def _wide_picture(resize_px: int) -> Image.Image:
-    """A smooth picture, half again as wide as high: what differs then is not how it is scaled."""
+    """Return how an image differs when the processor prepares it; empty if it does not."""
+    # Smooth, so that the scaling itself makes no difference, and half again as wide as high.
     colours: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(
         256, size=(4, 6, 3), dtype=np.uint8
     )
-    size = (resize_px * 15 // 8, resize_px * 5 // 4)
-    return Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+    size = (preprocessing.resize_px * 15 // 8, preprocessing.resize_px * 5 // 4)
+    image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+    try:
+        theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"])
+    except Exception as error:
+        # Each class has code of its own.
+        return f"fails on an image ({explain(error)})"
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    ours = render(open_image(file.getvalue(), DecodeLimits()), preprocessing).pixels
+    side = preprocessing.crop_px
+    if theirs.shape != (1, 3, side, side):
+        return f"makes {theirs.shape} of an image"
+    mean, std = (np.asarray(value) for value in (preprocessing.mean, preprocessing.std))
+    levels = (theirs[0].transpose(1, 2, 0) * std + mean) * 255
+    apart = float(np.abs(levels - ours).mean())
+    return f"prepares images in a way of its own ({apart:.0f} levels off)" * (apart > _TOLERANCE)

@@ -1,4 +1,4 @@
-"""Encoders by name, and where their heads are cut."""
+"""Encoders are found by name, and their heads are cut."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ from embedstream_core.models.encoders.catalog import (
     PublishedWeights,
     cut_head,
     find_encoder,
-    known_encoders,
+    list_encoders,
 )
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from small_models import DECLARED, forward, small_network
+
+
+@pytest.fixture(autouse=True)
+def _mine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `mine:function` name the functions of this module."""
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
 
 def test_torchvision_has_its_classification_networks() -> None:
     assert len(TORCHVISION) >= 80
-    assert set(known_encoders()) == {*TORCHVISION, "efficientnet_lite0"}
+    assert set(list_encoders()) == {*TORCHVISION, "efficientnet_lite0"}
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -43,7 +50,7 @@ def test_every_torchvision_network_has_default_weights(name: str) -> None:
     preprocessing = default.preprocessing
     assert preprocessing is not None
     assert encoder.name == name
-    assert encoder.published("default") is default
+    assert encoder.find_weights("default") is default
     assert default.name == torchvision.models.get_model_weights(name).DEFAULT.name
     assert [preprocessing.resize_px] == transforms.resize_size
     assert [preprocessing.crop_px] == transforms.crop_size
@@ -56,15 +63,15 @@ def test_every_torchvision_network_has_default_weights(name: str) -> None:
 
 def test_the_license_follows_the_weights() -> None:
     encoder = find_encoder("vit_b_16")
-    assert encoder.published("IMAGENET1K_V1").license == "BSD-3-Clause"
-    assert encoder.published("IMAGENET1K_SWAG_E2E_V1").license == "CC-BY-NC-4.0"
+    assert encoder.find_weights("IMAGENET1K_V1").license == "BSD-3-Clause"
+    assert encoder.find_weights("IMAGENET1K_SWAG_E2E_V1").license == "CC-BY-NC-4.0"
 
 
 def test_resnet50_defaults_to_its_second_weights() -> None:
     encoder = find_encoder("resnet50")
     assert encoder.default_weights.name == "IMAGENET1K_V2"
     assert list(encoder.weights) == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
-    first = encoder.published("IMAGENET1K_V1").preprocessing
+    first = encoder.find_weights("IMAGENET1K_V1").preprocessing
     assert first is not None
     assert first.resize_px == 256
 
@@ -107,7 +114,7 @@ def test_unknown_weights_list_the_known() -> None:
     with pytest.raises(
         SetupError, match=r"unknown weights 'V9' for encoder 'resnet50'.*random, IMAGENET1K_V2"
     ):
-        find_encoder("resnet50").published("V9")
+        find_encoder("resnet50").find_weights("V9")
 
 
 def test_timm_gives_its_own_features() -> None:
@@ -137,7 +144,7 @@ def test_an_unknown_timm_model_names_the_nearest() -> None:
         ("deepseek_vit_412m.deepseek_v4_1_flash", 546, "border"),
     ],
 )
-def test_timm_says_how_a_picture_is_made_square(name: str, resize_px: int, crop_mode: str) -> None:
+def test_timm_says_how_an_image_is_made_square(name: str, resize_px: int, crop_mode: str) -> None:
     preprocessing = find_encoder(f"timm/{name}").default_weights.preprocessing
     assert preprocessing is not None
     assert (preprocessing.resize_px, preprocessing.crop_mode) == (resize_px, crop_mode)
@@ -162,7 +169,7 @@ def test_every_timm_preprocessing_is_timms_own_or_refused_by_name() -> None:
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing answers, and nothing was downloaded before; the hub's cache."""
+    """Cut off the network and the caches; return the hub's cache."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     # urllib keeps the opener, and with it the proxies, that it made at the first use.
@@ -183,15 +190,13 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("timm/coatnet_0_224", "timm publishes no weights for 'coatnet_0_224'"),
     ],
 )
-def test_weights_that_cannot_be_downloaded_are_a_sentence(
-    name: str, reason: str, offline: Path
-) -> None:
+def test_a_failed_download_says_what_to_do(name: str, reason: str, offline: Path) -> None:
     with pytest.raises(SetupError, match=rf"{reason}.*as encoder\.weights"):
         prepare_model(ModelSpec(name))
 
 
 def test_published_timm_weights_are_read_by_timm(offline: Path) -> None:
-    """Their tensors have other names there: timm's own loader changes them."""
+    """Their tensors have other names, which timm's own loader changes."""
     name = "convnext_atto"
     torch.manual_seed(5)
     model = timm.create_model(name).eval()
@@ -219,13 +224,13 @@ def test_published_timm_weights_are_read_by_timm(offline: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("resnet18.nope", r"resnet18\."), ("", "aimv2")])
-def test_what_timm_does_not_know_names_what_it_does(name: str, nearest: str) -> None:
+def test_unknown_timm_names_list_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(SetupError, match=f"unknown timm model '{name}'; nearest: .*{nearest}"):
         find_encoder(f"timm/{name}")
 
 
 def small_encoder() -> Encoder:
-    """What `module:function` names."""
+    """Return an encoder, as a `module:function` may."""
     preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
     none = PublishedWeights("none", preprocessing, "CC0-1.0", "", lambda: Path("nowhere"))
     return Encoder("small", lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), {"none": none})
@@ -237,10 +242,7 @@ def not_square() -> Encoder:
     return Encoder("small", small_network, {"none": weights}, cut=lambda model: "")
 
 
-def test_what_is_not_done_is_named_where_nothing_is_declared(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+def test_an_unsupported_preprocessing_is_named_unless_one_is_declared() -> None:
     spec = ModelSpec("mine:not_square")
     with pytest.raises(SetupError, match=r"input_size \(3, 8, 6\); declare encoder\.preprocessing"):
         prepare_model(spec)
@@ -251,10 +253,7 @@ def network() -> nn.Module:
     return small_network()
 
 
-def test_a_module_of_ones_own_keeps_its_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+def test_a_users_module_keeps_its_weights(tmp_path: Path) -> None:
     own = prepare_model(ModelSpec("mine:network", preprocessing=DECLARED))
     path = tmp_path / "mine.safetensors"
     safetensors.torch.save_file(small_network().state_dict(), path)
@@ -267,8 +266,7 @@ def test_a_module_of_ones_own_keeps_its_weights(
     assert own.tensors == from_file.tensors == random.tensors
 
 
-def test_a_module_of_ones_own_needs_its_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+def test_a_users_module_needs_its_preprocessing() -> None:
     with pytest.raises(SetupError, match=r"declare encoder\.preprocessing, such as \{resize_px"):
         prepare_model(ModelSpec("mine:network"))
 
@@ -277,9 +275,7 @@ def no_encoder() -> int:
     return 5
 
 
-def test_an_encoder_of_ones_own_is_named_by_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
-
+def test_a_users_encoder_is_named_by_its_function() -> None:
     card = prepare_model(ModelSpec("mine:small_encoder", weights="random")).card
 
     assert card.encoder == "mine:small_encoder"
@@ -287,7 +283,7 @@ def test_an_encoder_of_ones_own_is_named_by_its_function(monkeypatch: pytest.Mon
 
 
 class Twice(nn.Module):
-    """Its backbone has two names, and a buffer that no file keeps."""
+    """A module whose backbone has two names, and with a buffer that no file stores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,8 +297,7 @@ class Twice(nn.Module):
         return vectors
 
 
-def test_a_module_of_any_make_is_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+def test_a_module_with_shared_parts_is_an_encoder() -> None:
     prepared = prepare_model(ModelSpec("mine:Twice", preprocessing=DECLARED))
     np.testing.assert_allclose(forward(load_prepared(prepared)), forward(Twice()), rtol=1e-5)
 
@@ -311,8 +306,7 @@ def half() -> nn.Module:
     return small_network().half()
 
 
-def test_a_module_of_half_precision_runs_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+def test_a_module_of_half_precision_runs_in_float32() -> None:
     prepared = prepare_model(ModelSpec("mine:half", preprocessing=DECLARED))
     np.testing.assert_allclose(
         forward(load_prepared(prepared)), forward(small_network()), rtol=1e-2, atol=1e-2
@@ -373,11 +367,7 @@ class Fails(nn.Module):
         ("mine:Fails", "ZeroDivisionError: no pictures"),
     ],
 )
-def test_what_is_no_encoder_of_ones_own_is_told(
-    name: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
-
+def test_a_function_that_makes_no_encoder_is_refused(name: str, message: str) -> None:
     with pytest.raises(SetupError, match=re.escape(message)):
         prepare_model(ModelSpec(name, "random", preprocessing=DECLARED))
 
@@ -390,7 +380,7 @@ def test_what_is_no_encoder_of_ones_own_is_told(
         ("import argparse; argparse.ArgumentParser().parse_args(['--x'])", "SystemExit: 2"),
     ],
 )
-def test_a_module_that_fails_at_import_is_told(
+def test_a_module_that_fails_at_import_is_refused(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "failing_module.py").write_text(source)

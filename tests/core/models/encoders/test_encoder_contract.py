@@ -1,4 +1,4 @@
-"""Every family of encoders keeps one contract: prepared once, it is the same wherever it runs."""
+"""The contract of every family of encoders: prepared once, the same wherever it runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from embedstream_core.settings import Backend
 from small_models import (
     DECLARED,
     Vectors,
-    exported_model,
     forward,
     huggingface_model,
     keras_model,
@@ -44,7 +43,7 @@ from small_models import (
 
 CPU = torch.device("cpu")
 
-# Keras saves by a conversion that numpy asks libraries to rewrite.
+# Keras saves models with a conversion that numpy has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -52,13 +51,12 @@ FAMILIES: Mapping[str, Callable[[Path], ModelSpec]] = {
     "torchvision": torchvision_model,
     "timm": timm_model,
     "own": own_model,
-    "export": exported_model,
     "onnx": onnx_model,
     "keras": keras_model,
     "huggingface": huggingface_model,
 }
 
-# The package that the family cannot do without, and the extra that brings it.
+# The package that the family needs, and the extra that installs it.
 PACKAGES = {
     "timm": ("timm", "timm"),
     "onnx": ("onnxruntime", "onnx"),
@@ -86,7 +84,7 @@ def prepared(spec: ModelSpec) -> PreparedModel:
 
 @pytest.fixture
 def loaded(prepared: PreparedModel, tmp_path: Path) -> nn.Module:
-    """The model as a worker has it: from a file, under a name that tells nothing of its kind."""
+    """The model as a worker has it: from a file, under a name that does not show its kind."""
     path = tmp_path / "0123.safetensors"
     path.write_bytes(prepared.tensors)
     return load_model(prepared.card, path)
@@ -110,7 +108,7 @@ def cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
     return np.asarray((a * b).sum(axis=1) / lengths)
 
 
-def test_the_card_tells_what_was_prepared(spec: ModelSpec, prepared: PreparedModel) -> None:
+def test_the_card_describes_the_model(spec: ModelSpec, prepared: PreparedModel) -> None:
     card = prepared.card
     encoder, weights, digest = card.model_id.rsplit("/", 2)
     assert card.encoder == encoder == spec.encoder
@@ -148,7 +146,7 @@ def test_the_engine_gives_the_same_vectors_in_any_batch(
     np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_different_pictures_have_different_vectors(
+def test_different_images_have_different_vectors(
     prepared: PreparedModel, loaded: nn.Module
 ) -> None:
     vectors = start(loaded, prepared).embed(pictures(16))
@@ -195,7 +193,7 @@ def test_a_declared_preprocessing_wins(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("family", PACKAGES)
-def test_a_missing_package_is_told(
+def test_a_missing_package_is_named(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = FAMILIES[family](tmp_path)

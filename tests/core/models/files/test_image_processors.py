@@ -1,4 +1,4 @@
-"""What transformers' image processors do to a picture is done here too, or refused by its name."""
+"""Settings of transformers' image processors are translated, or refused by name."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_settings_are_translated(
 
 @pytest.mark.parametrize("settings", [case[0] for case in DONE.values()], ids=DONE.keys())
 @pytest.mark.parametrize("size", [(300, 500), (640, 400)])
-def test_a_picture_is_prepared_as_by_transformers(
+def test_an_image_is_prepared_as_by_transformers(
     settings: dict[str, object], size: tuple[int, int], tmp_path: Path
 ) -> None:
     from transformers import AutoImageProcessor
@@ -173,7 +173,7 @@ def named(key: str, **settings: object) -> Any:
         named("cannot be opened", image_processor_type="NoSuchProcessor", size="wide"),
     ],
 )
-def test_what_is_not_done_is_refused_by_its_name(
+def test_an_unsupported_setting_is_named(
     settings: dict[str, object], key: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SetupError) as caught:
@@ -182,7 +182,7 @@ def test_what_is_not_done_is_refused_by_its_name(
     assert "declare the nearest to it as encoder.preprocessing" in str(caught.value)
 
 
-def test_a_folder_without_a_processor_says_nothing(tmp_path: Path) -> None:
+def test_a_folder_without_a_processor_has_no_preprocessing(tmp_path: Path) -> None:
     assert read_preprocessing(tmp_path) is None
     (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
     assert read_preprocessing(tmp_path) is None
@@ -197,7 +197,7 @@ def test_code_of_a_processor_is_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_a_declared_preprocessing_wins_over_one_that_is_not_done(tmp_path: Path) -> None:
+def test_a_declared_preprocessing_wins_over_an_unsupported_one(tmp_path: Path) -> None:
     spec = huggingface_model(tmp_path)
     folder_of = Path(spec.weights) / PROCESSOR_FILES[0]
     folder_of.write_text(json.dumps({"do_resize": False}))
@@ -207,7 +207,7 @@ def test_a_declared_preprocessing_wins_over_one_that_is_not_done(tmp_path: Path)
 
 
 def test_either_file_is_part_of_the_model(tmp_path: Path) -> None:
-    """Two folders that prepare pictures differently are two models."""
+    """Two folders that prepare images differently are two models."""
     spec = huggingface_model(tmp_path)
     (Path(spec.weights) / PROCESSOR_FILES[0]).unlink()
     ids = set()

@@ -26,7 +26,7 @@ from embedstream_core.models.files.state_dicts import (
 
 
 class Network(nn.Module):
-    """A part of it is called like DataParallel's."""
+    """A network with a part that is named like the one of DataParallel."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ def test_a_state_dict_is_found_wherever_it_is(wrap: Callable[[State], Any]) -> N
     assert_equal(found, state)
 
 
-def test_tensors_of_other_parts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_outside_the_network_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     selected(WRAPPINGS["Lightning"](state_of()))
-    assert "1 tensors are not the network's" in caplog.text
+    assert "1 tensors of 'mine.pth' do not belong to the network" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -106,7 +106,7 @@ def test_other_precisions_become_float32(kind: torch.dtype) -> None:
     torch.testing.assert_close(found["stem.0.weight"], state["stem.0.weight"], rtol=1e-2, atol=1e-3)
 
 
-def test_of_networks_with_the_same_names_the_shapes_decide() -> None:
+def test_shapes_distinguish_networks_with_the_same_names() -> None:
     student = state_of(seed=1)
     assert_equal(selected({"teacher": state_of(width=8), "student": student}), student)
 
@@ -121,16 +121,14 @@ def test_of_networks_with_the_same_names_the_shapes_decide() -> None:
         ),
     ],
 )
-def test_of_two_that_fit_nobody_but_the_user_can_choose(
-    checkpoint: Any, choices: list[str]
-) -> None:
+def test_two_networks_that_fit_are_named(checkpoint: Any, choices: list[str]) -> None:
     with pytest.raises(SetupError, match="several networks that fit") as caught:
         selected(checkpoint)
     assert all(choice in str(caught.value) for choice in choices)
 
 
 @pytest.mark.parametrize("checkpoint", [[torch.ones(1)], {"epoch": 3}, {}, torch.ones(1)])
-def test_what_has_no_tensors_is_refused(checkpoint: Any) -> None:
+def test_a_checkpoint_without_tensors_is_refused(checkpoint: Any) -> None:
     with pytest.raises(SetupError, match=r"holds no state dict: save model.state_dict\(\)"):
         selected(checkpoint)
 
@@ -157,7 +155,7 @@ def test_names_may_be_changed_or_left_out() -> None:
 
 
 class Settings(dict[str, int]):
-    """What Lightning keeps its settings in is like it."""
+    """A dict like the one that Lightning stores its settings in."""
 
 
 class Callback:
@@ -199,13 +197,13 @@ def test_a_whole_network_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "mine.pth")
 
 
-def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
+def test_safetensors_are_identified_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     safetensors.torch.save_file(state_of(1), path)
     assert_equal(read_checkpoint(path), state_of(1))
 
 
-# What travels.
+# Tensors that are sent to the workers.
 
 
 class Tied(nn.Module):
@@ -220,7 +218,7 @@ class Tied(nn.Module):
         self.register_buffer("row", self.body.weight.detach()[0])
 
 
-def test_what_has_several_names_travels_once() -> None:
+def test_a_tensor_with_several_names_is_packed_once() -> None:
     torch.manual_seed(3)
     network = Tied()
     packed = safetensors.torch.load(pack_state(network))
@@ -242,7 +240,7 @@ class Extra(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Extra(), nn.Linear(2, 2, device="meta")])
-def test_what_has_no_values_cannot_travel(network: nn.Module) -> None:
+def test_a_tensor_without_values_is_refused(network: nn.Module) -> None:
     with pytest.raises(SetupError, match="no tensor with values"):
         pack_state(network)
 
