@@ -22,12 +22,8 @@ from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import (
-    create_topic,
-    start_broker,
-    stop_broker,
-    topic_end_offsets,
-)
+from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import produce
 from oracle import Position, check_outcomes
 from small import tiny_picture, write_config

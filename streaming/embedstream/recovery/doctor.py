@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.source import check_topics
+from embedstream.kafka.topics import check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Unparsable
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.lost_messages import check_ends, lost_ranges, skipped_batches, with_added

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from embedstream.kafka.source import TopicState
+from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import SetupError

@@ -14,10 +14,11 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as f
 
 from doors import core_vectors, write_pictures
-from embedstream.bulk.files import Files, FilesChunk
-from embedstream.cli.terminal import StreamFailed, chunks_explained
+from embedstream.bulk.chunks import Chunk
+from embedstream.bulk.files import Files
+from embedstream.cli.bulk import explain_chunk_error
+from embedstream.cli.session import StreamFailed, explain_errors
 from embedstream.config.load import files_config
-from embedstream.config.sections import BulkFilesConfig, TableConfig
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
 
@@ -97,7 +98,7 @@ def test_what_was_stopped_in_the_middle_is_gone_on_with(spark: SparkSession, fol
     left = files(spark, folder).plan(chunk_rows=100)
 
     assert [chunk.rows for chunk in chunks] == [3, 3, 2]
-    assert left == [FilesChunk(chunks[1].uris + chunks[2].uris)]
+    assert left == [Chunk(chunks[1].parts + chunks[2].parts, 5)]
 
 
 @pytest.mark.long
@@ -112,20 +113,20 @@ def test_sigint_ends_after_the_chunk_in_flight(spark: SparkSession, folder: Path
         told = process.stdout.read()
 
     assert process.returncode == 0
-    assert "are left for the same command" in told
+    assert "are left: re-run the same command to resume" in told
     assert 0 < len(rows(spark, folder)) < 8
 
 
 def test_what_ends_it_is_told_in_a_sentence(spark: SparkSession, folder: Path) -> None:
-    config = BulkFilesConfig(table=TableConfig(path=str(folder)))
     failing = spark.range(1).select(f.raise_error(f.lit("ValueError: the worker is gone")))
 
-    with pytest.raises(StreamFailed) as told, chunks_explained(config):
+    explaining = explain_errors({"table.path": str(folder)}, explain_chunk_error)
+    with pytest.raises(StreamFailed) as told, explaining:
         failing.collect()
 
-    assert "it ended by an error: " in str(told.value)
+    assert "the work ended by an error: " in str(told.value)
     assert "ValueError: the worker is gone" in str(told.value)
-    assert str(told.value).endswith("; the same command does what is left")
+    assert str(told.value).endswith("; re-run the same command to resume")
     assert "\n" not in str(told.value)
 
 
@@ -200,7 +201,7 @@ def test_a_relative_path_a_pattern_and_a_uri_are_read(
     found = files(spark, folder, source=source.format(folder=folder))
     camera = [uri for uri in found._uris if uri.endswith("/camera.jpg")]
 
-    found.run(FilesChunk(tuple(camera)))
+    found.run(Chunk(tuple(camera), 1))
 
     assert rows(spark, folder)["camera.jpg"].error is None
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -141,11 +142,11 @@ def test_the_commands_are_those_that_are_tested() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--offsets", "images:0:9-3", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
-        ("--offsets", "images", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
-        ("--since", "yesterday", "--since takes a time"),
-        ("--until", "12:00", "--until takes a time"),
-        ("--code", "image_broken", "there is no failure code 'image_broken'; there are: "),
+        ("--offsets", "images:0:9-3", "'--offsets': it takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--offsets", "images", "'--offsets': it takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--since", "yesterday", "'--since': it takes a time"),
+        ("--until", "12:00", "'--until': it takes a time"),
+        ("--code", "image_broken", "'image_broken' is not one of 'message_malformed', "),
     ],
 )
 def test_a_selection_that_cannot_be_read_is_told(
@@ -154,7 +155,7 @@ def test_a_selection_that_cannot_be_read_is_told(
     ended = embedstream("replay", configuration(tmp_path), option, value)
 
     assert ended.code == 2
-    assert said in ended.err
+    assert said in one_line(ended.err)
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -163,6 +164,11 @@ def test_help_lists_every_option(command: str) -> None:
     assert result.exit_code == 0
     listed = re.findall(r"^[│* ]+(-[\w-]+)", re.sub(r"\x1b\[[0-9;]*m", "", result.output), re.M)
     assert set(listed) == OPTIONS[command] | {"--help"}
+
+
+def test_the_version_is_the_installed_one(embedstream: Command) -> None:
+    ended = embedstream("--version")
+    assert ended == Ended(0, f"embedstream {version('embedstream')}\n", "")
 
 
 def test_help_lists_every_command() -> None:
@@ -280,7 +286,7 @@ def test_an_unknown_query_picture_is_told(tmp_path: Path, embedstream: Command) 
     ended = embedstream("search", absent, "--table", tmp_path)
     assert (ended.code, ended.err) == (
         2,
-        f"embedstream: the picture '{absent}' cannot be read: No such file or directory\n",
+        f"embedstream: the image '{absent}' cannot be read: No such file or directory\n",
     )
 
 
@@ -435,7 +441,7 @@ def test_a_file_that_vanished_is_named_and_the_others_are_sent(
     topic: Topic, picture: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = picture.parent / "gone.png"
-    monkeypatch.setattr("embedstream.kafka.produce.find_images", lambda paths: [gone, *paths])
+    monkeypatch.setattr("embedstream.cli.topics.find_images", lambda paths: [gone, *paths])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
     ended = embedstream("produce", picture, *at)
@@ -454,7 +460,7 @@ def test_a_file_whose_name_is_no_text_is_named(
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
     ended = process("produce", picture.parent, *at, *form)
     assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
-    assert "\\udcff.png: its key, the path as it was given, is no UTF-8 text" in ended.err
+    assert "\\udcff.png: its key, the path as it was given, is not UTF-8 text" in ended.err
 
 
 def test_client_settings_are_read_as_yaml(
@@ -467,7 +473,7 @@ def test_client_settings_are_read_as_yaml(
         taken.update(client_settings)
         return []
 
-    monkeypatch.setattr("embedstream.kafka.produce.produce", send)
+    monkeypatch.setattr("embedstream.cli.topics.produce", send)
     given = {
         "ssl_check_hostname": "false",
         "request_timeout_ms": "20000",
@@ -493,8 +499,8 @@ def test_client_settings_are_read_as_yaml(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("no_such=env:HOME", "no client setting that can be given: no_such; known: allow_auto_"),
-        ("acks=0", "no client setting that can be given: acks; known: "),
+        ("no_such=env:HOME", "client settings that cannot be given: no_such; known: allow_auto_"),
+        ("acks=0", "client settings that cannot be given: acks; known: "),
         ("compression_type=nosuch", "no producer starts with these client settings: Not"),
     ],
 )

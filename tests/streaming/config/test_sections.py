@@ -14,7 +14,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedstream.cli.app import _time
+from embedstream.cli.options import parse_time
 from embedstream.config.load import load_config
 from embedstream.config.sections import (
     ConfigError,
@@ -774,7 +774,7 @@ def test_a_time_without_a_zone_is_in_utc(
     wanted = datetime.fromisoformat(utc)
     start = load(tmp_path, {}, f"kafka.starting_timestamp={given}").kafka.starting_timestamp
     assert start == wanted
-    assert _time("--since", given) == wanted
+    assert parse_time(given) == wanted
 
 
 def test_times_and_dates_of_python_are_in_utc_too(new_york: None) -> None:

@@ -22,17 +22,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
-from embedstream.index.search import (
-    Neighbour,
-    Vector,
-    contact_sheet,
-    embed_pictures,
-    file_content,
-    kafka_content,
-    nearest,
-    newest_model,
-    save_sheet,
-)
+from embedstream.index.contact_sheet import contact_sheet, save_sheet
+from embedstream.index.images import file_content, kafka_content
+from embedstream.index.search import Neighbour, Vector, embed_pictures, nearest, newest_model
 from embedstream.table.delta import create_table, table_name
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -359,7 +351,7 @@ def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[
     ids=["empty", "html", "cut"],
 )
 def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reason: str) -> None:
-    message = f"(?i)the query picture cannot be used: .*({reason})"
+    message = f"(?i)the query image cannot be used: .*({reason})"
     with pytest.raises(SetupError, match=message):
         embed_pictures([real_pictures()[CAT], content], model_id=random_model)
 
@@ -448,7 +440,7 @@ def test_a_message_of_a_codec_that_is_missing_is_told(topic: Topic, codec: str) 
     topic.send([image("cat", b"first")])
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
 
-    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read back: .*pip install"):
+    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read .*: install"):
         kafka_content(
             Neighbour(1.0, "cat", None, topic.name, partition, 0),
             bootstrap_servers=topic.bootstrap_servers,
@@ -468,7 +460,7 @@ def test_no_broker_to_read_pictures_from_is_told(monkeypatch: pytest.MonkeyPatch
         raise KafkaTimeoutError("no answer")
 
     monkeypatch.setattr(kafka, "KafkaConsumer", unanswered)
-    with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer; check"):
+    with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer.*; check"):
         kafka_content(neighbour(), bootstrap_servers="127.0.0.1:1")
 
 
@@ -590,7 +582,7 @@ def test_the_command_lists_the_nearest_rows_and_draws_them(
     ("out", "message"),
     [
         ("absent/sheet.png", "there is no folder '{folder}/absent'; create it first"),
-        ("sheet.nosuch", "it is a picture, and its name ends in .png or .jpg"),
+        ("sheet.nosuch", "it is an image, and its name ends in .png or .jpg"),
     ],
 )
 def test_a_sheet_that_cannot_be_written_is_told_before_the_search(

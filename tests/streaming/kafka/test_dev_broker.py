@@ -15,14 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from embedstream.kafka.admin import create_topic, topic_end_offsets
 from embedstream.kafka.dev_broker import (
     MAX_MESSAGE_BYTES,
     Broker,
-    create_topic,
     running_broker,
     start_broker,
     stop_broker,
-    topic_end_offsets,
 )
 from embedstream_core.errors import SetupError
 from streams import Topic, image
@@ -115,7 +114,7 @@ def test_an_unknown_topic_is_named_and_not_created(broker: Broker) -> None:
 
 
 def test_a_bad_topic_name_is_a_setup_error(broker: Broker) -> None:
-    with pytest.raises(SetupError, match="does not answer as asked"):
+    with pytest.raises(SetupError, match="did not complete the request"):
         create_topic(broker.bootstrap_servers, "no spaces, please", partitions=1)
 
 
