@@ -229,7 +229,7 @@ def test_a_password_that_breaks_its_setting_is_not_told_either(
 
     message = refusal(spark, config, "topics")
 
-    assert "kafka.sasl.jaas.config is not as Kafka reads it" in message
+    assert "Kafka cannot read kafka.sasl.jaas.config" in message
     assert WRONG not in message
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pyspark.errors import StreamingQueryException
@@ -26,9 +28,8 @@ from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.stream.job import Until
+    from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Checked, Consent
-    from embedstream_core.models.prepare import PreparedModel
 
 __all__ = ["check_stream", "examine_stream", "run_stream"]
 
@@ -80,11 +81,11 @@ def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Total
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        return _run_checked(spark, config, checked, consent, stop, until=until)
+        return _run_checked(spark, config, checked, consent, stop, until)
 
 
 def _warm_workers(spark: SparkSession) -> None:
-    # A failure costs only time; a session that is stopped meanwhile raises errors of many types.
+    # A failure costs only time; a session that is stopped early raises errors of many types.
     try:
         warm_workers(spark)
     except Exception:
@@ -97,11 +98,10 @@ def _run_checked(
     checked: Checked,
     consent: Consent,
     stop: threading.Event,
-    *,
     until: Until,
 ) -> Totals:
     from embedstream.recovery.resume import explain_failure, settle
-    from embedstream.stream.job import make_table
+    from embedstream.stream.job import make_table, start_stream
 
     def explain(error: Exception) -> str | None:
         if not isinstance(error, StreamingQueryException):
@@ -109,12 +109,11 @@ def _run_checked(
         cause = f"the stream ended by an error: {describe_error(error)}"
         return explain_failure(spark, config) or cause
 
-    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
-
     counts = OutcomeCounts.start(spark)
     margin = Margin(lambda: check_topics(spark, config.kafka))
     listener = ProgressListener(console.print_micro_batch, counts.take, margin)
     spark.streams.addListener(listener)
+    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
         make_table(spark, config, checked.model)
         with claimed(spark, config) as claim:
@@ -123,9 +122,9 @@ def _run_checked(
             )
             for loss in settled.lost:
                 console.print_text(f"lost: {loss}")
-            model_loads = _run_queries(
-                spark, settled.config, checked.model, stop, claim, until=until, counts=counts
-            )
+            arguments = spark, settled.config, checked.model
+            start = partial(start_stream, *arguments, until=until, counts=counts)
+            model_loads = _run_queries(spark, settled.config, start, stop, claim)
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -136,25 +135,22 @@ def _run_checked(
 def _run_queries(
     spark: SparkSession,
     config: StreamConfig,
-    model: PreparedModel,
+    start: Callable[[], Stream],
     stop: threading.Event,
     claim: HeldClaim,
-    *,
-    until: Until,
-    counts: OutcomeCounts,
 ) -> int:
     """Run the stream to its end; return how often the model was loaded.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
     the stream is started again and repeats it.
     """
-    from embedstream.stream.job import start_stream, stop_stream
+    from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, was_altered
 
     console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     model_loads, timeout_s = 0, config.trigger.stop_timeout_s
     while True:
-        stream = start_stream(spark, config, model, until=until, counts=counts)
+        stream = start()
         try:
             while stream.query.isActive and not stop.wait(_POLL_S):
                 claim.verify()

@@ -1,4 +1,4 @@
-"""Searching a table without Spark: exact order, the right model's rows, and pictures of them."""
+"""Searching a table without Spark: exact order, the right model's rows, and their images."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def random_model() -> str:
 
 @pytest.fixture(scope="module")
 def random_vectors(random_model: str) -> list[Vector]:
-    """Of the three pictures, from that network."""
+    """Return that network's vectors of the three images."""
     contents = [real_pictures()[name] for name in (CAT, COFFEE, ROCKET)]
     return embed_pictures(contents, model_id=random_model)
 
@@ -148,13 +148,13 @@ def test_the_nearest_of_many_parts_are_exact(tmp_path: Path, k: int) -> None:
     assert found(table, query, k) == [str(index) for index in np.argsort(-exact)[:k]]
 
 
-def test_more_than_the_table_has_is_all_of_it(tmp_path: Path) -> None:
+def test_k_may_exceed_the_number_of_rows(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1, 0]), row("b", [0, 1])])
     assert found(table, vector(1, 0), k=1000) == ["a", "b"]
     assert found(table, vector(1, 0), k=1) == ["a"]
 
 
-def test_equal_pictures_are_all_found(tmp_path: Path) -> None:
+def test_equal_images_are_all_found(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2], offset=index) for index in range(5)]
     table = write_table(tmp_path, rows[:2], [*rows[2:], row("dog", [2, 1])])
     neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=5)
@@ -162,7 +162,7 @@ def test_equal_pictures_are_all_found(tmp_path: Path) -> None:
     assert len(neighbours) == 5
 
 
-def test_a_picture_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
+def test_an_image_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2]), row("cat", [1, 2], uri="file:///cat.png", offset=1)]
     table = write_table(tmp_path, rows)
     neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=2)
@@ -216,14 +216,14 @@ def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
     assert newest_model(table) == MODEL
 
 
-def test_a_table_without_a_model_is_none_of_ours(tmp_path: Path) -> None:
+def test_a_table_without_a_model_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])], model_id=None)
     with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
         newest_model(table)
     assert table in str(error.value)
 
 
-def test_no_table_is_told(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
         message = f"there is no Delta table at '{table}'; has the stream run"
@@ -233,13 +233,13 @@ def test_no_table_is_told(tmp_path: Path) -> None:
             nearest(table, vector(1), model_id=MODEL, k=1)
 
 
-def test_asking_for_a_table_makes_none(tmp_path: Path) -> None:
+def test_looking_for_a_table_creates_none(tmp_path: Path) -> None:
     with pytest.raises(SetupError):
         newest_model(str(tmp_path / "absent"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_table_is_told(tmp_path: Path) -> None:
+def test_a_broken_table_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])])
     for log in (Path(table) / "_delta_log").glob("*.json"):
         log.write_text("{ not json")
@@ -248,7 +248,7 @@ def test_a_broken_table_is_told(tmp_path: Path) -> None:
     assert table in str(error.value)
 
 
-def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
+def test_a_table_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])])
     for file in Path(table).glob("*.parquet"):
         file.unlink()
@@ -259,7 +259,7 @@ def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
-def test_a_table_out_of_reach_is_told(table: str) -> None:
+def test_a_table_out_of_reach_is_an_error(table: str) -> None:
     with pytest.raises(SetupError, match=f"'{table}'"):
         newest_model(table)
 
@@ -323,13 +323,13 @@ def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -
     return table
 
 
-def test_a_file_is_no_table(tmp_path: Path) -> None:
+def test_a_file_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SetupError, match=str(tmp_path / "file")):
         newest_model(str(tmp_path / "file"))
 
 
-def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
+def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
     cat, coffee, rocket = random_vectors
     contents = [real_pictures()[ROCKET], real_pictures()[CAT]]
 
@@ -350,7 +350,7 @@ def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[
     ],
     ids=["empty", "html", "cut"],
 )
-def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reason: str) -> None:
+def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, reason: str) -> None:
     message = f"(?i)the query image cannot be used: .*({reason})"
     with pytest.raises(SetupError, match=message):
         embed_pictures([real_pictures()[CAT], content], model_id=random_model)
@@ -365,7 +365,7 @@ def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reaso
         ("resnet18/random-seed-1/abcdef123456", "random-seed-1"),
     ],
 )
-def test_an_unknown_model_is_told(model_id: str, message: str) -> None:
+def test_an_unknown_model_is_an_error(model_id: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         embed_pictures([real_pictures()[CAT]], model_id=model_id)
 
@@ -400,7 +400,7 @@ def test_a_files_content_is_found_by_its_reference(tmp_path: Path, name: str) ->
     assert file_content(path.as_uri()) == name.encode()
 
 
-def test_what_is_no_file_here_has_no_content(tmp_path: Path) -> None:
+def test_other_references_have_no_content(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"cat")
     assert file_content((tmp_path / "absent.png").as_uri()) is None
     assert file_content(tmp_path.as_uri()) is None
@@ -411,7 +411,7 @@ def test_what_is_no_file_here_has_no_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-def test_a_messages_picture_is_read_back(topic: Topic) -> None:
+def test_the_image_of_a_message_is_read(topic: Topic) -> None:
     topic.send([image("cat", b"first"), image("cat", b"second"), image("cat", None)])
     topic.send([json_message("cat", data="dGhpcmQ="), json_message("cat", uri="file:///cat.png")])
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
@@ -429,7 +429,7 @@ def test_a_messages_picture_is_read_back(topic: Topic) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("codec", ["lz4", "snappy"])
-def test_a_message_of_a_codec_that_is_missing_is_told(topic: Topic, codec: str) -> None:
+def test_a_message_of_a_codec_that_is_missing_is_an_error(topic: Topic, codec: str) -> None:
     """The broker compresses with its own library; kafka-python needs another package for each."""
     if codecs()[codec]:
         pytest.skip(f"{codec} is installed")
@@ -452,7 +452,7 @@ def codecs() -> dict[str, bool]:
     return {"lz4": has_lz4(), "snappy": has_snappy()}
 
 
-def test_no_broker_to_read_pictures_from_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_broker_for_images_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import kafka
     from kafka.errors import KafkaTimeoutError
 
@@ -489,7 +489,7 @@ def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
     assert contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (198, 222)
 
 
-def test_a_tile_shows_a_picture_whole_and_upright() -> None:
+def test_a_tile_shows_an_image_whole_and_upright() -> None:
     data = io.BytesIO()
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -510,7 +510,7 @@ def test_a_tile_shows_a_picture_whole_and_upright() -> None:
     [b"", b"overwritten with text", real_pictures()[ROCKET][:2000]],
     ids=["empty", "text", "cut"],
 )
-def test_a_neighbours_file_that_has_become_no_image_draws_an_empty_tile(content: bytes) -> None:
+def test_a_neighbours_file_that_is_no_longer_an_image_draws_an_empty_tile(content: bytes) -> None:
     rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
     sheet = contact_sheet(rows, lambda one: content)
     assert center(sheet, 1, 0) == "empty"
@@ -546,7 +546,7 @@ def search_command(
     random_vectors: list[Vector],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
-    """`embedstream search` of one picture in a table of three, one of them in a file."""
+    """`embedstream search` of one image in a table of three, one of them in a file."""
     names = [CAT, COFFEE, ROCKET]
     (tmp_path / CAT).write_bytes(real_pictures()[CAT])
     uris = [(tmp_path / CAT).as_uri(), None, None]
@@ -585,7 +585,7 @@ def test_the_command_lists_the_nearest_rows_and_draws_them(
         ("sheet.nosuch", "it is an image, and its name ends in .png or .jpg"),
     ],
 )
-def test_a_sheet_that_cannot_be_written_is_told_before_the_search(
+def test_a_sheet_that_cannot_be_written_is_an_error_before_the_search(
     tmp_path: Path,
     search_command: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -603,7 +603,7 @@ def test_a_sheet_that_cannot_be_written_is_told_before_the_search(
     )
 
 
-def test_a_sheet_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+def test_a_sheet_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     sheet = contact_sheet([], lambda one: None)
     (tmp_path / "sheet.png").mkdir()
     with pytest.raises(SetupError, match="cannot be written: Is a directory"):
