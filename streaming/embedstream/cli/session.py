@@ -24,12 +24,7 @@ from embedstream_core.errors import EmbedstreamError
 if TYPE_CHECKING:
     from embedstream_core.models.prepare import PreparedModel
 
-__all__ = [
-    "StreamFailed",
-    "catch_stop_signals",
-    "explain_errors",
-    "open_session_and_model",
-]
+__all__ = ["StreamFailed", "catch_stop_signals", "explain_errors", "open_session_and_model"]
 
 
 class StreamFailed(EmbedstreamError):

@@ -38,10 +38,9 @@ MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 _HOST = "127.0.0.1"
 _STATE_FILE = "broker.json"
 _LOG_FILE = "broker.log"
+_PROPERTIES_FILE = "server.properties"
 _SHOWN_LOG_LINES = 15
 _POLL_S = 0.1
-# A start time depends on the system's clock, which may be adjusted while the broker runs.
-_CLOCK_DRIFT_S = 5.0
 
 _PROPERTIES = {
     "process.roles": "broker,controller",
@@ -69,16 +68,11 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that was started in `folder`.
-
-    `started_at` is the process's start time, in seconds since the epoch: together with `pid` it
-    identifies one process, even after the system has used the number again.
-    """
+    """A broker that was started in `folder`."""
 
     folder: Path
     port: int
     pid: int
-    started_at: float
 
     @property
     def bootstrap_servers(self) -> str:
@@ -109,7 +103,7 @@ def start_broker(
         SetupError: the port is taken, the folder cannot be written, Java or the jars are missing,
             the broker ends at once, or it does not answer within `timeout_s`.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "start.lock").open("w") as lock:
@@ -156,7 +150,7 @@ def stop_broker(folder: Path, *, timeout_s: float = 20.0) -> bool:
 
 def running_broker(folder: Path) -> Broker | None:
     """Return the broker of `folder` if its process is alive; it may still be starting."""
-    broker = _read_state(folder.absolute())
+    broker = _read_state(folder.resolve())
     return broker if broker is not None and _is_alive(broker) else None
 
 
@@ -169,11 +163,10 @@ def _read_state(folder: Path) -> Broker | None:
 
 
 def _is_alive(broker: Broker) -> bool:
+    # The system may have given the number to another process.
     try:
-        process = psutil.Process(broker.pid)
-        drift_s = abs(process.create_time() - broker.started_at)
-        return drift_s < _CLOCK_DRIFT_S and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return str(broker.folder / _PROPERTIES_FILE) in psutil.Process(broker.pid).cmdline()
+    except psutil.Error:
         return False
 
 
@@ -215,10 +208,8 @@ def _launch(folder: Path, port: int, properties: Mapping[str, str]) -> Broker:
         process = run([*java, "kafka.Kafka", str(server_properties)])
     # Otherwise Popen warns that it is left with a living child: this one is to outlive it.
     process.returncode = 0
-    broker = Broker(folder, chosen, process.pid, psutil.Process(process.pid).create_time())
-    state = {"port": broker.port, "pid": broker.pid, "started_at": broker.started_at}
-    (folder / _STATE_FILE).write_text(json.dumps(state))
-    return broker
+    (folder / _STATE_FILE).write_text(json.dumps({"port": chosen, "pid": process.pid}))
+    return Broker(folder, chosen, process.pid)
 
 
 def _write_properties(folder: Path, port: int, properties: Mapping[str, str]) -> Path:
@@ -229,7 +220,7 @@ def _write_properties(folder: Path, port: int, properties: Mapping[str, str]) ->
         "log.dirs": str(folder / "data"),
     }
     settings = {**_PROPERTIES, **addresses, **properties}
-    path = folder / "server.properties"
+    path = folder / _PROPERTIES_FILE
     # JSON's escapes are those of Java's properties files.
     lines = [f"{name}={json.dumps(value)[1:-1]}\n" for name, value in settings.items()]
     path.write_text("".join(lines), encoding="ascii")

@@ -16,13 +16,7 @@ from embedstream.kafka.admin import topic_end_offsets
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
-__all__ = [
-    "OutgoingMessage",
-    "find_images",
-    "image_message",
-    "image_messages",
-    "produce",
-]
+__all__ = ["OutgoingMessage", "find_images", "image_message", "image_messages", "produce"]
 
 _PRODUCER_SETTINGS = {
     # Above any broker's limit, so that the broker refuses a large message and gives the reason.

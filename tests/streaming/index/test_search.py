@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,15 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 from deltalake import DeltaTable, write_deltalake
-from kafka.admin import ConfigResource, KafkaAdminClient
-from kafka.codec import has_lz4, has_snappy
 from PIL import Image
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
-from embedstream.index.contact_sheet import contact_sheet, save_sheet
-from embedstream.index.images import file_content, kafka_content
 from embedstream.index.search import Neighbour, Vector, embed_pictures, nearest, newest_model
 from embedstream.table.delta import create_table, table_name
 from embedstream.worker.messages import OUTCOME_SCHEMA
@@ -31,7 +26,6 @@ from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, prepare_model
 from pictures import real_pictures
-from streams import Topic, image, json_message
 
 SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
@@ -84,16 +78,6 @@ def vector(*values: float) -> Vector:
 
 def found(table: str, query: Vector, k: int = 10) -> list[str]:
     return [one.image_id for one in nearest(table, query, model_id=MODEL, k=k)]
-
-
-def jpeg(size: tuple[int, int], color: str) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", size, color).save(data, "JPEG")
-    return data.getvalue()
-
-
-def neighbour(image_id: str = "cat", uri: str | None = None, offset: int = 0) -> Neighbour:
-    return Neighbour(0.5, image_id, uri, topic="images", partition=0, offset=offset)
 
 
 @pytest.fixture(scope="module")
@@ -393,152 +377,6 @@ def test_weights_that_are_not_the_tables_are_refused(tmp_path: Path) -> None:
         embed_pictures([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
 
 
-@pytest.mark.parametrize("name", ["cat.png", "möwe 1 %41.png", "a#b?c.png", "猫+.png"])
-def test_a_files_content_is_found_by_its_reference(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(name.encode())
-    assert file_content(path.as_uri()) == name.encode()
-
-
-def test_other_references_have_no_content(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"cat")
-    assert file_content((tmp_path / "absent.png").as_uri()) is None
-    assert file_content(tmp_path.as_uri()) is None
-    assert file_content(f"https://example.com{tmp_path}/cat.png") is None
-    assert file_content(f"s3:/{tmp_path}/cat.png") is None
-    assert file_content((tmp_path / ("a" * 300)).as_uri()) is None
-    assert file_content("file://[cat.png") is None
-
-
-@pytest.mark.kafka
-def test_the_image_of_a_message_is_read(topic: Topic) -> None:
-    topic.send([image("cat", b"first"), image("cat", b"second"), image("cat", None)])
-    topic.send([json_message("cat", data="dGhpcmQ="), json_message("cat", uri="file:///cat.png")])
-    (partition,) = [one for one, end in topic.end_offsets().items() if end]
-
-    contents = [
-        kafka_content(
-            Neighbour(1.0, "cat", None, topic.name, partition, offset),
-            bootstrap_servers=topic.bootstrap_servers,
-        )
-        for offset in range(5)
-    ]
-
-    assert contents == [b"first", b"second", None, b"third", None]
-
-
-@pytest.mark.kafka
-@pytest.mark.parametrize("codec", ["lz4", "snappy"])
-def test_a_message_of_a_codec_that_is_missing_is_an_error(topic: Topic, codec: str) -> None:
-    """The broker compresses with its own library; kafka-python needs another package for each."""
-    if codecs()[codec]:
-        pytest.skip(f"{codec} is installed")
-    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
-    resource = ConfigResource("TOPIC", topic.name, configs={"compression.type": codec})
-    admin.alter_configs([resource])
-    admin.close()
-    topic.send([image("cat", b"first")])
-    (partition,) = [one for one, end in topic.end_offsets().items() if end]
-
-    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read .*: install"):
-        kafka_content(
-            Neighbour(1.0, "cat", None, topic.name, partition, 0),
-            bootstrap_servers=topic.bootstrap_servers,
-        )
-
-
-def codecs() -> dict[str, bool]:
-    """Which of Kafka's codecs kafka-python can use here."""
-    return {"lz4": has_lz4(), "snappy": has_snappy()}
-
-
-def test_a_missing_broker_for_images_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import kafka
-    from kafka.errors import KafkaTimeoutError
-
-    def unanswered(**_: object) -> None:
-        raise KafkaTimeoutError("no answer")
-
-    monkeypatch.setattr(kafka, "KafkaConsumer", unanswered)
-    with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer.*; check"):
-        kafka_content(neighbour(), bootstrap_servers="127.0.0.1:1")
-
-
-def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour() -> None:
-    blue = jpeg((300, 200), "blue")
-    rows = [
-        ("cat", jpeg((10, 10), "red"), [neighbour("a"), neighbour("b")]),
-        ("dog", jpeg((10, 10), "lime"), [neighbour("c")]),
-    ]
-
-    sheet = contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
-
-    assert (sheet.mode, sheet.size) == ("RGB", (3 * 178 + 20, 2 * 212 + 10))
-    assert [center(sheet, at, line) for line in (0, 1) for at in (0, 1, 2)] == [
-        "red",
-        "blue",
-        "empty",
-        "lime",
-        "blue",
-        "paper",
-    ]
-
-
-def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
-    assert contact_sheet([], lambda one: None).size == (198, 10)
-    assert contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (198, 222)
-
-
-def test_a_tile_shows_an_image_whole_and_upright() -> None:
-    data = io.BytesIO()
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    half = Image.new("RGB", (200, 100), "red")
-    half.paste("blue", (100, 0, 200, 100))
-    half.save(data, "JPEG", exif=turned, quality=95)
-
-    sheet = contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
-
-    middle = 10 + 84
-    assert named(sheet.getpixel((middle, 10 + 20))) == "red"
-    assert named(sheet.getpixel((middle, 10 + 148))) == "blue"
-    assert named(sheet.getpixel((10 + 10, middle))) == "empty"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"overwritten with text", real_pictures()[ROCKET][:2000]],
-    ids=["empty", "text", "cut"],
-)
-def test_a_neighbours_file_that_is_no_longer_an_image_draws_an_empty_tile(content: bytes) -> None:
-    rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
-    sheet = contact_sheet(rows, lambda one: content)
-    assert center(sheet, 1, 0) == "empty"
-
-
-@pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])
-def test_any_name_can_be_drawn(image_id: str) -> None:
-    rows = [(image_id, jpeg((10, 10), "red"), [neighbour(image_id)])]
-    sheet = contact_sheet(rows, lambda one: None)
-    assert center(sheet, 0, 0) == "red"
-
-
-def center(sheet: Image.Image, column: int, line: int) -> str:
-    left = 10 + column * 178 + (10 if column else 0)
-    return named(sheet.getpixel((left + 84, 10 + line * 212 + 84)))
-
-
-def named(pixel: Any) -> str:
-    colors = {
-        "red": (254, 0, 0),
-        "lime": (0, 255, 0),
-        "blue": (0, 0, 254),
-        "empty": (238, 238, 238),
-        "paper": (255, 255, 255),
-    }
-    return min(colors, key=lambda name: float(np.abs(np.subtract(colors[name], pixel)).sum()))
-
-
 @pytest.fixture
 def search_command(
     tmp_path: Path,
@@ -601,10 +439,3 @@ def test_a_sheet_that_cannot_be_written_is_an_error_before_the_search(
         f"embedstream: the contact sheet '{tmp_path / out}' cannot be written: "
         f"{message.format(folder=tmp_path)}\n",
     )
-
-
-def test_a_sheet_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
-    sheet = contact_sheet([], lambda one: None)
-    (tmp_path / "sheet.png").mkdir()
-    with pytest.raises(SetupError, match="cannot be written: Is a directory"):
-        save_sheet(sheet, tmp_path / "sheet.png")

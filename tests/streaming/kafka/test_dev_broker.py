@@ -187,7 +187,7 @@ def test_a_port_in_use_is_an_error(folder: Path) -> None:
 
 def test_another_process_with_the_same_pid_is_left_alone(folder: Path) -> None:
     folder.mkdir()
-    state = f'{{"port": 9092, "pid": {os.getpid()}, "started_at": 0.0}}'
+    state = f'{{"port": 9092, "pid": {os.getpid()}}}'
     (folder / "broker.json").write_text(state)
     assert running_broker(folder) is None
     assert not stop_broker(folder)
