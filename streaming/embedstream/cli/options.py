@@ -14,6 +14,18 @@ from embedstream.bulk.selection import OffsetRange
 if TYPE_CHECKING:
     from embedstream.config.sections import StreamConfig
 
+__all__ = [
+    "BrokerFolder",
+    "ChunkRows",
+    "ConfigPath",
+    "Overrides",
+    "Since",
+    "Until",
+    "parse_offsets",
+    "parse_time",
+    "read_config",
+]
+
 
 def parse_time(text: str) -> datetime:
     """Read a time; one without a zone is in UTC, as the table's times are."""
