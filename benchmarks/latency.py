@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from commits import await_rows, latencies, percentiles
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic
+from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream_core.models.prepare import PreparedModel
 from images import jpegs

@@ -23,7 +23,7 @@ from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic
+from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream
 from embedstream.table.delta import PROPERTIES
 from embedstream_core.models.prepare import PreparedModel

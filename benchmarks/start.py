@@ -28,7 +28,7 @@ from torchvision.models import resnet50
 
 from commits import await_rows, latencies
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic
+from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from images import jpegs
 from report import bars, print_table, write_result

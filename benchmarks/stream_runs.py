@@ -21,7 +21,8 @@ from pyspark.sql import functions as f
 
 import free
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic, start_broker, stop_broker
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.spark.session import open_session
 from embedstream.stream.job import featurizer, start_stream
 from embedstream.worker.messages import featurize_messages

@@ -19,17 +19,13 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.progress import track
 
-from embedstream.cli.terminal import run_stream
+from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
-from embedstream.index.search import (
-    contact_sheet,
-    embed_pictures,
-    file_content,
-    kafka_content,
-    nearest,
-    newest_model,
-)
-from embedstream.kafka.dev_broker import create_topic, start_broker, stop_broker, topic_end_offsets
+from embedstream.index.contact_sheet import contact_sheet
+from embedstream.index.images import file_content, kafka_content
+from embedstream.index.search import embed_pictures, nearest, newest_model
+from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import OutgoingMessage, image_message, produce
 from embedstream_core.errors import EmbedstreamError
 

@@ -24,7 +24,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 from drivers import python_workers
 from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_pictures
-from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
 from embedstream_core.models.prepare import PreparedModel
 from oracle import check_outcomes

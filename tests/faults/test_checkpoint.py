@@ -20,7 +20,8 @@ import yaml
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import Broker
 from embedstream.recovery.doctor import diagnose
 from embedstream.stream.preflight import Finding, check_start
 from oracle import check_outcomes

@@ -15,7 +15,8 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
 from fetch_places import Site, open_site
 from oracle import check_outcomes, read_rows

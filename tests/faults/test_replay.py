@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from embedstream.bulk.replay import Kind, OffsetRange, Plan, Replay, Selection
+from embedstream.bulk.replay import Plan, Replay
+from embedstream.bulk.selection import Kind, OffsetRange, Selection
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic
+from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
 from embedstream_core.errors import Code, SetupError

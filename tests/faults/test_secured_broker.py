@@ -22,12 +22,8 @@ from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import (
-    create_topic,
-    start_broker,
-    stop_broker,
-    topic_end_offsets,
-)
+from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import produce
 from oracle import Position, check_outcomes
 from small import tiny_picture, write_config
@@ -233,7 +229,7 @@ def test_a_password_that_breaks_its_setting_is_not_told_either(
 
     message = refusal(spark, config, "topics")
 
-    assert "kafka.sasl.jaas.config is not as Kafka reads it" in message
+    assert "Kafka cannot read kafka.sasl.jaas.config" in message
     assert WRONG not in message
 
 

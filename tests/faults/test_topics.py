@@ -14,7 +14,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import create_topic
+from embedstream.kafka.admin import create_topic
 from embedstream.recovery.lost_messages import LostRange
 from embedstream.recovery.resume import explain_failure
 from kafka_topics import delete_before, delete_topic

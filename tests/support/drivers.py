@@ -25,7 +25,8 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.load import load_config
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.dev_broker import Broker, create_topic
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import Until
 from oracle import Position, Row, check_outcomes, read_rows
 from pictures import real_pictures

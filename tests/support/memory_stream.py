@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from embedstream.kafka.source import TopicState
+from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint
 from embedstream.recovery.doctor import checkpoint_problems
 from embedstream.table.delta_log import Writer, log_problems

@@ -11,7 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.kafka.dev_broker import Broker, create_topic, start_broker, stop_broker
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import Broker, start_broker, stop_broker
 from embedstream.spark.session import open_session
 from streams import Topic
 

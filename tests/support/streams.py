@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.kafka.dev_broker import topic_end_offsets
+from embedstream.kafka.admin import topic_end_offsets
 from embedstream.kafka.produce import OutgoingMessage, produce
 from embedstream.stream.job import Stream, start_stream
 from embedstream.stream.preflight import Consent, Finding, check_start

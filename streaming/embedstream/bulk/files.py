@@ -1,20 +1,18 @@
 """Files in bulk: each file at a path becomes one row of the outcome table, in chunks.
 
-A row's identity is its `uri` and `model_id`: what has a row is done. So the same command resumes a
-run that was stopped or killed, and embeds files that came since. The core fetches the files as it
-does references: each within its limits, and a file that cannot be read is a failure row.
+A row's identity is its `uri` and `model_id`: a file that has a row is done. So re-running the same
+command resumes a run that was stopped or killed, and embeds new files. The core fetches the files
+as it does references: each within its limits, and a file that cannot be read is a failure row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.bulk.chunks import ChunkReport, commit_chunk
+from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
 from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
@@ -28,25 +26,14 @@ from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import PreparedModel
 from embedstream_core.redaction import redacted_uri
 
-__all__ = ["Files", "FilesChunk"]
+__all__ = ["Files"]
 
-# A file's time to decode and embed varies: more tasks than run at once even that out.
+# Files take different times to decode and embed: more tasks than run at once even that out.
 _TASKS_A_SLOT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class FilesChunk:
-    """What is done in one commit."""
-
-    uris: tuple[str, ...]
-
-    @property
-    def rows(self) -> int:
-        return len(self.uris)
-
-
 class Files:
-    """The files at a path, of which some have their rows already.
+    """The files at a path, some of which may have their rows already.
 
     `hidden` counts the files and folders that are left out; see `list_files`.
     """
@@ -54,7 +41,8 @@ class Files:
     def __init__(
         self, spark: SparkSession, config: BulkFilesConfig, model: PreparedModel, source: str
     ) -> None:
-        """
+        """List the files, and create the table if there is none.
+
         Raises:
             SetupError: the path or the table cannot be used; nothing was written.
         """
@@ -63,7 +51,7 @@ class Files:
         listing = list_files(spark, source)
         self._uris = listing.references()
         self.hidden = listing.hidden
-        references = _allowed(config.references, source, listing)
+        references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
         table = None if check_table(spark, self._table) is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
@@ -77,8 +65,8 @@ class Files:
         )
         make_table(spark, config, model)
 
-    def plan(self, *, chunk_rows: int | None = None) -> list[FilesChunk]:
-        """What is left to be done; by default, as many rows in a chunk as the stream commits."""
+    def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
+        """Return the files without a row; a chunk has as many rows as a commit of the stream."""
         table = self._spark.read.format("delta").load(self._table)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
         files = [(uri, redacted_uri(uri)) for uri in self._uris]
@@ -86,31 +74,32 @@ class Files:
         left = listed.join(done, listed.in_table == done.uri, "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)
         size = chunk_rows or rows_a_commit(self._spark)
-        return [FilesChunk(uris[start : start + size]) for start in range(0, len(uris), size)]
+        parts = [uris[start : start + size] for start in range(0, len(uris), size)]
+        return [Chunk(part, len(part)) for part in parts]
 
-    def run(self, chunk: FilesChunk) -> ChunkReport:
+    def run(self, chunk: Chunk[str]) -> ChunkReport:
         """Embed a chunk and commit its outcomes."""
-        outcomes = featurize_messages(self._messages(chunk.uris), self._featurizer)
-        return commit_chunk(outcomes, self._append)
-
-    def _messages(self, uris: Sequence[str]) -> DataFrame:
-        """The messages that would refer to these files; none came from Kafka."""
-        rows = self._spark.createDataFrame([(uri,) for uri in uris], "uri string")
+        # The messages that would refer to these files; none came from Kafka.
+        rows = self._spark.createDataFrame([(uri,) for uri in chunk.parts], "uri string")
         value = f.to_json(f.struct(f.col("uri").alias("id"), "uri")).cast("binary")
         columns = [
             (value if field.name == "value" else f.lit(None)).cast(field.dataType).alias(field.name)
             for field in MESSAGES_SCHEMA
         ]
         tasks = _TASKS_A_SLOT * tasks_at_once(self._spark)
-        return rows.repartition(tasks).select(*columns)
+        messages = rows.repartition(tasks).select(*columns)
 
-    def _append(self, outcomes: DataFrame) -> None:
-        writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
-        writer.save(self._table)
+        def append(outcomes: DataFrame) -> None:
+            writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
+            writer.save(self._table)
+
+        return commit_chunk(featurize_messages(messages, self._featurizer), append)
 
 
-def _allowed(references: ReferencesConfig, source: str, listing: Listing) -> ReferencesConfig:
-    """Allow of local files those below the source, and of buckets its own.
+def _restrict_references(
+    references: ReferencesConfig, source: str, listing: Listing
+) -> ReferencesConfig:
+    """Allow only local files below the source, or only the source's bucket.
 
     Raises:
         SetupError: there is no file, or the workers cannot fetch its kind.
@@ -123,6 +112,6 @@ def _allowed(references: ReferencesConfig, source: str, listing: Listing) -> Ref
     parts = urlsplit(listing.references()[0])
     if parts.scheme != "s3":
         raise SetupError(
-            f"'{source}' is of scheme {parts.scheme}; batch reads local files and s3a://"
+            f"'{source}' has the scheme {parts.scheme}; batch reads local files and s3a://"
         )
     return references.model_copy(update={"schemes": ("s3",), "buckets": (parts.netloc,)})

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.source import TopicState, offsets_at
+from embedstream.kafka.topics import TopicState, offsets_at
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
 from embedstream_core.errors import SetupError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.source import TopicState, check_topics
+from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, DamagedFile, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.lost_messages import (

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from embedstream.kafka.source import TopicState
+from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint, Offsets, Writers
 from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import SetupError

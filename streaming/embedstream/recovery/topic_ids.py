@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from embedstream.kafka.source import TopicState
+from embedstream.kafka.topics import TopicState
 from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
 from embedstream_core.errors import SetupError
 

@@ -9,7 +9,8 @@ from typing import Generic, NamedTuple, TypeVar
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import EncoderConfig, StreamConfig
-from embedstream.kafka.source import TopicState, check_topics, messages_per_trigger
+from embedstream.kafka.source import messages_per_trigger
+from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.doctor import Finding, checkpoint_problems

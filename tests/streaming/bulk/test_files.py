@@ -14,10 +14,11 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as f
 
 from doors import core_vectors, write_pictures
-from embedstream.bulk.files import Files, FilesChunk
-from embedstream.cli.terminal import StreamFailed, chunks_explained
+from embedstream.bulk.chunks import Chunk
+from embedstream.bulk.files import Files
+from embedstream.cli.bulk import explain_chunk_error
+from embedstream.cli.session import StreamFailed, explain_errors
 from embedstream.config.load import files_config
-from embedstream.config.sections import BulkFilesConfig, TableConfig
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
 
@@ -53,7 +54,7 @@ def rows(spark: SparkSession, folder: Path) -> dict[str, Row]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures, one of them further down with a space in its name, and what is none."""
+    """Return a folder of images, one in a subfolder with a space in its name, and other files."""
     pictures = tmp_path / "pictures"
     (pictures / "below").mkdir(parents=True)
     write_pictures(pictures)
@@ -62,18 +63,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_does_what_is_there_and_then_what_came_since(
+def test_the_command_embeds_existing_files_and_then_new_ones(
     spark: SparkSession, folder: Path
 ) -> None:
-    told = batch(folder, "--chunk-rows", "3")
+    result = batch(folder, "--chunk-rows", "3")
     (folder / "pictures" / "new.jpg").write_bytes((folder / "pictures" / "camera.jpg").read_bytes())
     since = files(spark, folder)
     (chunk,) = since.plan(chunk_rows=3)
     since.run(chunk)
 
-    assert told.returncode == 0, told.stderr
-    assert "8 files to embed, in 3 chunks" in told.stdout
-    assert "8 files embedded, 2 failures" in told.stdout
+    assert result.returncode == 0, result.stderr
+    assert "8 files to embed, in 3 chunks" in result.stdout
+    assert "8 files embedded, 2 failures" in result.stdout
     assert chunk.rows == 1
     found = rows(spark, folder)
     assert len(found) == 9
@@ -89,7 +90,7 @@ def test_the_command_does_what_is_there_and_then_what_came_since(
     assert found["new.jpg"].content_sha256 == found["camera.jpg"].content_sha256
 
 
-def test_what_was_stopped_in_the_middle_is_gone_on_with(spark: SparkSession, folder: Path) -> None:
+def test_a_stopped_run_is_resumed(spark: SparkSession, folder: Path) -> None:
     begun = files(spark, folder)
     chunks = begun.plan(chunk_rows=3)
     begun.run(chunks[0])
@@ -97,7 +98,7 @@ def test_what_was_stopped_in_the_middle_is_gone_on_with(spark: SparkSession, fol
     left = files(spark, folder).plan(chunk_rows=100)
 
     assert [chunk.rows for chunk in chunks] == [3, 3, 2]
-    assert left == [FilesChunk(chunks[1].uris + chunks[2].uris)]
+    assert left == [Chunk(chunks[1].parts + chunks[2].parts, 5)]
 
 
 @pytest.mark.long
@@ -109,27 +110,27 @@ def test_sigint_ends_after_the_chunk_in_flight(spark: SparkSession, folder: Path
             if line.startswith("chunk 1/"):
                 process.send_signal(signal.SIGINT)
                 break
-        told = process.stdout.read()
+        output = process.stdout.read()
 
     assert process.returncode == 0
-    assert "are left for the same command" in told
+    assert "are left: re-run the same command to resume" in output
     assert 0 < len(rows(spark, folder)) < 8
 
 
-def test_what_ends_it_is_told_in_a_sentence(spark: SparkSession, folder: Path) -> None:
-    config = BulkFilesConfig(table=TableConfig(path=str(folder)))
+def test_an_error_ends_it_with_a_sentence(spark: SparkSession, folder: Path) -> None:
     failing = spark.range(1).select(f.raise_error(f.lit("ValueError: the worker is gone")))
 
-    with pytest.raises(StreamFailed) as told, chunks_explained(config):
+    explaining = explain_errors({"table.path": str(folder)}, explain_chunk_error)
+    with pytest.raises(StreamFailed) as caught, explaining:
         failing.collect()
 
-    assert "it ended by an error: " in str(told.value)
-    assert "ValueError: the worker is gone" in str(told.value)
-    assert str(told.value).endswith("; the same command does what is left")
-    assert "\n" not in str(told.value)
+    assert "the work ended by an error: " in str(caught.value)
+    assert "ValueError: the worker is gone" in str(caught.value)
+    assert str(caught.value).endswith("; re-run the same command to resume")
+    assert "\n" not in str(caught.value)
 
 
-def test_only_what_lies_below_the_source_is_read(spark: SparkSession, folder: Path) -> None:
+def test_only_files_below_the_source_are_read(spark: SparkSession, folder: Path) -> None:
     secret = folder / "secret.jpg"
     secret.write_bytes((folder / "pictures" / "camera.jpg").read_bytes())
     (folder / "pictures" / "link.jpg").symlink_to(secret)
@@ -164,7 +165,7 @@ def test_files_of_any_name_become_rows(spark: SparkSession, folder: Path) -> Non
     assert files(spark, folder).plan() == []
 
 
-def test_one_file_is_embedded_also_by_a_link(spark: SparkSession, folder: Path) -> None:
+def test_a_link_to_one_file_is_embedded(spark: SparkSession, folder: Path) -> None:
     link = folder / "elsewhere" / "link.jpg"
     link.parent.mkdir()
     link.symlink_to(folder / "pictures" / "camera.jpg")
@@ -200,14 +201,12 @@ def test_a_relative_path_a_pattern_and_a_uri_are_read(
     found = files(spark, folder, source=source.format(folder=folder))
     camera = [uri for uri in found._uris if uri.endswith("/camera.jpg")]
 
-    found.run(FilesChunk(tuple(camera)))
+    found.run(Chunk(tuple(camera), 1))
 
     assert rows(spark, folder)["camera.jpg"].error is None
 
 
-def test_what_is_wrong_is_told_before_anything_is_written(
-    spark: SparkSession, folder: Path
-) -> None:
+def test_errors_are_raised_before_anything_is_written(spark: SparkSession, folder: Path) -> None:
     files(spark, folder)
     with pytest.raises(SetupError, match=r"the table holds embeddings of .* choose another table"):
         files(spark, folder, weights="random")
@@ -222,7 +221,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(
         files_config({"table": {"path": "x"}}, ["tabel.path=y"])
 
 
-def test_a_table_of_files_tells_where_each_came_from(spark: SparkSession, folder: Path) -> None:
+def test_each_row_of_a_file_has_its_uri(spark: SparkSession, folder: Path) -> None:
     one = files(spark, folder)
     one.run(one.plan(chunk_rows=1)[0])
 

@@ -1,4 +1,4 @@
-"""The command line: its help is quick, and what is wrong is a sentence with exit code 2."""
+"""The command line: its help is quick, and an error is a sentence with exit code 2."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ HEAVY = {"torch", "torchvision", "pyspark", "pandas", "numpy", "pyarrow", "delta
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended, and what it said."""
+    """How a command ended, and what it printed."""
 
     code: object
     out: str
@@ -128,7 +129,7 @@ def commands(group: typer.Typer) -> set[str]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "coffee.png"
     path.write_bytes(real_pictures()["coffee.png"])
     return path
@@ -141,20 +142,20 @@ def test_the_commands_are_those_that_are_tested() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--offsets", "images:0:9-3", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
-        ("--offsets", "images", "--offsets takes TOPIC:PARTITION:FIRST-LAST"),
-        ("--since", "yesterday", "--since takes a time"),
-        ("--until", "12:00", "--until takes a time"),
-        ("--code", "image_broken", "there is no failure code 'image_broken'; there are: "),
+        ("--offsets", "images:0:9-3", "'--offsets': it takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--offsets", "images", "'--offsets': it takes TOPIC:PARTITION:FIRST-LAST"),
+        ("--since", "yesterday", "'--since': it takes a time"),
+        ("--until", "12:00", "'--until': it takes a time"),
+        ("--code", "image_broken", "'image_broken' is not one of 'message_malformed', "),
     ],
 )
-def test_a_selection_that_cannot_be_read_is_told(
+def test_a_selection_that_cannot_be_read_is_an_error(
     embedstream: Command, tmp_path: Path, option: str, value: str, said: str
 ) -> None:
     ended = embedstream("replay", configuration(tmp_path), option, value)
 
     assert ended.code == 2
-    assert said in ended.err
+    assert said in one_line(ended.err)
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -163,6 +164,11 @@ def test_help_lists_every_option(command: str) -> None:
     assert result.exit_code == 0
     listed = re.findall(r"^[│* ]+(-[\w-]+)", re.sub(r"\x1b\[[0-9;]*m", "", result.output), re.M)
     assert set(listed) == OPTIONS[command] | {"--help"}
+
+
+def test_the_version_is_the_installed_one(embedstream: Command) -> None:
+    ended = embedstream("--version")
+    assert ended == Ended(0, f"embedstream {version('embedstream')}\n", "")
 
 
 def test_help_lists_every_command() -> None:
@@ -236,7 +242,7 @@ def test_the_environment_is_read(tmp_path: Path) -> None:
     assert "EMBEDSTREAM_KAFKA__SUBSCRIB names no key of the configuration" in ended.err
 
 
-def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, embedstream: Command) -> None:
+def test_a_missing_configuration_is_an_error(tmp_path: Path, embedstream: Command) -> None:
     ended = embedstream("run", tmp_path / "absent.yaml")
     assert (ended.code, ended.err) == (
         2,
@@ -261,13 +267,13 @@ def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, embedstream: 
         ("broker strat", "No such command 'strat'"),
     ],
 )
-def test_a_wrong_usage_is_told(embedstream: Command, arguments: str, message: str) -> None:
+def test_wrong_usage_is_an_error(embedstream: Command, arguments: str, message: str) -> None:
     ended = embedstream(*arguments.split())
     assert ended.code == 2
     assert message.lower() in one_line(ended.err).lower()
 
 
-def test_an_unknown_jar_set_is_told(tmp_path: Path, embedstream: Command) -> None:
+def test_an_unknown_jar_set_is_an_error(tmp_path: Path, embedstream: Command) -> None:
     ended = embedstream("jars", "--set", "flink", "--folder", tmp_path)
     assert (ended.code, ended.err) == (
         2,
@@ -275,18 +281,18 @@ def test_an_unknown_jar_set_is_told(tmp_path: Path, embedstream: Command) -> Non
     )
 
 
-def test_an_unknown_query_picture_is_told(tmp_path: Path, embedstream: Command) -> None:
+def test_a_missing_query_image_is_an_error(tmp_path: Path, embedstream: Command) -> None:
     absent = tmp_path / "absent.png"
     ended = embedstream("search", absent, "--table", tmp_path)
     assert (ended.code, ended.err) == (
         2,
-        f"embedstream: the picture '{absent}' cannot be read: No such file or directory\n",
+        f"embedstream: the image '{absent}' cannot be read: No such file or directory\n",
     )
 
 
-def test_no_table_to_search_is_told(tmp_path: Path, picture: Path, embedstream: Command) -> None:
+def test_no_table_to_search_is_an_error(tmp_path: Path, image: Path, embedstream: Command) -> None:
     table = tmp_path / "absent"
-    ended = embedstream("search", picture, "--table", table)
+    ended = embedstream("search", image, "--table", table)
     assert (ended.code, ended.err) == (
         2,
         f"embedstream: there is no Delta table at '{table}'; has the stream run?\n",
@@ -294,19 +300,17 @@ def test_no_table_to_search_is_told(tmp_path: Path, picture: Path, embedstream: 
     assert not table.exists()
 
 
-def test_a_model_id_of_no_model_is_told(
-    tmp_path: Path, picture: Path, embedstream: Command
-) -> None:
-    ended = embedstream("search", picture, "--table", tmp_path, "--model-id", "resnet50")
+def test_an_unknown_model_id_is_an_error(tmp_path: Path, image: Path, embedstream: Command) -> None:
+    ended = embedstream("search", image, "--table", tmp_path, "--model-id", "resnet50")
     assert ended.code == 2
     assert "resnet50" in ended.err
 
 
-def test_without_a_broker_the_way_out_is_told(
-    tmp_path: Path, picture: Path, embedstream: Command
+def test_a_missing_embedded_broker_is_an_error_with_a_remedy(
+    tmp_path: Path, image: Path, embedstream: Command
 ) -> None:
     folder = tmp_path / "broker"
-    ended = embedstream("produce", picture, "--topic", "images", "--folder", folder)
+    ended = embedstream("produce", image, "--topic", "images", "--folder", folder)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
         f"embedstream: no broker runs in {folder}; start it with 'embedstream broker start', or "
@@ -314,8 +318,8 @@ def test_without_a_broker_the_way_out_is_told(
     )
 
 
-def test_an_address_without_a_broker_is_told(picture: Path, embedstream: Command) -> None:
-    ended = embedstream("produce", picture, "--topic", "cats", "--bootstrap-servers", "127.0.0.1:1")
+def test_an_address_without_a_broker_is_an_error(image: Path, embedstream: Command) -> None:
+    ended = embedstream("produce", image, "--topic", "cats", "--bootstrap-servers", "127.0.0.1:1")
     assert ended.code == 2
     assert "nothing listens at 127.0.0.1:1" in ended.err
     assert "embedstream broker start" in ended.err
@@ -338,17 +342,17 @@ def test_an_address_without_a_broker_is_told(picture: Path, embedstream: Command
         ("ssl_password=12345", "'ssl_password' holds a secret in plain text; give it as env:"),
     ],
 )
-def test_a_wrong_client_setting_is_told(
-    picture: Path, embedstream: Command, setting: str, message: str
+def test_a_wrong_client_setting_is_an_error(
+    image: Path, embedstream: Command, setting: str, message: str
 ) -> None:
     servers = ["--bootstrap-servers", "127.0.0.1:1"]
-    ended = embedstream("produce", picture, "--topic", "cats", *servers, "--client", setting)
+    ended = embedstream("produce", image, "--topic", "cats", *servers, "--client", setting)
     assert ended.code == 2
     assert ended.err.startswith(f"embedstream: {message}")
     assert "hunter2" not in ended.err
 
 
-def test_stopping_without_a_broker_is_no_error(tmp_path: Path, embedstream: Command) -> None:
+def test_stopping_without_a_broker_is_not_an_error(tmp_path: Path, embedstream: Command) -> None:
     ended = embedstream("broker", "stop", "--folder", tmp_path)
     assert ended == Ended(0, f"no broker runs in {tmp_path}\n", "")
 
@@ -362,7 +366,7 @@ def broker_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.kafka
-def test_a_broker_is_started_used_and_stopped(broker_folder: Path, picture: Path) -> None:
+def test_a_broker_is_started_used_and_stopped(broker_folder: Path, image: Path) -> None:
     at = ["--folder", broker_folder]
 
     started = process("broker", "start", *at)
@@ -371,7 +375,7 @@ def test_a_broker_is_started_used_and_stopped(broker_folder: Path, picture: Path
     assert started == Ended(0, f"{running.bootstrap_servers}\n", "")
     assert process("broker", "start", *at) == started
 
-    sent = process("produce", picture, "--topic", "cats", "--partitions", "1", *at)
+    sent = process("produce", image, "--topic", "cats", "--partitions", "1", *at)
     assert (sent.code, sent.out) == (0, "1 of 1 images are in topic 'cats'\n")
     assert Topic("cats", running.bootstrap_servers).end_offsets() == {0: 1}
 
@@ -382,27 +386,25 @@ def test_a_broker_is_started_used_and_stopped(broker_folder: Path, picture: Path
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("form", [[], ["--as-reference"]], ids=["bytes", "reference"])
-def test_a_folder_is_sent(
-    topic: Topic, picture: Path, embedstream: Command, form: list[str]
-) -> None:
-    (picture.parent / "chelsea.png").write_bytes(real_pictures()["chelsea.png"])
+def test_a_folder_is_sent(topic: Topic, image: Path, embedstream: Command, form: list[str]) -> None:
+    (image.parent / "chelsea.png").write_bytes(real_pictures()["chelsea.png"])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
-    ended = embedstream("produce", picture.parent, *at, *form)
+    ended = embedstream("produce", image.parent, *at, *form)
 
     assert (ended.code, ended.out) == (0, f"2 of 2 images are in topic '{topic.name}'\n")
     assert sum(topic.end_offsets().values()) == 2
 
 
 @pytest.mark.kafka
-def test_an_image_that_is_refused_is_named_and_exits_1(
-    topic: Topic, picture: Path, embedstream: Command
+def test_a_refused_image_is_reported_and_exits_1(
+    topic: Topic, image: Path, embedstream: Command
 ) -> None:
-    large = picture.parent / "large.png"
+    large = image.parent / "large.png"
     large.write_bytes(bytes(MAX_MESSAGE_BYTES))
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
-    ended = embedstream("produce", picture.parent, *at)
+    ended = embedstream("produce", image.parent, *at)
 
     assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
     assert f"not sent: {large}: larger than the broker allows in one message" in ended.err
@@ -415,33 +417,33 @@ def test_an_image_that_is_refused_is_named_and_exits_1(
     [lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere")],
     ids=["folder", "broken link"],
 )
-def test_what_is_no_file_does_not_break_the_sending(
-    topic: Topic, picture: Path, embedstream: Command, unreadable: Callable[[Path], None]
+def test_images_that_are_not_files_are_skipped(
+    topic: Topic, image: Path, embedstream: Command, unreadable: Callable[[Path], None]
 ) -> None:
-    unreadable(picture.parent / "album.png")
+    unreadable(image.parent / "album.png")
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
-    ended = embedstream("produce", picture.parent, *at)
+    ended = embedstream("produce", image.parent, *at)
     assert f" images are in topic '{topic.name}'\n" in ended.out
     assert sum(topic.end_offsets().values()) == 1
 
 
 @pytest.mark.kafka
-def test_a_missing_topic_is_told(topic: Topic, picture: Path, embedstream: Command) -> None:
+def test_a_missing_topic_is_an_error(topic: Topic, image: Path, embedstream: Command) -> None:
     at = ["--topic", "absent", "--bootstrap-servers", topic.bootstrap_servers]
-    ended = embedstream("produce", picture, *at)
+    ended = embedstream("produce", image, *at)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("embedstream: no topic 'absent' at 127.0.0.1:")
 
 
 @pytest.mark.kafka
-def test_a_file_that_vanished_is_named_and_the_others_are_sent(
-    topic: Topic, picture: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_vanished_is_reported_and_the_others_are_sent(
+    topic: Topic, image: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = picture.parent / "gone.png"
-    monkeypatch.setattr("embedstream.kafka.produce.find_images", lambda paths: [gone, *paths])
+    gone = image.parent / "gone.png"
+    monkeypatch.setattr("embedstream.cli.topics.find_images", lambda paths: [gone, *paths])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
-    ended = embedstream("produce", picture, *at)
+    ended = embedstream("produce", image, *at)
 
     assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
     assert f"not sent: {gone}: cannot be read: No such file or directory\n" in ended.err
@@ -450,18 +452,18 @@ def test_a_file_that_vanished_is_named_and_the_others_are_sent(
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("form", [[], ["--as-reference"]], ids=["bytes", "reference"])
-def test_a_file_whose_name_is_no_text_is_named(
-    topic: Topic, picture: Path, form: list[str]
+def test_a_file_whose_name_is_not_text_is_reported(
+    topic: Topic, image: Path, form: list[str]
 ) -> None:
-    (picture.parent / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    (image.parent / os.fsdecode(b"\xff.png")).write_bytes(b"")
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
-    ended = process("produce", picture.parent, *at, *form)
+    ended = process("produce", image.parent, *at, *form)
     assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
-    assert "\\udcff.png: its key, the path as it was given, is no UTF-8 text" in ended.err
+    assert "\\udcff.png: its key, the path as it was given, is not UTF-8 text" in ended.err
 
 
 def test_client_settings_are_read_as_yaml(
-    picture: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
+    image: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_PASSWORD", "123")
     taken: dict[str, object] = {}
@@ -470,7 +472,7 @@ def test_client_settings_are_read_as_yaml(
         taken.update(client_settings)
         return []
 
-    monkeypatch.setattr("embedstream.kafka.produce.produce", send)
+    monkeypatch.setattr("embedstream.cli.topics.produce", send)
     given = {
         "ssl_check_hostname": "false",
         "request_timeout_ms": "20000",
@@ -480,7 +482,7 @@ def test_client_settings_are_read_as_yaml(
     }
     settings = [word for name, text in given.items() for word in ("--client", f"{name}={text}")]
 
-    ended = embedstream("produce", picture, "--topic", "x", "--bootstrap-servers", "x", *settings)
+    ended = embedstream("produce", image, "--topic", "x", "--bootstrap-servers", "x", *settings)
 
     assert ended.code == 0
     assert taken == {
@@ -496,17 +498,17 @@ def test_client_settings_are_read_as_yaml(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("no_such=env:HOME", "no client setting that can be given: no_such; known: allow_auto_"),
-        ("acks=0", "no client setting that can be given: acks; known: "),
+        ("no_such=env:HOME", "client settings that cannot be given: no_such; known: allow_auto_"),
+        ("acks=0", "client settings that cannot be given: acks; known: "),
         ("compression_type=nosuch", "no producer starts with these client settings: Not"),
     ],
 )
-def test_a_client_setting_that_kafka_does_not_take_is_told(
-    topic: Topic, picture: Path, setting: str, message: str
+def test_a_client_setting_that_kafka_refuses_is_an_error(
+    topic: Topic, image: Path, setting: str, message: str
 ) -> None:
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
     # In a process of its own: kafka-python leaks the sockets of a producer that it refuses.
-    ended = process("produce", picture, *at, "--client", setting)
+    ended = process("produce", image, *at, "--client", setting)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"embedstream: {message}")
     assert os.environ["HOME"] not in ended.err
@@ -522,9 +524,9 @@ def test_a_client_setting_that_kafka_does_not_take_is_told(
         "ssl_check_hostname=false",
     ],
 )
-def test_a_client_setting_is_taken(
-    topic: Topic, picture: Path, embedstream: Command, setting: str
+def test_a_client_setting_is_used(
+    topic: Topic, image: Path, embedstream: Command, setting: str
 ) -> None:
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
-    ended = embedstream("produce", picture, *at, "--client", setting)
+    ended = embedstream("produce", image, *at, "--client", setting)
     assert ended.code == 0

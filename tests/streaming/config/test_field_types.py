@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config_files import MINIMAL, load, problems
-from embedstream.cli.app import _time
+from embedstream.cli.options import parse_time
 from embedstream.config.sections import KafkaConfig
 
 
@@ -83,7 +83,7 @@ def test_a_time_without_a_zone_is_in_utc(
     wanted = datetime.fromisoformat(utc)
     start = load(tmp_path, {}, f"kafka.starting_timestamp={given}").kafka.starting_timestamp
     assert start == wanted
-    assert _time("--since", given) == wanted
+    assert parse_time(given) == wanted
 
 
 def test_times_and_dates_of_python_are_in_utc_too(new_york: None) -> None:

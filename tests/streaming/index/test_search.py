@@ -1,9 +1,8 @@
-"""Searching a table without Spark: exact order, the right model's rows, and pictures of them."""
+"""Searching a table without Spark: exact order, the right model's rows, and their images."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,31 +14,18 @@ import pytest
 import safetensors.torch
 import torch
 from deltalake import DeltaTable, write_deltalake
-from kafka.admin import ConfigResource, KafkaAdminClient
-from kafka.codec import has_lz4, has_snappy
 from PIL import Image
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
-from embedstream.index.search import (
-    Neighbour,
-    Vector,
-    contact_sheet,
-    embed_pictures,
-    file_content,
-    kafka_content,
-    nearest,
-    newest_model,
-    save_sheet,
-)
+from embedstream.index.search import Neighbour, Vector, embed_pictures, nearest, newest_model
 from embedstream.table.delta import create_table, table_name
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, prepare_model
 from pictures import real_pictures
-from streams import Topic, image, json_message
 
 SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
@@ -94,16 +80,6 @@ def found(table: str, query: Vector, k: int = 10) -> list[str]:
     return [one.image_id for one in nearest(table, query, model_id=MODEL, k=k)]
 
 
-def jpeg(size: tuple[int, int], color: str) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", size, color).save(data, "JPEG")
-    return data.getvalue()
-
-
-def neighbour(image_id: str = "cat", uri: str | None = None, offset: int = 0) -> Neighbour:
-    return Neighbour(0.5, image_id, uri, topic="images", partition=0, offset=offset)
-
-
 @pytest.fixture(scope="module")
 def random_model() -> str:
     """The id of a small network without training, which needs no download."""
@@ -112,7 +88,7 @@ def random_model() -> str:
 
 @pytest.fixture(scope="module")
 def random_vectors(random_model: str) -> list[Vector]:
-    """Of the three pictures, from that network."""
+    """Return that network's vectors of the three images."""
     contents = [real_pictures()[name] for name in (CAT, COFFEE, ROCKET)]
     return embed_pictures(contents, model_id=random_model)
 
@@ -156,13 +132,13 @@ def test_the_nearest_of_many_parts_are_exact(tmp_path: Path, k: int) -> None:
     assert found(table, query, k) == [str(index) for index in np.argsort(-exact)[:k]]
 
 
-def test_more_than_the_table_has_is_all_of_it(tmp_path: Path) -> None:
+def test_k_may_exceed_the_number_of_rows(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1, 0]), row("b", [0, 1])])
     assert found(table, vector(1, 0), k=1000) == ["a", "b"]
     assert found(table, vector(1, 0), k=1) == ["a"]
 
 
-def test_equal_pictures_are_all_found(tmp_path: Path) -> None:
+def test_equal_images_are_all_found(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2], offset=index) for index in range(5)]
     table = write_table(tmp_path, rows[:2], [*rows[2:], row("dog", [2, 1])])
     neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=5)
@@ -170,7 +146,7 @@ def test_equal_pictures_are_all_found(tmp_path: Path) -> None:
     assert len(neighbours) == 5
 
 
-def test_a_picture_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
+def test_an_image_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2]), row("cat", [1, 2], uri="file:///cat.png", offset=1)]
     table = write_table(tmp_path, rows)
     neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=2)
@@ -224,14 +200,14 @@ def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
     assert newest_model(table) == MODEL
 
 
-def test_a_table_without_a_model_is_none_of_ours(tmp_path: Path) -> None:
+def test_a_table_without_a_model_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])], model_id=None)
     with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
         newest_model(table)
     assert table in str(error.value)
 
 
-def test_no_table_is_told(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
         message = f"there is no Delta table at '{table}'; has the stream run"
@@ -241,13 +217,13 @@ def test_no_table_is_told(tmp_path: Path) -> None:
             nearest(table, vector(1), model_id=MODEL, k=1)
 
 
-def test_asking_for_a_table_makes_none(tmp_path: Path) -> None:
+def test_looking_for_a_table_creates_none(tmp_path: Path) -> None:
     with pytest.raises(SetupError):
         newest_model(str(tmp_path / "absent"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_table_is_told(tmp_path: Path) -> None:
+def test_a_broken_table_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])])
     for log in (Path(table) / "_delta_log").glob("*.json"):
         log.write_text("{ not json")
@@ -256,7 +232,7 @@ def test_a_broken_table_is_told(tmp_path: Path) -> None:
     assert table in str(error.value)
 
 
-def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
+def test_a_table_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])])
     for file in Path(table).glob("*.parquet"):
         file.unlink()
@@ -267,7 +243,7 @@ def test_a_table_whose_files_are_gone_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
-def test_a_table_out_of_reach_is_told(table: str) -> None:
+def test_a_table_out_of_reach_is_an_error(table: str) -> None:
     with pytest.raises(SetupError, match=f"'{table}'"):
         newest_model(table)
 
@@ -331,13 +307,13 @@ def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -
     return table
 
 
-def test_a_file_is_no_table(tmp_path: Path) -> None:
+def test_a_file_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SetupError, match=str(tmp_path / "file")):
         newest_model(str(tmp_path / "file"))
 
 
-def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
+def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
     cat, coffee, rocket = random_vectors
     contents = [real_pictures()[ROCKET], real_pictures()[CAT]]
 
@@ -358,8 +334,8 @@ def test_pictures_are_embedded_in_order(random_model: str, random_vectors: list[
     ],
     ids=["empty", "html", "cut"],
 )
-def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reason: str) -> None:
-    message = f"(?i)the query picture cannot be used: .*({reason})"
+def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, reason: str) -> None:
+    message = f"(?i)the query image cannot be used: .*({reason})"
     with pytest.raises(SetupError, match=message):
         embed_pictures([real_pictures()[CAT], content], model_id=random_model)
 
@@ -373,7 +349,7 @@ def test_a_broken_query_picture_is_told(random_model: str, content: bytes, reaso
         ("resnet18/random-seed-1/abcdef123456", "random-seed-1"),
     ],
 )
-def test_an_unknown_model_is_told(model_id: str, message: str) -> None:
+def test_an_unknown_model_is_an_error(model_id: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         embed_pictures([real_pictures()[CAT]], model_id=model_id)
 
@@ -401,152 +377,6 @@ def test_weights_that_are_not_the_tables_are_refused(tmp_path: Path) -> None:
         embed_pictures([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
 
 
-@pytest.mark.parametrize("name", ["cat.png", "möwe 1 %41.png", "a#b?c.png", "猫+.png"])
-def test_a_files_content_is_found_by_its_reference(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(name.encode())
-    assert file_content(path.as_uri()) == name.encode()
-
-
-def test_what_is_no_file_here_has_no_content(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"cat")
-    assert file_content((tmp_path / "absent.png").as_uri()) is None
-    assert file_content(tmp_path.as_uri()) is None
-    assert file_content(f"https://example.com{tmp_path}/cat.png") is None
-    assert file_content(f"s3:/{tmp_path}/cat.png") is None
-    assert file_content((tmp_path / ("a" * 300)).as_uri()) is None
-    assert file_content("file://[cat.png") is None
-
-
-@pytest.mark.kafka
-def test_a_messages_picture_is_read_back(topic: Topic) -> None:
-    topic.send([image("cat", b"first"), image("cat", b"second"), image("cat", None)])
-    topic.send([json_message("cat", data="dGhpcmQ="), json_message("cat", uri="file:///cat.png")])
-    (partition,) = [one for one, end in topic.end_offsets().items() if end]
-
-    contents = [
-        kafka_content(
-            Neighbour(1.0, "cat", None, topic.name, partition, offset),
-            bootstrap_servers=topic.bootstrap_servers,
-        )
-        for offset in range(5)
-    ]
-
-    assert contents == [b"first", b"second", None, b"third", None]
-
-
-@pytest.mark.kafka
-@pytest.mark.parametrize("codec", ["lz4", "snappy"])
-def test_a_message_of_a_codec_that_is_missing_is_told(topic: Topic, codec: str) -> None:
-    """The broker compresses with its own library; kafka-python needs another package for each."""
-    if codecs()[codec]:
-        pytest.skip(f"{codec} is installed")
-    admin = KafkaAdminClient(bootstrap_servers=topic.bootstrap_servers)
-    resource = ConfigResource("TOPIC", topic.name, configs={"compression.type": codec})
-    admin.alter_configs([resource])
-    admin.close()
-    topic.send([image("cat", b"first")])
-    (partition,) = [one for one, end in topic.end_offsets().items() if end]
-
-    with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read back: .*pip install"):
-        kafka_content(
-            Neighbour(1.0, "cat", None, topic.name, partition, 0),
-            bootstrap_servers=topic.bootstrap_servers,
-        )
-
-
-def codecs() -> dict[str, bool]:
-    """Which of Kafka's codecs kafka-python can use here."""
-    return {"lz4": has_lz4(), "snappy": has_snappy()}
-
-
-def test_no_broker_to_read_pictures_from_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import kafka
-    from kafka.errors import KafkaTimeoutError
-
-    def unanswered(**_: object) -> None:
-        raise KafkaTimeoutError("no answer")
-
-    monkeypatch.setattr(kafka, "KafkaConsumer", unanswered)
-    with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer; check"):
-        kafka_content(neighbour(), bootstrap_servers="127.0.0.1:1")
-
-
-def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour() -> None:
-    blue = jpeg((300, 200), "blue")
-    rows = [
-        ("cat", jpeg((10, 10), "red"), [neighbour("a"), neighbour("b")]),
-        ("dog", jpeg((10, 10), "lime"), [neighbour("c")]),
-    ]
-
-    sheet = contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
-
-    assert (sheet.mode, sheet.size) == ("RGB", (3 * 178 + 20, 2 * 212 + 10))
-    assert [center(sheet, at, line) for line in (0, 1) for at in (0, 1, 2)] == [
-        "red",
-        "blue",
-        "empty",
-        "lime",
-        "blue",
-        "paper",
-    ]
-
-
-def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
-    assert contact_sheet([], lambda one: None).size == (198, 10)
-    assert contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (198, 222)
-
-
-def test_a_tile_shows_a_picture_whole_and_upright() -> None:
-    data = io.BytesIO()
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    half = Image.new("RGB", (200, 100), "red")
-    half.paste("blue", (100, 0, 200, 100))
-    half.save(data, "JPEG", exif=turned, quality=95)
-
-    sheet = contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
-
-    middle = 10 + 84
-    assert named(sheet.getpixel((middle, 10 + 20))) == "red"
-    assert named(sheet.getpixel((middle, 10 + 148))) == "blue"
-    assert named(sheet.getpixel((10 + 10, middle))) == "empty"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"overwritten with text", real_pictures()[ROCKET][:2000]],
-    ids=["empty", "text", "cut"],
-)
-def test_a_neighbours_file_that_has_become_no_image_draws_an_empty_tile(content: bytes) -> None:
-    rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
-    sheet = contact_sheet(rows, lambda one: content)
-    assert center(sheet, 1, 0) == "empty"
-
-
-@pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])
-def test_any_name_can_be_drawn(image_id: str) -> None:
-    rows = [(image_id, jpeg((10, 10), "red"), [neighbour(image_id)])]
-    sheet = contact_sheet(rows, lambda one: None)
-    assert center(sheet, 0, 0) == "red"
-
-
-def center(sheet: Image.Image, column: int, line: int) -> str:
-    left = 10 + column * 178 + (10 if column else 0)
-    return named(sheet.getpixel((left + 84, 10 + line * 212 + 84)))
-
-
-def named(pixel: Any) -> str:
-    colors = {
-        "red": (254, 0, 0),
-        "lime": (0, 255, 0),
-        "blue": (0, 0, 254),
-        "empty": (238, 238, 238),
-        "paper": (255, 255, 255),
-    }
-    return min(colors, key=lambda name: float(np.abs(np.subtract(colors[name], pixel)).sum()))
-
-
 @pytest.fixture
 def search_command(
     tmp_path: Path,
@@ -554,7 +384,7 @@ def search_command(
     random_vectors: list[Vector],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
-    """`embedstream search` of one picture in a table of three, one of them in a file."""
+    """`embedstream search` of one image in a table of three, one of them in a file."""
     names = [CAT, COFFEE, ROCKET]
     (tmp_path / CAT).write_bytes(real_pictures()[CAT])
     uris = [(tmp_path / CAT).as_uri(), None, None]
@@ -590,10 +420,10 @@ def test_the_command_lists_the_nearest_rows_and_draws_them(
     ("out", "message"),
     [
         ("absent/sheet.png", "there is no folder '{folder}/absent'; create it first"),
-        ("sheet.nosuch", "it is a picture, and its name ends in .png or .jpg"),
+        ("sheet.nosuch", "it is an image, and its name ends in .png or .jpg"),
     ],
 )
-def test_a_sheet_that_cannot_be_written_is_told_before_the_search(
+def test_a_sheet_that_cannot_be_written_is_an_error_before_the_search(
     tmp_path: Path,
     search_command: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -609,10 +439,3 @@ def test_a_sheet_that_cannot_be_written_is_told_before_the_search(
         f"embedstream: the contact sheet '{tmp_path / out}' cannot be written: "
         f"{message.format(folder=tmp_path)}\n",
     )
-
-
-def test_a_sheet_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
-    sheet = contact_sheet([], lambda one: None)
-    (tmp_path / "sheet.png").mkdir()
-    with pytest.raises(SetupError, match="cannot be written: Is a directory"):
-        save_sheet(sheet, tmp_path / "sheet.png")

@@ -1,4 +1,4 @@
-"""The embedded broker: it answers when it is said to run, and leaves nothing when it is stopped."""
+"""The embedded broker: it answers once it is started, and leaves nothing when it is stopped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from embedstream.kafka.admin import create_topic, topic_end_offsets
 from embedstream.kafka.dev_broker import (
     MAX_MESSAGE_BYTES,
     Broker,
-    create_topic,
     running_broker,
     start_broker,
     stop_broker,
-    topic_end_offsets,
 )
 from embedstream_core.errors import SetupError
 from streams import Topic, image
@@ -115,7 +114,7 @@ def test_an_unknown_topic_is_named_and_not_created(broker: Broker) -> None:
 
 
 def test_a_bad_topic_name_is_a_setup_error(broker: Broker) -> None:
-    with pytest.raises(SetupError, match="does not answer as asked"):
+    with pytest.raises(SetupError, match="did not complete the request"):
         create_topic(broker.bootstrap_servers, "no spaces, please", partitions=1)
 
 
@@ -123,7 +122,7 @@ def test_it_listens_on_the_loopback_address_only(broker: Broker) -> None:
     assert listening_addresses(broker) == {"127.0.0.1"}
 
 
-def test_it_is_in_a_process_session_of_its_own(broker: Broker) -> None:
+def test_it_is_in_its_own_process_session(broker: Broker) -> None:
     assert os.getsid(broker.pid) == broker.pid != os.getsid(0)
 
 
@@ -146,7 +145,7 @@ def test_it_outlives_the_process_that_started_it(own_folder: Path) -> None:
     assert running.pid == pid
 
 
-def test_any_folder_name_will_do(own_folder: Path) -> None:
+def test_any_folder_name_works(own_folder: Path) -> None:
     broker = start_broker(own_folder)
     assert (own_folder / "data" / "meta.properties").exists()
     assert "ERROR" not in broker.log_file.read_text()
@@ -178,7 +177,7 @@ def test_it_starts_again_after_a_kill(own_folder: Path, kept: Topic) -> None:
     assert consume(second, kept.name) == b"value"
 
 
-def test_a_port_in_use_is_told(folder: Path) -> None:
+def test_a_port_in_use_is_an_error(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=f"port {port} is in use; stop what listens"):
@@ -186,9 +185,9 @@ def test_a_port_in_use_is_told(folder: Path) -> None:
     assert running_broker(folder) is None
 
 
-def test_another_process_with_the_same_number_is_left_alone(folder: Path) -> None:
+def test_another_process_with_the_same_pid_is_left_alone(folder: Path) -> None:
     folder.mkdir()
-    state = f'{{"port": 9092, "pid": {os.getpid()}, "started_at": 0.0}}'
+    state = f'{{"port": 9092, "pid": {os.getpid()}}}'
     (folder / "broker.json").write_text(state)
     assert running_broker(folder) is None
     assert not stop_broker(folder)
@@ -205,7 +204,7 @@ def test_another_process_with_the_same_number_is_left_alone(folder: Path) -> Non
         ),
     ],
 )
-def test_why_it_does_not_start_is_told(folder: Path, name: str, value: str, message: str) -> None:
+def test_a_failed_start_is_explained(folder: Path, name: str, value: str, message: str) -> None:
     with pytest.raises(SetupError, match=f"(?s){message}"):
         start_broker(folder, properties={name: value})
     assert running_broker(folder) is None
@@ -217,14 +216,14 @@ def test_a_broker_that_does_not_answer_is_stopped(folder: Path) -> None:
     assert running_broker(folder) is None
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="cannot use the broker folder"):
         start_broker(tmp_path / "file" / "broker")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:1,[::1]:1", "no port"])
-def test_no_broker_at_an_address_is_told(address: str) -> None:
+def test_an_address_without_a_broker_is_an_error(address: str) -> None:
     with pytest.raises(SetupError, match="nothing listens at") as error:
         create_topic(address, "any", partitions=1)
     assert address in str(error.value)

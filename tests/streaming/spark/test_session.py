@@ -9,7 +9,8 @@ from typing import Literal, NoReturn, get_args
 
 import pytest
 
-from embedstream.cli import terminal
+from embedstream.cli import session as cli_session
+from embedstream.cli.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.spark import session
@@ -59,7 +60,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
         asked.append(lasting)
         raise SetupError("no Java")
 
-    monkeypatch.setattr(terminal, "open_session", refuse)
+    monkeypatch.setattr(cli_session, "open_session", refuse)
     config = StreamConfig.model_validate(
         {
             "kafka": {"bootstrap_servers": "127.0.0.1:9", "subscribe": "images"},
@@ -71,7 +72,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
 
     for until in get_args(Until):
         with pytest.raises(SetupError, match="no Java"):
-            terminal.run_stream(config, until=until)
+            run_stream(config, until=until)
 
     assert dict(zip(get_args(Until), asked, strict=True)) == {"stopped": True, "drained": False}
 

@@ -14,7 +14,7 @@ from pyspark.sql.streaming.listener import (
     QueryTerminatedEvent,
 )
 
-from embedstream.kafka.source import TopicState
+from embedstream.kafka.topics import TopicState
 from embedstream.stream.progress import BatchReport, Margin, ProgressListener, Totals
 from embedstream.worker.counts import Kinds
 from embedstream_core.errors import Code, SetupError

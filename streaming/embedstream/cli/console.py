@@ -1,0 +1,116 @@
+"""Everything that the command prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.status import Status
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from embedstream.bulk.chunks import ChunkReport
+    from embedstream.stream.preflight import Finding
+    from embedstream.stream.progress import BatchReport, Totals
+
+__all__ = [
+    "format_count",
+    "format_failures",
+    "print_chunk",
+    "print_error",
+    "print_finding",
+    "print_micro_batch",
+    "print_styled",
+    "print_text",
+    "print_totals",
+    "show_status",
+    "track_sending",
+]
+
+_console = Console(highlight=False, soft_wrap=True)
+
+Value = TypeVar("Value")
+
+
+def print_text(text: object) -> None:
+    """Print text as it is, for people and programs."""
+    typer.echo(text)
+
+
+def print_styled(text: str) -> None:
+    """Print text with rich's markup."""
+    _console.print(text)
+
+
+def print_error(text: object) -> None:
+    """Print text to the standard error."""
+    typer.echo(text, err=True)
+
+
+def show_status(text: str) -> Status:
+    """Return a context manager that shows a spinner."""
+    return _console.status(text)
+
+
+def track_sending(values: Sequence[Value]) -> Iterable[Value]:
+    """Yield the values, and show the progress on the standard error."""
+    return track(values, description="sending", console=Console(stderr=True))
+
+
+def print_finding(finding: Finding) -> bool:
+    """Print the result of a check; return whether it passed."""
+    mark = ("ok  ", "green") if finding.passed else ("FAIL", "red")
+    subject = (f" {finding.subject:<11} ", "bold")
+    _console.print(Text.assemble(mark, subject, finding.detail))
+    return finding.passed
+
+
+def print_micro_batch(report: BatchReport) -> None:
+    """Print a line for a committed micro-batch."""
+    line = f"batch {report.batch_id:<4}  {_format_report(report)}"
+    if report.tombstones:
+        line += f"  {report.tombstones} null values"
+    if report.lag:
+        line += f"  {report.lag} behind"
+    if report.margin is not None:
+        line += f"  retention margin: {report.margin} messages"
+    print_text(line)
+
+
+def print_chunk(report: ChunkReport, *, number: int, of: int, left_s: float) -> None:
+    """Print a line for a committed chunk, with an estimate of the time that is left."""
+    left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
+    print_text(f"chunk {number}/{of}  {_format_report(report)}  about {left} left")
+
+
+def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
+    """Print the sums over a stream's micro-batches."""
+    print_styled(
+        f"[bold]{totals.rows} rows[/] in {format_count(totals.batches, 'micro-batch', 'es')}, "
+        f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
+        f"{format_failures(totals.failures)}"
+    )
+    print_text(f"the model was loaded {format_count(model_loads, 'time')}, once by each worker")
+    print_text(f"table: {table}")
+
+
+def format_count(count: int, noun: str, plural: str = "s") -> str:
+    """Return a number with its noun, such as `2 chunks`."""
+    return f"{count} {noun}{'' if count == 1 else plural}"
+
+
+def format_failures(failures: Counter[str]) -> str:
+    """Return the number of failures, and of each code, the most frequent first."""
+    codes = ", ".join(f"{count} {code}" for code, count in failures.most_common())
+    return f"{failures.total()} failures{f' ({codes})' if codes else ''}"
+
+
+def _format_report(report: BatchReport | ChunkReport) -> str:
+    return (
+        f"{report.rows:>5} rows  {report.embeddings:>5} embeddings  "
+        f"{report.failures.total():>3} failures  {report.rows / report.duration_s:>6.1f} rows/s"
+    )

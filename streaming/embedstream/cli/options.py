@@ -1,0 +1,79 @@
+"""The options of several commands, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstream.bulk.selection import OffsetRange
+
+if TYPE_CHECKING:
+    from embedstream.config.sections import StreamConfig
+
+__all__ = [
+    "BrokerFolder",
+    "ChunkRows",
+    "ConfigPath",
+    "Overrides",
+    "Since",
+    "Until",
+    "parse_offsets",
+    "parse_time",
+    "read_config",
+]
+
+
+def parse_time(text: str) -> datetime:
+    """Read a time; one without a zone is in UTC, as the table's times are."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"it takes a time, such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00; not '{text}'"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def parse_offsets(text: str) -> OffsetRange:
+    """Read a range of offsets; the last one is included."""
+    found = re.fullmatch(r"(.+):(\d+):(\d+)-(\d+)", text)
+    if found is None or int(found[3]) > int(found[4]):
+        raise typer.BadParameter(
+            f"it takes TOPIC:PARTITION:FIRST-LAST, such as images:0:100-199; not '{text}'"
+        )
+    return OffsetRange(found[1], int(found[2]), int(found[3]), int(found[4]))
+
+
+def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
+    """Read the configuration before a command imports Spark: what is wrong shows at once."""
+    from embedstream.config.load import load_config
+
+    return load_config(path, overrides or ())
+
+
+ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(parser=parse_time, metavar="TIME", help="Messages from this time on."),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(parser=parse_time, metavar="TIME", help="Messages before this time."),
+]
+ChunkRows = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="About so many rows in one commit; by default, 1,024 for each core, or 65,536 for "
+        "each GPU.",
+    ),
+]
+BrokerFolder = Annotated[Path, typer.Option(help="The broker's folder: its data and its log.")]

@@ -1,0 +1,94 @@
+"""Spark work from a terminal: its session, its end by a signal, its errors as sentences."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkFiles
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from embedstream.cli import console
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.spark.local_disk import disk_trouble
+from embedstream.spark.session import open_session
+from embedstream_core.errors import EmbedstreamError
+
+if TYPE_CHECKING:
+    from embedstream_core.models.prepare import PreparedModel
+
+__all__ = ["StreamFailed", "catch_stop_signals", "explain_errors", "open_session_and_model"]
+
+
+class StreamFailed(EmbedstreamError):
+    """An error ended a stream, a replay or a batch; re-run the same command to resume."""
+
+
+@contextmanager
+def open_session_and_model(
+    config: StreamConfig | BulkFilesConfig, *locations: str, lasting: bool = False
+) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
+    """Open the session while a thread prepares the model: each takes a core for seconds.
+
+    The session can read and write the configuration's locations, and the additional ones.
+    """
+
+    def prepare_model() -> PreparedModel:
+        from embedstream.worker.model import prepare
+
+        return prepare(config.encoder)
+
+    all_locations = [*config.locations, *locations]
+    with ThreadPoolExecutor(1) as pool, console.show_status("starting Spark") as status:
+        preparing = pool.submit(prepare_model)
+        with open_session(config.spark, config.pipeline, all_locations, lasting=lasting) as spark:
+            status.stop()
+            yield spark, preparing.result
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set; a second signal acts as usual."""
+    stop = threading.Event()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore()
+
+    for number in previous:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+@contextmanager
+def explain_errors(
+    locations: Mapping[str, str], explain: Callable[[Exception], str | None]
+) -> Iterator[None]:
+    """Convert an error into a sentence: about a full or broken disk, else as `explain` says.
+
+    Raises:
+        StreamFailed: the work ended by an error that has an explanation.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JJavaError, OSError) as error:
+        scratch = SparkFiles.getRootDirectory()
+        reason = disk_trouble(error, {**locations, "spark.local.dir": scratch}) or explain(error)
+        if reason is None:
+            raise
+        raise StreamFailed(reason) from error

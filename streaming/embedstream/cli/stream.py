@@ -1,0 +1,171 @@
+"""A stream run from a terminal: its checks, its progress, its totals, and its end by a signal.
+
+Modules that load torch or pandas are imported while Spark's JVM starts, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+
+from embedstream.cli import console
+from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
+from embedstream.config.sections import StreamConfig
+from embedstream.kafka.topics import check_topics
+from embedstream.recovery.claim import HeldClaim, claimed
+from embedstream.recovery.doctor import diagnose
+from embedstream.spark.errors import describe_error
+from embedstream.spark.session import open_session, warm_workers
+from embedstream.stream.progress import Margin, ProgressListener, Totals
+from embedstream.worker.counts import OutcomeCounts
+from embedstream_core.errors import SetupError
+
+if TYPE_CHECKING:
+    from embedstream.stream.job import Stream, Until
+    from embedstream.stream.preflight import Checked, Consent
+
+__all__ = ["check_stream", "examine_stream", "run_stream"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+# The listener gets the last micro-batch a moment after the query has ended.
+_LISTENER_TIMEOUT_S = 5.0
+
+
+def check_stream(config: StreamConfig) -> bool:
+    """Run every check and print its result; return whether all passed."""
+    with open_session_and_model(config) as (spark, prepare):
+        from embedstream.stream.preflight import check_start
+
+        return check_start(spark, config, console.print_finding, preparation=prepare) is not None
+
+
+def examine_stream(config: StreamConfig) -> bool:
+    """Print the problems of checkpoint, table and topics; return whether there are none."""
+    session = open_session(config.spark, config.pipeline, config.locations)
+    with console.show_status("starting Spark"), session as spark:
+        passed = [console.print_finding(finding) for finding in diagnose(spark, config)]
+        return all(passed)
+
+
+def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Totals:
+    """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
+
+    `consents` are the fields of `Consent`.
+
+    Raises:
+        SetupError: a check failed, or another driver runs; nothing was started.
+        StreamFailed: the query ended by an error, or a disk is full or cannot be written.
+        ClaimLost: another driver has taken over.
+    """
+    lasting = until == "stopped"
+    with (
+        open_session_and_model(config, lasting=lasting) as (spark, prepare),
+        catch_stop_signals() as stop,
+    ):
+        from embedstream.stream.preflight import Consent, check_start
+
+        threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
+        consent = Consent(**consents)
+        checked = check_start(spark, config, console.print_finding, consent, preparation=prepare)
+        if stop.is_set():
+            console.print_text("stopped before the stream was started")
+            return Totals()
+        if checked is None:
+            raise SetupError("the stream was not started: fix the failed checks above")
+        return _run_checked(spark, config, checked, consent, stop, until)
+
+
+def _warm_workers(spark: SparkSession) -> None:
+    # A failure costs only time; a session that is stopped early raises errors of many types.
+    try:
+        warm_workers(spark)
+    except Exception:
+        _log.info("the workers were not started ahead of time", exc_info=True)
+
+
+def _run_checked(
+    spark: SparkSession,
+    config: StreamConfig,
+    checked: Checked,
+    consent: Consent,
+    stop: threading.Event,
+    until: Until,
+) -> Totals:
+    from embedstream.recovery.resume import explain_failure, settle
+    from embedstream.stream.job import make_table, start_stream
+
+    def explain(error: Exception) -> str | None:
+        if not isinstance(error, StreamingQueryException):
+            return None
+        cause = f"the stream ended by an error: {describe_error(error)}"
+        return explain_failure(spark, config) or cause
+
+    counts = OutcomeCounts.start(spark)
+    margin = Margin(lambda: check_topics(spark, config.kafka))
+    listener = ProgressListener(console.print_micro_batch, counts.take, margin)
+    spark.streams.addListener(listener)
+    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
+    with explain_errors(locations, explain):
+        make_table(spark, config, checked.model)
+        with claimed(spark, config) as claim:
+            settled = settle(
+                spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
+            )
+            for loss in settled.lost:
+                console.print_text(f"lost: {loss}")
+            arguments = spark, settled.config, checked.model
+            start = partial(start_stream, *arguments, until=until, counts=counts)
+            model_loads = _run_queries(spark, settled.config, start, stop, claim)
+    deadline = time.monotonic() + _LISTENER_TIMEOUT_S
+    while not listener.ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+    console.print_totals(listener.totals, table=config.table.path, model_loads=model_loads)
+    return listener.totals
+
+
+def _run_queries(
+    spark: SparkSession,
+    config: StreamConfig,
+    start: Callable[[], Stream],
+    stop: threading.Event,
+    claim: HeldClaim,
+) -> int:
+    """Run the stream to its end; return how often the model was loaded.
+
+    When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
+    the stream is started again and repeats it.
+    """
+    from embedstream.stream.job import stop_stream
+    from embedstream.table.delta import check_table, was_altered
+
+    console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
+    model_loads, timeout_s = 0, config.trigger.stop_timeout_s
+    while True:
+        stream = start()
+        try:
+            while stream.query.isActive and not stop.wait(_POLL_S):
+                claim.verify()
+            if not stop.is_set():
+                stream.query.awaitTermination()
+            else:
+                console.print_text("stopping: the micro-batch in flight is being finished")
+                if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
+                    console.print_text(
+                        f"it took longer than {timeout_s:g} s; the next start repeats it"
+                    )
+            return model_loads + stream.model.loads
+        except StreamingQueryException as error:
+            if not was_altered(error):
+                raise
+        model_loads += stream.model.loads
+        check_table(spark, config.table.path)
+        console.print_text("the table was altered: the micro-batch in flight is repeated")

@@ -1,0 +1,70 @@
+"""Sending images to a topic from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from embedstream.cli import console
+from embedstream.config.secrets import resolved_options, revealed
+from embedstream.config.yaml import parse_value
+from embedstream.kafka.admin import create_topic
+from embedstream.kafka.dev_broker import running_broker
+from embedstream.kafka.produce import find_images, image_messages, produce
+from embedstream_core.errors import SetupError
+
+__all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
+
+
+def find_embedded_servers(folder: Path) -> str:
+    """Return the address of the broker that runs in a folder."""
+    if (broker := running_broker(folder)) is None:
+        raise SetupError(
+            f"no broker runs in {folder}; start it with 'embedstream broker start', or give "
+            "--bootstrap-servers"
+        )
+    return broker.bootstrap_servers
+
+
+def read_client_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read NAME=VALUE settings of kafka-python."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
+        settings[name] = parse_value(name, value)
+    texts = revealed(resolved_options(settings))
+    # Kafka's client for Python, unlike the one for Java, takes numbers and truth values as such.
+    return settings | {
+        name: text for name, text in texts.items() if isinstance(settings[name], str)
+    }
+
+
+def send_images(
+    paths: list[Path],
+    topic: str,
+    *,
+    servers: str,
+    form: Literal["bytes", "reference"],
+    partitions: int | None,
+    settings: dict[str, Any],
+) -> bool:
+    """Send images and print those that were not sent; return whether all were."""
+    images = find_images(paths)
+    if partitions is not None:
+        create_topic(servers, topic, partitions=partitions, client_settings=settings)
+    unsent: list[str] = []
+    messages = image_messages(
+        console.track_sending(images),
+        form=form,
+        on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),
+    )
+    failed = produce(messages, bootstrap_servers=servers, topic=topic, client_settings=settings)
+    unsent += [f"{message.name}: {reason}" for message, reason in failed]
+    for line in unsent:
+        console.print_error(f"not sent: {line}")
+    sent = len(images) - len(unsent)
+    console.print_text(f"{sent} of {len(images)} images are in topic '{topic}'")
+    return not unsent

@@ -1,0 +1,165 @@
+"""The state of the subscribed topics, read through the Kafka client that Spark's source uses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from embedstream.config.sections import KafkaConfig
+from embedstream.kafka.source import client_options, to_epoch_ms
+from embedstream.spark.errors import causes, root_cause
+from embedstream_core.errors import SetupError
+
+__all__ = ["TopicState", "check_topics", "offsets_at"]
+
+_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the broker has it now.
+
+    `id` is Kafka's own: a topic that is deleted and created again gets another one. `earliest` is
+    the first offset that each partition still holds, `end` the offset of its next message.
+    """
+
+    id: str
+    earliest: Mapping[int, int]
+    end: Mapping[int, int]
+
+
+def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicState]:
+    """Return the state of each subscribed topic, for the partitions that the stream reads.
+
+    Raises:
+        SetupError: no broker answers, or it refuses the credentials or is not trusted; a topic does
+            not exist, or no topic matches the pattern.
+    """
+    jvm: Any = spark.sparkContext._jvm
+    with _open_admin(spark, config) as admin:
+        existing = set(admin.listTopics().names().get())
+        if config.subscribe is not None:
+            topics = {topic.strip() for topic in config.subscribe.split(",")}
+        elif config.assign is not None:
+            topics = set(config.assign)
+        else:
+            matches, pattern = jvm.java.util.regex.Pattern.matches, config.subscribe_pattern
+            topics = {topic for topic in existing if matches(pattern, topic)}
+            if not topics:
+                raise SetupError(
+                    f"no topic on {config.bootstrap_servers} matches '{pattern}'; the broker has: "
+                    f"{', '.join(sorted(existing)) or 'none'}"
+                )
+        if missing := sorted(topics - existing):
+            raise SetupError(
+                f"topic '{missing[0]}' is not on {config.bootstrap_servers}; create it, or correct "
+                "kafka.subscribe"
+            )
+        descriptions = admin.describeTopics(sorted(topics)).allTopicNames().get()
+        positions = [
+            (topic, partition.partition())
+            for topic in topics
+            for partition in descriptions[topic].partitions()
+            if config.assign is None or partition.partition() in config.assign[topic]
+        ]
+        spec = jvm.org.apache.kafka.clients.admin.OffsetSpec
+        earliest = _list_offsets(spark, admin, positions, spec.earliest())
+        end = _list_offsets(spark, admin, positions, spec.latest())
+        return {
+            topic: TopicState(descriptions[topic].topicId().toString(), earliest[topic], end[topic])
+            for topic in sorted(topics)
+        }
+
+
+def offsets_at(
+    spark: SparkSession, config: KafkaConfig, time: datetime, topics: Mapping[str, TopicState]
+) -> dict[str, dict[int, int]]:
+    """Return each partition's first offset that is not before a time, or its end without one.
+
+    Raises:
+        SetupError: as `check_topics`.
+    """
+    jvm: Any = spark.sparkContext._jvm
+    spec = jvm.org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(to_epoch_ms(time))
+    positions = [(topic, number) for topic, state in topics.items() for number in state.end]
+    with _open_admin(spark, config) as admin:
+        found = _list_offsets(spark, admin, positions, spec)
+    return {
+        topic: {
+            number: end if found[topic][number] < 0 else found[topic][number]
+            for number, end in state.end.items()
+        }
+        for topic, state in topics.items()
+    }
+
+
+def _list_offsets(
+    spark: SparkSession, admin: Any, positions: Iterable[tuple[str, int]], spec: Any
+) -> Mapping[str, dict[int, int]]:
+    jvm: Any = spark.sparkContext._jvm
+    wanted = jvm.java.util.HashMap()
+    for topic, number in positions:
+        wanted.put(jvm.org.apache.kafka.common.TopicPartition(topic, number), spec)
+    answers = admin.listOffsets(wanted).all().get()
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for position in answers:
+        found[position.topic()][position.partition()] = answers[position].offset()
+    return found
+
+
+@contextmanager
+def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
+    """Open Kafka's Java admin client and convert its errors into SetupErrors."""
+    jvm: Any = spark.sparkContext._jvm
+    properties = jvm.java.util.Properties()
+    for name, value in client_options(config).items():
+        # As Spark does: it compares the names of options without their case.
+        if name.lower().startswith("kafka."):
+            properties.put(name.lower().removeprefix("kafka."), value)
+    properties.put("request.timeout.ms", str(_TIMEOUT_MS // 2))
+    properties.put("default.api.timeout.ms", str(_TIMEOUT_MS))
+    try:
+        admin = jvm.org.apache.kafka.clients.admin.Admin.create(properties)
+    except Exception as error:
+        cause = root_cause(error)
+        if "JAAS" in cause:
+            # Kafka's own message can hold a part of the password.
+            raise SetupError(
+                "kafka.options: Kafka cannot read kafka.sasl.jaas.config; its form is `CLASS "
+                'required username="…" password="…";`, with a backslash before a quote within a '
+                "value"
+            ) from None
+        raise SetupError(f"the Kafka options are wrong: {cause}") from None
+    try:
+        yield admin
+    except SetupError:
+        raise
+    except Exception as error:
+        raise SetupError(_explain_refusal(config.bootstrap_servers, error)) from None
+    finally:
+        admin.close()
+
+
+def _explain_refusal(servers: str, error: Exception) -> str:
+    cause = root_cause(error)
+    kinds = {one.getClass().getSimpleName() for one in causes(error)}
+    if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
+        return (
+            f"Kafka at {servers} refuses the credentials ({cause}); correct kafka.sasl.mechanism "
+            "and kafka.sasl.jaas.config in kafka.options"
+        )
+    if "SslAuthenticationException" in kinds:
+        return (
+            f"no trusted TLS connection to Kafka at {servers} ({cause}); correct "
+            "kafka.ssl.truststore.* or kafka.security.protocol in kafka.options"
+        )
+    return (
+        f"no Kafka broker answers at {servers} within {_TIMEOUT_MS // 1000} s ({cause}); "
+        "start it, or correct kafka.bootstrap_servers and kafka.options"
+    )
