@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +22,7 @@ from embedstream_core.errors import (
     SystemicError,
     TransientError,
 )
-from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher, verdicts
+from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, errors, open_fetcher
 from embedstream_core.fetch.limits import Deadline
 from fetch_places import MAX_BYTES, Place, Site, Visit
 
@@ -187,7 +188,7 @@ def test_the_message_lists_the_known_and_the_allowed_schemes() -> None:
 class Flaky:
     """A source that fails so many times, then answers."""
 
-    def __init__(self, failures: int, error: Callable[[str], ItemError]) -> None:
+    def __init__(self, failures: int, error: Callable[[str], Exception]) -> None:
         self.failures = failures
         self.error = error
         self.calls = 0
@@ -210,19 +211,19 @@ def flaky_fetcher(source: Flaky, naps: list[float], timeout_s: float = 60) -> Fe
 class TestRetries:
     def test_pauses_longer_each_time(self) -> None:
         naps: list[float] = []
-        source = Flaky(2, verdicts.try_again)
+        source = Flaky(2, errors.TryAgain)
         assert flaky_fetcher(source, naps).fetch("https://a/") == b"bytes"
         assert len(naps) == 2
         assert 0.5 <= naps[0] <= 1 <= naps[1] <= 2
 
     def test_gives_up_after_the_last_attempt(self) -> None:
-        source = Flaky(9, verdicts.try_again)
+        source = Flaky(9, errors.TryAgain)
         with pytest.raises(TransientError) as caught:
             flaky_fetcher(source, []).fetch("https://a/")
         assert (source.calls, caught.value.code) == (3, Code.REFERENCE_UNREADABLE)
 
     def test_does_not_repeat_what_is_final(self) -> None:
-        source = Flaky(9, verdicts.not_found)
+        source = Flaky(9, errors.NotFound)
         with pytest.raises(ItemError):
             flaky_fetcher(source, []).fetch("https://a/")
         assert source.calls == 1
@@ -230,7 +231,7 @@ class TestRetries:
     def test_does_not_pause_beyond_the_deadline(self) -> None:
         naps: list[float] = []
         with pytest.raises(TransientError):
-            flaky_fetcher(Flaky(9, verdicts.try_again), naps, timeout_s=0.4).fetch("https://a/")
+            flaky_fetcher(Flaky(9, errors.TryAgain), naps, timeout_s=0.4).fetch("https://a/")
         assert naps == []
 
 
@@ -244,7 +245,7 @@ class Busy:
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         self.calls.append(self.clock.now)
         if self.clock.now < self.until:
-            raise verdicts.Busy("the server answered 429", self.retry_after_s)
+            raise errors.Busy("the server answered 429", self.retry_after_s)
         return b"bytes"
 
     def close(self) -> None:
@@ -311,6 +312,22 @@ class TestServersThatAskForAPause:
         assert code_of(fetcher, "https://a/") is Code.REFERENCE_UNREADABLE
         with pytest.raises(SystemicError, match=r"outage: 2 .* a pause of 3600 s"):
             fetcher.fetch("https://a/")
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, KeyError])
+def test_an_unexpected_error_is_internal_and_is_not_quoted(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a bug of ours or of a library, and its text may hold the whole reference."""
+    uri = "https://a/?sig=canary"
+    source = Flaky(1, lambda _: kind(f"cannot use {uri}"))
+    with pytest.raises(ItemError, match=f"^{kind.__name__}; its text may quote") as caught:
+        flaky_fetcher(source, []).fetch(uri)
+    assert (caught.value.code, caught.value.stage) == (Code.INTERNAL_ERROR, Stage.FETCH)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    assert f"unexpected {kind.__name__}" in caplog.text
+    assert "in fetch\n" in caplog.text
+    assert "canary" not in caplog.text
 
 
 class TestPolicy:
