@@ -13,15 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from embedstream_core.errors import (
-    Code,
-    EmbedstreamError,
-    ItemError,
-    SetupError,
-    Stage,
-    TransientError,
-)
-from embedstream_core.fetch.errors import Busy, Denied, TryAgain
+from embedstream_core.errors import EmbedstreamError, SetupError, TransientError
+from embedstream_core.fetch.errors import Busy, Denied, Internal, TryAgain
 from embedstream_core.fetch.file import FileSource
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Clock, Deadline
@@ -30,15 +23,7 @@ from embedstream_core.fetch.references import check_form
 from embedstream_core.fetch.s3 import S3Source
 from embedstream_core.settings import FetchPolicy
 
-__all__ = [
-    "SCHEMES",
-    "FetchPolicy",
-    "Fetcher",
-    "Scheme",
-    "Source",
-    "deny_references",
-    "open_fetcher",
-]
+__all__ = ["SCHEMES", "FetchPolicy", "Fetcher", "Source", "deny_references", "open_fetcher"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,41 +49,29 @@ class Source(Protocol):
         """Release everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """How a scheme is opened, and the list of the policy that opens it: empty means closed."""
-
-    open: Callable[[FetchPolicy], Source]
-    allowed: Callable[[FetchPolicy], tuple[object, ...]]
-
-
-SCHEMES: Final[Mapping[str, Scheme]] = {
-    "file": Scheme(open=FileSource, allowed=lambda policy: policy.folders),
-    "http": Scheme(open=HttpSource, allowed=lambda policy: policy.hosts),
-    "https": Scheme(open=HttpSource, allowed=lambda policy: policy.hosts),
-    "s3": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
+# The class that fetches a scheme, and the list of the policy that opens it: empty means closed.
+SCHEMES: Final[Mapping[str, tuple[Callable[[FetchPolicy], Source], str]]] = {
+    "file": (FileSource, "folders"),
+    "http": (HttpSource, "hosts"),
+    "https": (HttpSource, "hosts"),
+    "s3": (S3Source, "buckets"),
     # Hadoop's names for the same.
-    "s3a": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
-    "s3n": Scheme(open=S3Source, allowed=lambda policy: policy.buckets),
+    "s3a": (S3Source, "buckets"),
+    "s3n": (S3Source, "buckets"),
 }
 
 
+@dataclass
 class Fetcher:
     """Fetches references within a policy; safe to call from many threads at once."""
 
-    def __init__(
-        self,
-        policy: FetchPolicy,
-        sources: Mapping[str, Source],
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._policy = policy
-        self._sources = sources
-        self._outage = Outage(policy.outage_after)
-        self._sleep = sleep
-        self._clock = clock
+    policy: FetchPolicy
+    sources: Mapping[str, Source]
+    sleep: Callable[[float], None] = time.sleep
+    clock: Clock = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._outage = Outage(self.policy.outage_after)
 
     def fetch(self, uri: str) -> bytes:
         """Return the exact bytes that `uri` refers to, within `timeout_s` and `max_bytes`.
@@ -113,15 +86,15 @@ class Fetcher:
         try:
             check_form(uri)
             scheme = uri.partition(":")[0].lower() if ":" in uri else ""
-            if scheme not in self._sources:
+            if scheme not in self.sources:
                 fault = "is not allowed" if scheme in SCHEMES else "is unknown"
-                allowed = ", ".join(self._sources) or "none"
+                allowed = ", ".join(self.sources) or "none"
                 raise Denied(
                     f"scheme {scheme[:20]!r} {fault}; known: {', '.join(SCHEMES)}; "
                     f"allowed: {allowed}{_WAYS_OUT.get(scheme, '')}"
                 )
             with self._outage.watch():
-                return self._fetch_with_retries(self._sources[scheme], uri)
+                return self._fetch_with_retries(self.sources[scheme], uri)
         except (EmbedstreamError, MemoryError):
             raise
         except Exception as error:
@@ -129,11 +102,11 @@ class Fetcher:
             kind, frames = type(error).__name__, traceback.format_tb(error.__traceback__)
             _log.error("unexpected %s in one reference's fetch:\n%s", kind, "".join(frames))
             message = f"{kind}; its text may quote the reference and is left out"
-            raise ItemError(Code.INTERNAL_ERROR, Stage.FETCH, message) from None
+            raise Internal(message) from None
 
     def close(self) -> None:
         """Close all sources; nothing can be fetched after."""
-        for source in self._sources.values():
+        for source in self.sources.values():
             source.close()
 
     def __enter__(self) -> Self:
@@ -143,20 +116,20 @@ class Fetcher:
         self.close()
 
     def _fetch_with_retries(self, source: Source, uri: str) -> bytes:
-        deadline = Deadline(self._policy.timeout_s, self._clock)
-        for attempt in range(self._policy.attempts - 1):
-            pause_s = self._policy.backoff_s * 2**attempt * _RANDOM.uniform(0.5, 1.0)
+        deadline = Deadline(self.policy.timeout_s, self.clock)
+        for attempt in range(self.policy.attempts - 1):
+            pause_s = self.policy.backoff_s * 2**attempt * _RANDOM.uniform(0.5, 1.0)
             try:
                 return source.fetch(uri, deadline)
             except TransientError as error:
                 if isinstance(error, Busy):
                     pause_s = max(pause_s, error.retry_after_s)
                 if pause_s < deadline.left_s():
-                    self._sleep(pause_s)
+                    self.sleep(pause_s)
                 elif isinstance(error, Busy):
                     raise TryAgain(
                         f"{error.message}; there is no time for it within timeout_s, "
-                        f"{self._policy.timeout_s:g} s"
+                        f"{self.policy.timeout_s:g} s"
                     ) from error
                 else:
                     raise
@@ -179,8 +152,8 @@ def open_fetcher(policy: FetchPolicy, *, clock: Clock = time.monotonic) -> Fetch
         known = ", ".join(SCHEMES)
         raise SetupError(f"unknown scheme {unknown[0]!r} in the fetch policy; known: {known}")
     sources = {
-        name: scheme.open(policy)
-        for name, scheme in SCHEMES.items()
-        if name in policy.schemes and scheme.allowed(policy)
+        name: open_source(policy)
+        for name, (open_source, allowed) in SCHEMES.items()
+        if name in policy.schemes and getattr(policy, allowed)
     }
     return Fetcher(policy, sources, clock=clock)

@@ -6,13 +6,15 @@ from functools import partial
 
 from embedstream_core.errors import Code, ItemError, Stage, TransientError
 
-__all__ = ["Busy", "Denied", "NotFound", "TimedOut", "TryAgain", "Unreadable"]
+__all__ = ["Busy", "Denied", "Internal", "NotFound", "TimedOut", "TryAgain", "Unreadable"]
 
 # The policy does not allow the reference; nothing was opened.
 Denied = partial(ItemError, Code.REFERENCE_DENIED, Stage.FETCH)
 NotFound = partial(ItemError, Code.REFERENCE_NOT_FOUND, Stage.FETCH)
 # The reference is refused, or is not something to read.
 Unreadable = partial(ItemError, Code.REFERENCE_UNREADABLE, Stage.FETCH)
+# A bug of ours or of a library.
+Internal = partial(ItemError, Code.INTERNAL_ERROR, Stage.FETCH)
 # The next attempt may succeed.
 TryAgain = partial(TransientError, Code.REFERENCE_UNREADABLE, Stage.FETCH)
 TimedOut = partial(TransientError, Code.REFERENCE_TIMEOUT, Stage.FETCH)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -48,16 +48,23 @@ class FileSource:
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the file; links inside the allowed folders are followed."""
-        named = _read_path(uri)
         try:
-            path = Path(os.path.realpath(named))
-            folder = self._find_folder(path, named)
-            with _open_below(folder, path.relative_to(folder).parts) as file:
+            folder, path = self._find(uri)
+            *folders, name = path.relative_to(folder).parts or (".",)
+            with ExitStack() as opened:
+                # The path was resolved, so a link on the way was put there since, to lead out:
+                # O_NOFOLLOW refuses it at every step, which one open() of the whole path would not.
+                file = None
+                for step in (str(folder), *folders):
+                    file = os.open(step, _FOLDER, dir_fd=file)
+                    opened.callback(os.close, file)
+                file = os.open(name, _FILE, dir_fd=file)
+                opened.callback(os.close, file)
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     raise Unreadable("not a regular file")
                 return read_within(
-                    iter(lambda: os.read(file, _CHUNK_BYTES), b""),
+                    iter(partial(os.read, file, _CHUNK_BYTES), b""),
                     declared_bytes=status.st_size,
                     max_bytes=self._max_bytes,
                     deadline=deadline,
@@ -74,12 +81,24 @@ class FileSource:
     def close(self) -> None:
         """Do nothing; no file is kept open."""
 
-    def _find_folder(self, path: Path, named: str) -> Path:
+    def _find(self, uri: str) -> tuple[Path, Path]:
+        """Return the allowed folder of a file, and the file's path without links."""
+        parts = split_reference(uri)
+        if parts.netloc.lower() not in ("", "localhost"):
+            raise Denied("a file reference names no other host: write file:///folder/name")
+        if parts.query or parts.fragment:
+            raise Denied("write '?' as %3F and '#' as %23 in a file reference")
+        named = unquote(parts.path, errors="surrogateescape")
+        if "\0" in named:
+            raise Denied("a file reference has no %00")
+        if not named.startswith("/"):
+            raise Denied("a file reference needs an absolute path: file:///folder/name")
+        path = Path(os.path.realpath(named))
         if path in self._files:
-            return path.parent
+            return path.parent, path
         for folder in self._folders:
             if path.is_relative_to(folder):
-                return folder
+                return folder, path
         # The target of a link is named only for a link that is in an allowed folder itself.
         plain = Path(os.path.normpath(named))
         if any(plain.is_relative_to(folder) for folder in (*self._folders, *self._given)):
@@ -89,34 +108,3 @@ class FileSource:
             )
         allowed = ", ".join(map(str, self._folders))
         raise Denied(f"the file is not in an allowed folder; allowed: {allowed}")
-
-
-def _read_path(uri: str) -> str:
-    parts = split_reference(uri)
-    if parts.netloc.lower() not in ("", "localhost"):
-        raise Denied("a file reference names no other host: write file:///folder/name")
-    if parts.query or parts.fragment:
-        raise Denied("write '?' as %3F and '#' as %23 in a file reference")
-    path = unquote(parts.path, errors="surrogateescape")
-    if "\0" in path:
-        raise Denied("a file reference has no %00")
-    if not path.startswith("/"):
-        raise Denied("a file reference needs an absolute path: file:///folder/name")
-    return path
-
-
-@contextmanager
-def _open_below(folder: Path, parts: tuple[str, ...]) -> Iterator[int]:
-    """Open a file below `folder` step by step.
-
-    The path was resolved, so a link on the way was put there since, to lead out: O_NOFOLLOW
-    refuses it at every step, which one open() of the whole path would not.
-    """
-    *folders, name = parts or (".",)
-    with ExitStack() as opened:
-        descriptor = os.open(folder, _FOLDER)
-        opened.callback(os.close, descriptor)
-        for step, flags in [*((step, _FOLDER) for step in folders), (name, _FILE)]:
-            descriptor = os.open(step, flags, dir_fd=descriptor)
-            opened.callback(os.close, descriptor)
-        yield descriptor

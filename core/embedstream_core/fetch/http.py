@@ -24,6 +24,11 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MISSING = {404, 410}
 _RETRIED = {408, 425, 429}
+_HEADERS: Final[dict[bytes | str, bytes | str]] = {
+    "User-Agent": "embedstream",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+}
 _IDLE_CONNECTIONS = 64
 _IDLE_S = 15.0
 _MAX_HOST_CHARACTERS = 253
@@ -61,18 +66,30 @@ class HttpSource:
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the body of a 200 response, complete and not compressed in transfer."""
         max_redirects = self._policy.max_redirects
-        for _ in range(max_redirects + 1):
-            url, authority = self._check_url(uri)
-            content, location = self._request(url, authority, deadline)
-            if location is None:
-                return content
-            try:
-                uri = urljoin(uri, location)
-            except ValueError as error:
-                raise Unreadable("the server redirects to what is not a URL") from error
-            if "@" in split_reference(uri).netloc:
-                raise Denied("a redirect with a user name or password is not followed")
-            check_form(uri)
+        try:
+            for _ in range(max_redirects + 1):
+                url, authority = self._check_url(uri)
+                headers = {"Host": authority, **_HEADERS}
+                new = Semaphore(self._policy.connections_per_host)
+                with (
+                    deadline.hold(self._turns.setdefault(authority, new)),
+                    network.use_deadline(deadline),
+                    self._pool.stream("GET", url, headers=headers) as response,
+                ):
+                    content, location = self._read(response, deadline)
+                if location is None:
+                    return content
+                try:
+                    uri = urljoin(uri, location)
+                except ValueError as error:
+                    raise Unreadable("the server redirects to what is not a URL") from error
+                if "@" in split_reference(uri).netloc:
+                    raise Denied("a redirect with a user name or password is not followed")
+                check_form(uri)
+        except httpcore.TimeoutException as error:
+            raise TimedOut("the server did not answer in time") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise TryAgain(f"the connection failed: {error}") from error
         raise Denied(f"redirected more often than max_redirects allows: {max_redirects}")
 
     def close(self) -> None:
@@ -111,30 +128,8 @@ class HttpSource:
         )
         return url, authority
 
-    def _request(
-        self, url: httpcore.URL, authority: str, deadline: Deadline
-    ) -> tuple[bytes, str | None]:
-        """Return the content, or empty bytes and the location of a redirect."""
-        sent: dict[bytes | str, bytes | str] = {
-            "Host": authority,
-            "User-Agent": "embedstream",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-        }
-        new = Semaphore(self._policy.connections_per_host)
-        try:
-            with (
-                deadline.hold(self._turns.setdefault(authority, new)),
-                network.use_deadline(deadline),
-                self._pool.stream("GET", url, headers=sent) as response,
-            ):
-                return self._read(response, deadline)
-        except httpcore.TimeoutException as error:
-            raise TimedOut("the server did not answer in time") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TryAgain(f"the connection failed: {error}") from error
-
     def _read(self, response: httpcore.Response, deadline: Deadline) -> tuple[bytes, str | None]:
+        """Return the content, or empty bytes and the location of a redirect."""
         status = response.status
         headers: dict[str, str] = {}
         for key, value in response.headers:

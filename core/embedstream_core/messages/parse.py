@@ -80,13 +80,16 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
     value = message.value
     if message_format != "image":
         value = _strip_schema_id(value)
-        # An array or a string is JSON only if all of it is.
-        if (
-            message_format == "json"
-            or _starts_like_json(value, b"{")
-            or (_starts_like_json(value, (b"[", b'"')) and _is_json(value))
-        ):
-            return _build_item(_read_object(value), image_id=image_id, headers=attributes)
+        is_json = message_format == "json" or _starts_like_json(value, b"{")
+        if is_json or _starts_like_json(value, (b"[", b'"')):
+            try:
+                fields = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                # An array or a string is JSON only if all of it is.
+                if is_json:
+                    raise _Malformed(f"the value is not JSON in UTF-8: {error}") from None
+            else:
+                return _build_item(fields, image_id=image_id, headers=attributes)
     return Item(image_id=image_id, content=value, attributes=attributes)
 
 
@@ -108,36 +111,20 @@ def _strip_schema_id(value: bytes) -> bytes:
     )
 
 
-def _is_json(value: bytes) -> bool:
-    try:
-        json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _starts_like_json(value: bytes, start: bytes | tuple[bytes, ...]) -> bool:
     return value.removeprefix(_UTF_8_MARK).lstrip(_JSON_WHITESPACE).startswith(start)
-
-
-def _read_object(value: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise _Malformed(f"the value is not JSON in UTF-8: {error}") from None
-    if isinstance(fields, dict):
-        return fields
-    found = _describe_type(fields)
-    if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
-        found += " that holds an object, so it was encoded twice"
-    raise _Malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
 
 
 def _describe_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "a number")
 
 
-def _build_item(fields: dict[str, Any], *, image_id: str, headers: Mapping[str, str]) -> Item:
+def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> Item:
+    if not isinstance(fields, dict):
+        found = _describe_type(fields)
+        if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
+            found += " that holds an object, so it was encoded twice"
+        raise _Malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
     advice = _advise_on_envelope(fields)
     json_id, *texts = (fields.pop(name, None) for name in ("id", "uri", "data"))
     # Producers with a fixed set of fields leave one of them empty.

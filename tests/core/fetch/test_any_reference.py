@@ -108,7 +108,7 @@ def open_to_all(site: Site) -> Iterator[Fetcher]:
 
     with open_fetcher(replace(policy, schemes=("file", "s3", "s3a", "s3n"))) as others:
         web = HttpSource(policy, resolver=resolver)
-        sources = {**others._sources, "http": web, "https": web}
+        sources = {**others.sources, "http": web, "https": web}
         with Fetcher(policy, sources) as fetcher:
             yield fetcher
 
