@@ -64,8 +64,7 @@ class _ImageTransformer(
         config = DataFrameConfig.model_validate(self.getOrDefault(self.config))
         key = session_key(df.sparkSession), encoder, config
         if self._prepared is None or self._prepared[0] != key:
-            made = type(self)._open(df.sparkSession, encoder=encoder, config=config)
-            self._prepared = key, made
+            self._prepared = key, self._open(df.sparkSession, encoder=encoder, config=config)
         return self._prepared[1], image
 
 
@@ -77,7 +76,7 @@ class ImageFeaturizer(_ImageTransformer):
     `errorCol` if that is set.
     """
 
-    _open = partial(image_vectorizer, returns="outcome")
+    _open = staticmethod(partial(image_vectorizer, returns="outcome"))
 
     outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's convention
         Params._dummy(), "outputType", "vector or array", TypeConverters.toString
@@ -123,7 +122,7 @@ class ImagePredictor(_ImageTransformer):
     null for an image that cannot be decoded.
     """
 
-    _open = image_labeler
+    _open = staticmethod(image_labeler)
 
     topK: ClassVar[Param[int]] = Param(  # noqa: N815
         Params._dummy(), "topK", "how many classes", TypeConverters.toInt

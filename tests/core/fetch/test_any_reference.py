@@ -1,4 +1,4 @@
-"""No text of a reference, and of a redirect, raises anything but an ItemError."""
+"""No text of a reference or a redirect raises anything but an ItemError."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ REFERENCES = WITH_SCHEME | WITH_SCHEME | WITH_SCHEME | st.text(max_size=30)
 
 @contextmanager
 def open_to_all(site: Site) -> Iterator[Fetcher]:
-    """A fetcher that is allowed all that a policy can allow; every host is the site."""
+    """A fetcher with the widest policy; every host is the site."""
     policy = FetchPolicy(
         schemes=tuple(SCHEMES),
         folders=(HERE,),

@@ -1,4 +1,4 @@
-"""What holds for every scheme, and the front: form of references, retries, the table."""
+"""Every scheme, and the fetcher itself: form of references, retries, the table of schemes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TestEveryScheme:
         with open_fetcher(place.policy) as fetcher, ThreadPoolExecutor(16) as threads:
             assert list(threads.map(fetcher.fetch, uris)) == contents
 
-    def test_denies_what_is_outside_the_policy_without_a_connection(self, place: Place) -> None:
+    def test_denies_content_outside_the_policy_without_a_connection(self, place: Place) -> None:
         uri = place.outside()
         with open_fetcher(place.policy) as fetcher:
             assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
@@ -72,7 +72,7 @@ class TestEveryScheme:
             assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
         assert place.connections() == 0
 
-    def test_tells_what_is_not_there(self, place: Place) -> None:
+    def test_reports_a_missing_item(self, place: Place) -> None:
         with open_fetcher(place.policy) as fetcher:
             assert code_of(fetcher, place.missing()) is Code.REFERENCE_NOT_FOUND
 
@@ -90,7 +90,7 @@ class TestEveryScheme:
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
-def test_at_most_so_many_are_fetched_from_a_host_at_once(
+def test_connections_per_host_bounds_the_fetches_at_once(
     request: pytest.FixtureRequest, site: Site, scheme: str
 ) -> None:
     place: Place = request.getfixturevalue(f"{scheme}_place")
@@ -129,7 +129,7 @@ def test_at_most_so_many_are_fetched_from_a_host_at_once(
         "https:///user:hunter2@images.test/a.jpg",
     ],
 )
-def test_credentials_are_denied_and_not_told(uri: str, tmp_path: Path) -> None:
+def test_credentials_are_denied_and_not_quoted(uri: str, tmp_path: Path) -> None:
     policy = FetchPolicy(hosts=("images.test",), folders=(tmp_path,))
     with open_fetcher(policy) as fetcher, pytest.raises(ItemError) as caught:
         fetcher.fetch(uri)
@@ -163,7 +163,7 @@ def test_credentials_are_denied_and_not_told(uri: str, tmp_path: Path) -> None:
         "https://" + "a" * 64 + ".images.test/",
     ],
 )
-def test_odd_references_are_denied(uri: str) -> None:
+def test_malformed_references_are_denied(uri: str) -> None:
     with open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher:
         assert code_of(fetcher, uri) is Code.REFERENCE_DENIED
 
@@ -222,7 +222,7 @@ class TestRetries:
             flaky_fetcher(source, []).fetch("https://a/")
         assert (source.calls, caught.value.code) == (3, Code.REFERENCE_UNREADABLE)
 
-    def test_does_not_repeat_what_is_final(self) -> None:
+    def test_does_not_repeat_a_final_error(self) -> None:
         source = Flaky(9, errors.NotFound)
         with pytest.raises(ItemError):
             flaky_fetcher(source, []).fetch("https://a/")
@@ -344,7 +344,7 @@ class TestPolicy:
         open_fetcher(FetchPolicy()).close()
 
     @pytest.mark.parametrize("host", ["*", "*.", "https://a.test", "a.test/x", "a:b", "", "a b"])
-    def test_rejects_what_is_no_host(self, host: str) -> None:
+    def test_rejects_an_invalid_host(self, host: str) -> None:
         with pytest.raises(SetupError, match="cannot be allowed"):
             FetchPolicy(hosts=(host,))
 
@@ -362,7 +362,7 @@ class TestPolicy:
             {"s3_endpoint": "storage.example.com"},
         ],
     )
-    def test_rejects_values_without_sense(self, values: dict[str, object]) -> None:
+    def test_rejects_invalid_values(self, values: dict[str, object]) -> None:
         with pytest.raises(SetupError):
             FetchPolicy(**values)  # type: ignore[arg-type]
 
