@@ -95,9 +95,9 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
 
 def _strip_schema_id(value: bytes) -> bytes:
     """Strip Confluent's five bytes from JSON; refuse other values in its wire format."""
-    rest = value[_CONFLUENT_BYTES:]
-    if not value.startswith(b"\0") or not rest:
+    if not value.startswith(b"\0") or len(value) <= _CONFLUENT_BYTES:
         return value
+    rest = value[_CONFLUENT_BYTES:]
     if _starts_like_json(rest, b"{"):
         return rest
     schema_id = int.from_bytes(value[1:_CONFLUENT_BYTES], "big", signed=True)
@@ -126,11 +126,10 @@ def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> It
             found += " that holds an object, so it was encoded twice"
         raise _Malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
     advice = _advise_on_envelope(fields)
-    json_id, *texts = (fields.pop(name, None) for name in ("id", "uri", "data"))
+    json_id = fields.pop("id", None)
+    texts = {name: fields.pop(name, None) for name in ("uri", "data")}
     # Producers with a fixed set of fields leave one of them empty.
-    given = {
-        name: one for name, one in zip(("uri", "data"), texts, strict=True) if one not in (None, "")
-    }
+    given = {name: text for name, text in texts.items() if text not in (None, "")}
     if len(given) != 1 or (advice and not isinstance(next(iter(given.values())), str)):
         rule = "a JSON message needs exactly one of the fields 'uri' and 'data'"
         raise ItemError(Code.MESSAGE_INCOMPLETE, Stage.MESSAGE, advice or rule)
