@@ -1,1 +1,1 @@
-"""The featurizing pipeline of embedstream: image bytes or references in, vectors out; no Spark."""
+"""The embedding pipeline of embedstream: image bytes or references in, vectors out; no Spark."""

@@ -15,10 +15,10 @@ __all__ = ["open_draft", "replace_file"]
 
 @contextmanager
 def open_draft(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a hidden file next to `path`, to write what `path` is to hold.
+    """Open a hidden file next to `path`, to write the new content of `path`.
 
-    On leaving it is on the disk, and its `name` is for the caller to rename or to link; after an
-    error it is removed. `mode` are its permissions, less the process's mask.
+    On exit the file is on the disk, and the caller renames or links its `name`; after an error it
+    is removed. `mode` is its permissions, less the process's mask.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -32,7 +32,7 @@ def open_draft(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file, whether it is there or not; its readers see the old content or the new one."""
+    """Create or replace a file; its readers see the old content or the new one."""
     with open_draft(path, mode=mode) as draft:
         draft.write(content)
     Path(draft.name).replace(path)

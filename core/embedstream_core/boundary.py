@@ -1,4 +1,4 @@
-"""The boundary between one item and its batch: what an item raises becomes its outcome."""
+"""The boundary between one item and its batch: an exception of an item becomes its outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attempt(
     logged with its traceback: a bug in a parser or a library never stops a stream.
 
     Raises:
-        EmbedstreamError: one that names the set-up or the system as the cause, not the item.
+        EmbedstreamError: the set-up or the system is to blame, not the item.
         MemoryError: this process has too little; the next attempt decodes in a child process.
     """
     try:
@@ -40,6 +40,6 @@ def attempt(
     except Exception as error:
         _log.exception("unexpected error in one item's %s stage; it becomes a failure row", stage)
         code, message = Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}"
-    # A lone surrogate, as in the name of a file, is no UTF-8: Arrow would refuse the whole batch.
+    # A lone surrogate, as in a file's name, is not UTF-8: Arrow would refuse the whole Arrow batch.
     text = message[:_MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
     return Failure(code, stage, text, content_sha256=content_sha256)

@@ -5,12 +5,12 @@ EmbedstreamError
 │   ├── MissingExtra    install an optional package; the message gives the pip line
 │   ├── ConfigError     correct the configuration
 │   └── LocationError   correct a path or a URI
-├── ItemError           record: this one item becomes a failure row, the stream goes on
+├── ItemError           record: this one item becomes a failure row, the stream continues
 │   └── TransientError  retry with backoff; what still fails then is recorded
 │       └── Busy        retry after the pause that the server asks for
 ├── SystemicError       fail the micro-batch so that it is retried: no item is to blame
-├── StreamFailed        stop: the work ended early; the same command does what is left
-├── JvmEnded            stop: Spark's JVM is gone; the same command does what is left
+├── StreamFailed        stop: the work ended early; re-run the same command to resume
+├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
 ├── ClaimLost           stop: another driver has taken over
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read
 └── Unparsable          report: a file of the checkpoint is not what Spark writes
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Stage(StrEnum):
-    """Where on an item's way it failed."""
+    """The stage at which an item failed."""
 
     MESSAGE = "message"
     FETCH = "fetch"
@@ -64,11 +64,11 @@ class Code(StrEnum):
 
 
 class EmbedstreamError(Exception):
-    """The root: catch it to catch everything that embedstream raises on purpose."""
+    """The root of every error that embedstream raises on purpose."""
 
 
 class SetupError(EmbedstreamError):
-    """The set-up is wrong: the message gives the rule, the value and the way out."""
+    """The set-up is wrong; the message gives the rule, the value and the way out."""
 
 
 class MissingExtra(SetupError):
@@ -89,7 +89,7 @@ class ItemError(EmbedstreamError):
 
 
 def decode_error(code: Code, message: str) -> ItemError:
-    """Make the error of an image that is not decoded, to raise."""
+    """Return the error of an image that cannot be decoded."""
     return ItemError(code, Stage.DECODE, message)
 
 
@@ -98,9 +98,9 @@ class TransientError(ItemError):
 
 
 class SystemicError(EmbedstreamError):
-    """No single item is to blame: the micro-batch fails and Spark retries it."""
+    """No single item is to blame; the micro-batch fails and Spark retries it."""
 
 
 def explain(error: BaseException) -> str:
-    """Say in one line what was raised, by its type and message."""
+    """Return an exception's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -12,10 +12,10 @@ __all__ = ["require_extra"]
 
 @contextmanager
 def require_extra(extra: str, *, feature: str) -> Iterator[None]:
-    """Enclose the imports of packages that an extra brings.
+    """Enclose the imports of an extra's packages.
 
     Raises:
-        MissingExtra: one is not installed; the message names the feature that needs it.
+        MissingExtra: a package is not installed; the message names the feature that needs it.
     """
     try:
         yield

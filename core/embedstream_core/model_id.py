@@ -1,4 +1,4 @@
-"""What a `model_id` says: which model made a vector, from which pixels, in which precision."""
+"""The `model_id`: which model made a vector, from which pixels, in which precision."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from embedstream_core.errors import SetupError
 __all__ = ["MLFLOW", "PRECISIONS", "ModelId", "Precision"]
 
 Precision = Literal["float32", "bfloat16"]
-"""What a forward pass computes in."""
+"""The number format of a forward pass."""
 
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MLFLOW = "mlflow"
-"""What `encoder.name` and a `model_id` call MLflow's registry."""
+"""The name of MLflow's registry in `encoder.name` and in a `model_id`."""
 
 _FORM = re.compile(
-    rf"(?P<encoder>{MLFLOW}(?=/)|.+(?=/[^/]+/))/(?P<weights>.+)/(?P<sha256>[0-9a-f]{{1,12}})"
-    r"(-(?P<preprocessing>[0-9a-f]{6}))?(@(?P<precision>bfloat16))?"
+    rf"({MLFLOW}(?=/)|.+(?=/[^/]+/))/(.+)/([0-9a-f]{{1,12}})(?:-([0-9a-f]{{6}}))?(?:@(bfloat16))?"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """Vectors with the same id can be compared with each other; others cannot.
+    """The id of a model's vectors: only vectors with the same id can be compared.
 
     Its text is `<encoder>/<weights>/<sha256>`, then `-<preprocessing>` where a preprocessing was
-    declared, then `@bfloat16` for vectors that were made in that precision:
+    declared, then `@bfloat16` for vectors of that precision:
     `resnet50/IMAGENET1K_V2/11ad3fa6f4b5-5d41c3@bfloat16`. `sha256` is the first 12 characters of
     the weights' hash, `preprocessing` the first 6 of its own.
     """
@@ -50,7 +49,7 @@ class ModelId:
         """Read the text of a `model_id`.
 
         Raises:
-            SetupError: it has another form.
+            SetupError: the text has another form.
         """
         found = _FORM.fullmatch(text)
         if found is None:
@@ -58,13 +57,8 @@ class ModelId:
                 f"'{text}' is not a model_id; one is <encoder>/<weights>/<start of the sha256>, as "
                 "resnet50/IMAGENET1K_V2/11ad3fa6f4b5; see the table's column model_id"
             )
-        return cls(
-            found["encoder"],
-            found["weights"],
-            found["sha256"],
-            found["preprocessing"] or "",
-            "bfloat16" if found["precision"] else "float32",
-        )
+        encoder, weights, sha256, preprocessing, precision = found.groups("")
+        return cls(encoder, weights, sha256, preprocessing, "bfloat16" if precision else "float32")
 
     def in_precision(self, precision: Precision) -> ModelId:
         """Return the id of the same model's vectors in a precision."""

@@ -7,7 +7,7 @@ Nothing here imports MLflow, and nothing is pickled: a model in MLflow is the fo
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,48 +20,50 @@ from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import Precision
 from embedstream_core.models.card import ModelCard, read_card, tensors_in
 from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.records import Embedding, Item, Outcome
+from embedstream_core.records import Embedding, Item
 from embedstream_core.settings import EngineSettings
 
 __all__ = ["ImageEncoder"]
 
+# Servers predict from several threads, and an engine takes one at a time.
+_turn = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class ImageEncoder:
-    """A saved encoder; its engine is started by the first prediction, once a process."""
+    """A saved encoder; the first prediction starts its engine, once per process.
+
+    `settings` is MLflow's `model_config`.
+    """
 
     folder: Path
     card: ModelCard
-    # MLflow's `model_config`.
     settings: EngineSettings
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Embed the images in the column `content`, bytes or null.
 
         Returns a frame of the same index. `embedding` is float32 of shape (dimension,), or None
-        for what cannot be embedded; `error` says why, as `<code>: <message>`, and is empty
-        otherwise: MLflow would make the text "None" of a null.
+        for an image that cannot be embedded; `error` gives the reason, as `<code>: <message>`, and
+        is empty otherwise: MLflow would turn a null into the text "None".
         """
-        # Servers predict from several threads, and an engine takes one at a time.
+        # pandas has several nulls; each stands for no bytes.
+        items = [
+            Item("", content=image if isinstance(image, bytes) else b"")
+            for image in model_input["content"]
+        ]
         with _turn:
-            outcomes = self._outcomes(model_input["content"].tolist())
-        columns = {
-            "embedding": pd.Series([_vector(one) for one in outcomes], dtype=object),
-            "error": pd.Series([_error(one) for one in outcomes], dtype=object),
-        }
-        return pd.DataFrame(columns).set_axis(model_input.index)
-
-    def _outcomes(self, images: Sequence[Any]) -> list[Outcome]:
-        pipeline = Pipeline(
-            engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
-            self.card.preprocessing,
-            fetch=deny_references,
-        )
-        (outcomes,) = pipeline.run([[Item("", content=_content(image)) for image in images]])
-        return outcomes
-
-
-_turn = threading.Lock()
+            pipeline = Pipeline(
+                engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
+                self.card.preprocessing,
+                fetch=deny_references,
+            )
+            (outcomes,) = pipeline.run([items])
+        rows = [
+            (one.vector, "") if isinstance(one, Embedding) else (None, f"{one.code}: {one.message}")
+            for one in outcomes
+        ]
+        return pd.DataFrame(rows, model_input.index, ["embedding", "error"], dtype=object)
 
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
@@ -71,16 +73,3 @@ def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) 
     precision = TypeAdapter(Precision).validate_python(config.pop("precision", card.precision))
     settings = TypeAdapter(EngineSettings).validate_python(config)
     return ImageEncoder(folder, replace(card, precision=precision), settings)
-
-
-def _content(image: Any) -> bytes:
-    # What is null stands for no bytes, and pandas has several nulls.
-    return image if isinstance(image, bytes) else b""
-
-
-def _vector(outcome: Outcome) -> Any:
-    return outcome.vector if isinstance(outcome, Embedding) else None
-
-
-def _error(outcome: Outcome) -> str:
-    return "" if isinstance(outcome, Embedding) else f"{outcome.code}: {outcome.message}"

@@ -1,4 +1,4 @@
-"""What goes into the pipeline and what comes out: items, embeddings and failures."""
+"""The input and output of the pipeline: items, embeddings and failures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to embed: its bytes, or a reference to them.
-
-    Exactly one of `content` and `uri` is set.
-    """
+    """One image to embed; exactly one of its bytes, `content`, and its reference, `uri`, is set."""
 
     image_id: str
     content: bytes | None = None
@@ -31,10 +28,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A good outcome.
+    """The outcome of an item that was embedded.
 
-    `vector` is a float32 array of shape (dimension,). `width` and `height` are the picture's own,
-    in pixels, before any scaling and after its EXIF orientation.
+    `vector` is a float32 array of shape (dimension,). `width` and `height` are the image's own, in
+    pixels, before any scaling and after its EXIF orientation.
     """
 
     vector: npt.NDArray[np.float32]
@@ -45,7 +42,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A bad outcome: why there is no vector. `content_sha256` is set once the bytes were had."""
+    """The outcome of an item without a vector; `content_sha256` is set if its bytes were read."""
 
     code: Code
     stage: Stage
@@ -56,4 +53,4 @@ class Failure:
 Outcome = Embedding | Failure
 
 Entry = Item | Failure
-"""What goes into the pipeline: an item, or a message that could not be read as one."""
+"""The pipeline's input: an item, or the failure of a message that could not be read as one."""

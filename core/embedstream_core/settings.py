@@ -1,4 +1,4 @@
-"""What a user may set, with the choices and the defaults; imports neither torch nor Pillow.
+"""The settings of the core, with their choices and defaults; imports neither torch nor Pillow.
 
 The sections of a stream's configuration take both from here, so that each is written once. The
 classes have no slots: a default is read as `FetchPolicy.timeout_s`.
@@ -42,17 +42,28 @@ Backend = Literal["torch", "compile", "openvino"]
 FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
-"""The others have to be asked for by name."""
+"""The other schemes are opened by name only."""
 
-_HOST_RULE = re.compile(r"(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_HOST_RULE = re.compile(
+    r"(?P<name>(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?", re.ASCII
+)
+
+_LEAST = {
+    "max_redirects": 0,
+    "max_bytes": 1,
+    "attempts": 1,
+    "backoff_s": 0,
+    "outage_after": 1,
+    "connections_per_host": 1,
+}
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What is refused before any pixel is decoded.
+    """Limits that are checked before any pixel is decoded.
 
     `max_scans` bounds the passes over a JPEG: encoders make about ten, and one of a few bytes costs
-    as much as one over the whole picture.
+    as much as one over the whole image.
     """
 
     max_bytes: int = 32 * 2**20
@@ -64,10 +75,7 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class Isolation:
-    """What one image may take in a process of its own.
-
-    `memory_bytes` is on top of what the idle process has.
-    """
+    """Limits of one image in a child process; `memory_bytes` is on top of the idle process's."""
 
     timeout_s: float = 30.0
     memory_bytes: int = 2 * 2**30
@@ -75,9 +83,9 @@ class Isolation:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What runs a model, as in the section `encoder` of a stream's configuration.
+    """How a model runs, as in the section `encoder` of a stream's configuration.
 
-    `batch_size` is the number of pictures in a forward pass; None leaves it to the device.
+    `batch_size` is the number of images in a model batch; None leaves it to the device.
     """
 
     device: Device = "auto"
@@ -87,12 +95,12 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class PipelineLimits:
-    """What may be under way at once, so that memory is bounded whatever comes.
+    """Bounds of the work in progress, so that memory is bounded for any input.
 
-    `rows` and `bytes` bound what is read ahead of the model, `pixels` what is being decoded;
-    a single item over a bound passes alone. At most `rows` repetitions wait for one model batch.
-    `decode_threads` is None for as many as torch computes with. The timeouts are the watchdog's,
-    for one image and one forward pass.
+    `rows` and `bytes` bound the items that are read ahead of the model, `pixels` the images that
+    are being decoded; a single item over a bound passes alone. At most `rows` repetitions wait for
+    one model batch. `decode_threads` is None for as many as torch computes with. The timeouts are
+    the watchdog's, for one image and one forward pass.
     """
 
     fetch_threads: int = 16
@@ -106,17 +114,19 @@ class PipelineLimits:
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """One line of `FetchPolicy.hosts`. Without a port it stands for the scheme's own port."""
+    """One line of `FetchPolicy.hosts`; without a port it allows the scheme's own port."""
 
     name: str
     port: int | None
 
     @classmethod
     def parse(cls, text: str) -> HostRule:
-        """Raises SetupError for what is no host name, wildcard or address."""
-        match = re.fullmatch(
-            rf"(?P<name>{_HOST_RULE.pattern})(:(?P<port>\d{{1,5}}))?", text.lower()
-        )
+        """Read a rule.
+
+        Raises:
+            SetupError: the text is no host name, wildcard or address.
+        """
+        match = _HOST_RULE.fullmatch(text.lower())
         if match is None:
             raise SetupError(
                 f"host {text!r} cannot be allowed: write a name, '*.example.com' or an address, "
@@ -125,7 +135,7 @@ class HostRule:
         return cls(match["name"].strip("[]"), int(match["port"]) if match["port"] else None)
 
     def matches(self, host: str, port: int, default_port: int) -> bool:
-        """Whether this rule allows that port of that host, which is in lower case."""
+        """Return whether this rule allows that port of that host, which is in lower case."""
         if port != (self.port or default_port):
             return False
         return host.endswith(self.name[1:]) if self.name[0] == "*" else host == self.name
@@ -133,23 +143,23 @@ class HostRule:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """What may be fetched: nothing, unless it is named here.
+    """The references that may be fetched; nothing is allowed that is not named here.
 
     A scheme is open when it is in `schemes` and its list is not empty: `folders` for file,
-    `hosts` for http and https, `buckets` for s3, s3a and s3n. Plain http, s3a and s3n have to be
-    asked for in `schemes`.
+    `hosts` for http and https, `buckets` for s3, s3a and s3n.
 
-    folders: what is no folder but a file allows that one file.
+    folders: absolute paths; a file allows that one file.
     hosts: exact names, or `*.example.com` for every name below it; `name:port` for a port that is
     not the scheme's own.
     networks: addresses that are not public by IANA's registries (private, loopback, link-local,
     reserved, ...) are refused unless they are in one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
     backoff_s: the pause before the second attempt; it doubles with each further one.
-    outage_after: so many references in a row that fail for passing reasons are an outage, which is
-    no reference's fault; None knows no outage.
+    outage_after: the number of references in a row that fail with a TransientError and so are an
+    outage, which is no reference's fault; with None there is no outage.
 
-    Raises SetupError for values that make no sense.
+    Raises:
+        SetupError: a value is not valid.
     """
 
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
@@ -168,7 +178,12 @@ class FetchPolicy:
     s3_region: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SetupError(f"{name} is {value}; it is at least {least}")
+        if not self.timeout_s > 0:
+            raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
         _ = self.host_rules, self.private_networks
         for folder in self.folders:
             if not folder.is_absolute():
@@ -176,31 +191,15 @@ class FetchPolicy:
         if self.s3_endpoint is not None and urlsplit(self.s3_endpoint).hostname is None:
             raise SetupError("s3_endpoint needs a URL such as 'https://storage.example.com'")
 
-    def _check_numbers(self) -> None:
-        lowest = {
-            "max_redirects": 0,
-            "max_bytes": 1,
-            "attempts": 1,
-            "backoff_s": 0,
-            "connections_per_host": 1,
-        }
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise SetupError(f"{name} is {getattr(self, name)}; it is at least {least}")
-        if self.outage_after is not None and self.outage_after < 1:
-            raise SetupError(f"outage_after is {self.outage_after}; it is at least 1, or None")
-        if not self.timeout_s > 0:
-            raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
-
     @property
     def host_rules(self) -> tuple[HostRule, ...]:
         """`hosts`, parsed."""
-        return tuple(HostRule.parse(host) for host in self.hosts)
+        return tuple(map(HostRule.parse, self.hosts))
 
     @property
     def private_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """`networks`, parsed."""
         try:
-            return tuple(ip_network(network) for network in self.networks)
+            return tuple(map(ip_network, self.networks))
         except ValueError as error:
             raise SetupError(f"networks: {error}; write them as '10.1.0.0/16'") from error

@@ -1,6 +1,6 @@
 """embedstream on Spark: a Kafka topic of images becomes a Delta table of embeddings.
 
-The names here are for batch users; the stream is the command `embedstream`.
+The names here are for batch users; the command `embedstream` runs the stream.
 """
 
 from __future__ import annotations
@@ -38,26 +38,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DataFrameConfig": "config.sections",
-    "EncoderConfig": "config.sections",
-    "FinetunedEncoder": "finetuning.job",
-    "ImageFeaturizer": "api.spark_ml",
-    "ImageLabeler": "api.labels",
-    "ImagePredictor": "api.spark_ml",
-    "ImageVectorizer": "api.columns",
-    "TrainingSettings": "finetuning.job",
-    "featurize": "api.dataframe",
-    "finetune": "finetuning.job",
-    "image_labeler": "api.labels",
-    "image_vectorizer": "api.columns",
-    "log_encoder": "api.mlflow",
-    "read_images": "api.images",
-    "register_image_functions": "api.sql",
+    "api.columns": ["ImageVectorizer", "image_vectorizer"],
+    "api.dataframe": ["featurize"],
+    "api.images": ["read_images"],
+    "api.labels": ["ImageLabeler", "image_labeler"],
+    "api.mlflow": ["log_encoder"],
+    "api.spark_ml": ["ImageFeaturizer", "ImagePredictor"],
+    "api.sql": ["register_image_functions"],
+    "config.sections": ["DataFrameConfig", "EncoderConfig"],
+    "finetuning.job": ["FinetunedEncoder", "TrainingSettings", "finetune"],
 }
 
 
-# Imported when they are asked for: `embedstream --help` needs neither Spark nor torch.
+# Imported at the first use: `embedstream --help` needs neither Spark nor torch.
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'embedstream' has no attribute '{name}'")
-    return getattr(import_module(f"embedstream.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"embedstream.{home}"), name)
+    raise AttributeError(f"module 'embedstream' has no attribute '{name}'")

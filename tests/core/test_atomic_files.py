@@ -1,4 +1,4 @@
-"""A file that is written appears whole or not at all, and leaves nothing next to it."""
+"""A file appears whole or not at all, and no draft of it stays."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_readers_see_nothing_before_the_end_and_nothing_after_an_error(tmp_path:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640])
-def test_the_permissions_are_those_that_are_asked_for(tmp_path: Path, mode: int) -> None:
+def test_the_permissions_are_as_requested(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "model"
     mask = os.umask(0o022)
     try:

@@ -1,4 +1,4 @@
-"""What one item raises is its own failure, whatever it is; what names the system passes."""
+"""Any exception of an item is the item's own failure; errors of the system pass."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def test_the_message_is_short_and_valid_utf_8() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_no_items_fault_passes(error: BaseException) -> None:
+def test_an_error_that_no_item_caused_passes(error: BaseException) -> None:
     with pytest.raises(type(error)):
         failing(error)

@@ -44,7 +44,7 @@ def test_every_module_of_the_core_imports_alone() -> None:
     assert "embedstream_core.pipeline.pipeline" in modules_on_disk()
 
 
-def test_what_is_hidden_cannot_be_imported() -> None:
+def test_a_hidden_package_cannot_be_imported() -> None:
     for name in ("pyspark", "pyspark.sql", "embedstream", "embedstream.cli.app"):
         result = python(f"{WITHOUT}import {name}")
         assert "ModuleNotFoundError" in result.stderr

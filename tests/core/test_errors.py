@@ -1,4 +1,4 @@
-"""The codes of failures are a closed set, and the documents name those and no others."""
+"""The codes of failures are a closed set, and the documents name only those."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from embedstream_core.errors import Code, Stage
 
 ROOT = Path(__file__).parents[2]
 
-# Names of other things that begin as codes do.
+# Other names that begin like codes.
 OTHERS = {
     "image_embedding",
     "image_embeds",

@@ -1,4 +1,4 @@
-"""The text of a `model_id`, and the way back from it."""
+"""Writing and parsing a `model_id`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from embedstream_core.model_id import ModelId
         ("mlflow/m-123/0123456789ab", ModelId("mlflow", "m-123", "0123456789ab")),
     ],
 )
-def test_a_text_is_its_parts(text: str, parts: ModelId) -> None:
+def test_a_text_is_parsed_and_written(text: str, parts: ModelId) -> None:
     assert ModelId.parse(text) == parts
     assert str(parts) == text
 
@@ -49,12 +49,12 @@ def test_a_text_is_its_parts(text: str, parts: ModelId) -> None:
         "resnet50/IMAGENET1K_V2/11ad3fa6f4b5-5d41",
     ],
 )
-def test_another_text_is_refused_with_the_form(text: str) -> None:
+def test_an_invalid_text_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(SetupError, match="<encoder>/<weights>/<start of the sha256>"):
         ModelId.parse(text)
 
 
-def test_precisions_have_ids_of_their_own() -> None:
+def test_each_precision_has_its_own_id() -> None:
     exact = ModelId("resnet50", "IMAGENET1K_V2", "11ad3fa6f4b5")
 
     rounded = exact.in_precision("bfloat16")

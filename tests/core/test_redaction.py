@@ -1,4 +1,4 @@
-"""Texts in which a secret may stand, and what is kept of them."""
+"""Texts that may hold a secret, and the parts of them that are kept."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_uri_without_a_secret_stays(uri: str) -> None:
         ("https://a/#access_token=canary", "https://a/#access_token=[redacted]"),
     ],
 )  # fmt: skip
-def test_secrets_go_and_the_rest_stays(uri: str, kept: str) -> None:
+def test_secrets_are_removed_and_the_rest_stays(uri: str, kept: str) -> None:
     assert redacted_uri(uri) == kept
     assert redacted_uri(kept) == kept
 

@@ -1,4 +1,4 @@
-"""Pictures for the tests of the batch doors, and an encoder that is small and real."""
+"""Images for the tests of the batch API, and an encoder that is small and real."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ SMALL = ENCODER.model_copy(
         )
     }
 )
-"""The same at a quarter of the side: for tests that need many pictures."""
+"""The same at a quarter of the side: for tests that need many images."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what `write_pictures` writes, for tests that leave it as it is."""
+    """A folder with the files of `write_pictures`, for tests that do not change it."""
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder)
     return folder
@@ -56,9 +56,9 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as environment:
-        # It would keep the lock file of the folder in which the tests are run.
+        # It would log the lock file of the folder in which the tests run.
         environment.setenv("MLFLOW_UV_AUTO_DETECT", "false")
-        # MLflow and what it stands on warn of each other.
+        # MLflow and its dependencies warn of each other.
         with warnings.catch_warnings(action="ignore"):
             mlflow.set_tracking_uri(f"sqlite:///{folder}/store.db")
             experiment = mlflow.create_experiment("encoders", (folder / "artifacts").as_uri())
@@ -68,7 +68,7 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def write_pictures(folder: Path) -> dict[str, bytes]:
-    """Some real pictures as files, by name, and one file that is no picture."""
+    """Write real images, and one file that is not an image; return their bytes by name."""
     pictures = dict(list(real_pictures().items())[:6])
     files = {f"{Path(name).stem}.jpg": content for name, content in pictures.items()}
     files["broken.jpg"] = b"no picture"
@@ -78,7 +78,7 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
 
 
 def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
-    """Vectors of pictures from the core alone, with the encoder `ENCODER`, which is in float32."""
+    """Return vectors of images from the core alone, with the encoder `ENCODER` in float32."""
     model = prepare(ENCODER)
     preprocessing = model.card.preprocessing
     engine = Engine.start(
@@ -91,7 +91,7 @@ def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
 
 
 def digits(count: int) -> tuple[list[bytes], list[int]]:
-    """Some of scikit-learn's scanned digits as PNG bytes, and what each shows.
+    """Return some of scikit-learn's scanned digits as PNG bytes, and the digits.
 
     They are drawn at random, the same ones each time: the data set is sorted by who wrote them.
     """

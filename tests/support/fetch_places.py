@@ -1,4 +1,4 @@
-"""A web server that can misbehave, and one place to fetch from for each scheme."""
+"""A web server that can misbehave, and a place to fetch from for each scheme."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Visit(BaseHTTPRequestHandler):
         page(self)
 
     def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
-        """A well-formed answer; underscores in header names stand for dashes."""
+        """Send a well-formed response; underscores in header names stand for dashes."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
@@ -46,17 +46,17 @@ class Visit(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def raw(self, content: bytes) -> None:
-        """These bytes and no more, then the end of the connection."""
+        """Send only these bytes, then close the connection."""
         self.wfile.write(content)
         self.close_connection = True
 
     def stall(self) -> None:
-        """Nothing, until the site closes."""
+        """Send nothing until the site closes."""
         self.server.closing.wait(20)
         self.close_connection = True
 
     def drip(self, parts: Iterator[bytes], pause_s: float) -> None:
-        """One part at a time, until the site closes or the visitor is gone."""
+        """Send one part at a time, until the site closes or the client is gone."""
         self.close_connection = True
         for part in parts:
             self.wfile.write(part)
@@ -92,7 +92,7 @@ class Site(ThreadingHTTPServer):
 
     @property
     def policy(self) -> FetchPolicy:
-        """Allows this site."""
+        """A policy that allows this site."""
         return FetchPolicy(
             schemes=("http", "https"),
             hosts=(f"127.0.0.1:{self.port}",),
@@ -147,7 +147,7 @@ def connections(listener: socket.socket) -> int:
 
 
 def code_of(uri: str, policy: FetchPolicy, resolver: Resolver | None = None) -> Code:
-    """Why `uri` cannot be fetched."""
+    """Return the code with which fetching `uri` fails."""
     with fetcher_of(policy, resolver) as fetcher, pytest.raises(ItemError) as caught:
         fetcher.fetch(uri)
     return caught.value.code
@@ -175,10 +175,10 @@ class Place(Protocol):
         """A reference to content that is there, and is not allowed."""
 
     def slow(self) -> tuple[Fetcher, str]:
-        """A reference that takes longer than that fetcher waits, which is half a second."""
+        """A fetcher that waits half a second, and a reference that takes longer."""
 
     def connections(self) -> int:
-        """How often anything was connected to."""
+        """The number of connections."""
 
 
 @dataclass
@@ -274,7 +274,7 @@ class S3Place:
 
 
 def relay(visit: Visit, origin: str) -> None:
-    """Answers what the server at `origin` answers."""
+    """Send the response of the server at `origin`."""
     connection = http.client.HTTPConnection(urlsplit(origin).netloc)
     connection.request("GET", visit.path, headers=dict(visit.headers))
     response = connection.getresponse()

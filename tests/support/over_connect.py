@@ -1,4 +1,4 @@
-"""What a client of Spark Connect does with the batch doors; prints what came of it as JSON.
+"""Use the batch API as a client of Spark Connect, and print the results as JSON.
 
 python over_connect.py FOLDER_OF_PICTURES FOLDER_OF_ODD_NAMES
 """

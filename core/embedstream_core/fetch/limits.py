@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from itertools import chain
+from threading import Semaphore
 from typing import TypeVar
 
-from embedstream_core.errors import TransientError
-from embedstream_core.fetch import verdicts
+from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.fetch.errors import TimedOut
 
 __all__ = ["Clock", "Deadline", "read_within"]
 
@@ -17,49 +20,58 @@ Result = TypeVar("Result")
 
 
 class Deadline:
-    """The end of one item's time, in seconds of a monotonic clock."""
+    """The end of one item's time, in seconds of a monotonic clock.
 
-    __slots__ = ("_clock", "_ends_at", "_timeout_s")
+    Its methods raise REFERENCE_TIMEOUT once the time is over, except `left_s`.
+    """
 
     def __init__(self, timeout_s: float, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._timeout_s = timeout_s
         self._ends_at = clock() + timeout_s
+        self._message = f"not complete after {timeout_s:g} s"
 
     def left_s(self) -> float:
-        """Seconds left, negative once it has passed."""
+        """Return the seconds left, which are negative after the deadline."""
         return self._ends_at - self._clock()
 
     def remaining_s(self) -> float:
-        """Seconds left, always positive; raises REFERENCE_TIMEOUT once there are none."""
-        left_s = self.left_s()
-        if left_s <= 0:
-            raise self.error()
-        return left_s
+        """Return the seconds left, which are positive."""
+        if (left_s := self.left_s()) > 0:
+            return left_s
+        raise TimedOut(self._message)
 
     def wait_for(self, future: Future[Result]) -> Result:
-        """The result of `future`; REFERENCE_TIMEOUT, and the future left to itself, when late."""
+        """Return the result of `future`; cancel it at the deadline."""
         done, _ = wait((future,), timeout=self.remaining_s())
-        if not done:
-            future.cancel()
-            raise self.error()
-        return future.result()
+        if done:
+            return future.result()
+        future.cancel()
+        raise TimedOut(self._message)
 
-    def error(self) -> TransientError:
-        """REFERENCE_TIMEOUT, to raise."""
-        return verdicts.timed_out(f"not complete after {self._timeout_s:g} s")
+    @contextmanager
+    def hold(self, semaphore: Semaphore) -> Iterator[None]:
+        """Hold `semaphore`, after waiting for it."""
+        if not semaphore.acquire(timeout=self.remaining_s()):
+            raise TimedOut(self._message)
+        try:
+            yield
+        finally:
+            semaphore.release()
 
 
-def read_within(chunks: Iterable[bytes], *, max_bytes: int, deadline: Deadline) -> bytes:
-    """All bytes of `chunks`.
+def read_within(
+    chunks: Iterable[bytes], *, declared_bytes: int = 0, max_bytes: int, deadline: Deadline
+) -> bytes:
+    """Return all bytes of `chunks`, checking the size and the deadline after each chunk.
 
-    Raises IMAGE_TOO_LARGE at the first chunk beyond `max_bytes`, and REFERENCE_TIMEOUT at the
-    first one after the deadline.
+    Raises:
+        ItemError: IMAGE_TOO_LARGE; nothing is read where `declared_bytes` is too large already.
+        TransientError: REFERENCE_TIMEOUT.
     """
     content = bytearray()
-    for chunk in chunks:
+    for chunk in chain((b"",), chunks):
         content += chunk
-        if len(content) > max_bytes:
-            raise verdicts.too_large(max_bytes)
+        if max(declared_bytes, len(content)) > max_bytes:
+            raise ItemError(Code.IMAGE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
         deadline.remaining_s()
     return bytes(content)

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpcore
 
-from embedstream_core.fetch import verdicts
 from embedstream_core.fetch.addresses import Network, is_admitted
+from embedstream_core.fetch.errors import Denied, TryAgain, Unreadable
 from embedstream_core.fetch.limits import Deadline
 
-__all__ = ["GuardedBackend", "Resolver", "resolve", "within"]
+__all__ = ["GuardedBackend", "Resolver", "resolve", "use_deadline"]
 
 Resolver = Callable[[str, int], Iterable[str]]
 
@@ -26,8 +26,8 @@ _deadline: ContextVar[Deadline] = ContextVar("deadline")
 
 
 @contextmanager
-def within(deadline: Deadline) -> Iterator[None]:
-    """Every connect, read and write of this thread ends with `deadline`."""
+def use_deadline(deadline: Deadline) -> Iterator[None]:
+    """End every connect, read and write of this thread with `deadline`."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -36,7 +36,7 @@ def within(deadline: Deadline) -> Iterator[None]:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """All addresses of `host`, in the order to try them."""
+    """Return all addresses of `host`, in the order to try them."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -52,7 +52,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         self._networks = networks
         self._resolver = resolver
         self._sockets = httpcore.SyncBackend()
-        # getaddrinfo knows no time limit: in a thread of its own it can be left behind.
+        # getaddrinfo has no time limit: a thread of its own can be left behind.
         self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
 
     def connect_tcp(
@@ -63,38 +63,34 @@ class GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Tries the addresses in turn; each gets its share of the time that is left."""
-        addresses = self._checked_addresses(host, port)
-        for position, address in enumerate(addresses):
-            share_s = _deadline.get().remaining_s() / (len(addresses) - position)
-            try:
-                stream = self._sockets.connect_tcp(
-                    address, port, share_s, local_address, socket_options
+        """Try the addresses in turn; each gets its share of the time that is left."""
+        deadline = _deadline.get()
+        try:
+            lookup = self._lookups.submit(self._resolver, host, port)
+            addresses = list(deadline.wait_for(lookup))
+        except (OSError, UnicodeError) as error:
+            raise TryAgain(f"host {host!r} cannot be resolved") from error
+        for address in addresses:
+            if not is_admitted(ip_address(address), self._networks):
+                allowed = ", ".join(map(str, self._networks)) or "none"
+                raise Denied(
+                    f"host {host!r} leads to {address}, which is not public; "
+                    f"allowed networks: {allowed}"
                 )
-                return _DeadlineStream(stream)
+        failure: Exception = TryAgain(f"host {host!r} has no address")
+        for position, address in enumerate(addresses):
+            share_s = deadline.remaining_s() / (len(addresses) - position)
+            try:
+                return _DeadlineStream(
+                    self._sockets.connect_tcp(address, port, share_s, local_address, socket_options)
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
     def close(self) -> None:
-        """Lets the look-ups go; one that is stuck ends by itself."""
+        """Cancel the look-ups; one that is stuck ends by itself."""
         self._lookups.shutdown(wait=False, cancel_futures=True)
-
-    def _checked_addresses(self, host: str, port: int) -> list[str]:
-        lookup = self._lookups.submit(self._resolver, host, port)
-        try:
-            addresses = list(_deadline.get().wait_for(lookup))
-        except (OSError, UnicodeError) as error:
-            raise verdicts.try_again(f"host {host!r} cannot be resolved") from error
-        if not addresses:
-            raise verdicts.try_again(f"host {host!r} has no address")
-        for address in addresses:
-            if not is_admitted(ip_address(address), self._networks):
-                raise verdicts.denied(
-                    f"host {host!r} leads to {address}, which is not public; "
-                    f"allowed networks: {verdicts.listed(self._networks)}"
-                )
-        return addresses
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -124,7 +120,7 @@ class _DeadlineStream(httpcore.NetworkStream):
         except httpcore.ConnectError as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 reason = error.__cause__.verify_message
-                raise verdicts.unreadable(f"certificate refused: {reason}") from error
+                raise Unreadable(f"certificate refused: {reason}") from error
             raise
         return _DeadlineStream(stream)
 

@@ -12,47 +12,44 @@ __all__ = ["Outage"]
 
 
 class Outage:
-    """Counts the fetches that failed in a row for passing reasons; shared by threads.
+    """Counts the consecutive fetches that failed with a TransientError; shared by threads.
 
-    Any answer ends the row, be it a refusal: somebody is there. `limit` of them are an outage;
-    None knows none.
+    Any response, even an error, resets the counter. The counter reaching `limit` is an outage;
+    with None there is no outage.
     """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._in_a_row = 0
+        self._failures = 0
         self._lock = threading.Lock()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """One fetch, with its retries.
+    def watch(self) -> Iterator[None]:
+        """Enclose one fetch with its retries.
 
-        Raises SystemicError in the place of a TransientError while there is an outage.
+        Raises:
+            SystemicError: in the place of a TransientError during an outage.
         """
         try:
             yield
         except TransientError as error:
-            self._count(error)
-            raise
-        except ItemError as error:
-            # What the policy denies was not asked for.
-            if error.code is not Code.REFERENCE_DENIED:
-                self._end()
-            raise
-        self._end()
-
-    def _count(self, error: TransientError) -> None:
-        with self._lock:
-            self._in_a_row += 1
-            count = self._in_a_row
-        if self._limit is not None and count >= self._limit:
-            # Not chained: what botocore and httpcore say may hold the whole reference.
+            failures = self._count(failed=True)
+            if self._limit is None or failures < self._limit:
+                raise
+            # Not chained: the texts of botocore and httpcore may hold the whole reference.
             raise SystemicError(
-                f"an outage: {count} references in a row could not be fetched, the last since "
+                f"an outage: {failures} references in a row could not be fetched, the last since "
                 f"{error.message}; they are tried again, and none becomes a failure row, while "
                 f"references.outage_after is {self._limit}"
             ) from None
+        except ItemError as error:
+            # For a denied reference nothing was contacted.
+            if error.code is not Code.REFERENCE_DENIED:
+                self._count(failed=False)
+            raise
+        self._count(failed=False)
 
-    def _end(self) -> None:
+    def _count(self, *, failed: bool) -> int:
         with self._lock:
-            self._in_a_row = 0
+            self._failures = self._failures + 1 if failed else 0
+            return self._failures

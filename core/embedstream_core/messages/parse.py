@@ -1,4 +1,4 @@
-"""A Kafka message becomes an item: raw image bytes, or JSON with a reference or base64 data."""
+"""Read a Kafka message as an item: raw image bytes, or JSON with a reference or base64 data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from embedstream_core.errors import Code, ItemError, Stage
@@ -18,6 +19,7 @@ __all__ = ["Message", "parse_message"]
 _JSON_WHITESPACE = b" \t\r\n"
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_Malformed = partial(ItemError, Code.MESSAGE_MALFORMED, Stage.MESSAGE)
 _JSON_TYPES: Final = {
     dict: "an object",
     list: "an array",
@@ -26,9 +28,9 @@ _JSON_TYPES: Final = {
     type(None): "null",
 }
 
-# A zero, then the schema's id in four bytes, then the value in JSON, Avro or Protobuf.
+# Confluent's wire format is a zero, the schema's id in four bytes, then JSON, Avro or Protobuf.
 _CONFLUENT_BYTES = 5
-# Formats that begin with a zero too: ICO and CUR, TGA, the boxes of ISO media (AVIF, HEIC, MP4),
+# Other formats that begin with a zero: ICO and CUR, TGA, the boxes of ISO media (AVIF, HEIC, MP4),
 # of JPEG 2000 and JPEG XL, and JSON in UTF-16.
 _OTHER_ZEROS = re.compile(
     rb"\x00\x00[\x01\x02]\x00"
@@ -58,109 +60,100 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
     JSON field wins over a header of the same name. A header that is not UTF-8 is an attribute with
     replacement characters.
 
-    `auto` takes a value whose first character is `{` for JSON: no image format starts so. JSON
-    behind the five bytes of Confluent's wire format is read too.
+    `auto` reads a value as JSON if its first character is `{`: no image format begins so. JSON
+    after the five bytes of Confluent's wire format is read too.
 
     Raises:
-        ItemError: the value is not what its format asks for.
+        ItemError: the value does not have the required format.
     """
     headers = {name: value for name, value in message.headers if value is not None}
-    header_id = headers.pop(id_header, None)
-    image_id = next((_id_text(one) for one in (header_id, message.key) if one), message.position)
+    image_id = message.position
+    if raw_id := headers.pop(id_header, None) or message.key:
+        try:
+            image_id = raw_id.decode("utf-8")
+        except UnicodeDecodeError:
+            image_id = "\0"
+        # A number of eight bytes, or Avro, keeps its bytes.
+        if _CONTROL.search(image_id):
+            image_id = f"0x{raw_id.hex()}"
     attributes = {name: value.decode("utf-8", "replace") for name, value in headers.items()}
     value = message.value
     if message_format != "image":
-        value = _without_schema_id(value)
-        if message_format == "json" or _looks_like_json(value):
-            return _item_from_json(_json_object(value), image_id=image_id, headers=attributes)
+        value = _strip_schema_id(value)
+        is_json = message_format == "json" or _starts_like_json(value, b"{")
+        if is_json or _starts_like_json(value, (b"[", b'"')):
+            try:
+                fields = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                # An array or a string is JSON only if all of it is.
+                if is_json:
+                    raise _Malformed(f"the value is not JSON in UTF-8: {error}") from None
+            else:
+                return _build_item(fields, image_id=image_id, headers=attributes)
     return Item(image_id=image_id, content=value, attributes=attributes)
 
 
-def _id_text(value: bytes) -> str:
-    """Text as it is, anything else (a number of eight bytes, Avro) without loss."""
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    return f"0x{value.hex()}" if _CONTROL.search(text) else text
-
-
-def _without_schema_id(value: bytes) -> bytes:
-    """Strip Confluent's five bytes from JSON; refuse what else looks like its wire format."""
+def _strip_schema_id(value: bytes) -> bytes:
+    """Strip Confluent's five bytes from JSON; refuse other values in its wire format."""
     if not value.startswith(b"\0") or len(value) <= _CONFLUENT_BYTES:
         return value
+    rest = value[_CONFLUENT_BYTES:]
+    if _starts_like_json(rest, b"{"):
+        return rest
     schema_id = int.from_bytes(value[1:_CONFLUENT_BYTES], "big", signed=True)
-    if _starts_like_json(value[_CONFLUENT_BYTES:], b"{"):
-        return value[_CONFLUENT_BYTES:]
     # Ids count from 1.
     if schema_id < 1 or _OTHER_ZEROS.match(value):
         return value
-    raise _malformed(
+    raise _Malformed(
         f"the value looks like Confluent's schema-registry wire format with schema id {schema_id}, "
         "and what follows is no JSON object (Avro or Protobuf?): produce plain JSON or the image's "
         "bytes. If these are the image's bytes, set message.format to image"
     )
 
 
-def _looks_like_json(value: bytes) -> bool:
-    """Whether it is meant as JSON. Of an array or a string only the whole can tell."""
-    if _starts_like_json(value, b"{"):
-        return True
-    if not _starts_like_json(value, (b"[", b'"')):
-        return False
-    try:
-        json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _starts_like_json(value: bytes, start: bytes | tuple[bytes, ...]) -> bool:
     return value.removeprefix(_UTF_8_MARK).lstrip(_JSON_WHITESPACE).startswith(start)
 
 
-def _json_object(value: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"the value is not JSON in UTF-8: {error}") from None
-    if isinstance(fields, dict):
-        return fields
-    found = _json_type(fields)
-    if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
-        found += " that holds an object, so it was encoded twice"
-    raise _malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
-
-
-def _json_type(value: object) -> str:
+def _describe_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "a number")
 
 
-def _item_from_json(fields: dict[str, Any], *, image_id: str, headers: Mapping[str, str]) -> Item:
-    envelope = _envelope(fields)
-    json_id, uri, data = (fields.pop(name, None) for name in ("id", "uri", "data"))
+def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> Item:
+    if not isinstance(fields, dict):
+        found = _describe_type(fields)
+        if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
+            found += " that holds an object, so it was encoded twice"
+        raise _Malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
+    advice = _advise_on_envelope(fields)
+    json_id = fields.pop("id", None)
+    texts = {name: fields.pop(name, None) for name in ("uri", "data")}
     # Producers with a fixed set of fields leave one of them empty.
-    uri, data = (None if value == "" else value for value in (uri, data))
-    if (uri is None) == (data is None) or (envelope and not isinstance(uri or data, str)):
-        raise ItemError(
-            Code.MESSAGE_INCOMPLETE,
-            Stage.MESSAGE,
-            envelope or "a JSON message needs exactly one of the fields 'uri' and 'data'",
-        )
-    name, text = ("data", _string("data", data)) if uri is None else ("uri", _string("uri", uri))
-    is_inline = name == "data" or inline_data.is_data_uri(text)
+    given = {name: text for name, text in texts.items() if text not in (None, "")}
+    if len(given) != 1 or (advice and not isinstance(next(iter(given.values())), str)):
+        rule = "a JSON message needs exactly one of the fields 'uri' and 'data'"
+        raise ItemError(Code.MESSAGE_INCOMPLETE, Stage.MESSAGE, advice or rule)
+    ((name, text),) = given.items()
+    if not isinstance(text, str):
+        raise _Malformed(f"the field '{name}' is {_describe_type(text)}, not a string")
+    if _replace_surrogates(text) != text:
+        raise _Malformed(f"the field '{name}' holds half of a surrogate pair")
+    content = None
+    if name == "data" or inline_data.is_data_uri(text):
+        try:
+            content = inline_data.decode(text)
+        except ValueError as error:
+            raise _Malformed(f"the field '{name}' is not base64: {error}") from None
+    attributes = {_replace_surrogates(name): _write_text(one) for name, one in fields.items()}
     return Item(
-        image_id=image_id if json_id in (None, "") else _attribute(json_id),
-        uri=None if is_inline else text,
-        content=_content(name, text) if is_inline else None,
-        attributes={
-            **headers,
-            **{_unicode(name): _attribute(value) for name, value in fields.items()},
-        },
+        image_id=image_id if json_id in (None, "") else _write_text(json_id),
+        uri=text if content is None else None,
+        content=content,
+        attributes={**headers, **attributes},
     )
 
 
-def _envelope(fields: Mapping[str, Any]) -> str | None:
+def _advise_on_envelope(fields: Mapping[str, Any]) -> str | None:
     """Return what to do about a message that holds the fields one level deeper."""
     payload = fields.get("payload")
     is_connect = fields.keys() == {"schema", "payload"}
@@ -180,34 +173,15 @@ def _envelope(fields: Mapping[str, Any]) -> str | None:
     )
 
 
-def _string(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _malformed(f"the field '{name}' is {_json_type(value)}, not a string")
-    if _unicode(value) != value:
-        raise _malformed(f"the field '{name}' holds half of a surrogate pair")
-    return value
-
-
-def _content(name: str, text: str) -> bytes:
+def _write_text(value: object) -> str:
+    """Return a string as it is, any other value as its JSON."""
     try:
-        return inline_data.decode(text)
-    except ValueError as error:
-        raise _malformed(f"the field '{name}' is not base64: {error}") from None
-
-
-def _attribute(value: object) -> str:
-    if isinstance(value, str):
-        return _unicode(value)
-    try:
-        return _unicode(json.dumps(value, ensure_ascii=False))
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        raise _malformed("the value is nested too deeply") from None
+        raise _Malformed("the value is nested too deeply") from None
+    return _replace_surrogates(text)
 
 
-def _unicode(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     # A lone surrogate is valid in JSON's escapes but not in UTF-8, so Arrow would refuse the row.
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _malformed(message: str) -> ItemError:
-    return ItemError(Code.MESSAGE_MALFORMED, Stage.MESSAGE, message)

@@ -9,8 +9,8 @@ import scala.jdk.javaapi.CollectionConverters;
 import scala.runtime.AbstractFunction1;
 
 /**
- * What the analyzer calls for a Python function: refuses another number of columns, and a first one
- * that holds no images.
+ * Checks the columns of a Python function in the analyzer: their number, and that the first one
+ * holds images.
  */
 public final class ImagesOnly extends AbstractFunction1 {
     private static final String SPARK_DOCUMENTATION = "https://spark.apache.org/docs/latest";
@@ -58,10 +58,10 @@ public final class ImagesOnly extends AbstractFunction1 {
         return function.builder(columns);
     }
 
-    private static void refuse(String condition, Map told) {
+    private static void refuse(String condition, Map parameters) {
         // The analyzer's own exception is a checked one.
         Platform.throwException(new AnalysisException(
-            condition, Map$.MODULE$.from(CollectionConverters.asScala(told))
+            condition, Map$.MODULE$.from(CollectionConverters.asScala(parameters))
         ));
     }
 }

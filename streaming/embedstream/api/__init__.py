@@ -1,1 +1,1 @@
-"""The doors for batch users: DataFrame, columns, Spark ML, SQL, MLflow."""
+"""The APIs for batch users: DataFrame, columns, Spark ML, SQL, MLflow."""

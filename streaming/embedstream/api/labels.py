@@ -11,60 +11,57 @@ import pyarrow as pa
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import to_arrow_type
-from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, StructType
 
-from embedstream.api.arrow_columns import ColumnFunction, column_function
-from embedstream.api.columns import entries_of, images_only, prepare_embedder
+from embedstream.api.columns import ColumnFunction, make_column_function, prepare_embedder
+from embedstream.api.image_columns import read_entries, require_images
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.worker.task import Embedder
-from embedstream_core.records import Embedding, Outcome
+from embedstream_core.records import Embedding, Entry
 
 __all__ = ["ImageLabeler", "image_labeler"]
 
-_TYPE = ArrayType(
-    StructType([StructField("label", StringType()), StructField("probability", FloatType())])
-)
+_TYPE = ArrayType(StructType().add("label", "string").add("probability", "float"))
 
 
 @dataclass(frozen=True)
 class ImageLabeler:
     """Makes columns of classes: `label("content", 3)`.
 
-    The column is `array<struct<label, probability>>`, the likeliest first; null for what is null or
-    cannot be decoded.
+    The column is `array<struct<label, probability>>`, the likeliest first; null for a null and for
+    an image that cannot be decoded.
     """
 
     embedder: Embedder
 
     def __call__(self, column: Column | str, k: int = 5) -> Column:
-        """
+        """Return the column of the `k` likeliest classes.
+
         Raises:
             AnalysisException: the column holds no images; by Spark, where the column is used.
         """
-        made: Column = self.function()(images_only(column), f.lit(k))
-        return made
+        return self.function()(require_images(column), f.lit(k))
 
     def function(self) -> ColumnFunction:
-        """The function of two columns: images, and how many classes."""
-        return column_function(self._label, _TYPE)
+        """Return the function of two columns: images, and how many classes."""
+        return make_column_function(self._label, _TYPE)
 
     def _label(self, columns: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
-        """What Spark calls on a worker, with the columns' batches."""
-        wanted: list[list[int | None]] = []
+        """Label a partition's Arrow batches; Spark calls this on a worker."""
+        counts: list[list[int | None]] = []
 
-        def batches() -> Iterator[Any]:
-            for images, counts in columns:
-                wanted.append(counts.to_pylist())
-                yield entries_of(images)
+        def read_batches() -> Iterator[list[Entry]]:
+            for images, wanted in columns:
+                counts.append(wanted.to_pylist())
+                yield read_entries(images)
 
-        for outcomes in self.embedder.outcomes(batches()):
-            rows = zip(outcomes, wanted.pop(0), strict=True)
-            yield pa.array([self._labels(*row) for row in rows], to_arrow_type(_TYPE))
-
-    def _labels(self, outcome: Outcome, k: int | None) -> list[dict[str, Any]] | None:
-        if not isinstance(outcome, Embedding):
-            return None
-        return top(outcome.vector, self.embedder.model.card.labels, k=k or 0)
+        labels = self.embedder.model.card.labels
+        for outcomes in self.embedder.outcomes(read_batches()):
+            rows = [
+                rank(one.vector, labels, k=k or 0) if isinstance(one, Embedding) else None
+                for one, k in zip(outcomes, counts.pop(0), strict=True)
+            ]
+            yield pa.array(rows, to_arrow_type(_TYPE))
 
 
 def image_labeler(
@@ -73,17 +70,16 @@ def image_labeler(
     encoder: str | EncoderConfig = "resnet50",
     config: DataFrameConfig | None = None,
 ) -> ImageLabeler:
-    """Prepare an encoder with its head; as `image_vectorizer`.
+    """Prepare an encoder with its head, as `image_vectorizer` does.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong, or it names no classes.
     """
-    embedder = prepare_embedder(spark, encoder=encoder, head="kept", config=config)
-    return ImageLabeler(embedder)
+    return ImageLabeler(prepare_embedder(spark, encoder=encoder, head="kept", config=config))
 
 
-def top(logits: np.ndarray, labels: Sequence[str], *, k: int) -> list[dict[str, Any]]:
-    """The `k` likeliest labels; probabilities are the softmax of the logits."""
+def rank(logits: np.ndarray, labels: Sequence[str], *, k: int) -> list[dict[str, Any]]:
+    """Return the `k` likeliest labels; probabilities are the softmax of the logits."""
     weights = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = weights / weights.sum()
     best = np.argsort(-probabilities, kind="stable")[:k]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pyspark import keyword_only
@@ -11,16 +12,12 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasInputCol, HasOutputCol
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from embedstream.api.columns import (
-    ImageVectorizer,
-    columns_named,
-    image_vectorizer,
-    input_column,
-)
-from embedstream.api.labels import ImageLabeler, image_labeler
+from embedstream.api.columns import image_vectorizer
+from embedstream.api.image_columns import find_columns, find_images
+from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, Section
 from embedstream.spark.connect import session_key
 from embedstream_core.errors import SetupError
@@ -33,7 +30,7 @@ OutputType = Literal["vector", "array"]
 class _ImageTransformer(
     Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable[Any], DefaultParamsWritable
 ):
-    """What both have: an encoder, prepared at the first use and kept by copies."""
+    """An encoder as a stage, prepared at the first use; copies keep it."""
 
     encoder: ClassVar[Param[Any]] = Param(
         Params._dummy(),
@@ -51,41 +48,37 @@ class _ImageTransformer(
     )
 
     _input_kwargs: dict[str, Any]
+    _open: ClassVar[Callable[..., Callable[..., Column]]]
 
     def __init__(self) -> None:
         super().__init__()
         self._setDefault(inputCol="content", encoder={"name": "resnet50"}, config={})
-        self._prepared: tuple[object, Any] | None = None
+        self._prepared: tuple[object, Callable[..., Column]] | None = None
 
-    def _prepare(self, spark: SparkSession) -> Any:
-        settings = (
-            EncoderConfig.model_validate(self.getOrDefault(self.encoder)),
-            DataFrameConfig.model_validate(self.getOrDefault(self.config)),
-        )
-        key = session_key(spark), settings
-        if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, self._build(spark, *settings)
-        return self._prepared[1]
-
-    def _build(self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig) -> Any:
-        raise NotImplementedError
-
-    def _checked_input(self, df: DataFrame) -> Column:
-        column = input_column(df, self.getInputCol())
-        if taken := columns_named(df, self.getOutputCol()):
+    def _prepare(self, df: DataFrame) -> tuple[Callable[..., Column], Column]:
+        """Return the function of columns and its input, with the output column's name checked."""
+        image = find_images(df, self.getInputCol())
+        if taken := find_columns(df, self.getOutputCol()):
             raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
-        return column
+        encoder = EncoderConfig.model_validate(self.getOrDefault(self.encoder))
+        config = DataFrameConfig.model_validate(self.getOrDefault(self.config))
+        key = session_key(df.sparkSession), encoder, config
+        if self._prepared is None or self._prepared[0] != key:
+            self._prepared = key, self._open(df.sparkSession, encoder=encoder, config=config)
+        return self._prepared[1], image
 
 
 class ImageFeaturizer(_ImageTransformer):
     """Embeds a column of image bytes, of URIs or of Spark's `image` structs.
 
-    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. What cannot
-    be embedded is null, and its reason, `struct<code, stage, message>`, stands in the column
-    `errorCol` where that is set.
+    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. An image that
+    cannot be embedded gives null, and its error, `struct<code, stage, message>`, goes to the column
+    `errorCol` if that is set.
     """
 
-    outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's manner
+    _open = staticmethod(partial(image_vectorizer, returns="outcome"))
+
+    outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's convention
         Params._dummy(), "outputType", "vector or array", TypeConverters.toString
     )
     errorCol: ClassVar[Param[str]] = Param(  # noqa: N815
@@ -107,33 +100,29 @@ class ImageFeaturizer(_ImageTransformer):
         self._setDefault(outputCol="features", outputType="vector")
         self._set(**self._input_kwargs)
 
-    def _build(
-        self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig
-    ) -> ImageVectorizer:
-        return image_vectorizer(spark, encoder=encoder, returns="outcome", config=config)
-
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        image = self._checked_input(dataset)
-        made = self.getOrDefault(self.outputType)
-        if made not in ("vector", "array"):
-            raise SetupError(f"outputType is '{made}'; it is vector or array")
+        kind = self.getOrDefault(self.outputType)
+        if kind not in ("vector", "array"):
+            raise SetupError(f"outputType is '{kind}'; it is vector or array")
+        vectorize, image = self._prepare(dataset)
         outcome = "_embedstream_outcome"
         embedding = f.col(f"{outcome}.embedding")
-        if made == "vector":
+        if kind == "vector":
             embedding = f.when(embedding.isNotNull(), array_to_vector(embedding))
         columns = {self.getOutputCol(): embedding}
         if self.isDefined(self.errorCol):
             columns[self.getOrDefault(self.errorCol)] = f.col(f"{outcome}.error")
-        vectorize = self._prepare(dataset.sparkSession)
         return dataset.withColumn(outcome, vectorize(image)).withColumns(columns).drop(outcome)
 
 
 class ImagePredictor(_ImageTransformer):
-    """Names what is on an image: the `topK` likeliest classes of the encoder's own head.
+    """Classifies images: the `topK` likeliest classes of the encoder's own head.
 
     The output column is `array<struct<label: string, probability: float>>`, the likeliest first;
-    null for what cannot be decoded.
+    null for an image that cannot be decoded.
     """
+
+    _open = staticmethod(image_labeler)
 
     topK: ClassVar[Param[int]] = Param(  # noqa: N815
         Params._dummy(), "topK", "how many classes", TypeConverters.toInt
@@ -153,19 +142,13 @@ class ImagePredictor(_ImageTransformer):
         self._setDefault(outputCol="labels", topK=5)
         self._set(**self._input_kwargs)
 
-    def _build(
-        self, spark: SparkSession, encoder: EncoderConfig, config: DataFrameConfig
-    ) -> ImageLabeler:
-        return image_labeler(spark, encoder=encoder, config=config)
-
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        image = self._checked_input(dataset)
-        label = self._prepare(dataset.sparkSession)
+        label, image = self._prepare(dataset)
         return dataset.withColumn(self.getOutputCol(), label(image, self.getOrDefault(self.topK)))
 
 
 def _settings(section: type[Section], value: Any) -> dict[str, Any]:
-    """Settings as they stand in a configuration, which is how a pipeline is saved."""
+    """Return settings as in a configuration, which is how a pipeline is saved."""
     given = value if isinstance(value, section) else section.model_validate(value)
     settings: dict[str, Any] = given.model_dump(mode="json", exclude_unset=True)
     return settings

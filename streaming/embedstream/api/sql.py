@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from embedstream.api.arrow_columns import ColumnFunction
-from embedstream.api.columns import ARGUMENT_TYPES, IMAGES_ARE, image_vectorizer
+from embedstream.api.columns import image_vectorizer
+from embedstream.api.image_columns import ARGUMENT_TYPES, IMAGES_ARE
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.spark.connect import is_connect
@@ -31,30 +30,27 @@ def register_image_functions(
 ) -> None:
     """Register `image_embedding(image)` and `image_labels(image, k)` for the session.
 
-    An image is bytes, a URI, or Spark's `image` struct; what is null or cannot be embedded gives
-    null. `image_labels` is there where the encoder names its classes. A query that gives them
-    anything else, or more or less, fails in Spark's analyzer (`AnalysisException`); over Spark
-    Connect, which cannot tell the analyzer, it fails in its first task.
+    An image is bytes, a URI, or Spark's `image` struct; a null and an image that cannot be embedded
+    give null. `image_labels` exists if the encoder names its classes. A query that passes anything
+    else, or more or fewer columns, fails in Spark's analyzer (`AnalysisException`); over Spark
+    Connect, which has no access to the analyzer, it fails in its first task.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
     """
-    vectorize = image_vectorizer(spark, encoder=encoder, config=config)
-    functions = {"image_embedding": vectorize.function()}
-    # Whatever else is wrong with the encoder has been told by now.
+    functions = {
+        "image_embedding": image_vectorizer(spark, encoder=encoder, config=config).function()
+    }
+    # The vectorizer has raised for everything else that is wrong with the encoder.
     with suppress(SetupError):
-        label = image_labeler(spark, encoder=encoder, config=config)
-        functions["image_labels"] = label.function()
-    registered = {name: spark.udf.register(name, each) for name, each in functions.items()}
-    if not is_connect(spark):
-        _check_columns(spark, registered)
-
-
-def _check_columns(spark: SparkSession, registered: Mapping[str, ColumnFunction]) -> None:
-    """Put a check of columns before registered functions, which Spark would call with any.
-
-    The analyzer calls Java, and Spark brings a compiler.
-    """
+        functions["image_labels"] = image_labeler(spark, encoder=encoder, config=config).function()
+    registered: dict[str, Any] = {
+        name: spark.udf.register(name, each) for name, each in functions.items()
+    }
+    if is_connect(spark):
+        return
+    # Spark would call the functions with any columns. The analyzer runs a check in Java before
+    # it does, which the compiler that Spark brings compiles.
     session: Any = spark
     jvm, gateway = session._jvm, session.sparkContext._gateway
     compiler = jvm.org.codehaus.janino.SimpleCompiler()
@@ -62,7 +58,6 @@ def _check_columns(spark: SparkSession, registered: Mapping[str, ColumnFunction]
     compiler.setParentClassLoader(jvm.org.apache.spark.util.Utils.getContextOrSparkClassLoader())
     compiler.cook(_CHECK.read_text())
     [constructor] = compiler.getClassLoader().loadClass(_CHECK.stem).getConstructors()
-
     registry = session._jsparkSession.sessionState().functionRegistry()
     for name, function in registered.items():
         arguments = gateway.new_array(jvm.Object, 4)

@@ -29,7 +29,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, IntegralType, StringType
 
-from embedstream.api.columns import find_column
+from embedstream.api.image_columns import find_column
 from embedstream.config.locations import scheme_of
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.spark.connect import is_connect

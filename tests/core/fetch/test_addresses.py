@@ -1,4 +1,4 @@
-"""Which addresses are public: every block of IANA's registries, and addresses that carry others."""
+"""The public addresses: every block of IANA's registries, and addresses that carry others."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_blocks_that_are_globally_reachable_are_public(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PUBLIC_NEIGHBOURS)
-def test_what_lies_around_them_is_public(address: str) -> None:
+def test_the_neighbours_of_special_blocks_are_public(address: str) -> None:
     assert is_admitted(ip_address(address), ())
 
 
 @pytest.mark.parametrize("address", REFUSED_NEIGHBOURS)
-def test_what_is_not_assigned_is_refused(address: str) -> None:
+def test_unassigned_addresses_are_refused(address: str) -> None:
     assert not is_admitted(ip_address(address), ())
 
 
@@ -91,23 +91,23 @@ PRIVATE = ["10.1.2.3", "127.0.0.1", "169.254.169.254", "192.0.0.192", "192.88.99
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ipv4", PRIVATE)
-def test_a_private_address_is_refused_whatever_carries_it(kind: str, ipv4: str) -> None:
+def test_a_private_address_is_refused_in_every_carrier(kind: str, ipv4: str) -> None:
     assert not is_admitted(carriers(ipv4)[kind], ())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_carries_a_public_address_is_judged_by_itself(kind: str) -> None:
+def test_the_carrier_of_a_public_address_is_checked_by_itself(kind: str) -> None:
     assert is_admitted(carriers("8.8.8.8")[kind], ()) == (kind not in NEVER_PUBLIC)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "teredo" not in kind])
-def test_a_named_network_is_admitted_whatever_carries_it(kind: str) -> None:
+def test_a_named_network_is_admitted_in_every_carrier(kind: str) -> None:
     networks = [ip_network("10.1.0.0/16")]
     assert is_admitted(carriers("10.1.2.3")[kind], networks)
     assert not is_admitted(carriers("10.2.2.3")[kind], networks)
 
 
-def test_of_a_tunnel_both_ends_count() -> None:
+def test_both_ends_of_a_tunnel_are_checked() -> None:
     teredo = [ip_network("2001::/32")]
     addresses = carriers("10.1.2.3")
     assert is_admitted(carriers("9.9.9.9")["teredo-client"], teredo)

@@ -1,4 +1,4 @@
-"""Ways out of the allowed folder, and things that are no files."""
+"""Ways out of the allowed folder, and paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def content_of(uri: str, policy: FetchPolicy) -> bytes:
 @pytest.mark.parametrize(
     "way", ["../outside", "%2e%2e/outside", "..%2foutside", "x/../../outside", "%2E%2E%2Foutside"]
 )
-def test_dots_lead_nowhere(file_place: FilePlace, way: str) -> None:
+def test_dots_do_not_leave_the_folder(file_place: FilePlace, way: str) -> None:
     file_place.outside()
     uri = f"file://{file_place.folder}/{way}"
     assert code_of(uri, file_place.policy) is Code.REFERENCE_DENIED
@@ -35,7 +35,9 @@ def test_a_folder_with_the_same_beginning_is_another(file_place: FilePlace) -> N
 
 
 @pytest.mark.parametrize("target", ["outside", "missing"])
-def test_a_link_out_is_denied_whether_it_leads_anywhere(file_place: FilePlace, target: str) -> None:
+def test_a_link_out_is_denied_whether_its_target_exists_or_not(
+    file_place: FilePlace, target: str
+) -> None:
     file_place.outside()
     (file_place.folder / "link").symlink_to(file_place.root / target)
     uri = f"file://{file_place.folder}/link"
@@ -49,10 +51,10 @@ def test_a_link_inside_is_followed(file_place: FilePlace) -> None:
 
 
 @pytest.mark.parametrize("given", ["allowed", "alias"])
-def test_a_link_out_is_called_that_with_the_folder_to_allow(
+def test_the_error_of_a_link_out_names_the_folder_to_allow(
     file_place: FilePlace, given: str
 ) -> None:
-    """As in the cache of Hugging Face's hub: snapshots/abc/a.png -> ../../blobs/1."""
+    """The cache of Hugging Face's hub has such links: snapshots/abc/a.png -> ../../blobs/1."""
     blobs = file_place.root / "blobs"
     blobs.mkdir()
     (blobs / "1").write_bytes(b"bytes")
@@ -72,7 +74,7 @@ def test_a_link_out_is_called_that_with_the_folder_to_allow(
         assert content_of(uri, both) == b"bytes"
 
 
-def test_what_is_outside_without_a_link_is_not_called_one(file_place: FilePlace) -> None:
+def test_a_file_outside_without_a_link_is_not_called_a_link(file_place: FilePlace) -> None:
     file_place.outside()
     for uri in (f"file://{file_place.root}/outside", f"file://{file_place.folder}/../outside"):
         with pytest.raises(ItemError, match="the file is not in an allowed folder") as caught:
@@ -123,7 +125,7 @@ def test_one_allowed_file_may_be_a_link_and_no_link_may_take_its_place(
         "file:///%ff%00",
     ],
 )
-def test_odd_references_are_failures(file_place: FilePlace, uri: str) -> None:
+def test_malformed_references_are_failures(file_place: FilePlace, uri: str) -> None:
     assert code_of(uri, file_place.policy) is Code.REFERENCE_DENIED
     assert code_of(uri, replace(file_place.policy, folders=(Path("/"),))) in (
         Code.REFERENCE_DENIED,
@@ -182,13 +184,13 @@ def test_a_pipe_does_not_block(file_place: FilePlace) -> None:
 
 
 @pytest.mark.parametrize("name", ["zero", "null"])
-def test_devices_are_no_files(name: str) -> None:
+def test_devices_are_refused(name: str) -> None:
     policy = FetchPolicy(folders=(Path("/dev"),))
     assert code_of(f"file:///dev/{name}", policy) is Code.REFERENCE_UNREADABLE
 
 
 @pytest.mark.parametrize("way", ["", "/", "/step"])
-def test_folders_are_no_files(file_place: FilePlace, way: str) -> None:
+def test_folders_are_refused(file_place: FilePlace, way: str) -> None:
     (file_place.folder / "step").mkdir()
     uri = f"file://{file_place.folder}{way}"
     assert code_of(uri, file_place.policy) is Code.REFERENCE_UNREADABLE

@@ -1,4 +1,4 @@
-"""Hostile servers, hostile names, and ordinary trouble."""
+"""Hostile servers and names, and ordinary errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TestRedirects:
         assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_DENIED
         assert site.requests == ["/a"]
 
-    def test_are_followed_so_many_times(self, site: Site) -> None:
+    def test_are_followed_up_to_max_redirects(self, site: Site) -> None:
         site.show("/c", b"bytes")
         site.pages["/b"] = lambda visit: visit.answer(307, Location=f"{site.url}/c")
         site.pages["/a"] = lambda visit: visit.answer(301, Location="/b")
@@ -66,7 +66,7 @@ class TestRedirects:
         assert len(site.requests) == 1
 
     @pytest.mark.parametrize("location", ["ftp://images.test/", "file:///etc/passwd", "data:,x"])
-    def test_to_another_scheme_are_called_that(self, site: Site, location: str) -> None:
+    def test_to_another_scheme_are_named(self, site: Site, location: str) -> None:
         site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
         scheme = location.partition(":")[0]
         with (
@@ -84,7 +84,7 @@ class TestRedirects:
         assert code_of(f"{site.url}/a", policy, resolver) is Code.REFERENCE_DENIED
 
     def test_from_https_do_not_reach_a_closed_http(self, site: Site) -> None:
-        """The source of both schemes checks the scheme itself, as each redirect comes there."""
+        """The source of both schemes checks the scheme itself, because it follows the redirects."""
         policy = replace(site.policy, schemes=("https",))
         assert code_of(f"{site.url}/a", policy, resolve) is Code.REFERENCE_DENIED
         assert site.connections == 0
@@ -124,7 +124,7 @@ class TestRedirects:
             *["http://user@a.images.test/", "/" + "a" * 20_000, "http://a.images.test:0x50/"],
         ],
     )
-    def test_to_no_url(self, site: Site, location: str) -> None:
+    def test_to_an_invalid_url(self, site: Site, location: str) -> None:
         site.pages["/a"] = lambda visit: visit.answer(302, Location=location)
         policy = replace(site.policy, max_redirects=5, hosts=(*site.policy.hosts, "*.images.test"))
         site.otherwise = lambda visit: visit.answer(403)
@@ -190,12 +190,12 @@ class TestHostileBodies:
         ],
         ids=["nothing", "short", "cut", "negative", "digits", "two", "words", "header"],
     )
-    def test_a_broken_answer_is_tried_again(self, site: Site, raw: bytes) -> None:
+    def test_a_broken_response_is_retried(self, site: Site, raw: bytes) -> None:
         site.pages["/a"] = lambda visit: visit.raw(raw)
         assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
         assert len(site.requests) == 3
 
-    def test_a_reset_is_tried_again(self, site: Site) -> None:
+    def test_a_reset_is_retried(self, site: Site) -> None:
         def reset_once(visit: Visit) -> None:
             if len(site.requests) > 1:
                 return visit.answer(200, b"bytes")
@@ -222,7 +222,9 @@ class TestHostileBodies:
         assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_UNREADABLE
 
     @pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "aws-chunked,", "image/jpeg", ""])
-    def test_what_only_sounds_compressed_is_read(self, site: Site, encoding: str) -> None:
+    def test_an_encoding_that_only_sounds_compressed_is_read(
+        self, site: Site, encoding: str
+    ) -> None:
         site.pages["/a"] = lambda visit: visit.answer(200, b"bytes", Content_Encoding=encoding)
         with open_fetcher(site.policy) as fetcher:
             assert fetcher.fetch(f"{site.url}/a") == b"bytes"
@@ -258,7 +260,7 @@ class TestRetryAfter:
         assert 1 <= visits[1] - visits[0] < 3
 
     @pytest.mark.parametrize("retry_after", ["-1", "soon", "9" * 40, "", "1.5"])
-    def test_without_sense_changes_nothing(self, site: Site, retry_after: str) -> None:
+    def test_that_is_invalid_changes_nothing(self, site: Site, retry_after: str) -> None:
         visits: list[float] = []
         site.pages["/a"] = busy_once(429, retry_after, visits)
         with open_fetcher(site.policy) as fetcher:
@@ -280,9 +282,9 @@ def failing_once(status: int) -> Page:
     return lambda visit: visit.answer(next(answers), b"bytes")
 
 
-class TestOrdinaryTrouble:
+class TestOrdinaryErrors:
     @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-    def test_passing_answers_are_tried_again(self, site: Site, status: int) -> None:
+    def test_transient_responses_are_retried(self, site: Site, status: int) -> None:
         site.pages["/a"] = failing_once(status)
         with open_fetcher(site.policy) as fetcher:
             assert fetcher.fetch(f"{site.url}/a") == b"bytes"
@@ -299,7 +301,7 @@ class TestOrdinaryTrouble:
             (410, Code.REFERENCE_NOT_FOUND),
         ],
     )
-    def test_final_answers(self, site: Site, status: int, code: Code) -> None:
+    def test_final_responses(self, site: Site, status: int, code: Code) -> None:
         site.pages["/a"] = lambda visit: visit.answer(status)
         assert code_of(f"{site.url}/a", site.policy) is code
         assert len(site.requests) == 1
@@ -309,7 +311,7 @@ class TestOrdinaryTrouble:
         assert code_of(uri, site.policy) is Code.REFERENCE_DENIED
         assert site.connections == 0
 
-    def test_a_full_host_holds_up_no_other_and_waiting_ends_in_time(self, site: Site) -> None:
+    def test_a_full_host_blocks_no_other_and_waiting_ends_in_time(self, site: Site) -> None:
         site.pages["/stalled"] = Visit.stall
         site.show("/a", b"bytes")
         hosts = (*site.policy.hosts, f"localhost:{site.port}")

@@ -1,4 +1,4 @@
-"""Which addresses are connected to, whatever name leads there, and whose certificate counts."""
+"""The addresses that are connected to, for any name, and the certificates that are accepted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestNames:
         assert site.connections == 0
 
     def test_the_checked_address_is_the_one_connected_to(self, site: Site) -> None:
-        """The name leads elsewhere the second time: it is not looked up a second time."""
+        """The second look-up gives another address, which is refused."""
         answers = iter([["127.0.0.1"], ["169.254.169.254"]])
         policy = replace(site.policy, hosts=(f"images.test:{site.port}",))
         site.pages["/a"] = lambda visit: visit.answer(200, b"bytes", Connection="close")
@@ -61,9 +61,7 @@ class TestNames:
         assert caught.value.code is Code.REFERENCE_DENIED
         assert site.connections == 1
 
-    def test_a_name_that_leads_elsewhere_the_second_time_makes_no_connection_there(
-        self, site: Site
-    ) -> None:
+    def test_a_changed_address_of_a_name_is_not_connected_to(self, site: Site) -> None:
         with listener() as refused:
             port = refused.getsockname()[1]
             site.show("/a", b"bytes")
@@ -78,7 +76,7 @@ class TestNames:
                     assert caught.value.code is Code.REFERENCE_DENIED
             assert connections(refused) == 0
 
-    def test_a_dead_address_is_passed_over(self, site: Site) -> None:
+    def test_a_dead_address_is_skipped(self, site: Site) -> None:
         policy = replace(
             site.policy, hosts=(f"images.test:{site.port}",), networks=("127.0.0.0/8",)
         )
@@ -86,7 +84,7 @@ class TestNames:
         with fetcher_of(policy, lambda host, port: ["127.0.0.9", "127.0.0.1"]) as fetcher:
             assert fetcher.fetch(f"http://images.test:{site.port}/a") == b"bytes"
 
-    def test_a_name_without_address_is_tried_again(self, site: Site) -> None:
+    def test_a_name_without_an_address_is_retried(self, site: Site) -> None:
         lookups: list[str] = []
 
         def resolver(host: str, port: int) -> list[str]:

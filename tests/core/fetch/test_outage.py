@@ -1,4 +1,4 @@
-"""References that fail one by one, and an outage, which is the fault of none of them."""
+"""References that fail one by one, and an outage, which no reference causes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def policy_of(site: Site, **changes: int | None) -> FetchPolicy:
 
 
 def codes(fetcher: Fetcher, *uris: str) -> list[Code | None]:
-    """What becomes of each reference, in turns; None for one that is fetched."""
+    """Return the code of each reference, in order; None for one that is fetched."""
     return [_code(fetcher, uri) for uri in uris]
 
 
@@ -36,7 +36,7 @@ def broken(site: Site, status: int = 503) -> str:
     return f"{site.url}/broken"
 
 
-def test_the_third_in_a_row_is_an_outage(site: Site) -> None:
+def test_the_third_failure_in_a_row_is_an_outage(site: Site) -> None:
     uri = broken(site)
     with open_fetcher(policy_of(site)) as fetcher:
         assert codes(fetcher, uri, uri) == [Code.REFERENCE_UNREADABLE] * 2
@@ -46,7 +46,7 @@ def test_the_third_in_a_row_is_an_outage(site: Site) -> None:
 
 
 @pytest.mark.parametrize("answer", [200, 404, 403])
-def test_any_answer_ends_the_row(site: Site, answer: int) -> None:
+def test_any_response_resets_the_counter(site: Site, answer: int) -> None:
     uri = broken(site)
     site.pages["/answer"] = lambda visit: visit.answer(answer, b"bytes")
     with open_fetcher(policy_of(site)) as fetcher:
@@ -55,7 +55,7 @@ def test_any_answer_ends_the_row(site: Site, answer: int) -> None:
             codes(fetcher, f"{site.url}/answer")
 
 
-def test_what_is_denied_is_no_answer(site: Site) -> None:
+def test_a_denied_reference_does_not_reset_the_counter(site: Site) -> None:
     uri, denied = broken(site), "http://elsewhere.test/"
     with open_fetcher(policy_of(site)) as fetcher:
         assert codes(fetcher, uri, denied, uri)[1] is Code.REFERENCE_DENIED
@@ -76,13 +76,13 @@ def test_retries_of_one_reference_count_once(site: Site) -> None:
     assert len(site.requests) == 6
 
 
-def test_none_knows_no_outage(site: Site) -> None:
+def test_without_a_limit_there_is_no_outage(site: Site) -> None:
     uri = broken(site)
     with open_fetcher(policy_of(site, outage_after=None)) as fetcher:
         assert codes(fetcher, *[uri] * 30) == [Code.REFERENCE_UNREADABLE] * 30
 
 
-def test_threads_share_the_row(site: Site) -> None:
+def test_threads_share_the_counter(site: Site) -> None:
     uri = broken(site)
 
     def outcome(fetcher: Fetcher) -> type[Exception]:
@@ -106,7 +106,7 @@ def test_a_port_where_nobody_listens_is_an_outage(site: Site) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
-def test_the_whole_story_of_an_outage_holds_no_reference(
+def test_the_traceback_of_an_outage_holds_no_reference(
     site: Site, s3_place: S3Place, scheme: str
 ) -> None:
     """A worker's traceback, with all causes, goes into Spark's log."""

@@ -1,4 +1,4 @@
-"""What S3 answers, and what boto3 says before it asks."""
+"""Responses of S3, and errors of boto3 before a request."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def answer_with(place: S3Place, status: int, code: str) -> str:
 
 
 @pytest.mark.parametrize("key", ["a b.jpg", "a#b?c.jpg", "100%25.jpg", "ü/é.jpg", "a//b", "x@y"])
-def test_a_key_is_taken_as_it_is_written(s3_place: S3Place, key: str) -> None:
+def test_a_key_is_used_as_written(s3_place: S3Place, key: str) -> None:
     uri = s3_place.put(key, b"bytes")
     with open_fetcher(s3_place.policy) as fetcher:
         assert fetcher.fetch(uri) == b"bytes"
 
 
 @pytest.mark.parametrize("scheme", ["s3a", "s3n", "S3A"])
-def test_the_names_that_hadoop_gives_it(s3_place: S3Place, scheme: str) -> None:
+def test_the_schemes_of_hadoop(s3_place: S3Place, scheme: str) -> None:
     uri = s3_place.put("a b#c.jpg", b"bytes").replace("s3", scheme, 1)
     s3_place.outside()
     policy = replace(s3_place.policy, schemes=("s3a", "s3n"))
@@ -56,7 +56,7 @@ def test_a_stored_encoding(s3_place: S3Place, encoding: str, is_read: bool) -> N
     assert caught.value.code is Code.REFERENCE_UNREADABLE
 
 
-def test_an_answer_without_a_length_is_read_and_limited(s3_place: S3Place) -> None:
+def test_a_response_without_a_length_is_read_and_limited(s3_place: S3Place) -> None:
     start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     pages = s3_place.site.pages
     pages["/pictures/a"] = lambda visit: visit.raw(start + b"5\r\nbytes\r\n0\r\n\r\n")
@@ -69,7 +69,7 @@ def test_an_answer_without_a_length_is_read_and_limited(s3_place: S3Place) -> No
     assert caught.value.code is Code.IMAGE_TOO_LARGE
 
 
-def test_slow_down_is_obeyed(s3_place: S3Place) -> None:
+def test_retry_after_is_respected(s3_place: S3Place) -> None:
     visits: list[float] = []
 
     def page(visit: Visit) -> None:
@@ -96,10 +96,10 @@ def test_slow_down_is_obeyed(s3_place: S3Place) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_answer_that_botocore_cannot_read_is_one_failure(
+def test_a_response_that_botocore_cannot_read_is_one_failure(
     s3_place: S3Place, status: int, headers: dict[str, str], expected: Code
 ) -> None:
-    """A proxy's page, or broken headers, after which botocore leaves its connection open."""
+    """A proxy's page, or broken headers; botocore leaves its connection open after them."""
     s3_place.site.pages["/pictures/a"] = lambda visit: visit.answer(
         status, b"<html><body>Sign in<br></body>", **headers
     )
@@ -124,7 +124,7 @@ def test_an_answer_that_botocore_cannot_read_is_one_failure(
         "s3://pictures.private/key",
     ],
 )
-def test_odd_references_are_denied(s3_place: S3Place, uri: str) -> None:
+def test_malformed_references_are_denied(s3_place: S3Place, uri: str) -> None:
     s3_place.outside()
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(ItemError) as caught:
         fetcher.fetch(uri)
@@ -142,7 +142,7 @@ def test_odd_references_are_denied(s3_place: S3Place, uri: str) -> None:
         (403, "InvalidObjectState", Code.REFERENCE_UNREADABLE),
     ],
 )
-def test_final_answers(s3_place: S3Place, status: int, code: str, expected: Code) -> None:
+def test_final_responses(s3_place: S3Place, status: int, code: str, expected: Code) -> None:
     uri = answer_with(s3_place, status, code)
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(ItemError) as caught:
         fetcher.fetch(uri)
@@ -153,7 +153,7 @@ def test_final_answers(s3_place: S3Place, status: int, code: str, expected: Code
 @pytest.mark.parametrize(
     ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout")]
 )
-def test_passing_answers_are_tried_again(s3_place: S3Place, status: int, code: str) -> None:
+def test_transient_responses_are_retried(s3_place: S3Place, status: int, code: str) -> None:
     uri = answer_with(s3_place, status, code)
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(TransientError) as caught:
         fetcher.fetch(uri)
@@ -165,7 +165,7 @@ def test_passing_answers_are_tried_again(s3_place: S3Place, status: int, code: s
     ("status", "code"),
     [(400, "ExpiredToken"), (403, "InvalidAccessKeyId"), (403, "SignatureDoesNotMatch")],
 )
-def test_refused_credentials_blame_no_item(s3_place: S3Place, status: int, code: str) -> None:
+def test_refused_credentials_are_systemic(s3_place: S3Place, status: int, code: str) -> None:
     uri = answer_with(s3_place, status, code)
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(SystemicError, match=code):
         fetcher.fetch(uri)
@@ -174,7 +174,7 @@ def test_refused_credentials_blame_no_item(s3_place: S3Place, status: int, code:
 
 @pytest.fixture
 def guarded(moto_url: str, s3_place: S3Place, monkeypatch: pytest.MonkeyPatch) -> FetchPolicy:
-    """moto checks credentials from here on; ours are of a user who may do nothing."""
+    """moto checks credentials from here on; ours belong to a user without permissions."""
     s3_place.put("key", b"bytes")
     iam = boto3.client("iam", endpoint_url=moto_url, region_name="us-east-1")
     name = iam.create_user(UserName=uuid.uuid4().hex)["User"]["UserName"]
@@ -186,14 +186,14 @@ def guarded(moto_url: str, s3_place: S3Place, monkeypatch: pytest.MonkeyPatch) -
     return replace(s3_place.policy, s3_endpoint=moto_url)
 
 
-def test_a_bucket_that_we_may_not_read(guarded: FetchPolicy) -> None:
+def test_a_bucket_without_permission(guarded: FetchPolicy) -> None:
     with open_fetcher(guarded) as fetcher, pytest.raises(ItemError, match="403 AccessDenied") as e:
         fetcher.fetch("s3://pictures/key")
     assert e.value.code is Code.REFERENCE_UNREADABLE
 
 
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_blame_no_item(
+def test_wrong_credentials_are_systemic(
     guarded: FetchPolicy, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     monkeypatch.setenv(wrong, "AKIAWRONG")
@@ -201,7 +201,7 @@ def test_wrong_credentials_blame_no_item(
         fetcher.fetch("s3://pictures/key")
 
 
-def test_missing_credentials_blame_no_item(
+def test_missing_credentials_are_systemic(
     s3_place: S3Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -215,7 +215,7 @@ def test_missing_credentials_blame_no_item(
 
 
 @pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", b""])
-def test_a_broken_answer_is_tried_again(s3_place: S3Place, raw: bytes) -> None:
+def test_a_broken_response_is_retried(s3_place: S3Place, raw: bytes) -> None:
     s3_place.site.pages["/pictures/broken"] = lambda visit: visit.raw(raw)
     with open_fetcher(s3_place.policy) as fetcher, pytest.raises(TransientError) as caught:
         fetcher.fetch("s3://pictures/broken")
@@ -230,7 +230,7 @@ def test_nobody_listens(s3_place: S3Place) -> None:
     assert caught.value.code is Code.REFERENCE_UNREADABLE
 
 
-def test_a_dripping_answer_ends_in_time(s3_place: S3Place) -> None:
+def test_a_dripping_response_ends_in_time(s3_place: S3Place) -> None:
     def drip(visit: Visit) -> None:
         visit.drip(iter([b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", *[b"."] * 20]), 0.1)
 

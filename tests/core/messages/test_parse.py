@@ -1,4 +1,4 @@
-"""Kafka messages as items: every form that is allowed, and what is said of the others."""
+"""Kafka messages as items: every form that is allowed, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_id_is_the_first_of_json_header_key_and_position(
     ("json_id", "expected"),
     [("7", "7"), ("0", "0"), ("false", "false"), ("[1, 2]", "[1, 2]")],
 )
-def test_an_id_that_is_no_string_is_its_json_text(json_id: str, expected: str) -> None:
+def test_an_id_of_another_type_is_its_json_text(json_id: str, expected: str) -> None:
     assert parsed(f'{{"id": {json_id}, "uri": "u"}}'.encode()).image_id == expected
 
 
@@ -114,7 +114,7 @@ def test_only_the_named_header_is_the_id() -> None:
         (b"\xed\xa0\x80", "0xeda080"),
     ],
 )
-def test_an_id_that_is_no_text_is_hexadecimal(place: str, value: bytes, expected: str) -> None:
+def test_a_binary_id_is_hexadecimal(place: str, value: bytes, expected: str) -> None:
     key, headers = (value, []) if place == "key" else (b"key", [("image-id", value)])
 
     assert parsed(IMAGE, "image", key=key, headers=headers).image_id == expected
@@ -130,13 +130,15 @@ def test_two_keys_have_two_ids(keys: list[bytes]) -> None:
 
 @pytest.mark.parametrize("message_format", ["image", "auto"])
 @pytest.mark.parametrize("value", [IMAGE, b"", b"[1", b'"text', b" \t\r\n", b"\0{}"])
-def test_what_is_no_object_is_an_image(value: bytes, message_format: MessageFormat) -> None:
+def test_a_value_that_is_not_an_object_is_an_image(
+    value: bytes, message_format: MessageFormat
+) -> None:
     item = parsed(value, message_format)
 
     assert (item.content, item.uri) == (value, None)
 
 
-def test_an_object_is_an_image_where_images_are_asked_for() -> None:
+def test_an_object_is_an_image_in_the_format_image() -> None:
     assert parsed(REFERENCE, "image").content == REFERENCE
 
 
@@ -150,7 +152,7 @@ def test_whitespace_before_an_object_does_not_matter(
     assert (item.content, item.uri) == (None, "s3://b/k")
 
 
-def test_what_begins_like_an_object_is_not_taken_for_an_image() -> None:
+def test_a_value_that_begins_like_an_object_is_not_an_image() -> None:
     assert "not JSON" in malformed(b"{" + IMAGE, "auto")
 
 
@@ -169,7 +171,7 @@ def test_data_is_base64(content: bytes) -> None:
         *[b'"uri": "", "data": "YQ=="', b'"uri": "u", "data": ""'],
     ],
 )
-def test_null_and_empty_are_as_good_as_absent(other: bytes) -> None:
+def test_null_and_empty_count_as_absent(other: bytes) -> None:
     item = parsed(b"{" + other + b"}")
 
     assert (item.uri is None) != (item.content is None)
@@ -227,7 +229,7 @@ def test_json_wins_over_a_header_of_the_same_name() -> None:
     assert item.attributes == {"shop": "json", "lane": "3"}
 
 
-def test_headers_named_like_json_fields_do_not_stand_in_for_them() -> None:
+def test_headers_do_not_replace_json_fields_of_the_same_name() -> None:
     error = refused(b"{}")
     item = parsed(REFERENCE, headers=[("uri", b"header"), ("data", b"header")])
 
@@ -277,7 +279,7 @@ def test_no_text_of_an_item_has_lone_surrogates(value: bytes) -> None:
         assert not_utf8(parsed(value)) == []
 
 
-# What is wrong, and what is said of it.
+# Messages that are wrong, and their errors.
 
 
 @pytest.mark.parametrize(
@@ -314,12 +316,12 @@ def test_both_uri_and_data_are_incomplete() -> None:
         (b"null", "null"),
     ],
 )
-def test_json_that_is_no_object_is_malformed(value: bytes, kind: str) -> None:
+def test_json_that_is_not_an_object_is_malformed(value: bytes, kind: str) -> None:
     assert f"JSON but {kind}, not an object" in malformed(value)
 
 
 @pytest.mark.parametrize("value", [b'[{"uri": "u"}]', b' "uri"', b'"\\ud800"', b"[1]"])
-def test_an_array_or_a_string_is_no_image_either(value: bytes) -> None:
+def test_an_array_or_a_string_is_not_an_image(value: bytes) -> None:
     assert "not an object" in malformed(value, "auto")
 
 
@@ -338,7 +340,7 @@ def test_an_array_or_a_string_is_no_image_either(value: bytes) -> None:
     ],
     ids=["empty", "blank", "image", "cut", "two", "comma", "quotes", "utf8", "digits"],
 )
-def test_what_is_not_json_is_malformed(value: bytes, reason: str) -> None:
+def test_a_value_that_is_not_json_is_malformed(value: bytes, reason: str) -> None:
     message = malformed(value)
 
     assert "the value is not JSON in UTF-8" in message
@@ -360,7 +362,7 @@ def test_what_is_not_json_is_malformed(value: bytes, reason: str) -> None:
         ("data:image/png;base64,Y", ""),
     ],
 )
-def test_data_that_is_no_base64_is_malformed(data: str, said: str) -> None:
+def test_data_that_is_not_base64_is_malformed(data: str, said: str) -> None:
     message = malformed(json.dumps({"data": data}).encode())
 
     assert "the field 'data' is not base64: " in message
@@ -433,12 +435,12 @@ def test_thirty_megabytes_in_lines_are_decoded_fast(start: str) -> None:
     assert time.process_time() - started < 3
 
 
-# What Kafka Connect, Debezium and Confluent's serializers put around a value.
+# The wrappers of Kafka Connect, Debezium and Confluent's serializers.
 
 
 @pytest.mark.parametrize("message_format", ["auto", "json"])
 @pytest.mark.parametrize("schema_id", [1, 42, 65_541, 131_072, 100_001, 2**31 - 1])
-def test_json_behind_a_schema_id_is_read(message_format: MessageFormat, schema_id: int) -> None:
+def test_json_after_a_schema_id_is_read(message_format: MessageFormat, schema_id: int) -> None:
     value = b"\0" + schema_id.to_bytes(4, "big") + b'{"id": "a", "uri": "s3://b/k", "shop": 7}'
     item = parsed(value, message_format)
 
@@ -448,7 +450,7 @@ def test_json_behind_a_schema_id_is_read(message_format: MessageFormat, schema_i
 @pytest.mark.parametrize("message_format", ["auto", "json"])
 @pytest.mark.parametrize("schema_id", [1, 42, 100_001, 2**31 - 1])
 @pytest.mark.parametrize("after", [b"\x0as3://b/k", b"\x00\x0a\x08s3://b/k", b'"text"', b"\0"])
-def test_other_values_behind_a_schema_id_are_called_that(
+def test_other_values_after_a_schema_id_are_refused_by_name(
     message_format: MessageFormat, schema_id: int, after: bytes
 ) -> None:
     message = malformed(b"\0" + schema_id.to_bytes(4, "big") + after, message_format)
@@ -479,7 +481,7 @@ def test_images_that_begin_with_a_zero_are_images(value: bytes) -> None:
     assert "not JSON" in malformed(value, "json")
 
 
-def test_nothing_is_stripped_where_images_are_asked_for() -> None:
+def test_nothing_is_stripped_in_the_format_image() -> None:
     value = b"\0\0\0\0\1" + REFERENCE
     assert parsed(value, "image").content == value
 
@@ -503,7 +505,7 @@ EVENT = {"before": None, "after": {"uri": "u"}, "source": {}, "op": "c"}
         ({"specversion": "1.0", "id": "a", "data": {"uri": "u"}}, ["CloudEvent"]),
     ],
 )
-def test_an_envelope_is_called_that(
+def test_an_envelope_is_named(
     fields: dict[str, object], named: list[str], message_format: MessageFormat
 ) -> None:
     error = refused(json.dumps(fields).encode(), message_format)
@@ -514,7 +516,7 @@ def test_an_envelope_is_called_that(
 
 
 @pytest.mark.parametrize("extra", [{"op": "c", "after": 1}, {"schema": 1, "payload": 2}])
-def test_fields_named_as_those_of_envelopes_do_no_harm(extra: dict[str, object]) -> None:
+def test_fields_named_like_those_of_envelopes_are_attributes(extra: dict[str, object]) -> None:
     item = parsed(json.dumps({"uri": "s3://b/k", **extra}).encode())
 
     assert item.uri == "s3://b/k"
@@ -555,7 +557,7 @@ def test_endless_nesting_is_malformed(value: bytes) -> None:
     assert "recursion" in malformed(value)
 
 
-def test_no_depth_of_nesting_raises_anything_else() -> None:
+def test_no_depth_of_nesting_raises_another_error() -> None:
     least = bisect.bisect_left(range(200_000), True, key=is_refused)
     around = [is_refused(depth) for depth in range(least - 20, least + 20)]
 

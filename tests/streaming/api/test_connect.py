@@ -1,4 +1,4 @@
-"""A client of Spark Connect has the batch doors too."""
+"""The batch API over Spark Connect."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the client saw, in a process of its own: one has either kind of session."""
+def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The client's results. It runs in its own process, which has one kind of session."""
     paths = [str(ROOT / part) for part in ("tests", "core", "streaming")]
     odd_names = tmp_path_factory.mktemp("odd") / "[1]"
     odd_names.mkdir()
@@ -47,8 +47,8 @@ def told(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 @pytest.mark.parametrize("door", ["featurize", "column", "sql", "spark_ml"])
-def test_the_vectors_are_the_same(told: dict[str, Any], folder: Path, door: str) -> None:
-    found = {Path(row["path"].removeprefix("file:")): row[door] for row in told["rows"]}
+def test_the_vectors_are_the_same(results: dict[str, Any], folder: Path, door: str) -> None:
+    found = {Path(row["path"].removeprefix("file:")): row[door] for row in results["rows"]}
 
     assert found.keys() == {*folder.iterdir()}
     assert found.pop(folder / "broken.jpg") is None
@@ -56,19 +56,23 @@ def test_the_vectors_are_the_same(told: dict[str, Any], folder: Path, door: str)
     np.testing.assert_allclose(np.array([*found.values()]), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_labels_and_errors(told: dict[str, Any]) -> None:
-    codes = {row["code"]: row["label"] for row in told["rows"]}
+def test_labels_and_errors(results: dict[str, Any]) -> None:
+    codes = {row["code"]: row["label"] for row in results["rows"]}
 
     assert codes.keys() == {None, "image_unsupported"}
     assert codes["image_unsupported"] is None
     assert codes[None] is not None
 
 
-def test_files_are_listed_once_by_a_worker_or_by_spark(told: dict[str, Any], folder: Path) -> None:
-    (path,) = told["listed"]["by a worker"]
+def test_files_are_listed_once_by_a_worker_or_by_spark(
+    results: dict[str, Any], folder: Path
+) -> None:
+    (path,) = results["listed"]["by a worker"]
     assert path.endswith("/[1]/_DSC0001.JPG")
-    assert sorted(told["listed"]["by spark"]) == sorted(f"file:{one}" for one in folder.iterdir())
+    assert sorted(results["listed"]["by spark"]) == sorted(
+        f"file:{one}" for one in folder.iterdir()
+    )
 
 
-def test_what_needs_the_driver_says_so(told: dict[str, Any]) -> None:
-    assert "finetune needs a session on the driver itself" in told["refused"]
+def test_a_function_that_needs_the_driver_raises(results: dict[str, Any]) -> None:
+    assert "finetune needs a session on the driver itself" in results["refused"]

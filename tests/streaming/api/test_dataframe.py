@@ -1,4 +1,4 @@
-"""Images in a DataFrame get embeddings or errors, whatever holds them."""
+"""`featurize` and the column functions: images in a DataFrame get embeddings or errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Rows = dict[str, tuple[list[float] | None, str | None]]
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> Rows:
-    """What the core gives for these files, without Spark."""
+    """The results of the core for these files, without Spark."""
     good = [path for path in sorted(folder.iterdir()) if path.name != "broken.jpg"]
     contents = [path.read_bytes() for path in good]
     vectors = core_vectors(contents)
@@ -85,7 +85,7 @@ def test_uris(spark: SparkSession, folder: Path, expected: Rows) -> None:
 
 
 def test_image_structs(spark: SparkSession, folder: Path, expected: Rows) -> None:
-    """Spark's own reader keeps what it cannot decode; its pixels are those that Pillow gives."""
+    """Spark's own reader keeps files that it cannot decode; its pixels equal Pillow's."""
     images = spark.read.format("image").load(str(folder))
 
     found = outcomes(featurize(images, encoder=ENCODER, input="image"), "image.origin")
@@ -185,7 +185,7 @@ def test_a_null_image_has_an_error(spark: SparkSession) -> None:
 def test_a_function_on_the_workers_may_refer_to_the_vectorizer(
     spark: SparkSession, folder: Path
 ) -> None:
-    """Were a SparkContext in it, Spark would refuse to send the function."""
+    """Spark would refuse to send a function that refers to a SparkContext."""
     vectorize = image_vectorizer(spark, encoder=ENCODER)
 
     def dimensions(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -197,7 +197,7 @@ def test_a_function_on_the_workers_may_refer_to_the_vectorizer(
     assert b"SparkContext" not in cloudpickle.dumps(vectorize)  # type: ignore[no-untyped-call]
 
 
-def test_the_model_is_loaded_once_a_worker_whatever_asks_for_it(
+def test_the_model_is_loaded_once_per_worker_for_all_queries(
     spark: SparkSession, folder: Path
 ) -> None:
     images = read_images(spark, str(folder)).repartition(2)
@@ -255,7 +255,7 @@ def _plan(df: DataFrame) -> str:
         ),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_runs(
+def test_wrong_settings_fail_before_a_job_runs(
     spark: SparkSession, folder: Path, columns: list[str], settings: dict[str, str], message: str
 ) -> None:
     images = read_images(spark, str(folder)).selectExpr(*columns)
@@ -266,7 +266,7 @@ def test_what_is_wrong_is_told_before_anything_runs(
 
 @pytest.mark.parametrize("door", [image_vectorizer, image_labeler])
 @pytest.mark.parametrize("kind", ["int", "array<binary>", "struct<content:binary>"])
-def test_a_column_function_over_no_images_is_told_before_anything_runs(
+def test_a_column_function_over_no_images_fails_in_the_analyzer(
     spark: SparkSession, door: Callable[..., ImageVectorizer | ImageLabeler], kind: str
 ) -> None:
     numbers = spark.createDataFrame([], f"`odd.name` {kind}")
@@ -276,7 +276,7 @@ def test_a_column_function_over_no_images_is_told_before_anything_runs(
         numbers.select(columns("`odd.name`"))
 
 
-def test_a_column_function_takes_what_holds_images(spark: SparkSession, folder: Path) -> None:
+def test_a_column_function_accepts_every_type_of_images(spark: SparkSession, folder: Path) -> None:
     vectorize = image_vectorizer(spark, encoder=ENCODER)
     images = spark.read.format("image").load(str(folder)).where("image.height > 0")
 

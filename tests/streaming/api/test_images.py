@@ -1,4 +1,4 @@
-"""Reading image files: what their headers say, without decoding."""
+"""Reading image files: the fields of their headers, without decoding."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_file_has_a_row(spark: SparkSession, tmp_path: Path) -> None:
     assert found == files
 
 
-def test_what_cannot_be_read_is_an_error_of_its_own(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_has_an_error(spark: SparkSession, tmp_path: Path) -> None:
     outside = tmp_path / "outside.jpg"
     outside.write_bytes(picture("JPEG", 40, 30))
     folder = tmp_path / "folder"
@@ -83,9 +83,7 @@ def test_what_cannot_be_read_is_an_error_of_its_own(spark: SparkSession, tmp_pat
     }
 
 
-def test_files_that_only_spark_reads_have_their_rows_too(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_files_that_only_spark_reads_have_rows_too(spark: SparkSession, tmp_path: Path) -> None:
     whole = picture("JPEG", 40, 30)
     for name, content in {"a [1].jpg": whole, "_b.jpg": whole, "empty.jpg": b""}.items():
         (tmp_path / name).write_bytes(content)
@@ -106,7 +104,7 @@ def test_files_that_only_spark_reads_have_their_rows_too(
     }
 
 
-def test_an_empty_folder_gives_no_row_and_a_missing_one_an_error(
+def test_an_empty_folder_has_no_row_and_a_missing_one_is_an_error(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     empty = read_images(spark, str(tmp_path))
@@ -117,7 +115,7 @@ def test_an_empty_folder_gives_no_row_and_a_missing_one_an_error(
 
 
 def test_many_large_files_are_read_in_small_batches(spark: SparkSession, tmp_path: Path) -> None:
-    """Together they exceed what one batch holds, and each file still has its row."""
+    """Together they exceed one Arrow batch, and each file still has its row."""
     for number in range(6):
         (tmp_path / f"{number}.jpg").write_bytes(bytes([number]) * 9 * 2**20)
 

@@ -1,4 +1,4 @@
-"""Encoders go into MLflow, run there, and come out of it: on a real store, in a file."""
+"""Logging encoders to MLflow, running them there, and loading them: on a real store, in a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["mlflow_store"]
 pytestmark = [
     pytest.mark.spark,
     pytest.mark.usefixtures("mlflow_store"),
-    # MLflow and what it stands on warn of each other.
+    # MLflow and its dependencies warn of each other.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -86,7 +86,7 @@ def images(spark: SparkSession, folder: Path, pictures: dict[str, bytes]) -> Dat
 
 @pytest.fixture(scope="module")
 def expected(images: DataFrame) -> dict[str, Any]:
-    """What `featurize` gives with the same weights, by path; None for what is no picture."""
+    """The results of `featurize` with the same weights, by path; None for no image."""
     return vectors(featurize(images, encoder=SMALL))
 
 
@@ -104,7 +104,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def registered(uri: str, **settings: Any) -> EncoderConfig:
-    # Without the preprocessing, which the model brings.
+    # Without the preprocessing, which comes with the model.
     return ENCODER.model_copy(update={"name": "mlflow", "weights": uri, **settings})
 
 
@@ -112,7 +112,7 @@ def card(uri: str, **settings: Any) -> ModelCard:
     return prepare(registered(uri, **settings)).card
 
 
-def test_what_is_written(logged: Any, artifacts: Path) -> None:
+def test_the_files_of_a_logged_model(logged: Any, artifacts: Path) -> None:
     files = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
     requirements = (artifacts / "requirements.txt").read_text().splitlines()
 
@@ -138,7 +138,7 @@ def test_what_is_written(logged: Any, artifacts: Path) -> None:
     assert logged.metadata["dimension"] == 1280
 
 
-def test_it_predicts_in_a_process_of_mlflows(
+def test_mlflow_loads_it_and_predicts(
     logged: Any, pictures: dict[str, bytes], expected: dict[str, Any]
 ) -> None:
     model = mlflow.pyfunc.load_model("models:/shoes@champion")
@@ -155,8 +155,8 @@ def test_it_predicts_in_a_process_of_mlflows(
 
 
 def test_it_answers_requests(logged: Any, pictures: dict[str, bytes]) -> None:
-    """What `mlflow models serve` does with a request and its answer."""
-    # Here, for it warns as it is imported.
+    """`mlflow models serve` calls this with a request."""
+    # Imported here because it warns.
     from mlflow.pyfunc import scoring_server
 
     contents = [base64.b64encode(one).decode() for one in (pictures["astronaut.jpg"], b"none")]
@@ -230,7 +230,7 @@ def test_the_engine_is_the_processs_and_never_travels(
     settings = {"precision": "float32"}
     first = _load_pyfunc(str(artifacts / "data/encoder"), settings)
     embedded = first.predict(frame)["embedding"][0]
-    # With nothing but the card, it could load nothing.
+    # With the card alone it could not load.
     shutil.copy(artifacts / "data/encoder/card.json", tmp_path)
 
     again = pickle.loads(pickle.dumps(_load_pyfunc(str(tmp_path), settings)))
@@ -240,7 +240,7 @@ def test_the_engine_is_the_processs_and_never_travels(
     np.testing.assert_array_equal(again.predict(frame)["embedding"][0], embedded)
 
 
-def test_the_model_id_tells_where_it_came_from(logged: Any) -> None:
+def test_the_model_id_names_its_source(logged: Any) -> None:
     sha256 = logged.metadata["tensors_sha256"]
 
     assert card("models:/shoes/1").model_id == f"mlflow/shoes/1/{sha256[:12]}"
@@ -266,7 +266,7 @@ def test_another_version_under_the_alias_is_another_model(logged: Any) -> None:
     assert before.tensors_sha256 != after.tensors_sha256
 
 
-def test_what_is_declared_wins(logged: Any) -> None:
+def test_a_declared_preprocessing_wins(logged: Any) -> None:
     declared = {"resize_px": 40, "crop_px": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     settings = EncoderConfig.model_validate(
         {"name": "mlflow", "weights": "models:/shoes/1", "preprocessing": declared}
@@ -297,7 +297,7 @@ def test_a_source_gives_its_uri(source: str) -> None:
     assert registered_uri(source) == f"models:/{source}"
 
 
-def test_a_sha256_may_be_pinned(logged: Any) -> None:
+def test_a_sha256_can_be_pinned(logged: Any) -> None:
     sha256 = logged.metadata["tensors_sha256"]
 
     assert card("models:/shoes/1", sha256=sha256).tensors_sha256 == sha256
@@ -317,7 +317,7 @@ def test_tensors_that_were_changed_are_refused(artifacts: Path, folder: Path) ->
         card(changed.model_uri)
 
 
-def test_a_function_is_not_called_because_a_registry_says_so(logged: Any) -> None:
+def test_a_function_named_by_a_registry_is_not_called(logged: Any) -> None:
     function = "small_models:network_and_preprocessing"
     own = log_encoder(function, name="own")
 
@@ -365,7 +365,7 @@ def test_it_names_no_classes(spark: SparkSession, logged: Any) -> None:
         ("models:/shoes/1", "resnet50", "is of the encoder 'efficientnet_lite0', and encoder.name"),
     ],
 )
-def test_what_is_not_there_is_told(logged: Any, uri: str, name: str, message: str) -> None:
+def test_a_missing_model_is_a_setup_error(logged: Any, uri: str, name: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         prepare(EncoderConfig(name=name, weights=uri))
 
@@ -405,8 +405,8 @@ def test_without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_card_is_read_as_it_was_written(artifacts: Path) -> None:
-    told = read_card(artifacts / "data/encoder")
+    found = read_card(artifacts / "data/encoder")
 
-    assert isinstance(told.preprocessing.mean, tuple)
-    assert told.encoder == "efficientnet_lite0"
-    assert hash(told) == hash(read_card(artifacts / "data/encoder"))
+    assert isinstance(found.preprocessing.mean, tuple)
+    assert found.encoder == "efficientnet_lite0"
+    assert hash(found) == hash(read_card(artifacts / "data/encoder"))

@@ -1,4 +1,4 @@
-"""The transformers, as Spark ML uses its own."""
+"""The transformers in Spark ML's pipelines."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_arrays_and_errors(spark: SparkSession, tmp_path: Path) -> None:
         assert broken or len(row.numbers) == 1280
 
 
-def test_a_vector_of_what_cannot_be_embedded_is_null(spark: SparkSession) -> None:
+def test_the_vector_of_an_image_that_cannot_be_embedded_is_null(spark: SparkSession) -> None:
     images = spark.createDataFrame([(b"no picture",)], "content binary")
 
     assert ImageFeaturizer(encoder=ENCODER).transform(images).first().features is None  # type: ignore[union-attr]
 
 
-def test_the_predictor_names_what_it_sees(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_predictor_names_the_likeliest_classes(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(real_pictures()["chelsea.png"])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     predictor = ImagePredictor(encoder=ENCODER, topK=3)
@@ -134,7 +134,7 @@ def test_the_predictor_names_what_it_sees(spark: SparkSession, tmp_path: Path) -
         ({"encoder": "resnet5"}, "unknown encoder 'resnet5'"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_runs(
+def test_wrong_settings_fail_before_a_job_runs(
     spark: SparkSession, settings: dict[str, str], message: str
 ) -> None:
     images = spark.createDataFrame([(1, b"")], "id int, content binary")

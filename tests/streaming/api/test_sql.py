@@ -56,7 +56,7 @@ def test_in_a_view_and_over_nothing(registered: SparkSession) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         (
             "SELECT image_embedding(width) FROM images",
@@ -66,10 +66,10 @@ def test_in_a_view_and_over_nothing(registered: SparkSession) -> None:
         ("SELECT image_labels(array(path), 3) FROM images", "has the type array<string>"),
     ],
 )
-def test_a_column_without_images_is_told_before_anything_runs(
-    registered: SparkSession, query: str, told: str
+def test_a_column_without_images_fails_in_the_analyzer(
+    registered: SparkSession, query: str, message: str
 ) -> None:
-    with pytest.raises(AnalysisException, match=told) as error:
+    with pytest.raises(AnalysisException, match=message) as error:
         registered.sql(query)
 
     assert "requires the bytes (binary), URIs (string), or Spark's image struct" in str(error.value)
@@ -83,7 +83,7 @@ def test_a_column_without_images_is_told_before_anything_runs(
         ("image_labels(content)", "requires 2 parameters but the actual number is 1"),
     ],
 )
-def test_another_number_of_columns_is_told_before_anything_runs(
+def test_a_wrong_number_of_columns_fails_in_the_analyzer(
     registered: SparkSession, call: str, takes: str
 ) -> None:
     with pytest.raises(AnalysisException, match=f"{call.partition('(')[0]}.*{takes}"):
