@@ -18,7 +18,7 @@ from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import tasks_at_once
 from embedstream.table.delta import MODEL_PROPERTY, table_properties
 from embedstream.worker.broadcast import BroadcastModel, broadcast_model
-from embedstream_core.engine.precision import Timing, in_precision
+from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import PRECISIONS, ModelId, Precision
@@ -60,7 +60,7 @@ def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     model = prepare_model(
         ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
     )
-    return model if config.precision == "auto" else in_precision(model, config.precision)
+    return model if config.precision == "auto" else apply_precision(model, config.precision)
 
 
 def choose_precision(
@@ -83,13 +83,13 @@ def choose_precision(
     if config.precision != "auto":
         return Choice(model, "as set by encoder.precision")
     if table is not None and (recorded := _recorded_precision(spark, table, model.card.model_id)):
-        return Choice(in_precision(model, recorded), "as the rows in the table")
+        return Choice(apply_precision(model, recorded), "as the rows in the table")
     if forced := os.environ.get(FORCED_PRECISION):
         if forced not in PRECISIONS:
             raise SetupError(f"{FORCED_PRECISION} is '{forced}'; it is {' or '.join(PRECISIONS)}")
-        return Choice(in_precision(model, forced), f"as {FORCED_PRECISION} says")
+        return Choice(apply_precision(model, forced), f"as {FORCED_PRECISION} says")
     timing = _timing(spark, model, config)
-    return Choice(in_precision(model, timing.better), f"measured on a worker: {timing}")
+    return Choice(apply_precision(model, timing.better), f"measured on a worker: {timing}")
 
 
 def _recorded_precision(spark: SparkSession, table: str, model_id: str) -> Precision | None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from embedstream_core.engine.backends import BACKENDS, fold_batch_norms
+from embedstream_core.engine.backends import BACKENDS
 from embedstream_core.engine.engine import Engine
+from embedstream_core.engine.rewrite import fold_batch_norms
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.model_id import Precision

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from embedstream_core.engine.backends import fold_batch_norms
 from embedstream_core.engine.engine import Engine, choose_batch_size, find_device
+from embedstream_core.engine.rewrite import fold_batch_norms
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import Precision

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from embedstream_core.engine.precision import Timing, in_precision, time_precisions
+from embedstream_core.engine.precision import Timing, apply_precision, time_precisions
 from embedstream_core.errors import SystemicError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import ModelId, Precision
@@ -105,9 +105,9 @@ def test_a_model_that_is_broken_in_float32_is_an_error(tmp_path: Path) -> None:
 def test_a_card_names_the_precision_that_its_model_runs_in() -> None:
     model = prepared("slow_in_float32")
 
-    rounded = in_precision(model, "bfloat16")
+    rounded = apply_precision(model, "bfloat16")
 
     assert rounded.card.precision == "bfloat16"
     assert rounded.card.model_id == f"{model.card.model_id}@bfloat16"
-    assert in_precision(rounded, "float32") == model
+    assert apply_precision(rounded, "float32") == model
     assert ModelId.parse(model.card.model_id).precision == "float32"

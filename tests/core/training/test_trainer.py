@@ -22,16 +22,11 @@ from embedstream_core.errors import Code, SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, PreparedModel, load_prepared, prepare_model
-from embedstream_core.training.examples import Example, Pictures, shuffled
-from embedstream_core.training.trainer import (
-    Epoch,
-    TrainingSettings,
-    finished_epochs,
-    process_group,
-    train,
-    trained_blocks,
-    trained_tensors,
-)
+from embedstream_core.training.blocks import select_blocks
+from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
+from embedstream_core.training.examples import Example, Pictures, shuffle
+from embedstream_core.training.settings import TrainingSettings
+from embedstream_core.training.trainer import join_process_group, train
 
 SIDE = 16
 SMALL = Preprocessing(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -59,7 +54,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     environment = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    with process_group(torch.device("cpu")):
+    with join_process_group(torch.device("cpu")):
         yield
 
 
@@ -121,7 +116,7 @@ def run(
 
 
 def tensors(model: PreparedModel, folder: Path) -> Tensors:
-    return safetensors.torch.load(trained_tensors(folder / "checkpoint.pt", model.card))
+    return safetensors.torch.load(export_tensors(folder / "checkpoint.pt", model.card))
 
 
 def changed(model: PreparedModel, folder: Path) -> set[str]:
@@ -136,7 +131,7 @@ def test_it_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: 
     assert reports[-1].accuracy > 0.9
     assert (reports[-1].judged, reports[-1].rows, reports[-1].skipped) == (20, (60,), {})
     assert reports[-1].loss < reports[0].loss
-    content = trained_tensors(tmp_path / "checkpoint.pt", model.card)
+    content = export_tensors(tmp_path / "checkpoint.pt", model.card)
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -173,13 +168,13 @@ def test_one_that_was_interrupted_comes_to_the_same(model: PreparedModel, tmp_pa
     run(model, whole)
     with pytest.raises(InterruptedError):
         run(model, interrupted, end_after=1)
-    done = finished_epochs(interrupted / "checkpoint.pt")
+    done = read_finished_epochs(interrupted / "checkpoint.pt")
 
     resumed = run(model, interrupted)
 
     assert [epoch.number for epoch in done] == [1]
     assert [epoch.number for epoch in resumed] == [2, 3]
-    assert finished_epochs(interrupted / "checkpoint.pt") == [*done, *resumed]
+    assert read_finished_epochs(interrupted / "checkpoint.pt") == [*done, *resumed]
     one, other = tensors(model, whole), tensors(model, interrupted)
     for name in one:
         torch.testing.assert_close(other[name], one[name])
@@ -209,7 +204,7 @@ def test_what_cannot_be_decoded_is_skipped_and_counted_once(
 
 
 def test_a_share_without_a_picture_ends_it(model: PreparedModel, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"none of the 2 pictures.*image_empty"):
+    with pytest.raises(SetupError, match=r"none of the 2 images.*image_empty"):
         run(model, tmp_path, rows=[Example(b"", 0), Example(b"", 1)])
 
 
@@ -230,14 +225,14 @@ def test_the_last_blocks(name: str, expected: list[str]) -> None:
     side = 224 if "vit" in name else 64
     preprocessing = replace(SMALL, resize_px=side, crop_px=side)
 
-    assert trained_blocks(body, preprocessing, TrainingSettings()) == expected
+    assert select_blocks(body, preprocessing, TrainingSettings()) == expected
 
 
 def test_what_has_no_parameters_cannot_be_trained() -> None:
     body = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
 
     with pytest.raises(SetupError, match="Sequential has no parameter that can be trained"):
-        trained_blocks(body, SMALL, SETTINGS)
+        select_blocks(body, SMALL, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +254,8 @@ def test_settings_out_of_range(wrong: dict[str, float], message: str) -> None:
 def test_the_order_is_anothers_within_the_window() -> None:
     rows = [Example(bytes(10), label) for label in range(100)]
 
-    by_rows = [row.label for row in shuffled(rows, np.random.default_rng(0), rows=10)]
-    by_bytes = [row.label for row in shuffled(rows, np.random.default_rng(0), bytes=100)]
+    by_rows = [row.label for row in shuffle(rows, np.random.default_rng(0), rows=10)]
+    by_bytes = [row.label for row in shuffle(rows, np.random.default_rng(0), bytes=100)]
 
     for labels in (by_rows, by_bytes):
         assert sorted(labels) == list(range(100)) != labels
