@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend
 
-__all__ = ["BACKENDS", "Forward", "Placement", "obstacle"]
+__all__ = ["BACKENDS", "Forward", "Normalize", "Placement", "obstacle"]
 
 # Parameters of glibc's mallopt, from its malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -37,11 +37,32 @@ class Placement:
     cpu_threads: int | None
 
 
-class Forward(Protocol):
-    """One forward pass, normalization included; called from one thread at a time."""
+Forward: TypeAlias = Callable[[Pixels], Vectors]
+"""One forward pass, normalization included: uint8 of shape (n, crop_px, crop_px, 3) to float32 of
+shape (n, dimension). Called from one thread at a time."""
 
-    def __call__(self, pixels: Pixels, /) -> Vectors:
-        """Embed uint8 of shape (n, crop_px, crop_px, 3); return float32 (n, dimension)."""
+
+class Normalize(nn.Module):
+    """uint8 of shape (n, side, side, 3) to normalized float32 of shape (n, 3, side, side)."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        # Repeated to the length of an image's row, because torch is slow on rows of three values.
+        mean, std = (
+            torch.tensor(values).repeat(preprocessing.crop_px)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalize a model batch without copying it to another memory layout."""
+        rows = torch.addcmul(self.shift, pixels.float().flatten(2), self.scale)
+        # torch calls the layout height, width, channel channels_last.
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
@@ -64,11 +85,10 @@ def obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> 
 
 @dataclass(frozen=True, slots=True)
 class _TorchForward:
+    normalize: nn.Module
     model: Callable[[torch.Tensor], torch.Tensor]
     device: torch.device
     input_dtype: torch.dtype
-    scale: torch.Tensor
-    shift: torch.Tensor
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Vectors:
@@ -78,10 +98,7 @@ class _TorchForward:
         return torch.from_numpy(pixels).to(self.device)
 
     def compute(self, images: torch.Tensor) -> torch.Tensor:
-        rows = images.float().flatten(2)
-        normalized = torch.addcmul(self.shift, rows, self.scale).view(images.shape)
-        # torch calls this memory layout (height, width, channel) channels_last: nothing is copied.
-        return self.model(normalized.permute(0, 3, 1, 2).to(self.input_dtype)).float()
+        return self.model(self.normalize(images).to(self.input_dtype)).float()
 
 
 def _open_torch(
@@ -93,18 +110,12 @@ def _open_torch(
             torch.set_num_threads(placement.cpu_threads)
     if not isinstance(model, FixedModule):
         model = rewrite_model(model, placement.dtype)
-    # Repeated to the length of an image's row, because torch is slow on rows of three values.
-    mean, std = (
-        torch.tensor(values).repeat(preprocessing.crop_px)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    exact = any(isinstance(module, RoundedLayer | FixedModule) for module in model.modules())
+    is_exact = any(isinstance(module, RoundedLayer | FixedModule) for module in model.modules())
     return _TorchForward(
+        normalize=Normalize(preprocessing).to(placement.device),
         model=model.to(placement.device),
         device=placement.device,
-        input_dtype=torch.float32 if exact else placement.dtype,
-        scale=(1 / (255 * std)).to(placement.device),
-        shift=(-mean / std).to(placement.device),
+        input_dtype=torch.float32 if is_exact else placement.dtype,
     )
 
 
@@ -157,7 +168,6 @@ def _open_openvino(model: nn.Module, preprocessing: Preprocessing, placement: Pl
 def _convert_to_openvino(model: nn.Module, preprocessing: Preprocessing) -> Any:
     """Convert a model to an OpenVINO graph that takes uint8 images and normalizes them."""
     import openvino
-    from openvino.preprocess import ColorFormat, PrePostProcessor
 
     side = preprocessing.crop_px
     with warnings.catch_warnings():
@@ -166,25 +176,16 @@ def _convert_to_openvino(model: nn.Module, preprocessing: Preprocessing) -> Any:
         # The tracer may warn of each check of a shape, and the shape is always the same here.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            graph = openvino.convert_model(
-                model.float(),
-                input=[-1, 3, side, side],
-                example_input=torch.zeros(1, 3, side, side),
+            return openvino.convert_model(
+                nn.Sequential(Normalize(preprocessing), model.float()),
+                input=[([-1, side, side, 3], openvino.Type.u8)],
+                example_input=torch.zeros(1, side, side, 3, dtype=torch.uint8),
             )
         except RuntimeError as error:
             raise SetupError(
                 f"OpenVINO cannot convert {type(model).__name__}; set encoder.backend to torch "
                 f"({str(error).splitlines()[0]})"
             ) from error
-    steps = PrePostProcessor(graph)
-    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(
-        openvino.Layout("NHWC")
-    ).set_color_format(ColorFormat.RGB)
-    steps.input().model().set_layout(openvino.Layout("NCHW"))
-    convert = steps.input().preprocess().convert_element_type(openvino.Type.f32)
-    convert.mean([255 * mean for mean in preprocessing.mean])
-    convert.scale([255 * std for std in preprocessing.std])
-    return steps.build()
 
 
 BACKENDS: Mapping[Backend, Callable[[nn.Module, Preprocessing, Placement], Forward]] = {

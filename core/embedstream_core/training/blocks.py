@@ -7,22 +7,13 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.models.probe import probe_pictures
 from embedstream_core.training.settings import TrainingSettings
 
-__all__ = ["build_normalization", "select_blocks"]
-
-
-def build_normalization(preprocessing: Preprocessing) -> nn.Module:
-    """Build a module from uint8 (n, side, side, 3) to normalized float32 (n, 3, side, side)."""
-    from torchvision.ops import Permute
-    from torchvision.transforms.v2 import Normalize, ToDtype
-
-    to_float32 = ToDtype(torch.float32, scale=True)
-    normalize = Normalize(preprocessing.mean, preprocessing.std)
-    return nn.Sequential(Permute([0, 3, 1, 2]), to_float32, normalize)
+__all__ = ["select_blocks"]
 
 
 def select_blocks(
@@ -43,7 +34,7 @@ def select_blocks(
     body.eval().requires_grad_(True)
     device = next((one.device for one in body.parameters()), torch.device("cpu"))
     pixels = torch.from_numpy(probe_pictures(preprocessing.crop_px)).to(device)
-    output: torch.Tensor = body(build_normalization(preprocessing)(pixels))
+    output: torch.Tensor = body(Normalize(preprocessing).to(device)(pixels))
     if output.requires_grad:
         output.square().sum().backward()  # type: ignore[no-untyped-call]
     # Some networks have heads that only their first training used; those get no gradient.

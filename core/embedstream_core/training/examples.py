@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,22 +39,6 @@ class Example(NamedTuple):
     label: int
 
 
-class Source(Protocol):
-    """The inputs of one process, which can be read repeatedly."""
-
-    @property
-    def rows(self) -> int:
-        """An upper bound of the number of inputs in one reading."""
-
-    def read(
-        self, random: np.random.Generator | None, skipped: Counter[str]
-    ) -> Iterator[tuple[npt.NDArray[Any], int]]:
-        """Yield each input with the index of its class, in a random order or in a fixed one.
-
-        An image without an input is counted in `skipped`, by its error code.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """The images of Parquet files with the columns `content`, bytes, and `label`, an int.
@@ -77,7 +61,10 @@ class Pictures:
     def read(
         self, random: np.random.Generator | None, skipped: Counter[str]
     ) -> Iterator[tuple[Pixels, int]]:
-        """Yield each decoded image with its label; an undecodable image is counted, not raised."""
+        """Yield each image with its label, in a random order or in a fixed one.
+
+        An image that cannot be decoded is counted in `skipped`, by its error code.
+        """
         if random is None:
             examples = _read_files(self.files)
         else:
@@ -120,7 +107,6 @@ class Features:
         cls,
         encoder: nn.Module,
         source: Source,
-        *,
         dimension: int,
         batch_size: int,
         device: torch.device,
@@ -152,6 +138,10 @@ class Features:
         count = len(self.labels)
         for index in range(count) if random is None else random.permutation(count):
             yield self.vectors[index], int(self.labels[index])
+
+
+Source: TypeAlias = Pictures | Features
+"""The inputs of one process. Each reading yields at most `rows`, and counts the rest as skipped."""
 
 
 def collate(

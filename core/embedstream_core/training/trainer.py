@@ -24,14 +24,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
 from embedstream_core.models.card import ModelCard
-from embedstream_core.training.blocks import build_normalization, select_blocks
+from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, load_checkpoint, save_checkpoint
 from embedstream_core.training.examples import Features, Source, collate
 from embedstream_core.training.settings import TrainingSettings
 
-__all__ = ["join_process_group", "train"]
+__all__ = ["Trainer", "join_process_group"]
 
 # At the head's rate, the trained blocks of the body would forget what they have learned.
 _BODY_RATE = 0.1
@@ -50,47 +51,19 @@ def join_process_group(device: torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def train(
-    card: ModelCard,
-    body: nn.Module,
-    *,
-    training: Source,
-    held_out: Source,
-    classes: int,
-    settings: TrainingSettings,
-    checkpoint: Path,
-    device: torch.device,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> None:
-    """Train in this process of a group, from the last finished epoch of the checkpoint to the end.
+class Trainer:
+    """The network, its optimizer, and this process's share of the images.
 
-    The sources are this process's shares. Each process calls it with the same settings; the first
-    writes the checkpoint after each epoch, completely or not at all. Equal settings, shares and
-    processes give the same result, with or without interruptions, as far as the device computes
-    reproducibly.
-
-    Raises:
-        SetupError: no image of a share can be decoded.
+    Each process of the group creates one with the same settings; `training` and `held_out` are the
+    process's shares. Equal settings, shares and processes give the same result, with or without
+    interruptions, as far as the device computes reproducibly.
     """
-    trainer = _Trainer(card, body, training, held_out, classes, settings, device)
-    epochs = trainer.resume(checkpoint)
-    while len(epochs) < settings.epochs:
-        epoch = trainer.train_epoch(len(epochs) + 1)
-        epochs.append(epoch)
-        if distributed.get_rank() == 0:
-            save_checkpoint(checkpoint, trainer.parts, epochs)
-            on_epoch(epoch)
-    # No process leaves before the checkpoint exists.
-    distributed.barrier()
-
-
-class _Trainer:
-    """The network, its optimizer, and this process's share."""
 
     def __init__(
         self,
         card: ModelCard,
         body: nn.Module,
+        *,
         training: Source,
         held_out: Source,
         classes: int,
@@ -104,20 +77,13 @@ class _Trainer:
         body = copy.deepcopy(body).to(device).to(memory_format=torch.channels_last)
         blocks = select_blocks(body, card.preprocessing, settings)
         self._blocks = [body.get_submodule(name) for name in blocks]
-        encoder = nn.Sequential(build_normalization(card.preprocessing), body)
+        encoder = nn.Sequential(Normalize(card.preprocessing), body).to(device)
+        self._network = head if settings.trainable == "head" else nn.Sequential(encoder, head)
         if settings.trainable == "head":
             # The body's output is the same in each epoch.
-            training, held_out = (
-                Features.compute(
-                    encoder,
-                    source,
-                    dimension=card.dimension,
-                    batch_size=settings.batch_size,
-                    device=device,
-                )
-                for source in (training, held_out)
-            )
-        self._network = head if settings.trainable == "head" else nn.Sequential(encoder, head)
+            size, dimension = settings.batch_size, card.dimension
+            training = Features.compute(encoder, training, dimension, size, device)
+            held_out = Features.compute(encoder, held_out, dimension, size, device)
         self._network.eval()
         self._training, self._held_out = training, held_out
         self._parallel = DistributedDataParallel(
@@ -126,18 +92,39 @@ class _Trainer:
         self._steps = math.ceil(max(_gather(training.rows)) / settings.batch_size)
         optimizer, schedule = _create_optimizer(head, body, settings, self._steps)
         self._optimizer, self._schedule = optimizer, schedule
-        self.parts = {"body": body, "head": head, "optimizer": optimizer, "schedule": schedule}
+        self._parts: dict[str, Any] = {
+            "body": body,
+            "head": head,
+            "optimizer": optimizer,
+            "schedule": schedule,
+        }
 
-    def resume(self, checkpoint: Path) -> list[Epoch]:
-        """Load the checkpoint that the first process reads; return its finished epochs."""
-        found: list[Any] = [load_checkpoint(checkpoint) if distributed.get_rank() == 0 else None]
+    def run(
+        self, checkpoint: Path, *, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    ) -> None:
+        """Train from the last finished epoch of the checkpoint to the end.
+
+        The first process writes the checkpoint after each epoch, completely or not at all.
+
+        Raises:
+            SetupError: no image of a share can be decoded.
+        """
+        is_first = distributed.get_rank() == 0
+        found: list[Any] = [load_checkpoint(checkpoint) if is_first else None]
         distributed.broadcast_object_list(found, src=0)
         epochs: list[Epoch] = found[0].pop("epochs")
         for name, state in found[0].items():
-            self.parts[name].load_state_dict(state)
-        return epochs
+            self._parts[name].load_state_dict(state)
+        while len(epochs) < self._settings.epochs:
+            epoch = self._train_epoch(len(epochs) + 1)
+            epochs.append(epoch)
+            if is_first:
+                save_checkpoint(checkpoint, self._parts, epochs)
+                on_epoch(epoch)
+        # No process leaves before the checkpoint exists.
+        distributed.barrier()
 
-    def train_epoch(self, number: int) -> Epoch:
+    def _train_epoch(self, number: int) -> Epoch:
         started = time.perf_counter()
         settings = self._settings
         # The seed depends on the epoch only, so that a resumed training continues identically.

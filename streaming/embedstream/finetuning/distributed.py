@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,36 +18,30 @@ from pyspark.ml.torch.distributor import TorchDistributor
 
 from embedstream_core.engine.engine import find_device
 from embedstream_core.errors import SystemicError
-from embedstream_core.media.image.decode import DecodeLimits
 from embedstream_core.models.prepare import ModelCard, load_model
-from embedstream_core.settings import Fidelity
 from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
 from embedstream_core.training.examples import Pictures
 from embedstream_core.training.settings import TrainingSettings
-from embedstream_core.training.trainer import join_process_group, train
+from embedstream_core.training.trainer import Trainer, join_process_group
 
-__all__ = ["TrainingJob", "run_training"]
+__all__ = ["START", "TrainingJob", "run_training"]
 
 _log = logging.getLogger(__name__)
+
+START = "start.safetensors"
+"""The file of the tensors that a training starts from, in its folder."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """The input of a training process; Spark sends it there."""
+    """The input of a training process. `images` are the settings of the images, without files."""
 
     folder: Path
     card: ModelCard
     classes: int
     settings: TrainingSettings
-    limits: DecodeLimits
-    fidelity: Fidelity
-    threads: int
+    images: Pictures
     on_gpu: bool
-
-    @property
-    def start(self) -> Path:
-        """The tensors that the training starts from."""
-        return self.folder / "start.safetensors"
 
     @property
     def checkpoint(self) -> Path:
@@ -59,21 +53,10 @@ class TrainingJob:
         """The folder of the labelled images."""
         return self.folder / "examples"
 
-    @property
-    def success_file(self) -> Path:
-        """The file that Spark writes last to the folder of the images."""
-        return self.examples / "_SUCCESS"
-
-    def pictures(self, part: str, rank: int = 0, processes: int = 1) -> Pictures:
-        """Return one process's share of a part, `train` or `held_out`."""
+    def share(self, part: str, rank: int = 0, processes: int = 1) -> Pictures:
+        """Return the images of one process in a part, `train` or `held_out`."""
         files = sorted((self.examples / f"part={part}").glob("*.parquet"))
-        return Pictures(
-            tuple(files[rank::processes]),
-            self.card.preprocessing,
-            self.limits,
-            self.fidelity,
-            self.threads,
-        )
+        return replace(self.images, files=tuple(files[rank::processes]))
 
 
 def run_training(job: TrainingJob, num_processes: int) -> None:
@@ -121,7 +104,7 @@ def _train_share(job: TrainingJob) -> None:
     # TorchDistributor passes the standard output of the processes on to the driver.
     logging.basicConfig(stream=sys.stdout, format="embedstream: %(message)s")
     _log.setLevel(logging.INFO)
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.images.threads)
     device = find_device("cuda" if job.on_gpu else "cpu")
 
     def log_epoch(epoch: Epoch) -> None:
@@ -138,14 +121,13 @@ def _train_share(job: TrainingJob) -> None:
 
     with join_process_group(device):
         rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        train(
+        trainer = Trainer(
             job.card,
-            load_model(job.card, job.start),
-            training=job.pictures("train", rank, processes),
-            held_out=job.pictures("held_out", rank, processes),
+            load_model(job.card, job.folder / START),
+            training=job.share("train", rank, processes),
+            held_out=job.share("held_out", rank, processes),
             classes=job.classes,
             settings=job.settings,
-            checkpoint=job.checkpoint,
             device=device,
-            on_epoch=log_epoch,
         )
+        trainer.run(job.checkpoint, on_epoch=log_epoch)

@@ -83,7 +83,8 @@ def write_examples(
     Raises:
         SetupError: a process would have nothing to train on, or nothing is held out.
     """
-    if not job.success_file.exists():
+    # Spark writes this file last.
+    if not (job.examples / "_SUCCESS").exists():
         # The content decides on the file of an image, and on whether it is trained on.
         key = f.xxhash64("content", f.lit(job.settings.seed))
         held_out = f.pmod("key", f.lit(10_000)) < job.settings.held_out * 10_000
@@ -102,8 +103,8 @@ def write_examples(
             .option("parquet.block.size", _ROW_GROUP_BYTES)
             .parquet(job.examples.as_uri())
         )
-    shares = [job.pictures("train", rank, num_processes).rows for rank in range(num_processes)]
-    held = job.pictures("held_out").rows
+    shares = [job.share("train", rank, num_processes).rows for rank in range(num_processes)]
+    held = job.share("held_out").rows
     if not all(shares) or not held:
         raise SetupError(
             f"there are too few images: {held} held out, and to train on for each process: "

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from embedstream.config.locations import scheme_of
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
-from embedstream.finetuning.distributed import TrainingJob, run_training
+from embedstream.finetuning.distributed import START, TrainingJob, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
 from embedstream.spark.connect import is_connect
 from embedstream.spark.folder import check_writable
@@ -34,6 +35,7 @@ from embedstream_core.models.mlflow_store import is_registered
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import export_tensors, read_finished_epochs
+from embedstream_core.training.examples import Pictures
 from embedstream_core.training.settings import TrainingSettings
 
 __all__ = ["FinetunedEncoder", "TrainingSettings", "finetune"]
@@ -105,13 +107,13 @@ def finetune(
         card=model.card,
         classes=len(summary.labels),
         settings=settings,
-        limits=decode.limits,
-        fidelity=decode.fidelity,
-        threads=task_cores(spark),
+        images=Pictures(
+            (), model.card.preprocessing, decode.limits, decode.fidelity, task_cores(spark)
+        ),
         on_gpu=on_gpu,
     )
     _claim_folder(job, summary, num_processes)
-    job.start.write_bytes(model.tensors)
+    (folder / START).write_bytes(model.tensors)
     write_examples(images, job, summary.labels, num_processes)
     if len(read_finished_epochs(job.checkpoint)) < settings.epochs:
         run_training(job, num_processes)
@@ -174,7 +176,7 @@ def _claim_folder(job: TrainingJob, summary: Summary, num_processes: int) -> Non
         "start": job.card.model_id,
         "start_sha256": job.card.tensors_sha256,
         "preprocessing": asdict(job.card.preprocessing),
-        "decoding": [job.fidelity, asdict(job.limits)],
+        "decoding": [job.images.fidelity, asdict(job.images.limits)],
         **summary._asdict(),
         "num_processes": num_processes,
         **asdict(job.settings),
@@ -192,7 +194,7 @@ def _claim_folder(job: TrainingJob, summary: Summary, num_processes: int) -> Non
         )
     if changed:
         # No epoch is finished, so the training starts from the beginning.
-        job.success_file.unlink(missing_ok=True)
+        shutil.rmtree(job.examples, ignore_errors=True)
         replace_file(path, text.encode())
 
 
@@ -216,7 +218,7 @@ def _write_encoder(
         "settings": asdict(job.settings),
     }
     replace_file(job.folder / "encoder.json", json.dumps(description, indent=2).encode())
-    update = {"weights": str(path), "sha256": sha256}
+    update: dict[str, object] = {"weights": str(path), "sha256": sha256}
     if given.name != job.card.encoder or is_registered(given.weights):
         # Only the registry named the encoder and its preprocessing until now.
         update |= {"name": job.card.encoder, "preprocessing": PreprocessingConfig(**preprocessing)}

@@ -26,7 +26,7 @@ from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
 from embedstream_core.training.examples import Example, Pictures, shuffle
 from embedstream_core.training.settings import TrainingSettings
-from embedstream_core.training.trainer import join_process_group, train
+from embedstream_core.training.trainer import Trainer, join_process_group
 
 SIDE = 16
 SMALL = Preprocessing(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -101,17 +101,16 @@ def run(
         if epoch.number == end_after:
             raise InterruptedError
 
-    train(
+    trainer = Trainer(
         model.card,
         load_prepared(model),
         training=pictures(folder / "train", rows or examples(60, seed=1)),
         held_out=pictures(folder / "held_out", examples(20, seed=2)),
         classes=2,
         settings=settings,
-        checkpoint=folder / "checkpoint.pt",
         device=torch.device("cpu"),
-        on_epoch=on_epoch,
     )
+    trainer.run(folder / "checkpoint.pt", on_epoch=on_epoch)
     return reports
 
 

@@ -28,7 +28,7 @@ from embedstream import (
 )
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, SetupError, SystemicError
-from embedstream_core.training.trainer import Epoch, finished_epochs
+from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
 
 pytestmark = [
     pytest.mark.spark,
@@ -96,7 +96,7 @@ class Trained(NamedTuple):
 
     @property
     def epochs(self) -> list[Epoch]:
-        return finished_epochs(self.folder / "checkpoint.pt")
+        return read_finished_epochs(self.folder / "checkpoint.pt")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def trained(labelled: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Tr
     with pytest.raises(SystemicError) as ended:
         train(labelled, folder)
     killer.join()
-    before = finished_epochs(checkpoint)
+    before = read_finished_epochs(checkpoint)
     encoder = train(labelled, folder)
     return Trained(encoder, folder, ended.value, before, torchrun_folders() - there)
 
@@ -119,7 +119,7 @@ def torchrun_folders() -> set[Path]:
 
 
 def test_after_a_kill_it_goes_on_after_the_last_whole_epoch(trained: Trained) -> None:
-    assert "the training ended after 1 of 2 epochs; call again" in str(trained.error)
+    assert "the training failed after 1 of 2 epochs; call again" in str(trained.error)
     assert [epoch.number for epoch in trained.epochs] == [1, 2]
     # Its seconds too: it was not trained again.
     assert trained.epochs[:1] == trained.before
@@ -170,7 +170,7 @@ def test_what_is_done_is_not_done_again(trained: Trained, labelled: DataFrame) -
 def test_another_training_in_the_same_folder_is_refused(
     trained: Trained, labelled: DataFrame
 ) -> None:
-    message = "holds a training with epochs 2, not 4: give what it was begun with"
+    message = "holds a training with epochs 2, not 4: use the settings and images"
     with pytest.raises(SetupError, match=message):
         train(labelled, trained.folder, epochs=4)
     with pytest.raises(SetupError, match=f"a training with images {COUNT + BROKEN}, not 50"):
