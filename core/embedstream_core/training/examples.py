@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from embedstream_core.errors import ItemError
+from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Pixels, Preprocessing, open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.settings import Fidelity
 
-__all__ = ["Example", "Features", "Pictures", "Source", "collate", "shuffle"]
+__all__ = ["Example", "Features", "Pictures", "Source", "collate", "repeat", "shuffle"]
 
 # The bounds of what one process holds in memory, whatever the size of its files.
 _READ_ROWS = 64
@@ -154,6 +154,26 @@ def collate(
         yield torch.from_numpy(np.stack(arrays)).to(device), torch.tensor(labels).to(device)
 
 
+def repeat(
+    source: Source, random: np.random.Generator, skipped: Counter[str]
+) -> Iterator[tuple[npt.NDArray[Any], int]]:
+    """Read a share again and again; skipped images count only once.
+
+    Raises:
+        SetupError: no image of the share can be decoded.
+    """
+    for reading in count():
+        empty = True
+        for read in source.read(random, skipped if reading == 0 else Counter()):
+            empty = False
+            yield read
+        if empty:
+            raise SetupError(
+                f"none of the {source.rows} images of one process can be decoded "
+                f"({dict(skipped)}): check the column of images, or use fewer processes"
+            )
+
+
 def shuffle(
     examples: Iterable[Example],
     random: np.random.Generator,
@@ -164,21 +184,15 @@ def shuffle(
     """Yield the examples in a random order, within a window of `rows` or `bytes`."""
     window: list[Example] = []
     size = 0
-    for example in examples:
-        window.append(example)
-        size += len(example.content)
-        while len(window) >= rows or size >= bytes:
-            chosen = _pop_random(window, random)
-            size -= len(chosen.content)
-            yield chosen
-    while window:
-        yield _pop_random(window, random)
-
-
-def _pop_random(window: list[Example], random: np.random.Generator) -> Example:
-    index = random.integers(len(window))
-    window[index], window[-1] = window[-1], window[index]
-    return window.pop()
+    for example in chain(examples, [None]):
+        if example is not None:
+            window.append(example)
+            size += len(example.content)
+        while window and (example is None or len(window) >= rows or size >= bytes):
+            index = random.integers(len(window))
+            window[index], window[-1] = window[-1], window[index]
+            size -= len(window[-1].content)
+            yield window.pop()
 
 
 def _read_files(files: Iterable[Path]) -> Iterator[Example]:

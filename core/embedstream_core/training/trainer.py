@@ -12,12 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -25,11 +24,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from embedstream_core.engine.backends import Normalize
-from embedstream_core.errors import SetupError
 from embedstream_core.models.card import ModelCard
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, load_checkpoint, save_checkpoint
-from embedstream_core.training.examples import Features, Source, collate
+from embedstream_core.training.examples import Features, Source, collate, repeat
 from embedstream_core.training.settings import TrainingSettings
 
 __all__ = ["Trainer", "join_process_group"]
@@ -136,7 +134,7 @@ class Trainer:
             # new ones, EfficientNet-Lite0 classified 18 % of digits correctly after two epochs.
             module.training = not hasattr(module, "running_mean")
         # Each process takes as many steps as the one with the most images needs.
-        inputs = _repeat(self._training, random, skipped)
+        inputs = repeat(self._training, random, skipped)
         inputs = islice(inputs, self._steps * settings.batch_size)
         losses = []
         for batch, labels in collate(inputs, settings.batch_size, self._device):
@@ -188,22 +186,6 @@ def _create_optimizer(
         return min(1.0, warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
 
     return optimizer, LambdaLR(optimizer, scale_rate)
-
-
-def _repeat(
-    source: Source, random: np.random.Generator, skipped: Counter[str]
-) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Read a share again and again; skipped images count only once."""
-    for reading in count():
-        empty = True
-        for read in source.read(random, skipped if reading == 0 else Counter()):
-            empty = False
-            yield read
-        if empty:
-            raise SetupError(
-                f"none of the {source.rows} images of one process can be decoded "
-                f"({dict(skipped)}): check the column of images, or use fewer processes"
-            )
 
 
 def _gather(value: Any) -> list[Any]:

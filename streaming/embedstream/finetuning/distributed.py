@@ -15,16 +15,20 @@ import torch
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
+from pyspark.sql import SparkSession
 
+from embedstream.config.sections import EncoderConfig
+from embedstream.spark.connect import is_connect
+from embedstream.spark.sizing import task_gpus, tasks_at_once
 from embedstream_core.engine.engine import find_device
-from embedstream_core.errors import SystemicError
+from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.models.prepare import ModelCard, load_model
 from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
 from embedstream_core.training.examples import Pictures
 from embedstream_core.training.settings import TrainingSettings
 from embedstream_core.training.trainer import Trainer, join_process_group
 
-__all__ = ["START", "TrainingJob", "run_training"]
+__all__ = ["START", "TrainingJob", "check_processes", "run_training"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +61,35 @@ class TrainingJob:
         """Return the images of one process in a part, `train` or `held_out`."""
         files = sorted((self.examples / f"part={part}").glob("*.parquet"))
         return replace(self.images, files=tuple(files[rank::processes]))
+
+
+def check_processes(spark: SparkSession, num_processes: int, encoder: EncoderConfig) -> bool:
+    """Check that the processes can run at once; return whether each gets a GPU.
+
+    Raises:
+        SetupError: the session cannot run them, or `device` is `cuda` and grants no GPU.
+    """
+    if num_processes < 1:
+        raise SetupError(f"num_processes is {num_processes}; it is 1 or more")
+    if is_connect(spark):
+        raise SetupError(
+            "finetune needs a session in the driver's process, because PySpark's TorchDistributor "
+            "does not run over Spark Connect"
+        )
+    master, tasks = str(spark.sparkContext.master), tasks_at_once(spark)
+    # Spark would retry for ten minutes.
+    if master.startswith("local[") and num_processes > tasks:
+        raise SetupError(
+            f"num_processes is {num_processes}, but '{master}' runs {tasks} tasks at once: use "
+            "fewer, or a master with more"
+        )
+    granted = task_gpus(spark)
+    if encoder.device == "cuda" and granted < 1:
+        raise SetupError(
+            "encoder.device is cuda, but spark.task.resource.gpu.amount is not 1; grant each task "
+            "a GPU, or set encoder.device to auto or cpu"
+        )
+    return encoder.device != "cpu" and granted >= 1
 
 
 def run_training(job: TrainingJob, num_processes: int) -> None:

@@ -18,15 +18,14 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from embedstream.config.locations import scheme_of
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
-from embedstream.finetuning.distributed import START, TrainingJob, run_training
+from embedstream.finetuning.distributed import START, TrainingJob, check_processes, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
-from embedstream.spark.connect import is_connect
 from embedstream.spark.folder import check_writable
-from embedstream.spark.sizing import task_cores, task_gpus, tasks_at_once
+from embedstream.spark.sizing import task_cores
 from embedstream.worker.model import prepare
 from embedstream_core.atomic_files import replace_file
 from embedstream_core.errors import SetupError
@@ -94,71 +93,28 @@ def finetune(
     settings = settings or TrainingSettings()
     spark, decode = df.sparkSession, (config or DataFrameConfig()).decode
     images = select_images(df, input, label_col)
-    on_gpu = _check_processes(spark, num_processes, given)
-    folder = _create_folder(output)
-    _refuse_program(given.name)
-    model = prepare(given)
-    # A registered model names its encoder only in the registry.
-    _refuse_program(model.card.encoder)
-    blocks = select_blocks(load_prepared(model), model.card.preprocessing, settings)
-    summary = summarize_images(images, label_col)
-    job = TrainingJob(
-        folder=folder,
-        card=model.card,
-        classes=len(summary.labels),
-        settings=settings,
-        images=Pictures(
-            (), model.card.preprocessing, decode.limits, decode.fidelity, task_cores(spark)
-        ),
-        on_gpu=on_gpu,
-    )
-    _claim_folder(job, summary, num_processes)
-    (folder / START).write_bytes(model.tensors)
-    write_examples(images, job, summary.labels, num_processes)
-    if len(read_finished_epochs(job.checkpoint)) < settings.epochs:
-        run_training(job, num_processes)
-    return _write_encoder(given, job, summary.labels, blocks)
-
-
-def _check_processes(spark: SparkSession, num_processes: int, encoder: EncoderConfig) -> bool:
-    """Return whether each process gets a GPU."""
-    if num_processes < 1:
-        raise SetupError(f"num_processes is {num_processes}; it is 1 or more")
-    if is_connect(spark):
-        raise SetupError(
-            "finetune needs a session in the driver's process, because PySpark's TorchDistributor "
-            "does not run over Spark Connect"
-        )
-    master, tasks = str(spark.sparkContext.master), tasks_at_once(spark)
-    # Spark would retry for ten minutes.
-    if master.startswith("local[") and num_processes > tasks:
-        raise SetupError(
-            f"num_processes is {num_processes}, but '{master}' runs {tasks} tasks at once: use "
-            "fewer, or a master with more"
-        )
-    granted = task_gpus(spark)
-    if encoder.device == "cuda" and granted < 1:
-        raise SetupError(
-            "encoder.device is cuda, but spark.task.resource.gpu.amount is not 1; grant each task "
-            "a GPU, or set encoder.device to auto or cpu"
-        )
-    return encoder.device != "cpu" and granted >= 1
-
-
-def _create_folder(output: str | Path) -> Path:
+    on_gpu = check_processes(spark, num_processes, given)
     if scheme_of(str(output)) is not None:
         raise SetupError(
             f"output is '{output}'; it is a folder that driver and executors see under one path"
         )
     folder = Path(output).expanduser().absolute()
     check_writable("output", str(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(
-            f"output '{folder}' cannot be created ({error.strerror}); choose another path"
-        ) from error
-    return folder
+    _refuse_program(given.name)
+    model = prepare(given)
+    # A registered model names its encoder only in the registry.
+    _refuse_program(model.card.encoder)
+    blocks = select_blocks(load_prepared(model), model.card.preprocessing, settings)
+    summary = summarize_images(images, label_col)
+    reading = (decode.limits, decode.fidelity, task_cores(spark))
+    pictures = Pictures((), model.card.preprocessing, *reading)
+    job = TrainingJob(folder, model.card, len(summary.labels), settings, pictures, on_gpu)
+    _claim_folder(job, summary, num_processes)
+    (folder / START).write_bytes(model.tensors)
+    write_examples(images, job, summary.labels, num_processes)
+    if len(read_finished_epochs(job.checkpoint)) < settings.epochs:
+        run_training(job, num_processes)
+    return _write_encoder(given, job, summary.labels, blocks)
 
 
 def _refuse_program(name: str) -> None:
@@ -171,6 +127,12 @@ def _refuse_program(name: str) -> None:
 
 def _claim_folder(job: TrainingJob, summary: Summary, num_processes: int) -> None:
     """Write the settings to the folder, or check that it holds the same ones."""
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"output '{job.folder}' cannot be created ({error.strerror}); choose another path"
+        ) from error
     settings = {
         "encoder": job.card.encoder,
         "start": job.card.model_id,

@@ -1,4 +1,4 @@
-"""A network is trained by one process; what several add is tested over Spark."""
+"""Training in one process; several processes are tested over Spark."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def model() -> PreparedModel:
 
 @pytest.fixture(autouse=True)
 def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A group of this process alone."""
+    """Create a group of this process alone."""
     environment = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
@@ -59,7 +59,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def picture(label: int, random: np.random.Generator) -> bytes:
-    """Noise that is brighter above in one class, and below in the other."""
+    """Return noise whose upper half is brighter in one class, and the lower half in the other."""
     pixels = random.integers(100, size=(SIDE, SIDE, 3), dtype=np.uint8)
     half = slice(SIDE // 2) if label else slice(SIDE // 2, None)
     pixels[half] += 100
@@ -92,7 +92,7 @@ def run(
     rows: Sequence[Example] | None = None,
     end_after: int | None = None,
 ) -> list[Epoch]:
-    """Train in a folder; what it reports. It fails after an epoch where `end_after` says so."""
+    """Train in a folder and return the reports; `end_after` is an epoch that fails at its end."""
     folder.mkdir(exist_ok=True)
     reports: list[Epoch] = []
 
@@ -123,7 +123,7 @@ def changed(model: PreparedModel, folder: Path) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_it_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: Path) -> None:
+def test_training_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: Path) -> None:
     reports = run(model, tmp_path)
 
     assert [epoch.number for epoch in reports] == [1, 2, 3]
@@ -162,7 +162,9 @@ def test_only_the_chosen_blocks_change(
     assert {"(none).weight", "(none).bias"} <= tensors(model, tmp_path).keys()
 
 
-def test_one_that_was_interrupted_comes_to_the_same(model: PreparedModel, tmp_path: Path) -> None:
+def test_an_interrupted_training_gives_the_same_result(
+    model: PreparedModel, tmp_path: Path
+) -> None:
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     run(model, whole)
     with pytest.raises(InterruptedError):
@@ -180,7 +182,7 @@ def test_one_that_was_interrupted_comes_to_the_same(model: PreparedModel, tmp_pa
     assert run(model, interrupted) == []
 
 
-def test_another_seed_comes_to_something_else(model: PreparedModel, tmp_path: Path) -> None:
+def test_another_seed_gives_another_result(model: PreparedModel, tmp_path: Path) -> None:
     run(model, tmp_path / "one")
     run(model, tmp_path / "other", replace(SETTINGS, seed=1))
 
@@ -189,7 +191,7 @@ def test_another_seed_comes_to_something_else(model: PreparedModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_blocks"])
-def test_what_cannot_be_decoded_is_skipped_and_counted_once(
+def test_undecodable_images_are_skipped_and_counted_once(
     model: PreparedModel, tmp_path: Path, trainable: str
 ) -> None:
     broken = [Example(b"", 0), Example(b"no picture", 1), Example(b"nor this", 0)]
@@ -202,7 +204,9 @@ def test_what_cannot_be_decoded_is_skipped_and_counted_once(
         assert epoch.skipped == {Code.IMAGE_EMPTY: 1, Code.IMAGE_UNSUPPORTED: 2}
 
 
-def test_a_share_without_a_picture_ends_it(model: PreparedModel, tmp_path: Path) -> None:
+def test_a_share_without_a_decodable_image_is_a_setup_error(
+    model: PreparedModel, tmp_path: Path
+) -> None:
     with pytest.raises(SetupError, match=r"none of the 2 images.*image_empty"):
         run(model, tmp_path, rows=[Example(b"", 0), Example(b"", 1)])
 
@@ -227,7 +231,7 @@ def test_the_last_blocks(name: str, expected: list[str]) -> None:
     assert select_blocks(body, preprocessing, TrainingSettings()) == expected
 
 
-def test_what_has_no_parameters_cannot_be_trained() -> None:
+def test_a_network_without_parameters_cannot_be_trained() -> None:
     body = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
 
     with pytest.raises(SetupError, match="Sequential has no parameter that can be trained"):
@@ -245,12 +249,12 @@ def test_what_has_no_parameters_cannot_be_trained() -> None:
         ({"trainable": "body"}, "trainable is 'body'; it is head, last_blocks or all"),
     ],
 )
-def test_settings_out_of_range(wrong: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         TrainingSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_order_is_anothers_within_the_window() -> None:
+def test_shuffling_stays_within_the_window() -> None:
     rows = [Example(bytes(10), label) for label in range(100)]
 
     by_rows = [row.label for row in shuffle(rows, np.random.default_rng(0), rows=10)]
@@ -258,11 +262,11 @@ def test_the_order_is_anothers_within_the_window() -> None:
 
     for labels in (by_rows, by_bytes):
         assert sorted(labels) == list(range(100)) != labels
-        # What is read last cannot come before nine others have left the window.
+        # An example can move forward by at most the nine others of the window.
         assert all(place >= label - 9 for place, label in enumerate(labels))
 
 
-def test_each_reading_has_an_order_of_its_own(tmp_path: Path) -> None:
+def test_each_random_reading_has_another_order(tmp_path: Path) -> None:
     source = pictures(tmp_path, [Example(*row) for row in examples(30, seed=1)])
     random = np.random.default_rng(0)
 
