@@ -34,8 +34,7 @@ def engine_of(
     `tensors` returns the path of the prepared tensors; it is called once per process and model.
 
     Raises:
-        SetupError: as `start_engine`.
-        SystemicError: as `start_engine`.
+        SetupError, SystemicError: as `start_engine`.
     """
     key = card, settings
     if key not in _engines:

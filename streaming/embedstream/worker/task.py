@@ -38,7 +38,7 @@ _LOADING_TIMEOUT_S = 120.0
 class Embedder:
     """The function of a partition: Spark sends it to the workers, where it embeds items.
 
-    `dedupe_entries` bounds the embeddings that are known at once; None makes each anew.
+    `dedupe_entries` bounds the cached embeddings; None disables the cache.
     """
 
     model: BroadcastModel
