@@ -1,4 +1,4 @@
-"""Encoders that fail once in a stream, as a GPU does. Spark sends this file to its workers."""
+"""Encoders that fail once in a stream, like a GPU. Spark sends this file to its workers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ __all__ = ["hang", "sticky_error"]
 
 
 class FailsOnce(nn.Module):
-    """Of all workers of a stream the first fails, at its second forward pass.
+    """Fails in one worker of a stream, from its second forward pass on.
 
-    The first pass is that of the probe pictures. What has failed stays broken, and a file tells who
-    it was.
+    The first pass embeds the probe images. A file holds the process id of the worker that failed.
     """
 
     def __init__(self, name: str, fail: Callable[[], None]) -> None:
@@ -33,7 +32,7 @@ class FailsOnce(nn.Module):
         self.layer = nn.Linear(3, 8)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # It is also traced, with symbols, and run by the driver, which is to prepare it.
+        # The driver also runs it, and traces it with symbols; it must not fail there.
         if isinstance(images, torch.Tensor) and TaskContext.get() is not None:
             self.passes += 1
             self.broken = self.broken or (self.passes > 1 and _is_first(self.name))
@@ -63,10 +62,10 @@ def _encoder(name: str, fail: Callable[[], None]) -> Encoder:
 
 
 def sticky_error() -> Encoder:
-    """Fails with an error that CUDA keeps until the process ends."""
+    """Return an encoder with an error that CUDA keeps until the process ends."""
     return _encoder("sticky_error", _raise)
 
 
 def hang() -> Encoder:
-    """Does not return."""
+    """Return an encoder that does not return."""
     return _encoder("hang", lambda: time.sleep(600))

@@ -1,4 +1,4 @@
-"""An encoder of one's own, as `encoder.name` names it, whose vectors are odd for some pictures."""
+"""A custom encoder for `encoder.name` whose vectors are degenerate for some images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREPROCESSING = Preprocessing(8, 8, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class Odd(nn.Module):
-    """The mean colour; black has norm zero, and white is not a number."""
+    """The mean colour: the vector of black has norm zero, that of white is NaN."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         colour = images.mean((2, 3))

@@ -1,7 +1,8 @@
-"""The engines of this process: each is started once, by the first who asks, and kept."""
+"""The cache of this process's engines: the first use of a model starts its engine."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from embedstream_core.settings import EngineSettings
 
 __all__ = ["engine_of", "start_engine"]
 
+_log = logging.getLogger(__name__)
 
-# What a folder is called is no part of the key: one model may be copied to several.
+# The folder's path is not part of the key, because one model may be copied to several folders.
 _engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
 
 
@@ -27,13 +29,12 @@ def engine_of(
     cuda_index: int = 0,
     cpu_threads: int | None = None,
 ) -> Engine:
-    """A prepared model's engine; `tensors` says where its file lies, and is asked once a process.
+    """Return a model's engine from the cache, or start it.
 
-    A backend that cannot be used on this device gives way to torch.
+    `tensors` returns the path of the prepared tensors; it is called once per process and model.
 
     Raises:
-        SetupError: the device is not there, or the model cannot be loaded on it.
-        SystemicError: the model or the device is broken.
+        SetupError, SystemicError: as `start_engine`.
     """
     key = card, settings
     if key not in _engines:
@@ -51,15 +52,23 @@ def start_engine(
     cuda_index: int = 0,
     cpu_threads: int | None = None,
 ) -> Engine:
-    """Start an engine that is not kept; otherwise as `engine_of`."""
+    """Start and check an engine without caching it.
+
+    A backend that this device cannot use is replaced by torch.
+
+    Raises:
+        SetupError: the device is missing, or the model cannot be loaded on it.
+        SystemicError: the model or the device is broken.
+    """
     device = find_device(settings.device, cuda_index=cuda_index)
-    hindered = obstacle(settings.backend, device, fixed=is_fixed(card.encoder))
+    if reason := obstacle(settings.backend, device, fixed=is_fixed(card.encoder)):
+        _log.warning("torch replaces the backend %s: %s", settings.backend, reason)
     engine = Engine.start(
         load_model(card, tensors),
         card.preprocessing,
         device=device,
         precision=card.precision,
-        backend="torch" if hindered else settings.backend,
+        backend="torch" if reason else settings.backend,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
     )

@@ -1,10 +1,9 @@
-"""An encoder on a device: uint8 pictures in, float32 vectors out."""
+"""An encoder on a device: uint8 images in, float32 vectors out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 import numpy as np
 import torch
@@ -19,11 +18,7 @@ from embedstream_core.models.probe import flaw, probe_pictures
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device
 
-__all__ = [
-    "Engine",
-    "choose_batch_size",
-    "find_device",
-]
+__all__ = ["Engine", "choose_batch_size", "find_device"]
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16
@@ -31,15 +26,16 @@ _CUDA_BATCH_SIZE = 128
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Libraries below torch say it in words of their own, in a plain RuntimeError.
+# Libraries below torch raise a plain RuntimeError, which only its text identifies.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+_GPU_FAILURE = ("CUDA error", "cuDNN error")
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A model ready to embed. Called from one thread at a time.
 
-    `batch_size` is the largest number of pictures in one forward pass.
+    `batch_size` is the largest number of images in one forward pass.
     """
 
     forward: Forward
@@ -58,15 +54,14 @@ class Engine:
         batch_size: int | None = None,
         cpu_threads: int | None = None,
     ) -> Engine:
-        """Move a model to its device and precision; the model is used up.
+        """Move a model to its device and precision, changing the model in place.
 
         `cpu_threads` bounds the threads of one forward pass on a CPU, for the whole process.
 
         Raises:
             SetupError: the backend cannot be used here, or cannot run the model.
         """
-        fixed = isinstance(model, FixedModule)
-        if reason := obstacle(backend, device, fixed=fixed):
+        if reason := obstacle(backend, device, fixed=isinstance(model, FixedModule)):
             raise SetupError(f"backend '{backend}' cannot be used: {reason}")
         placement = Placement(
             device=device,
@@ -78,30 +73,36 @@ class Engine:
         return cls(forward, placement.batch_size, device)
 
     def embed(self, pictures: Sequence[Pixels]) -> Vectors:
-        """Embed pictures of shape (crop_px, crop_px, 3), uint8.
+        """Embed images of shape (crop_px, crop_px, 3), uint8.
 
-        Returns float32 of shape (number of pictures, dimension), in order. Where the device runs
-        out of memory the batch is halved, down to one picture.
+        Returns float32 of shape (number of images, dimension), in order. If the device runs out of
+        memory, the model batch is halved, down to one image.
 
         Raises:
-            RuntimeError: not even one picture fits, or the network itself fails.
+            RuntimeError: not even one image fits, or the network itself fails.
             SystemicError: the GPU failed. Every later call in this process would fail too: CUDA
                 keeps such an error until the process ends.
         """
-        if len(pictures) > self.batch_size:
-            return self._in_parts(pictures, self.batch_size)
-        try:
-            return self.forward(np.stack(pictures))
-        except RuntimeError as error:
-            if _is_device_failure(error):
-                raise SystemicError(f"the GPU failed: {str(error).splitlines()[0]}") from error
-            if len(pictures) == 1 or not _is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()
-        return self._in_parts(pictures, len(pictures) // 2)
+        size = self.batch_size
+        if len(pictures) <= size:
+            try:
+                return self.forward(np.stack(pictures))
+            except RuntimeError as error:
+                text = str(error)
+                is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
+                    words in text for words in _OUT_OF_MEMORY
+                )
+                if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
+                    raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
+                if len(pictures) == 1 or not is_out_of_memory:
+                    raise
+            torch.cuda.empty_cache()
+            size = len(pictures) // 2
+        starts = range(0, len(pictures), size)
+        return np.concatenate([self.embed(pictures[start : start + size]) for start in starts])
 
     def check(self, preprocessing: Preprocessing) -> None:
-        """Embed two pictures that every encoder tells apart.
+        """Embed two images that every encoder must distinguish.
 
         Raises:
             SystemicError: the model or the device is broken.
@@ -112,46 +113,24 @@ class Engine:
                 "encoder.precision float32, or encoder.backend torch"
             )
 
-    def _in_parts(self, pictures: Sequence[Pixels], size: int) -> Vectors:
-        starts = range(0, len(pictures), size)
-        return np.concatenate([self.embed(pictures[start : start + size]) for start in starts])
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in _OUT_OF_MEMORY
-    )
-
-
-def _is_device_failure(error: RuntimeError) -> bool:
-    of_device = "CUDA error" in str(error) or "cuDNN error" in str(error)
-    return of_device and not _is_out_of_memory(error)
-
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:
-    """Choose the device; `auto` is CUDA where there is one.
+    """Return the torch device; `auto` is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        SetupError: CUDA was asked for and is not there.
+        SetupError: the device is `cuda`, and that GPU is not visible.
     """
-    match device:
-        case "cpu":
-            return torch.device("cpu")
-        case "auto":
-            use_cuda = torch.cuda.is_available()
-            return torch.device("cuda", cuda_index) if use_cuda else torch.device("cpu")
-        case "cuda":
-            if cuda_index >= torch.cuda.device_count():
-                raise SetupError(
-                    f"device 'cuda' was asked for, but GPU {cuda_index} of "
-                    f"{torch.cuda.device_count()} is not visible; grant the executor one "
-                    "(spark.executor.resource.gpu.amount) or set encoder.device to auto or cpu"
-                )
-            return torch.device("cuda", cuda_index)
-        case _:
-            assert_never(device)
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if device == "cuda" and cuda_index >= torch.cuda.device_count():
+        raise SetupError(
+            f"device is 'cuda', but GPU {cuda_index} of {torch.cuda.device_count()} is not "
+            "visible; grant the executor one (spark.executor.resource.gpu.amount) or set "
+            "encoder.device to auto or cpu"
+        )
+    return torch.device("cuda", cuda_index)
 
 
 def choose_batch_size(device: torch.device) -> int:
-    """How many pictures one forward pass takes by default."""
+    """Return the default number of images in one forward pass."""
     return _CUDA_BATCH_SIZE if device.type == "cuda" else _CPU_BATCH_SIZE

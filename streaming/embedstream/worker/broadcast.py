@@ -1,4 +1,4 @@
-"""One model: driver to broadcast to one file an executor to one engine a worker."""
+"""The way of one model: driver, broadcast, one file per executor, one engine per worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -26,34 +26,22 @@ from embedstream_core.settings import EngineSettings
 __all__ = ["BroadcastModel", "broadcast_model"]
 
 
-class Tensors(Protocol):
-    """The prepared tensors, as they travel."""
-
-    def file(self) -> Path:
-        """Where they lie on this executor's disk; what workers of it map, they share."""
-
-
 @dataclass(frozen=True)
-class _BroadcastTensors:
+class Tensors:
+    """The prepared tensors. Spark Connect has no broadcasts, but sends the file by itself."""
+
     name: str
-    sent: Broadcast[bytes]
+    content: Broadcast[bytes] | None
 
     def file(self) -> Path:
-        """Written by the executor's first worker."""
+        """Return the file on this executor's disk, which its workers map and so share.
+
+        The executor's first worker writes it.
+        """
         path = _executor_folder() / self.name
-        if not path.exists():
-            replace_file(path, self.sent.value, mode=0o600)
+        if self.content is not None and not path.exists():
+            replace_file(path, self.content.value, mode=0o600)
         return path
-
-
-@dataclass(frozen=True)
-class _SessionFile:
-    """What Spark Connect has in the place of broadcasts."""
-
-    name: str
-
-    def file(self) -> Path:
-        return _executor_folder() / self.name
 
 
 # By session and hash, as long as something refers to them.
@@ -62,7 +50,7 @@ _sent: WeakValueDictionary[tuple[str, str], Tensors] = WeakValueDictionary()
 
 @dataclass(frozen=True)
 class BroadcastModel:
-    """A model that travels to the workers as a reference.
+    """A model that Spark sends to the workers as a reference.
 
     `counter` counts its loads there; Spark Connect has none.
     """
@@ -74,23 +62,26 @@ class BroadcastModel:
 
     @property
     def loads(self) -> int:
-        """How often it was loaded, as far as that is counted; on the driver."""
+        """The number of loads, read on the driver; 0 over Spark Connect."""
         return 0 if self.counter is None else self.counter.value
 
     def engine(self) -> Engine:
-        """This worker's engine; loaded by the first task that asks, kept for all later ones."""
+        """Return this worker's engine: the first task starts it, all later ones reuse it."""
+
+        def load() -> Path:
+            if self.counter is not None:
+                self.counter.add(1)
+            return self.tensors.file()
+
+        cpu_threads = _current_task().cpus()
         return engine_of(
-            self.card,
-            self._loaded_file,
-            self.settings,
-            cuda_index=_granted_gpu(),
-            cpu_threads=_task().cpus(),
+            self.card, load, self.settings, cuda_index=_find_gpu(), cpu_threads=cpu_threads
         )
 
     def time_precisions(self) -> Timing:
         """Time this worker's forward passes in each precision."""
         return time_precisions(
-            self.card, self.tensors.file(), self.settings, cuda_index=_granted_gpu()
+            self.card, self.tensors.file(), self.settings, cuda_index=_find_gpu()
         )
 
     def embedding_cache_file(self, *decoding: object) -> Path:
@@ -107,22 +98,22 @@ class BroadcastModel:
             path.touch(mode=0o600)
         return path
 
-    def _loaded_file(self) -> Path:
-        if self.counter is not None:
-            self.counter.add(1)
-        return self.tensors.file()
-
 
 def broadcast_model(
     spark: SparkSession, model: PreparedModel, config: EncoderConfig
 ) -> BroadcastModel:
-    """Send a prepared model's tensors to the executors, once for all that use them."""
+    """Send a prepared model's tensors to the executors, once for all users of a session."""
     connect = is_connect(spark)
-    sent = session_key(spark), model.card.tensors_sha256
-    if (tensors := _sent.get(sent)) is None:
-        send = _add_file if connect else _broadcast
+    key = session_key(spark), model.card.tensors_sha256
+    if (tensors := _sent.get(key)) is None:
         name = f"{model.card.tensors_sha256}.safetensors"
-        tensors = _sent[sent] = send(spark, name, model.tensors)
+        if connect:
+            with tempfile.TemporaryDirectory(prefix="embedstream-") as folder:
+                path = Path(folder, name)
+                path.write_bytes(model.tensors)
+                spark.addArtifacts(str(path), file=True)
+        content = None if connect else spark.sparkContext.broadcast(model.tensors)
+        tensors = _sent[key] = Tensors(name, content)
     return BroadcastModel(
         card=model.card,
         tensors=tensors,
@@ -131,30 +122,18 @@ def broadcast_model(
     )
 
 
-def _broadcast(spark: SparkSession, name: str, tensors: bytes) -> Tensors:
-    return _BroadcastTensors(name, spark.sparkContext.broadcast(tensors))
-
-
-def _add_file(spark: SparkSession, name: str, tensors: bytes) -> Tensors:
-    with tempfile.TemporaryDirectory(prefix="embedstream-") as folder:
-        path = Path(folder, name)
-        path.write_bytes(tensors)
-        spark.addArtifacts(str(path), file=True)
-    return _SessionFile(name)
-
-
 def _executor_folder() -> Path:
     return Path(SparkFiles.getRootDirectory())
 
 
-def _granted_gpu() -> int:
-    """The GPU that Spark gave this task, else one by turns: never all tasks on GPU 0."""
-    task = _task()
+def _current_task() -> TaskContext:
+    return cast("TaskContext", TaskContext.get())
+
+
+def _find_gpu() -> int:
+    """Return the GPU that Spark granted this task, or one by its partition: never all on GPU 0."""
+    task = _current_task()
     granted = task.resources().get("gpu")
     if granted is not None:
         return int(granted.addresses[0])
     return task.partitionId() % max(1, torch.cuda.device_count())
-
-
-def _task() -> TaskContext:
-    return cast("TaskContext", TaskContext.get())

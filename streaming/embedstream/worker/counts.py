@@ -1,4 +1,4 @@
-"""How many outcomes of each kind a micro-batch had, counted where they are made."""
+"""The counts of a micro-batch's outcomes by kind, collected on the workers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from embedstream_core.records import Failure, Outcome
 __all__ = ["Kinds", "OutcomeCounts"]
 
 Kinds = Counter[str | None]
-"""Outcomes by code; of embeddings by None."""
+"""Failures by error code, and embeddings under None."""
 
 _Tally = Counter[tuple[str | None, str | None, str | None]]
 
-# What Spark's streaming sets for the tasks of a micro-batch: the query's run, and the batch's id.
-_RUN = "spark.jobGroup.id"
-_BATCH = "streaming.sql.batchId"
+# The local properties that Spark sets for a micro-batch: the query's run and the micro-batch's id.
+_PROPERTIES = ("spark.jobGroup.id", "streaming.sql.batchId")
 
 
 class _Tallies(AccumulatorParam[_Tally]):
@@ -34,28 +33,28 @@ class _Tallies(AccumulatorParam[_Tally]):
 
 @dataclass(frozen=True)
 class OutcomeCounts:
-    """Travels to the workers, and brings the counts of each task that succeeded to the driver.
+    """Counts on the workers; the driver receives the counts of each task that succeeds.
 
-    A Spark observation would do the same, but Delta executes a plan of its own for a table with
-    generated, identity or default columns, and nothing is observed of the one that Spark reports.
+    A Spark observation would do the same, but for a table with generated, identity or default
+    columns Delta runs a plan of its own, and Spark reports no observed metrics.
     """
 
     _tallies: Accumulator[_Tally]
 
     @classmethod
     def start(cls, spark: SparkSession) -> OutcomeCounts:
-        """Begin with nothing counted."""
+        """Create empty counts."""
         return cls(spark.sparkContext.accumulator(Counter(), _Tallies()))
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Count outcomes of the micro-batch that this task is a part of."""
+        """Count outcomes of this task's micro-batch."""
         task = TaskContext.get()
-        run, batch = (task.getLocalProperty(name) if task else None for name in (_RUN, _BATCH))
+        run_id, batch_id = (task.getLocalProperty(name) if task else None for name in _PROPERTIES)
         codes = (one.code if isinstance(one, Failure) else None for one in outcomes)
-        self._tallies.add(Counter((run, batch, code) for code in codes))
+        self._tallies.add(Counter((run_id, batch_id, code) for code in codes))
 
     def take(self, run_id: str, batch_id: int) -> Kinds:
-        """Remove and return the counts of a micro-batch that has ended."""
+        """Remove and return the counts of a finished micro-batch."""
         tallies = self._tallies.value
-        found = [at for at in tallies.copy() if at[:2] == (run_id, str(batch_id))]
-        return Counter({code: tallies.pop((run, batch, code)) for run, batch, code in found})
+        found = [key for key in tallies.copy() if key[:2] == (run_id, str(batch_id))]
+        return Counter({key[2]: tallies.pop(key) for key in found})

@@ -1,8 +1,8 @@
-"""The process that Spark forks Python workers from: it has already imported what they need.
+"""The process that forks Spark's Python workers; it has already imported what they need.
 
-Importing torch takes seconds, and Spark ends workers that were idle for a minute. A worker forked
-from here has the imports at once and shares their memory. No tensor is made before the fork: being
-imported, torch starts no threads and touches no GPU.
+Importing torch takes seconds, and Spark ends workers that were idle for a minute. A forked worker
+has the imports at once and shares their memory. This process creates no tensor before the fork: the
+import alone starts no threads of torch and touches no GPU.
 """
 
 from __future__ import annotations

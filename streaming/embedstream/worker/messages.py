@@ -1,11 +1,12 @@
-"""The adapter to Spark: batches of messages in, the core pipeline, batches of outcomes out."""
+"""The adapter to Spark: Arrow batches of messages in, Arrow batches of outcomes out."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -36,7 +37,7 @@ Batch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
 
 @dataclass(frozen=True)
 class Featurizer:
-    """Called by Spark on a worker with the messages of one partition, in batches."""
+    """The function that Spark calls on a worker with the messages of a partition."""
 
     embedder: Embedder
     message_format: MessageFormat
@@ -45,73 +46,55 @@ class Featurizer:
     counts: OutcomeCounts | None = None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """One outcome row per message, in order.
+        """Yield one outcome row per message, in order.
 
         Raises:
-            SystemicError: no single message is to blame.
+            SystemicError: the failure is not the fault of a single message.
         """
         under_way: deque[tuple[Batch, list[Origin]]] = deque()
         build = outcome_batch if self.transport == "arrow" else outcome_frame
 
-        def entries_of_batches() -> Iterator[list[Entry]]:
+        def read_batches() -> Iterator[list[Entry]]:
             for batch in batches:
-                entries, origins = self._read(_columns(batch))
-                under_way.append((_carried(batch), origins))
+                carried, entries, origins = self._read(batch)
+                under_way.append((carried, origins))
                 yield entries
 
         model_id = self.embedder.model.card.model_id
-        for outcomes in self.embedder.outcomes(entries_of_batches()):
+        for outcomes in self.embedder.outcomes(read_batches()):
             carried, origins = under_way.popleft()
             if self.counts is not None:
                 self.counts.add(outcomes)
             yield build(carried, origins, outcomes, model_id=model_id)
 
-    def _read(self, columns: dict[str, list[Any]]) -> tuple[list[Entry], list[Origin]]:
-        positions = _positions(columns)
-        rows = zip(positions, columns["key"], columns["value"], columns["headers"], strict=True)
-        entries = [self._entry(*row) for row in rows]
-        return entries, [*map(Origin.of, entries, positions)]
-
-    def _entry(
-        self, position: str, key: bytes | None, value: bytes, headers: Sequence[Any] | None
-    ) -> Entry:
-        pairs = [
-            (header["key"], header["value"]) for header in (() if headers is None else headers)
-        ]
-        message = Message(value=value, position=position, key=key, headers=pairs)
-        return attempt(
-            lambda: parse_message(
-                message, message_format=self.message_format, id_header=self.id_header
-            ),
-            Stage.MESSAGE,
-        )
+    def _read(self, batch: Batch) -> tuple[Batch, list[Entry], list[Origin]]:
+        """Return the columns that stay as they are, the parsed messages, and their origins."""
+        # Bytes are copied once, out of Arrow: Pillow would copy a view of them too, and a view
+        # would keep its whole batch in memory, images included. That holds for `carried` too.
+        if isinstance(batch, pd.DataFrame):
+            carried = batch[CARRIED_COLUMNS]
+            columns = [batch[name].tolist() for name in _ITEM_COLUMNS]
+        else:
+            rows = pa.array(range(batch.num_rows), pa.int64())
+            carried = batch.select(CARRIED_COLUMNS).take(rows)
+            columns = [batch.column(name).to_pylist() for name in _ITEM_COLUMNS]
+        entries, origins = [], []
+        for topic, partition, offset, key, value, headers in zip(*columns, strict=True):
+            position = f"{topic}-{partition}-{offset}"
+            pairs = [(one["key"], one["value"]) for one in (() if headers is None else headers)]
+            parse = partial(
+                parse_message,
+                Message(value=value, position=position, key=key, headers=pairs),
+                message_format=self.message_format,
+                id_header=self.id_header,
+            )
+            entry = attempt(parse, Stage.MESSAGE)
+            entries.append(entry)
+            origins.append(Origin.of(entry, position))
+        return carried, entries, origins
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
-    """Outcomes of messages: a row of `OUTCOME_SCHEMA` for each."""
-    arrow = featurizer.transport == "arrow"
-    transported = messages.mapInArrow if arrow else messages.mapInPandas
-    return transported(featurizer, OUTCOME_SCHEMA)
-
-
-def _columns(batch: Batch) -> dict[str, list[Any]]:
-    """The columns that make an item, as lists of Python's own types.
-
-    An image's bytes are copied once, out of Arrow: Pillow would copy a view of them too, and a view
-    would keep its whole batch in memory.
-    """
-    if isinstance(batch, pd.DataFrame):
-        return {name: batch[name].tolist() for name in _ITEM_COLUMNS}
-    return {name: batch.column(name).to_pylist() for name in _ITEM_COLUMNS}
-
-
-def _carried(batch: Batch) -> Batch:
-    if isinstance(batch, pd.DataFrame):
-        return batch[CARRIED_COLUMNS]
-    # All columns of a batch lie in one piece of memory, the images too: take copies out of it.
-    return batch.select(CARRIED_COLUMNS).take(pa.array(range(batch.num_rows), pa.int64()))
-
-
-def _positions(columns: dict[str, list[Any]]) -> list[str]:
-    triples = zip(columns["topic"], columns["partition"], columns["offset"], strict=True)
-    return [f"{topic}-{partition}-{offset}" for topic, partition, offset in triples]
+    """Return the outcomes of messages: a row of `OUTCOME_SCHEMA` for each."""
+    apply = messages.mapInArrow if featurizer.transport == "arrow" else messages.mapInPandas
+    return apply(featurizer, OUTCOME_SCHEMA)

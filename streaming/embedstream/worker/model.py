@@ -1,10 +1,10 @@
-"""The configured model, prepared on the driver, and the precision that all its workers use."""
+"""The configured model: preparation on the driver, and one precision for all its workers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from py4j.protocol import Py4JJavaError
@@ -17,8 +17,8 @@ from embedstream.spark.connect import is_connect, session_key
 from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import tasks_at_once
 from embedstream.table.delta import MODEL_PROPERTY, table_properties
-from embedstream.worker.broadcast import BroadcastModel, broadcast_model
-from embedstream_core.engine.precision import Timing, in_precision
+from embedstream.worker.broadcast import broadcast_model
+from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import PRECISIONS, ModelId, Precision
@@ -31,36 +31,41 @@ if TYPE_CHECKING:
 __all__ = ["FORCED_PRECISION", "Choice", "choose_precision", "prepare"]
 
 FORCED_PRECISION = "EMBEDSTREAM_AUTO_PRECISION"
-"""The environment variable that names what `precision: auto` finds, without measuring."""
+"""The environment variable that sets the result of `precision: auto` without a measurement."""
 
-# Machines of a cluster differ, and one task may not show it; more than these show no more.
+# Machines of a cluster differ, so one task is not enough; more tasks than this add nothing.
 _MAX_TIMED_TASKS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model in the precision that was chosen for it, and the reason in words."""
+    """A model in its chosen precision, and the reason of the choice."""
 
     model: PreparedModel
     reason: str
 
     @property
     def precision(self) -> Precision:
+        """The precision that was chosen."""
         return self.model.card.precision
+
+
+# By session and model, so that all queries of a session get the same vectors.
+_timings: dict[tuple[object, ...], Timing] = {}
 
 
 def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     """Prepare and check the configured model; with `precision: auto` it is still in float32.
 
     Raises:
-        SetupError: as `prepare_model` does.
+        SetupError: as `prepare_model`.
     """
     declared = config.preprocessing
     preprocessing = Preprocessing(**dict(declared)) if declared else None
     model = prepare_model(
         ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
     )
-    return model if config.precision == "auto" else in_precision(model, config.precision)
+    return model if config.precision == "auto" else apply_precision(model, config.precision)
 
 
 def choose_precision(
@@ -70,32 +75,32 @@ def choose_precision(
     *,
     table: str | None = None,
 ) -> Choice:
-    """Choose what a prepared model computes in, once for all workers of a stream or a query.
+    """Choose the precision of a prepared model, once for all workers of a stream or a query.
 
-    `auto` takes the precision of the rows of this model that are in the `table`, an existing one;
-    where there are none, the workers time both.
+    `auto` uses the precision of this model's rows in the existing `table`; without such rows, the
+    workers time both precisions.
 
     Raises:
-        SetupError: the model cannot be started on a worker, or the environment names no precision.
+        SetupError: a worker cannot start the model, or the environment variable is no precision.
     """
     if is_fixed(model.card.encoder):
-        return Choice(model, f"all that a program of {model.card.encoder} runs in")
+        return Choice(model, f"a program of {model.card.encoder} runs in nothing else")
     if config.precision != "auto":
         return Choice(model, "as set by encoder.precision")
-    if table is not None and (recorded := _recorded_precision(spark, table, model.card.model_id)):
-        return Choice(in_precision(model, recorded), "as the rows in the table")
+    if table is not None and (recorded := _find_recorded(spark, table, model.card.model_id)):
+        return Choice(apply_precision(model, recorded), "as the rows in the table")
     if forced := os.environ.get(FORCED_PRECISION):
         if forced not in PRECISIONS:
             raise SetupError(f"{FORCED_PRECISION} is '{forced}'; it is {' or '.join(PRECISIONS)}")
-        return Choice(in_precision(model, forced), f"as {FORCED_PRECISION} says")
-    timing = _timing(spark, model, config)
-    return Choice(in_precision(model, timing.better), f"measured on a worker: {timing}")
+        return Choice(apply_precision(model, forced), f"as set by {FORCED_PRECISION}")
+    timing = _time_on_workers(spark, model, config)
+    return Choice(apply_precision(model, timing.better), f"measured on a worker: {timing}")
 
 
-def _recorded_precision(spark: SparkSession, table: str, model_id: str) -> Precision | None:
-    """Return the precision of the rows that a table has of a model; None without any.
+def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision | None:
+    """Return the precision of a model's rows in a table; None without any.
 
-    The model that fills the table is in its properties; only another one is looked for in its rows.
+    The table's properties name the model that fills it; only another one needs a query.
     """
     wanted = ModelId.parse(model_id)
     forms = {str(wanted.in_precision(one)): one for one in PRECISIONS}
@@ -107,41 +112,27 @@ def _recorded_precision(spark: SparkSession, table: str, model_id: str) -> Preci
     return next((one for form, one in forms.items() if form in found), None)
 
 
-# Of a session's models: every query over one gets the same vectors.
-_timings: dict[tuple[object, ...], Timing] = {}
-
-
-def _timing(spark: SparkSession, model: PreparedModel, config: EncoderConfig) -> Timing:
-    """Return the timing of the worker that gains least: no worker is to lose by the choice."""
+def _time_on_workers(spark: SparkSession, model: PreparedModel, config: EncoderConfig) -> Timing:
+    """Return the timing of the worker that gains least, so that no worker becomes slower."""
     sent = broadcast_model(spark, model, config)
     key = session_key(spark), model.card, sent.settings
-    if key not in _timings:
-        try:
-            _timings[key] = min(_timings_of_workers(spark, sent), key=lambda one: one.gain)
-        except (PySparkException, Py4JJavaError) as error:
-            raise SetupError(
-                f"the encoder '{config.name}' cannot be started on a worker: "
-                f"{describe_error(error)}; see the worker's log, or set encoder.precision to "
-                "float32 to start without measuring"
-            ) from error
-    return _timings[key]
+    if key in _timings:
+        return _timings[key]
 
-
-def _timings_of_workers(spark: SparkSession, model: BroadcastModel) -> list[Timing]:
     def time_both(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         import pandas as pd
 
         for _ in frames:
-            timing = model.time_precisions()
-            yield pd.DataFrame(
-                {
-                    "float32_ms": [timing.float32_ms],
-                    "bfloat16_ms": [timing.bfloat16_ms],
-                    "obstacle": [timing.obstacle],
-                }
-            )
+            yield pd.DataFrame([asdict(sent.time_precisions())])
 
     tasks = 1 if is_connect(spark) else min(tasks_at_once(spark), _MAX_TIMED_TASKS)
     schema = "float32_ms double, bfloat16_ms double, obstacle string"
-    timed = spark.range(0, tasks, 1, tasks).mapInPandas(time_both, schema)
-    return [Timing(**row.asDict()) for row in timed.collect()]
+    try:
+        rows = spark.range(0, tasks, 1, tasks).mapInPandas(time_both, schema).collect()
+    except (PySparkException, Py4JJavaError) as error:
+        raise SetupError(
+            f"the encoder '{config.name}' cannot be started on a worker: {describe_error(error)}; "
+            "see the worker's log, or set encoder.precision to float32 to start without measuring"
+        ) from error
+    timings = (Timing(**row.asDict()) for row in rows)
+    return _timings.setdefault(key, min(timings, key=lambda one: one.gain))

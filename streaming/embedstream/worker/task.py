@@ -1,10 +1,10 @@
-"""What a task needs to embed items: the model, and the bounds of its work. Spark calls it."""
+"""The work of a task: embed the items of a partition, within the configured bounds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 from pyspark import TaskContext
@@ -27,7 +27,7 @@ from embedstream_core.settings import Fidelity, Isolation
 
 __all__ = ["Embedder", "build_embedder"]
 
-# A task that failed by no item's fault ends after a pause; it doubles with each attempt.
+# The pause after a systemic error; it doubles with each attempt.
 _PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -36,9 +36,9 @@ _LOADING_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Embedder:
-    """Travels to the workers, and embeds the items of a partition there.
+    """The function of a partition: Spark sends it to the workers, where it embeds items.
 
-    `dedupe_entries` bounds the embeddings that are cached; None caches none.
+    `dedupe_entries` bounds the cached embeddings; None disables the cache.
     """
 
     model: BroadcastModel
@@ -50,68 +50,56 @@ class Embedder:
     dedupe_entries: int | None
 
     def outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        """One outcome per entry, in order, one list per batch.
+        """Yield a list of outcomes for each Arrow batch: one per entry, in order.
+
+        A retried task decodes each image in a child process, because an image may have ended the
+        worker of the attempt before. Such an image then ends only its child.
 
         Raises:
-            SystemicError: after a pause, for Spark tries a task again at once. The next attempt has
-                a process of its own: Spark ends a worker whose task failed.
+            SystemicError: after a pause, because Spark retries a task at once. Spark ends a worker
+                whose task failed, so the next attempt has a new process.
         """
-        try:
-            yield from self._outcomes(batches)
-        except SystemicError:
-            time.sleep(min(_PAUSE_S * 2 ** _attempt(), _LONGEST_PAUSE_S))
-            raise
-
-    def load(self) -> None:
-        """Start this worker's engine where it has none yet, so that no item waits for it."""
-        with Watchdog() as watchdog:
-            self._engine(watchdog)
-
-    def _outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        with (
-            open_fetcher(self.fetch_policy) as fetcher,
-            self._open_embedding_cache() as embedding_cache,
-            self._open_isolated() as isolated,
-            Watchdog() as watchdog,
-        ):
-            pipeline = Pipeline(
-                self._engine(watchdog),
-                self.model.card.preprocessing,
-                fetch=fetcher.fetch,
-                decode_limits=self.decode_limits,
-                fidelity=self.fidelity,
-                limits=self.pipeline_limits,
-                embedding_cache=embedding_cache,
-                isolated=isolated,
-                watchdog=watchdog,
-            )
-            yield from pipeline.run(batches)
-
-    def _engine(self, watchdog: Watchdog) -> Engine:
-        """This worker's engine: the first forward pass, as it starts, may hang like any other."""
-        timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
-        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
-            return self.model.engine()
-
-    @contextmanager
-    def _open_isolated(self) -> Iterator[IsolatedDecoder | None]:
-        """A decoder in a process of its own where this task has failed before.
-
-        One of its images may have ended the worker: now it ends no more than its own decoding.
-        """
-        if _attempt() == 0:
-            yield None
-            return
-        decoder = IsolatedDecoder(
+        task = TaskContext.get()
+        attempt = task.attemptNumber() if task else 0
+        sandbox = IsolatedDecoder(
             self.model.card.preprocessing,
             self.decode_limits,
             fidelity=self.fidelity,
             isolation=self.isolation,
         )
         try:
-            yield decoder
-        finally:
-            decoder.close()
+            with (
+                open_fetcher(self.fetch_policy) as fetcher,
+                self._open_embedding_cache() as embedding_cache,
+                closing(sandbox),
+                Watchdog() as watchdog,
+            ):
+                pipeline = Pipeline(
+                    self._start_engine(watchdog),
+                    self.model.card.preprocessing,
+                    fetch=fetcher.fetch,
+                    decode_limits=self.decode_limits,
+                    fidelity=self.fidelity,
+                    limits=self.pipeline_limits,
+                    embedding_cache=embedding_cache,
+                    isolated=sandbox if attempt else None,
+                    watchdog=watchdog,
+                )
+                yield from pipeline.run(batches)
+        except SystemicError:
+            time.sleep(min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S))
+            raise
+
+    def load(self) -> None:
+        """Start this worker's engine if it has none yet, so that no item waits for it."""
+        with Watchdog() as watchdog:
+            self._start_engine(watchdog)
+
+    def _start_engine(self, watchdog: Watchdog) -> Engine:
+        # The start includes a forward pass, which may hang like any other.
+        timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
+        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
+            return self.model.engine()
 
     def _open_embedding_cache(self) -> AbstractContextManager[EmbeddingCache | None]:
         if self.dedupe_entries is None:
@@ -126,7 +114,7 @@ def build_embedder(
     encoder: EncoderConfig,
     bounds: StreamConfig | DataFrameConfig,
 ) -> Embedder:
-    """Send a model on its way to the workers, with the bounds that the configuration sets.
+    """Send a model to the executors and combine it with the configured bounds.
 
     Raises:
         SetupError: a host, a network or an address of the references is not well formed.
@@ -149,8 +137,3 @@ def build_embedder(
         isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
     )
-
-
-def _attempt() -> int:
-    task = TaskContext.get()
-    return task.attemptNumber() if task else 0

@@ -1,4 +1,4 @@
-"""What each row of `BACKENDS` must do, on a real network."""
+"""Each backend of `BACKENDS` gives the same vectors, on real networks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import nn
 
-from embedstream_core.engine.backends import BACKENDS, fold_batch_norms
+from embedstream_core.engine.backends import BACKENDS
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
@@ -33,7 +32,7 @@ def pictures(preprocessing: Preprocessing) -> list[npt.NDArray[np.uint8]]:
     ]
 
 
-def embedded(encoder: str, backend: Backend, precision: Precision = "float32") -> Vectors:
+def embed(encoder: str, backend: Backend, precision: Precision = "float32") -> Vectors:
     weights = "default" if encoder == "efficientnet_lite0" else "random"
     prepared = prepare_model(ModelSpec(encoder, weights))
     preprocessing = prepared.card.preprocessing
@@ -51,7 +50,7 @@ def embedded(encoder: str, backend: Backend, precision: Precision = "float32") -
 
 @cache
 def reference(encoder: str) -> Vectors:
-    return embedded(encoder, "torch")
+    return embed(encoder, "torch")
 
 
 def least_cosine(left: Vectors, right: Vectors) -> float:
@@ -59,7 +58,7 @@ def least_cosine(left: Vectors, right: Vectors) -> float:
     return float(((left * right).sum(axis=1) / norms).min())
 
 
-# Each has a last batch that is not full.
+# In each case the last model batch is not full.
 @pytest.mark.parametrize(
     ("backend", "encoder", "precision", "least"),
     [
@@ -74,49 +73,14 @@ def test_backends_give_the_same_vectors(
 ) -> None:
     expected = reference(encoder)
 
-    vectors = embedded(encoder, backend, precision)
+    vectors = embed(encoder, backend, precision)
 
     assert vectors.shape == expected.shape
     assert vectors.dtype == np.float32
     assert least_cosine(vectors, expected) >= least
 
 
-@torch.inference_mode()
-def test_batch_norms_fold_into_convolutions_that_pad_by_themselves() -> None:
-    """EfficientNet-Lite0's convolutions are classes of its own."""
-    prepared = prepare_model(ModelSpec("efficientnet_lite0"))
-    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    apart = load_prepared(prepared)(images)
-
-    folded = fold_batch_norms(load_prepared(prepared))
-
-    assert not [layer for layer in folded.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert torch.allclose(folded(images), apart, rtol=1e-3, atol=1e-4)
-
-
-@torch.inference_mode()
-def test_a_convolution_that_normalizes_its_weights_keeps_its_batch_norm() -> None:
-    """It would undo what was folded into them."""
-
-    class Standardized(nn.Conv2d):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-            normalized = self.weight / self.weight.norm()
-            return nn.functional.conv2d(input, normalized, self.bias)
-
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(4)
-    norm.running_var = torch.full((4,), 9.0)
-    model = nn.Sequential(Standardized(3, 4, 3), norm).eval()
-    images = torch.rand(2, 3, 16, 16)
-    apart = model(images)
-
-    folded = fold_batch_norms(model)
-
-    assert isinstance(folded.get_submodule("1"), nn.BatchNorm2d)
-    assert torch.equal(folded(images), apart)
-
-
-def test_every_backend_is_held_to_that() -> None:
+def test_every_backend_is_compared() -> None:
     assert set(BACKENDS) == {"torch", "openvino", "compile"}
 
 
@@ -133,7 +97,7 @@ def test_openvino_refuses_a_gpu() -> None:
         )
 
 
-def test_openvino_names_what_it_cannot_convert() -> None:
+def test_openvino_names_a_network_that_it_cannot_convert() -> None:
     class Strange(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> list[str]:
             return [str(images.shape)]

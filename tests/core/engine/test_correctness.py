@@ -1,4 +1,4 @@
-"""Embeddings against the plain torchvision path, over every real picture."""
+"""Embeddings compared with plain torchvision, for every real image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Case(NamedTuple):
     reference: npt.NDArray[np.float32]
 
 
-def upright_rgb(content: bytes) -> Image.Image:
+def convert_to_rgb(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content))
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -56,9 +56,9 @@ def torchvision_transform(preprocessing: Preprocessing) -> transforms.Compose:
 def reference_vectors(
     model: nn.Module, preprocessing: Preprocessing, contents: Sequence[bytes]
 ) -> npt.NDArray[np.float32]:
-    """One picture at a time, as in torchvision's documentation."""
+    """Embed one image at a time, as in torchvision's documentation."""
     transform = torchvision_transform(preprocessing)
-    rows = [model(transform(upright_rgb(content)).unsqueeze(0)) for content in contents]
+    rows = [model(transform(convert_to_rgb(content)).unsqueeze(0)) for content in contents]
     return torch.cat(rows).numpy()
 
 
@@ -70,7 +70,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(prepared, reference_vectors(model, prepared.card.preprocessing, contents))
 
 
-def never(uri: str) -> bytes:
+def refuse_fetch(uri: str) -> bytes:
     raise AssertionError(uri)
 
 
@@ -80,7 +80,7 @@ def embeddings(prepared: PreparedModel, precision: Precision) -> npt.NDArray[np.
         load_prepared(prepared), preprocessing, device=CPU, precision=precision, batch_size=8
     )
     items = [Item(name, content=content) for name, content in real_pictures().items()]
-    (outcomes,) = Pipeline(engine, preprocessing, fetch=never).run([items])
+    (outcomes,) = Pipeline(engine, preprocessing, fetch=refuse_fetch).run([items])
     vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
     assert len(vectors) == len(items)
     return np.stack(vectors)
@@ -98,7 +98,7 @@ LEAST: dict[Precision, float] = {"float32": 0.9999, "bfloat16": 0.999}
 
 
 @pytest.mark.parametrize("precision", LEAST)
-def test_embeddings_equal_torchvisions(case: Case, precision: Precision) -> None:
+def test_embeddings_equal_those_of_torchvision(case: Case, precision: Precision) -> None:
     similarity = cosines(embeddings(case.prepared, precision), case.reference)
     lowest = list(real_pictures())[int(similarity.argmin())]
     assert similarity.min() >= LEAST[precision], lowest
@@ -121,7 +121,7 @@ def classifier() -> Engine:
     # ImageNet: five kinds of cat; coffee mug, espresso, cup.
     [("chelsea.png", range(281, 286)), ("coffee.png", (504, 967, 968))],
 )
-def test_the_network_sees_what_is_there(
+def test_the_network_recognizes_the_image(
     name: str, classes: Sequence[int], classifier: Engine
 ) -> None:
     preprocessing = find_encoder("efficientnet_lite0").default_weights.preprocessing

@@ -1,10 +1,9 @@
-"""The engine around real, tiny networks whose vectors are known."""
+"""The engine with tiny networks whose vectors are known."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from embedstream_core.engine.backends import fold_batch_norms
 from embedstream_core.engine.engine import Engine, choose_batch_size, find_device
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.decode import Preprocessing
@@ -36,11 +34,11 @@ def preprocessing(
     return Preprocessing(side, side, "bilinear", mean, std)
 
 
-OUT_OF_MEMORY = torch.OutOfMemoryError("no memory for that many")
+OUT_OF_MEMORY = torch.OutOfMemoryError("too many images")
 
 
 class MeanColour(nn.Module):
-    """Notes how many pictures it is given, and has memory for no more than `fits`."""
+    """Records the size of each model batch, and runs out of memory above `fits` images."""
 
     def __init__(self, fits: int = 1_000, error: Exception = OUT_OF_MEMORY) -> None:
         super().__init__()
@@ -90,7 +88,7 @@ def test_vectors_are_float32_rows_in_order(count: int, precision: Precision) -> 
 
 
 def all_values() -> Pixels:
-    """Each of the 256 values in each channel, in another order."""
+    """Each of the 256 values in each channel, in different orders."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     return np.stack([values, values[::-1], values.T], axis=-1)
 
@@ -139,14 +137,14 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_the_neighbours_in_a_batch_do_not_matter(batch_size: int) -> None:
+def test_vectors_do_not_depend_on_the_model_batch(batch_size: int) -> None:
     pictures = noise(7)
     together = start(network(), batch_size=16).embed(pictures)
 
     in_parts = start(network(), batch_size=batch_size).embed(pictures)
     backwards = start(network(), batch_size=batch_size).embed(pictures[::-1])[::-1]
 
-    assert np.ptp(together, axis=0).max() > 1e-3, "the pictures differ"
+    assert np.ptp(together, axis=0).max() > 1e-3, "the images differ"
     np.testing.assert_allclose(in_parts, together, rtol=0, atol=1e-6)
     np.testing.assert_allclose(backwards, together, rtol=0, atol=1e-6)
 
@@ -157,7 +155,7 @@ def test_the_neighbours_in_a_batch_do_not_matter(batch_size: int) -> None:
 @pytest.mark.parametrize(
     ("count", "expected"), [(1, [1]), (3, [3]), (4, [4]), (5, [4, 1]), (11, [4, 4, 3])]
 )
-def test_more_than_a_batch_is_cut(count: int, expected: list[int]) -> None:
+def test_a_longer_input_is_split_into_model_batches(count: int, expected: list[int]) -> None:
     model = MeanColour()
 
     start(model, batch_size=4).embed(noise(count))
@@ -165,7 +163,7 @@ def test_more_than_a_batch_is_cut(count: int, expected: list[int]) -> None:
     assert model.sizes == expected
 
 
-def test_the_device_gives_the_batch_size_that_is_not_set() -> None:
+def test_the_default_batch_size_depends_on_the_device() -> None:
     model = MeanColour()
     size = choose_batch_size(CPU)
 
@@ -180,7 +178,7 @@ def test_the_device_gives_the_batch_size_that_is_not_set() -> None:
 
 @pytest.mark.parametrize("fits", range(1, 9))
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 13])
-def test_what_does_not_fit_is_halved(count: int, fits: int) -> None:
+def test_a_model_batch_that_does_not_fit_is_halved(count: int, fits: int) -> None:
     pictures = noise(count)
     model = MeanColour(fits)
 
@@ -191,7 +189,7 @@ def test_what_does_not_fit_is_halved(count: int, fits: int) -> None:
     assert model.sizes[0] == min(count, 8)
 
 
-def test_halving_goes_no_further_than_needed() -> None:
+def test_halving_stops_when_the_model_batch_fits() -> None:
     model = MeanColour(fits=4)
 
     start(model, batch_size=8).embed(noise(8))
@@ -199,11 +197,11 @@ def test_halving_goes_no_further_than_needed() -> None:
     assert model.sizes == [8, 4, 4]
 
 
-def test_a_single_picture_that_does_not_fit_raises() -> None:
+def test_a_single_image_that_does_not_fit_raises() -> None:
     model = MeanColour(fits=0)
     engine = start(model, batch_size=4)
 
-    with pytest.raises(torch.OutOfMemoryError, match="no memory for that many"):
+    with pytest.raises(torch.OutOfMemoryError, match="too many images"):
         engine.embed(noise(4))
 
     assert model.sizes == [4, 2, 1]
@@ -218,7 +216,7 @@ def test_a_single_picture_that_does_not_fit_raises() -> None:
         "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
     ],
 )
-def test_libraries_are_out_of_memory_in_words_of_their_own(message: str) -> None:
+def test_other_libraries_messages_for_out_of_memory_are_recognized(message: str) -> None:
     pictures = noise(8)
     model = MeanColour(fits=2, error=RuntimeError(message))
 
@@ -228,7 +226,7 @@ def test_libraries_are_out_of_memory_in_words_of_their_own(message: str) -> None
     assert model.sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
-def test_other_errors_are_not_tried_again() -> None:
+def test_other_errors_are_not_retried() -> None:
     model = MeanColour(fits=0, error=RuntimeError("a bug in the network"))
     engine = start(model, batch_size=4)
 
@@ -248,7 +246,7 @@ def test_other_errors_are_not_tried_again() -> None:
         "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
     ],
 )
-def test_a_gpu_that_fails_is_no_pictures_fault(message: str) -> None:
+def test_a_gpu_failure_is_a_systemic_error(message: str) -> None:
     model = MeanColour(fits=0, error=RuntimeError(f"{message}\nCompile with TORCH_USE_CUDA_DSA"))
     engine = start(model, batch_size=4)
 
@@ -261,22 +259,22 @@ def test_a_gpu_that_fails_is_no_pictures_fault(message: str) -> None:
 # Device, precision and threads.
 
 
-def test_the_cpu_is_what_is_asked_for() -> None:
+def test_device_cpu_is_the_cpu() -> None:
     assert find_device("cpu") == CPU
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_auto_is_the_cpu_where_there_is_no_gpu() -> None:
+def test_device_auto_is_the_cpu_without_a_gpu() -> None:
     assert find_device("auto", cuda_index=1) == CPU
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_auto_is_the_gpu_where_there_is_one() -> None:
+def test_device_auto_is_the_gpu_if_there_is_one() -> None:
     assert find_device("auto") == find_device("cuda") == torch.device("cuda", 0)
 
 
-def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
+def test_a_missing_gpu_is_a_setup_error_with_the_way_out() -> None:
     there = torch.cuda.device_count()
 
     with pytest.raises(SetupError) as caught:
@@ -286,86 +284,6 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
     assert f"GPU {there} of {there} is not visible" in message
     assert "spark.executor.resource.gpu.amount" in message
     assert "set encoder.device to auto or cpu" in message
-
-
-class Depthwise(nn.Module):
-    """A depthwise and a pointwise convolution, which note what they are given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(3, 3, 3, groups=3)
-        self.pointwise = nn.Conv2d(3, 4, 1)
-        self.dtypes: list[torch.dtype] = []
-        for layer in (self.depthwise, self.pointwise):
-            layer.register_forward_hook(lambda _, given, __: self.dtypes.append(given[0].dtype))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.pointwise(self.depthwise(images))).mean((2, 3))
-
-
-def test_bfloat16_leaves_depthwise_convolutions_exact() -> None:
-    model = Depthwise()
-
-    vectors = start(model, precision="bfloat16").embed([np.zeros((SIDE, SIDE, 3), np.uint8)])
-
-    assert vectors.dtype == np.float32
-    assert model.dtypes == [torch.float32, torch.bfloat16]
-
-
-def test_bfloat16_is_for_every_layer_where_none_is_depthwise() -> None:
-    model = network()
-
-    start(model, precision="bfloat16")
-
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-
-
-def test_batch_norms_are_folded_and_the_vectors_stay() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-    with torch.no_grad():
-        model(torch.rand(32, 3, SIDE, SIDE))
-    model.eval()
-    images = torch.rand(2, 3, SIDE, SIDE)
-    expected = model(images)
-
-    folded = fold_batch_norms(model)
-
-    assert not [layer for layer in folded.modules() if isinstance(layer, nn.BatchNorm2d)]
-    torch.testing.assert_close(folded(images), expected)
-
-
-class Shared(nn.Module):
-    """One convolution before a batch norm in one place, and alone in another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 3, 1)
-        self.norm = nn.BatchNorm2d(3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        first = self.norm(self.convolution(images))
-        return cast("torch.Tensor", self.convolution(first))
-
-
-class Branching(nn.Module):
-    """What a branch on values needs cannot be traced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.inner(images) if images.sum() > 0 else images)
-
-
-@pytest.mark.parametrize("model", [Shared(), Branching()], ids=["shared", "branching"])
-def test_what_cannot_be_folded_is_left_as_it_is(model: nn.Module) -> None:
-    model.eval()
-    images = torch.rand(2, 3, SIDE, SIDE)
-    expected = model(images)
-
-    torch.testing.assert_close(fold_batch_norms(model)(images), expected)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which precision `auto` takes: what was timed decides, and nothing else."""
+"""The measured times alone decide on the precision of `auto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from embedstream_core.engine.precision import Timing, in_precision, time_precisions
+from embedstream_core.engine.precision import Timing, apply_precision, time_precisions
 from embedstream_core.errors import SystemicError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import ModelId, Precision
@@ -22,7 +22,7 @@ PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class OnlyFloat32(nn.Module):
-    """Fails in bfloat16, as networks do that call an operator without a kernel for it."""
+    """Fails in bfloat16, like networks with an operator that has no bfloat16 kernel."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.dtype != torch.float32:
@@ -35,7 +35,7 @@ def only_float32() -> tuple[nn.Module, Preprocessing]:
 
 
 class Slow(nn.Module):
-    """Wastes time in one precision, more than noise could hide."""
+    """Is slower in one precision by more than noise."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ def slow_in_bfloat16() -> tuple[nn.Module, Preprocessing]:
     return Slow(torch.bfloat16), PREPROCESSING
 
 
-def prepared(name: str) -> PreparedModel:
+def prepare(name: str) -> PreparedModel:
     return prepare_model(ModelSpec(f"{__name__}:{name}"))
 
 
-def timed(model: PreparedModel, folder: Path) -> Timing:
+def time_model(model: PreparedModel, folder: Path) -> Timing:
     path = folder / "tensors"
     path.write_bytes(model.tensors)
     return time_precisions(model.card, path, EngineSettings(device="cpu"))
@@ -70,8 +70,8 @@ def timed(model: PreparedModel, folder: Path) -> Timing:
 @pytest.mark.parametrize(
     ("name", "better"), [("slow_in_float32", "bfloat16"), ("slow_in_bfloat16", "float32")]
 )
-def test_the_faster_precision_is_taken(name: str, better: Precision, tmp_path: Path) -> None:
-    timing = timed(prepared(name), tmp_path)
+def test_the_faster_precision_is_chosen(name: str, better: Precision, tmp_path: Path) -> None:
+    timing = time_model(prepare(name), tmp_path)
 
     assert timing.better == better, timing
     assert timing.bfloat16_ms is not None
@@ -85,29 +85,29 @@ def test_a_small_gain_is_not_worth_the_rounding(bfloat16_ms: float, better: Prec
     assert Timing(10.0, bfloat16_ms).better == better
 
 
-def test_a_model_that_fails_in_bfloat16_runs_in_float32(tmp_path: Path) -> None:
-    timing = timed(prepared("only_float32"), tmp_path)
+def test_a_model_that_fails_in_bfloat16_uses_float32(tmp_path: Path) -> None:
+    timing = time_model(prepare("only_float32"), tmp_path)
 
     assert timing.better == "float32"
     assert timing.bfloat16_ms is None
     assert str(timing).endswith("bfloat16 fails (\"this operator\" not implemented for 'BFloat16')")
 
 
-def test_a_model_that_is_broken_in_float32_is_an_error(tmp_path: Path) -> None:
-    model = prepared("slow_in_bfloat16")
+def test_a_model_that_is_broken_in_float32_is_a_systemic_error(tmp_path: Path) -> None:
+    model = prepare("slow_in_bfloat16")
     damaged = safetensors.torch.save({"weight": torch.zeros(1)})
     card = replace(model.card, tensors_sha256=hashlib.sha256(damaged).hexdigest())
 
     with pytest.raises(SystemicError, match="same vector"):
-        timed(PreparedModel(card, damaged), tmp_path)
+        time_model(PreparedModel(card, damaged), tmp_path)
 
 
-def test_a_card_names_the_precision_that_its_model_runs_in() -> None:
-    model = prepared("slow_in_float32")
+def test_the_card_names_the_precision_of_its_model() -> None:
+    model = prepare("slow_in_float32")
 
-    rounded = in_precision(model, "bfloat16")
+    rounded = apply_precision(model, "bfloat16")
 
     assert rounded.card.precision == "bfloat16"
     assert rounded.card.model_id == f"{model.card.model_id}@bfloat16"
-    assert in_precision(rounded, "float32") == model
+    assert apply_precision(rounded, "float32") == model
     assert ModelId.parse(model.card.model_id).precision == "float32"

@@ -1,4 +1,4 @@
-"""A network is trained by one process; what several add is tested over Spark."""
+"""Training in one process; several processes are tested over Spark."""
 
 from __future__ import annotations
 
@@ -22,16 +22,11 @@ from embedstream_core.errors import Code, SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, PreparedModel, load_prepared, prepare_model
-from embedstream_core.training.examples import Example, Pictures, shuffled
-from embedstream_core.training.trainer import (
-    Epoch,
-    TrainingSettings,
-    finished_epochs,
-    process_group,
-    train,
-    trained_blocks,
-    trained_tensors,
-)
+from embedstream_core.training.blocks import select_blocks
+from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
+from embedstream_core.training.examples import Example, Pictures, shuffle
+from embedstream_core.training.settings import TrainingSettings
+from embedstream_core.training.trainer import Trainer, join_process_group
 
 SIDE = 16
 SMALL = Preprocessing(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -55,16 +50,16 @@ def model() -> PreparedModel:
 
 @pytest.fixture(autouse=True)
 def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A group of this process alone."""
+    """Create a group of this process alone."""
     environment = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    with process_group(torch.device("cpu")):
+    with join_process_group(torch.device("cpu")):
         yield
 
 
 def picture(label: int, random: np.random.Generator) -> bytes:
-    """Noise that is brighter above in one class, and below in the other."""
+    """Return noise whose upper half is brighter in one class, and the lower half in the other."""
     pixels = random.integers(100, size=(SIDE, SIDE, 3), dtype=np.uint8)
     half = slice(SIDE // 2) if label else slice(SIDE // 2, None)
     pixels[half] += 100
@@ -97,7 +92,7 @@ def run(
     rows: Sequence[Example] | None = None,
     end_after: int | None = None,
 ) -> list[Epoch]:
-    """Train in a folder; what it reports. It fails after an epoch where `end_after` says so."""
+    """Train in a folder and return the reports; `end_after` is an epoch that fails at its end."""
     folder.mkdir(exist_ok=True)
     reports: list[Epoch] = []
 
@@ -106,22 +101,21 @@ def run(
         if epoch.number == end_after:
             raise InterruptedError
 
-    train(
+    trainer = Trainer(
         model.card,
         load_prepared(model),
         training=pictures(folder / "train", rows or examples(60, seed=1)),
         held_out=pictures(folder / "held_out", examples(20, seed=2)),
         classes=2,
         settings=settings,
-        checkpoint=folder / "checkpoint.pt",
         device=torch.device("cpu"),
-        on_epoch=on_epoch,
     )
+    trainer.run(folder / "checkpoint.pt", on_epoch=on_epoch)
     return reports
 
 
 def tensors(model: PreparedModel, folder: Path) -> Tensors:
-    return safetensors.torch.load(trained_tensors(folder / "checkpoint.pt", model.card))
+    return safetensors.torch.load(export_tensors(folder / "checkpoint.pt", model.card))
 
 
 def changed(model: PreparedModel, folder: Path) -> set[str]:
@@ -129,14 +123,14 @@ def changed(model: PreparedModel, folder: Path) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_it_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: Path) -> None:
+def test_training_learns_and_the_result_is_an_encoder(model: PreparedModel, tmp_path: Path) -> None:
     reports = run(model, tmp_path)
 
     assert [epoch.number for epoch in reports] == [1, 2, 3]
     assert reports[-1].accuracy > 0.9
     assert (reports[-1].judged, reports[-1].rows, reports[-1].skipped) == (20, (60,), {})
     assert reports[-1].loss < reports[0].loss
-    content = trained_tensors(tmp_path / "checkpoint.pt", model.card)
+    content = export_tensors(tmp_path / "checkpoint.pt", model.card)
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -168,25 +162,27 @@ def test_only_the_chosen_blocks_change(
     assert {"(none).weight", "(none).bias"} <= tensors(model, tmp_path).keys()
 
 
-def test_one_that_was_interrupted_comes_to_the_same(model: PreparedModel, tmp_path: Path) -> None:
+def test_an_interrupted_training_gives_the_same_result(
+    model: PreparedModel, tmp_path: Path
+) -> None:
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     run(model, whole)
     with pytest.raises(InterruptedError):
         run(model, interrupted, end_after=1)
-    done = finished_epochs(interrupted / "checkpoint.pt")
+    done = read_finished_epochs(interrupted / "checkpoint.pt")
 
     resumed = run(model, interrupted)
 
     assert [epoch.number for epoch in done] == [1]
     assert [epoch.number for epoch in resumed] == [2, 3]
-    assert finished_epochs(interrupted / "checkpoint.pt") == [*done, *resumed]
+    assert read_finished_epochs(interrupted / "checkpoint.pt") == [*done, *resumed]
     one, other = tensors(model, whole), tensors(model, interrupted)
     for name in one:
         torch.testing.assert_close(other[name], one[name])
     assert run(model, interrupted) == []
 
 
-def test_another_seed_comes_to_something_else(model: PreparedModel, tmp_path: Path) -> None:
+def test_another_seed_gives_another_result(model: PreparedModel, tmp_path: Path) -> None:
     run(model, tmp_path / "one")
     run(model, tmp_path / "other", replace(SETTINGS, seed=1))
 
@@ -195,7 +191,7 @@ def test_another_seed_comes_to_something_else(model: PreparedModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_blocks"])
-def test_what_cannot_be_decoded_is_skipped_and_counted_once(
+def test_undecodable_images_are_skipped_and_counted_once(
     model: PreparedModel, tmp_path: Path, trainable: str
 ) -> None:
     broken = [Example(b"", 0), Example(b"no picture", 1), Example(b"nor this", 0)]
@@ -208,8 +204,10 @@ def test_what_cannot_be_decoded_is_skipped_and_counted_once(
         assert epoch.skipped == {Code.IMAGE_EMPTY: 1, Code.IMAGE_UNSUPPORTED: 2}
 
 
-def test_a_share_without_a_picture_ends_it(model: PreparedModel, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"none of the 2 pictures.*image_empty"):
+def test_a_share_without_a_decodable_image_is_a_setup_error(
+    model: PreparedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(SetupError, match=r"none of the 2 images.*image_empty"):
         run(model, tmp_path, rows=[Example(b"", 0), Example(b"", 1)])
 
 
@@ -230,14 +228,14 @@ def test_the_last_blocks(name: str, expected: list[str]) -> None:
     side = 224 if "vit" in name else 64
     preprocessing = replace(SMALL, resize_px=side, crop_px=side)
 
-    assert trained_blocks(body, preprocessing, TrainingSettings()) == expected
+    assert select_blocks(body, preprocessing, TrainingSettings()) == expected
 
 
-def test_what_has_no_parameters_cannot_be_trained() -> None:
+def test_a_network_without_parameters_cannot_be_trained() -> None:
     body = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
 
     with pytest.raises(SetupError, match="Sequential has no parameter that can be trained"):
-        trained_blocks(body, SMALL, SETTINGS)
+        select_blocks(body, SMALL, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -251,24 +249,24 @@ def test_what_has_no_parameters_cannot_be_trained() -> None:
         ({"trainable": "body"}, "trainable is 'body'; it is head, last_blocks or all"),
     ],
 )
-def test_settings_out_of_range(wrong: dict[str, float], message: str) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         TrainingSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_the_order_is_anothers_within_the_window() -> None:
+def test_shuffling_stays_within_the_window() -> None:
     rows = [Example(bytes(10), label) for label in range(100)]
 
-    by_rows = [row.label for row in shuffled(rows, np.random.default_rng(0), rows=10)]
-    by_bytes = [row.label for row in shuffled(rows, np.random.default_rng(0), bytes=100)]
+    by_rows = [row.label for row in shuffle(rows, np.random.default_rng(0), rows=10)]
+    by_bytes = [row.label for row in shuffle(rows, np.random.default_rng(0), bytes=100)]
 
     for labels in (by_rows, by_bytes):
         assert sorted(labels) == list(range(100)) != labels
-        # What is read last cannot come before nine others have left the window.
+        # An example can move forward by at most the nine others of the window.
         assert all(place >= label - 9 for place, label in enumerate(labels))
 
 
-def test_each_reading_has_an_order_of_its_own(tmp_path: Path) -> None:
+def test_each_random_reading_has_another_order(tmp_path: Path) -> None:
     source = pictures(tmp_path, [Example(*row) for row in examples(30, seed=1)])
     random = np.random.default_rng(0)
 

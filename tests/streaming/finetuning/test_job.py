@@ -1,4 +1,4 @@
-"""An encoder is trained by two processes over Spark, interrupted, and taken by `featurize`."""
+"""Two processes train an encoder over Spark, with an interruption; `featurize` uses it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from embedstream import (
 )
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, SetupError, SystemicError
-from embedstream_core.training.trainer import Epoch, finished_epochs
+from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
 
 pytestmark = [
     pytest.mark.spark,
@@ -42,7 +42,7 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=16, blocks=2)
 
 @pytest.fixture(scope="module")
 def labelled(spark: SparkSession) -> DataFrame:
-    """Digits, some that no longer are pictures, and one whose label is not known."""
+    """Return digits, some undecodable images, and one image without a label."""
     contents, labels = digits(COUNT)
     rows: list[tuple[bytes, str | None]] = [
         (content, f"digit {label}") for content, label in zip(contents, labels, strict=True)
@@ -53,7 +53,7 @@ def labelled(spark: SparkSession) -> DataFrame:
 
 
 def training_processes() -> list[psutil.Process]:
-    """Those that `torchrun` started below this process."""
+    """Return the processes that `torchrun` started below this process."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -83,9 +83,9 @@ def train(images: DataFrame, output: Path, **changed: Any) -> FinetunedEncoder:
 
 
 class Trained(NamedTuple):
-    """What two processes made after one of them was killed; `before` are the epochs until then.
+    """The result of two processes after one was killed; `before` are the epochs until then.
 
-    `left` is what torchrun left in the folder for temporary files.
+    `left` are the files that torchrun left in the folder for temporary files.
     """
 
     encoder: FinetunedEncoder
@@ -96,7 +96,7 @@ class Trained(NamedTuple):
 
     @property
     def epochs(self) -> list[Epoch]:
-        return finished_epochs(self.folder / "checkpoint.pt")
+        return read_finished_epochs(self.folder / "checkpoint.pt")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def trained(labelled: DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Tr
     with pytest.raises(SystemicError) as ended:
         train(labelled, folder)
     killer.join()
-    before = finished_epochs(checkpoint)
+    before = read_finished_epochs(checkpoint)
     encoder = train(labelled, folder)
     return Trained(encoder, folder, ended.value, before, torchrun_folders() - there)
 
@@ -118,15 +118,15 @@ def torchrun_folders() -> set[Path]:
     return {*Path(tempfile.gettempdir()).glob("torchelastic_*")}
 
 
-def test_after_a_kill_it_goes_on_after_the_last_whole_epoch(trained: Trained) -> None:
-    assert "the training ended after 1 of 2 epochs; call again" in str(trained.error)
+def test_a_killed_training_resumes_after_the_last_finished_epoch(trained: Trained) -> None:
+    assert "the training failed after 1 of 2 epochs; call again" in str(trained.error)
     assert [epoch.number for epoch in trained.epochs] == [1, 2]
-    # Its seconds too: it was not trained again.
+    # The seconds are equal too: the epoch was not trained again.
     assert trained.epochs[:1] == trained.before
     assert not training_processes()
 
 
-def test_two_processes_learn_from_what_can_be_decoded(trained: Trained) -> None:
+def test_two_processes_learn_from_the_decodable_images(trained: Trained) -> None:
     last = trained.epochs[-1]
 
     assert trained.encoder.accuracy == last.accuracy > 0.5
@@ -159,7 +159,7 @@ def test_nothing_is_left_in_the_folder_for_temporary_files(trained: Trained) -> 
     assert trained.left == set()
 
 
-def test_what_is_done_is_not_done_again(trained: Trained, labelled: DataFrame) -> None:
+def test_a_finished_training_is_not_repeated(trained: Trained, labelled: DataFrame) -> None:
     checkpoint = trained.folder / "checkpoint.pt"
     written = checkpoint.stat().st_mtime_ns
 
@@ -170,7 +170,7 @@ def test_what_is_done_is_not_done_again(trained: Trained, labelled: DataFrame) -
 def test_another_training_in_the_same_folder_is_refused(
     trained: Trained, labelled: DataFrame
 ) -> None:
-    message = "holds a training with epochs 2, not 4: give what it was begun with"
+    message = "holds a training with epochs 2, not 4: use the settings and images"
     with pytest.raises(SetupError, match=message):
         train(labelled, trained.folder, epochs=4)
     with pytest.raises(SetupError, match=f"a training with images {COUNT + BROKEN}, not 50"):
@@ -208,7 +208,7 @@ def test_the_workers_keep_their_environment(spark: SparkSession, trained: Traine
         ),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_trained(
+def test_a_wrong_argument_is_refused_before_the_training(
     labelled: DataFrame, tmp_path: Path, columns: list[str], given: dict[str, Any], message: str
 ) -> None:
     images = labelled.selectExpr(*columns)
@@ -221,8 +221,8 @@ def test_what_is_wrong_is_told_before_anything_is_trained(
     assert not (tmp_path / "new" / "settings.json").exists()
 
 
-def test_too_few_images_are_told(labelled: DataFrame, tmp_path: Path) -> None:
-    # Two processes and what is held out need three.
+def test_too_few_images_are_refused(labelled: DataFrame, tmp_path: Path) -> None:
+    # Two processes and the held-out part need three.
     few = labelled.limit(2).selectExpr("content", "hash(content) AS label")
 
     with pytest.raises(SetupError, match="there are too few images"):

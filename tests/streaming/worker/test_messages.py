@@ -1,4 +1,4 @@
-"""The rows that come of messages, by either transport."""
+"""The rows of messages, over both transports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def picture(red: int) -> bytes:
 
 
 def messages(spark: SparkSession, folder: Path) -> DataFrame:
-    """Messages of each kind, good and bad; the pictures are in three batches."""
+    """Return good and bad messages of each kind, in three Arrow batches."""
     (folder / "there.png").write_bytes(picture(99))
     there, missing = ((folder / name).as_uri() for name in ("there.png", "missing.png"))
     headers = [("image-id", "käse".encode()), ("shop", b"42"), ("none", None), ("latin", b"\xe4")]
@@ -87,7 +87,7 @@ def test_both_transports_make_the_same_rows(spark: SparkSession, tmp_path: Path)
     }
 
 
-# Batches of Arrow.
+# Arrow batches.
 
 
 def carried(count: int) -> pa.RecordBatch:
@@ -120,7 +120,7 @@ FAILURE = Failure(Code.IMAGE_EMPTY, Stage.DECODE, "the image has no bytes")
         [FAILURE, embedding(1), FAILURE, FAILURE, embedding(2), FAILURE],
     ],
 )
-def test_vectors_stand_in_their_rows(outcomes: list[Embedding | Failure]) -> None:
+def test_each_vector_is_in_its_row(outcomes: list[Embedding | Failure]) -> None:
     origins = [Origin(str(number), None, {}) for number in range(len(outcomes))]
 
     batch = outcome_batch(carried(len(outcomes)), origins, outcomes, model_id="model")
@@ -139,7 +139,7 @@ def test_vectors_stand_in_their_rows(outcomes: list[Embedding | Failure]) -> Non
             assert (row["width"], row["height"], row["embedding"]) == (None, None, None)
 
 
-def test_a_row_tells_of_its_item_or_of_its_message() -> None:
+def test_a_row_describes_its_item_or_its_message() -> None:
     item = Item("cat", uri="file:///cat.png", attributes={"shop": "42"})
 
     assert Origin.of(item, "images-0-7") == Origin("cat", "file:///cat.png", {"shop": "42"})

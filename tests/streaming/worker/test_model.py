@@ -1,4 +1,4 @@
-"""One precision for all workers of a stream: set, recorded, forced or measured, in this order."""
+"""All workers use one precision: set, recorded, forced or measured, in this order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Configure = Callable[..., StreamConfig]
 
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the whole run forces, `auto` measures here."""
+    """Let `auto` measure, whatever the whole test run forces."""
     monkeypatch.delenv(FORCED_PRECISION, raising=False)
 
 
@@ -43,12 +43,12 @@ def test_auto_is_measured_on_a_worker_once_a_session(spark: SparkSession) -> Non
 
     assert first == second
     assert first.reason.startswith("measured on a worker: float32 ")
-    assert " ms a picture, bfloat16 " in first.reason
+    assert " ms an image, bfloat16 " in first.reason
     assert ModelId.parse(first.model.card.model_id).precision == first.precision
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_what_is_set_is_taken(spark: SparkSession, precision: Precision) -> None:
+def test_a_configured_precision_is_used(spark: SparkSession, precision: Precision) -> None:
     chosen = choose(spark, precision)
 
     assert (chosen.precision, chosen.reason) == (precision, "as set by encoder.precision")
@@ -56,7 +56,7 @@ def test_what_is_set_is_taken(spark: SparkSession, precision: Precision) -> None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_environment_forces_what_auto_finds(
+def test_the_environment_sets_the_result_of_auto(
     spark: SparkSession, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED_PRECISION, precision)
@@ -65,7 +65,7 @@ def test_the_environment_forces_what_auto_finds(
     assert choose(spark, "float32").precision == "float32"
 
 
-def test_a_forced_precision_that_does_not_exist_is_refused(
+def test_an_unknown_forced_precision_is_refused(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED_PRECISION, "float16")
@@ -111,7 +111,7 @@ def embedding(spark: SparkSession, config: StreamConfig) -> tuple[str, np.ndarra
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_later_starts_and_search_obey_what_the_rows_were_made_with(
+def test_later_starts_and_search_use_the_precision_of_the_rows(
     spark: SparkSession, topic: Topic, configure: Configure, precision: Precision
 ) -> None:
     content = jpeg()
@@ -124,8 +124,8 @@ def test_later_starts_and_search_obey_what_the_rows_were_made_with(
 
     assert all(finding.passed for finding in findings)
     assert checked is not None
-    (told,) = (finding.detail for finding in findings if finding.subject == "precision")
-    assert told == f"{precision}, as the rows in the table"
+    (detail,) = (finding.detail for finding in findings if finding.subject == "precision")
+    assert detail == f"{precision}, as the rows in the table"
     model_id, stored = embedding(spark, config)
     assert checked.model.card.model_id == model_id
     assert ModelId.parse(model_id).precision == precision
@@ -140,17 +140,17 @@ def test_the_other_precision_is_another_model(
     topic.send([image("cat", jpeg())])
     drain(spark, configure(encoder={"precision": "bfloat16"}))
 
-    said = refusal(spark, configure(encoder={"precision": "float32"}), "table")
+    reason = refusal(spark, configure(encoder={"precision": "float32"}), "table")
 
-    assert "@bfloat16'" in said
-    assert "--allow-model-change" in said
+    assert "@bfloat16'" in reason
+    assert "--allow-model-change" in reason
 
 
 @pytest.mark.kafka
-def test_rows_of_a_model_that_does_not_fill_the_table_are_obeyed_too(
+def test_rows_of_a_model_that_no_longer_fills_the_table_count_too(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
-    """As a backfill leaves them, which the stream switches over to later."""
+    """A backfill leaves such rows, and the stream switches to its model later."""
     topic.send([image("cat", jpeg())])
     config = configure(encoder={"precision": "bfloat16"})
     drain(spark, config)
