@@ -1,19 +1,29 @@
 PYTHON ?= python3
+WORKERS ?= 2
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-export UV_PYTHON_DOWNLOADS := never
+UNIT := -m "not spark and not kafka and not long"
+# A file's tests share fixtures, so one worker runs them all.
+PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-faults lint bench docs clean
+export UV_PYTHON_DOWNLOADS := never
+# Otherwise each test worker and each driver compiles the sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs clean
 
 help:
-	@echo "make demo   run the whole job on this machine, on real pictures"
-	@echo "make test   lint, type check and test"
-	@echo "make test-faults  the long tests: kills, outages, a soak"
-	@echo "make lint   lint and type check only"
-	@echo "make bench  run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs   write docs/configuration.md from the configuration's models"
-	@echo "make clean  remove the demo's data"
+	@echo "make demo        run the whole job on this machine, on real pictures"
+	@echo "make test        lint, type check and test, in less than 10 minutes on two cores"
+	@echo "make test-unit   only the tests that need no JVM, in less than a minute"
+	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
+	@echo "make test-lowest the unit tests with the lowest declared versions"
+	@echo "make coverage    what make test runs, and the lines that it reaches"
+	@echo "make lint        lint and type check only"
+	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
+	@echo "make docs        write docs/configuration.md from the configuration's models"
+	@echo "make clean       remove the demo's data"
 
 setup: .venv/.complete
 
@@ -41,11 +51,28 @@ lint: setup
 
 test: lint
 	@$(PYTHON) scripts/check_machine.py
-	$(RUN)/pytest
+	$(RUN)/pytest $(PARALLEL)
 
-test-faults: setup
+test-unit: setup
+	$(RUN)/pytest $(PARALLEL) $(UNIT)
+
+# One after another: some of the long tests measure memory and time.
+test-all: lint
 	@$(PYTHON) scripts/check_machine.py
-	$(RUN)/pytest -m long --log-cli-level=INFO
+	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
+
+LOWEST := .tools/lowest
+test-lowest: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $(LOWEST)
+	$(UV) pip install --quiet --no-config --resolution lowest-direct --python $(LOWEST) \
+		--editable ".[$(EXTRAS)]" --group dev
+	$(LOWEST)/bin/pytest $(PARALLEL) $(UNIT)
+
+coverage: setup
+	$(RUN)/coverage erase
+	$(RUN)/coverage run -m pytest $(PARALLEL)
+	$(RUN)/coverage combine --quiet
+	$(RUN)/coverage report
 
 bench: setup
 	@$(PYTHON) scripts/check_machine.py
