@@ -35,9 +35,17 @@ $(UV):
 .venv/.complete: $(UV) pyproject.toml uv.lock
 	@echo "installing (about 7 GB, once)"
 	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@touch .venv/.demo $@
+
+# A part of the development environment; --inexact removes nothing from a whole one.
+# torch needs triton, which is large, only to compile models for GPUs.
+.venv/.demo: $(UV) pyproject.toml uv.lock
+	@echo "installing (about 6 GB, once)"
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON) \
+		--inexact --no-dev --extra demo --no-install-package triton
 	@touch $@
 
-demo: setup
+demo: .venv/.demo
 	@$(PYTHON) scripts/check_machine.py
 	@$(RUN)/python examples/demo.py
 
@@ -61,12 +69,11 @@ test-all: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 
-LOWEST := .tools/lowest
 test-lowest: $(UV)
-	$(UV) venv --quiet --clear --python $(PYTHON) $(LOWEST)
-	$(UV) pip install --quiet --no-config --resolution lowest-direct --python $(LOWEST) \
-		--editable ".[$(EXTRAS)]" --group dev
-	$(LOWEST)/bin/pytest $(PARALLEL) $(UNIT)
+	$(UV) venv --quiet --clear --python $(PYTHON) .tools/lowest
+	$(UV) pip install --quiet --no-config --resolution lowest-direct --python .tools/lowest \
+		--requirement pyproject.toml --all-extras --group dev --editable .
+	.tools/lowest/bin/python -m pytest $(PARALLEL) $(UNIT)
 
 coverage: setup
 	$(RUN)/coverage erase
