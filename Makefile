@@ -11,7 +11,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Otherwise each test worker and each driver compiles the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs clean
+.PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs site clean
 
 help:
 	@echo "make demo        run the whole job on this machine, on real pictures"
@@ -20,9 +20,10 @@ help:
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
 	@echo "make test-lowest the unit tests with the lowest declared versions"
 	@echo "make coverage    what make test runs, and the lines that it reaches"
-	@echo "make lint        lint and type check only"
+	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
 	@echo "make docs        write docs/configuration.md from the configuration's models"
+	@echo "make site        build the documentation as a site, in .site"
 	@echo "make clean       remove the demo's data"
 
 setup: .venv/.complete
@@ -34,7 +35,7 @@ $(UV):
 
 .venv/.complete: $(UV) pyproject.toml uv.lock
 	@echo "installing (about 7 GB, once)"
-	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON) --group site
 	@touch .venv/.demo $@
 
 # A part of the development environment; --inexact removes nothing from a whole one.
@@ -55,6 +56,7 @@ lint: setup
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/deptry core streaming
+	$(RUN)/mkdocs build --strict --quiet
 	$(RUN)/python scripts/audit.py
 
 test: lint
@@ -93,6 +95,9 @@ bench: setup
 	$(RUN)/python benchmarks/throughput.py --images 32 --rounds 1 --only dataframe row_udf
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
+
+site: setup
+	$(RUN)/mkdocs build --strict
 
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
