@@ -71,11 +71,19 @@ test-all: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 
+# The lowest declared versions, then the locked ones with each newer Python that the machine has.
 test-lowest: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .tools/lowest
 	$(UV) pip install --quiet --no-config --resolution lowest-direct --python .tools/lowest \
 		--requirement pyproject.toml --all-extras --group dev --editable .
 	.tools/lowest/bin/python -m pytest $(PARALLEL) $(UNIT)
+	@set -e; for version in 3.12 3.13; do \
+		$(UV) python find --quiet $$version > /dev/null 2>&1 || continue; \
+		UV_PROJECT_ENVIRONMENT=.tools/python-$$version \
+			$(UV) sync --frozen --quiet --python $$version; \
+		echo "Python $$version"; \
+		.tools/python-$$version/bin/python -m pytest $(PARALLEL) $(UNIT); \
+	done
 
 coverage: setup
 	$(RUN)/coverage erase
