@@ -35,7 +35,7 @@ def main() -> None:
         print(f"{name} {version}: {', '.join(ids)}; see https://osv.dev/vulnerability/{ids[0]}")
     print(f"{len(packages)} dependencies audited, {len(found)} with known vulnerabilities")
     if found:
-        sys.exit("take a version that is mended, or name the id and a reason in scripts/audit.py")
+        sys.exit("take a fixed version, or name the id and a reason in scripts/audit.py")
 
 
 Package = tuple[str, str, str]
@@ -51,7 +51,7 @@ def _python_packages() -> list[Package]:
 
 
 def _jars() -> list[Package]:
-    sets = tomllib.loads((ROOT / "streaming/embedstream/jars.toml").read_text())
+    sets = tomllib.loads((ROOT / "streaming/embedstream/spark/jars.toml").read_text())
     coordinates = sorted({coordinate for jars in sets.values() for coordinate in jars})
     return [("Maven", *_name_and_version(coordinate)) for coordinate in coordinates]
 

@@ -36,7 +36,7 @@ from pictures import encoded, mutated
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-few = settings(max_examples=max(8, settings.default.max_examples // 6))
+few = settings(max_examples=max(8, settings().max_examples // 6))
 
 
 class MeanColour(nn.Module):

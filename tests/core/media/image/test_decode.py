@@ -323,9 +323,9 @@ def test_too_many_pixels() -> None:
 def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     content = bomb(side)
     assert len(content) < 100_000
-    start = time.perf_counter()
+    start = time.process_time()
     assert failure(content).code == Code.IMAGE_TOO_LARGE
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
@@ -334,11 +334,11 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     last = content.rindex(b"\xff\xda")
     # A scan's header and one byte of data, as often as an attacker likes.
     bomb = content[:-2] + content[last : last + 11] * 20_000 + content[-2:]
-    start = time.perf_counter()
+    start = time.process_time()
 
     error = failure(bomb)
 
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
     assert error.code == Code.IMAGE_TOO_LARGE
     assert "scans; the limit is 100" in error.message
     decoded(content, PHOTO)

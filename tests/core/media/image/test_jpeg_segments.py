@@ -63,9 +63,9 @@ SCAN = segment(0xDA, b"\1\1\0\0\0\0") + b"\0"
     ids=["behind the end", "noise behind the end", "in a thumbnail", "in a comment"],
 )
 def test_only_scans_of_the_picture_count(content: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert_same_picture(content, PROGRESSIVE)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_scans_are_counted() -> None:
@@ -92,19 +92,19 @@ def test_scans_of_a_sequential_jpeg_are_counted_where_it_may_have_more() -> None
     [b"\xff" * (8 << 20), b"\xff\0" * (4 << 20), b"\xff\xd0" * (4 << 20), b"\0" * (8 << 20)],
 )
 def test_counting_takes_time_by_the_length_alone(hostile: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     open_image(PROGRESSIVE[:-2] + hostile, DecodeLimits())
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("place", [2, -2])
 def test_many_segments_are_refused_in_time(place: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     bomb = PROGRESSIVE[:place] + segment(0xE3, b"") * (8 << 20) + PROGRESSIVE[place:]
     with pytest.raises(ItemError, match="over 100000 segments") as caught:
         open_image(bomb, DecodeLimits(max_bytes=len(bomb)))
     assert caught.value.code == Code.IMAGE_TOO_LARGE
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_orientation_is_read_from_any_chunk(chunk: bytes) -> None:
 )
 def test_many_chunks_take_no_time(chunk: bytes, code: Code | None) -> None:
     content = png_of(ROWS, SIDE, before=[chunk])
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         open_image(content, DecodeLimits())
         found = None
@@ -343,7 +343,7 @@ def test_many_chunks_take_no_time(chunk: bytes, code: Code | None) -> None:
         found = error.code
     assert found == code
     # Two seconds on the slowest machine; what is not linear takes minutes.
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_data_in_chunks_of_one_byte_are_a_picture() -> None:
