@@ -74,7 +74,7 @@ def test_a_vulnerability_fails_unless_it_is_ignored_by_its_id(
     audit: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     with database(monkeypatch, {name: ["GHSA-1", "GHSA-2"]}):
-        with pytest.raises(SystemExit, match="take a version that is mended"):
+        with pytest.raises(SystemExit, match="take a fixed version"):
             audit.main()
         assert "GHSA-1, GHSA-2" in capsys.readouterr().out
         monkeypatch.setitem(audit.IGNORED, "GHSA-1", "a reason")
