@@ -1,19 +1,30 @@
 PYTHON ?= python3
+WORKERS ?= 2
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-export UV_PYTHON_DOWNLOADS := never
+UNIT := -m "not spark and not kafka and not long"
+# A file's tests share fixtures, so one worker runs them all.
+PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-faults lint bench docs clean
+export UV_PYTHON_DOWNLOADS := never
+# Otherwise each test worker and each driver compiles the sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs site clean
 
 help:
-	@echo "make demo   run the whole job on this machine, on real pictures"
-	@echo "make test   lint, type check and test"
-	@echo "make test-faults  the long tests: kills, outages, a soak"
-	@echo "make lint   lint and type check only"
-	@echo "make bench  run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs   write docs/configuration.md from the configuration's models"
-	@echo "make clean  remove the demo's data"
+	@echo "make demo        run the whole job on this machine, on real pictures"
+	@echo "make test        lint, type check and test, in less than 10 minutes on two cores"
+	@echo "make test-unit   only the tests that need no JVM, in less than a minute"
+	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
+	@echo "make test-lowest the unit tests with the lowest declared versions"
+	@echo "make coverage    what make test runs, and the lines that it reaches"
+	@echo "make lint        lint, type check and build the documentation"
+	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
+	@echo "make docs        write docs/configuration.md from the configuration's models"
+	@echo "make site        build the documentation as a site, in .site"
+	@echo "make clean       remove the demo's data"
 
 setup: .venv/.complete
 
@@ -24,10 +35,18 @@ $(UV):
 
 .venv/.complete: $(UV) pyproject.toml uv.lock
 	@echo "installing (about 7 GB, once)"
-	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON) --group site
+	@touch .venv/.demo $@
+
+# A part of the development environment; --inexact removes nothing from a whole one.
+# torch needs triton, which is large, only to compile models for GPUs.
+.venv/.demo: $(UV) pyproject.toml uv.lock
+	@echo "installing (about 6 GB, once)"
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON) \
+		--inexact --no-dev --extra demo --no-install-package triton
 	@touch $@
 
-demo: setup
+demo: .venv/.demo
 	@$(PYTHON) scripts/check_machine.py
 	@$(RUN)/python examples/demo.py
 
@@ -37,15 +56,40 @@ lint: setup
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/deptry core streaming
+	$(RUN)/mkdocs build --strict --quiet
 	$(RUN)/python scripts/audit.py
 
 test: lint
 	@$(PYTHON) scripts/check_machine.py
-	$(RUN)/pytest
+	$(RUN)/pytest $(PARALLEL)
 
-test-faults: setup
+test-unit: setup
+	$(RUN)/pytest $(PARALLEL) $(UNIT)
+
+# One after another: some of the long tests measure memory and time.
+test-all: lint
 	@$(PYTHON) scripts/check_machine.py
-	$(RUN)/pytest -m long --log-cli-level=INFO
+	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
+
+# The lowest declared versions, then the locked ones with each newer Python that the machine has.
+test-lowest: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .tools/lowest
+	$(UV) pip install --quiet --no-config --resolution lowest-direct --python .tools/lowest \
+		--requirement pyproject.toml --all-extras --group dev --editable .
+	.tools/lowest/bin/python -m pytest $(PARALLEL) $(UNIT)
+	@set -e; for version in 3.12 3.13; do \
+		$(UV) python find --quiet $$version > /dev/null 2>&1 || continue; \
+		UV_PROJECT_ENVIRONMENT=.tools/python-$$version \
+			$(UV) sync --frozen --quiet --python $$version; \
+		echo "Python $$version"; \
+		.tools/python-$$version/bin/python -m pytest $(PARALLEL) $(UNIT); \
+	done
+
+coverage: setup
+	$(RUN)/coverage erase
+	$(RUN)/coverage run -m pytest $(PARALLEL)
+	$(RUN)/coverage combine --quiet
+	$(RUN)/coverage report
 
 bench: setup
 	@$(PYTHON) scripts/check_machine.py
@@ -59,6 +103,9 @@ bench: setup
 	$(RUN)/python benchmarks/throughput.py --images 32 --rounds 1 --only dataframe row_udf
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
+
+site: setup
+	$(RUN)/mkdocs build --strict
 
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md

@@ -14,7 +14,7 @@ from embedstream.kafka.dev_broker import Broker
 
 LOG = logging.getLogger(__name__)
 
-# What make test-faults shows as it runs is seeds and faults, not each connection.
+# What make test-all shows as it runs is seeds and faults, not each connection.
 for library in ("kafka", "py4j", "werkzeug", "botocore"):
     logging.getLogger(library).setLevel(logging.WARNING)
 

@@ -30,7 +30,7 @@ def test_poison_fails_alone_and_the_stream_goes_on(topic: Topic, tmp_path: Path)
         messages.insert(1 + 3 * index, image(comment, poisoned(comment)))
     topic.send(messages)
     command = [sys.executable, "-m", "embedstream", "run", str(write_config(topic, tmp_path))]
-    settings = ["decode.timeout_s=12", "kafka.max_offsets_per_trigger=100"]
+    settings = ["decode.timeout_s=8", "kafka.max_offsets_per_trigger=100"]
     paths = os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")])
 
     process = subprocess.run(

@@ -8,11 +8,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import skimage
-import sklearn
 from PIL import Image
 
 __all__ = ["encoded", "exif_orientation", "mutated", "png_chunk", "png_of", "real_pictures"]
@@ -21,8 +20,9 @@ __all__ = ["encoded", "exif_orientation", "mutated", "png_chunk", "png_of", "rea
 @cache
 def real_pictures() -> dict[str, bytes]:
     """Every one by file name, as its publisher encoded it."""
-    folder = Path(skimage.__file__).parent / "data"
-    photos = Path(sklearn.__file__).parent / "datasets" / "images"
+    # Importing scikit-learn takes longer than most tests.
+    folder = Path(str(distribution("scikit-image").locate_file("skimage/data")))
+    photos = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/images")))
     found = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg", ".gif")]
     found += [photos / "china.jpg", photos / "flower.jpg"]
     return {path.name: path.read_bytes() for path in sorted(found)}

@@ -1,20 +1,23 @@
-"""Fixtures of the tests that need Kafka and Spark; their conftest.py files name what they use."""
+"""Fixtures of the tests that need Kafka and Spark.
+
+They import what they need where they need it: every test loads this module, and most need neither.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pyspark.sql import SparkSession
 
-from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.kafka.admin import create_topic
-from embedstream.kafka.dev_broker import Broker, start_broker, stop_broker
-from embedstream.spark.session import open_session
-from streams import Topic
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from embedstream.config.sections import StreamConfig
+    from embedstream.kafka.dev_broker import Broker
+    from streams import Topic
 
 __all__ = ["broker", "configure", "spark", "topic"]
 
@@ -22,6 +25,8 @@ __all__ = ["broker", "configure", "spark", "topic"]
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker on a free port; it has no topic yet."""
+    from embedstream.kafka.dev_broker import start_broker, stop_broker
+
     folder = tmp_path_factory.mktemp("broker")
     try:
         yield start_broker(folder)
@@ -32,10 +37,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session with two task slots, as the job opens it."""
-    # Each folder of tests has this fixture for itself, but a process has one session.
-    if (active := SparkSession.getActiveSession()) is not None:
-        yield active
-        return
+    from embedstream.config.sections import PipelineConfig, SparkConfig
+    from embedstream.spark.session import open_session
+
     config = SparkConfig(
         master="local[2,4]",
         log_file=str(tmp_path_factory.mktemp("spark") / "spark.log"),
@@ -53,6 +57,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def topic(broker: Broker) -> Topic:
     """A new topic of two partitions."""
+    from embedstream.kafka.admin import create_topic
+    from streams import Topic
+
     topic = Topic(f"images-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
     create_topic(broker.bootstrap_servers, topic.name, partitions=2)
     return topic
@@ -64,6 +71,7 @@ def configure(topic: Topic, tmp_path: Path) -> Callable[..., StreamConfig]:
 
     Vectors are compared, so the precision does not depend on the machine.
     """
+    from embedstream.config.sections import StreamConfig
 
     def make(**sections: dict[str, Any]) -> StreamConfig:
         kafka = {"bootstrap_servers": topic.bootstrap_servers, "subscribe": topic.name}

@@ -24,9 +24,7 @@ CODES = {
     Code.REFERENCE_UNREADABLE,
     Code.IMAGE_TOO_LARGE,
 }
-often = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Pieces that parsers of URLs stumble over, to be put together at random.
 PIECES = st.sampled_from(
@@ -134,13 +132,13 @@ def expect_bytes_or_a_failure(fetcher: Fetcher, uri: str) -> None:
     assert failure is None or failure.code in CODES
 
 
-@often
+@shared
 @given(uri=REFERENCES)
 def test_as_a_reference(fetcher: Fetcher, site: Site, uri: str) -> None:
     expect_bytes_or_a_failure(fetcher, uri.replace("PORT", str(site.port)))
 
 
-@often
+@shared
 @given(location=REFERENCES | TAILS)
 def test_as_the_target_of_a_redirect(fetcher: Fetcher, site: Site, location: str) -> None:
     location = location.replace("PORT", str(site.port))

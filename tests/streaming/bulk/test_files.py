@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from pyspark.sql import functions as f
 from doors import core_vectors, write_pictures
 from embedstream.bulk.chunks import Chunk
 from embedstream.bulk.files import Files
+from embedstream.cli import session
+from embedstream.cli.app import main
 from embedstream.cli.bulk import explain_chunk_error
 from embedstream.cli.session import StreamFailed, explain_errors
 from embedstream.config.load import files_config
@@ -66,14 +69,14 @@ def folder(tmp_path: Path) -> Path:
 def test_the_command_embeds_existing_files_and_then_new_ones(
     spark: SparkSession, folder: Path
 ) -> None:
-    result = batch(folder, "--chunk-rows", "3")
+    result = batch(folder, "--chunk-rows", "4")
     (folder / "pictures" / "new.jpg").write_bytes((folder / "pictures" / "camera.jpg").read_bytes())
     since = files(spark, folder)
     (chunk,) = since.plan(chunk_rows=3)
     since.run(chunk)
 
     assert result.returncode == 0, result.stderr
-    assert "8 files to embed, in 3 chunks" in result.stdout
+    assert "8 files to embed, in 2 chunks" in result.stdout
     assert "8 files embedded, 2 failures" in result.stdout
     assert chunk.rows == 1
     found = rows(spark, folder)
@@ -178,11 +181,23 @@ def test_a_link_to_one_file_is_embedded(spark: SparkSession, folder: Path) -> No
     assert (row.uri, row.error) == (link.as_uri(), None)
 
 
-def test_the_exit_code_says_that_every_file_failed(folder: Path) -> None:
-    ran = batch(folder, "--from", str(folder / "pictures" / "broken.jpg"))
+def test_the_exit_code_says_that_every_file_failed(
+    spark: SparkSession,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command, but for its session: that is the tests' own."""
+    source = str(folder / "pictures" / "broken.jpg")
+    arguments = ["embedstream", "batch", *settings(folder), "--from", source]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(session, "open_session", lambda *_, **__: nullcontext(spark))
 
-    assert ran.returncode == 1, ran.stderr
-    assert "1 file embedded, 1 failures (1 image_unsupported)" in ran.stdout
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 1
+    assert "1 file embedded, 1 failures (1 image_unsupported)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

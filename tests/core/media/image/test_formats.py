@@ -220,7 +220,7 @@ embed([small])
 header = peak(lambda: open_image(large, DecodeLimits()))
 one = peak(lambda: embed([large]))
 # Other bytes each time, so that no two images are equal.
-many = peak(lambda: embed([large + bytes([number]) for number in range(24)]))
+many = peak(lambda: embed([large + bytes([number]) for number in range(12)]))
 print(header, one, many)
 """
 
@@ -241,6 +241,6 @@ def test_a_header_takes_no_memory_and_many_images_take_that_of_one(
     )
     assert done.returncode == 0, done.stderr
     header, one, many = map(int, done.stdout.split())
-    # Megabytes: one image takes 48, and 24 of them would take 1,152.
+    # Megabytes: one image takes 48, and 12 of them would take 576.
     assert header < 10
     assert many < 2 * one + 150
