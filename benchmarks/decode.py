@@ -25,7 +25,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from embedstream_core.media.image.decode import DecodeLimits, Pixels, open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.settings import Fidelity, Isolation
 from free import PREPROCESSING
 from images import jpegs
@@ -43,7 +43,7 @@ _TRANSFORMS = Compose(
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    decoder = IsolatedDecoder(
+    decoder = SandboxedDecoder(
         PREPROCESSING, DecodeLimits(), fidelity="exact", isolation=Isolation()
     )
     with closing(decoder):

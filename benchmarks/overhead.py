@@ -30,7 +30,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
 from embedstream.config.sections import StreamConfig, Transport
-from embedstream.table.rows import OUTCOME_SCHEMA, Origin, outcome_batch, outcome_frame
+from embedstream.table.rows import OUTCOME_SCHEMA, Origin, build_outcome_batch, build_outcome_frame
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import DecodeLimits, Picture, open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
@@ -163,9 +163,9 @@ def _task(
     ]
     with clock.piece("outcomes to Arrow"):
         if arrow:
-            outcome_batch(messages, origins, outcomes, model_id=model.card.model_id)
+            build_outcome_batch(messages, origins, outcomes, model_id=model.card.model_id)
         else:
-            frame = outcome_frame(messages, origins, outcomes, model_id=model.card.model_id)
+            frame = build_outcome_frame(messages, origins, outcomes, model_id=model.card.model_id)
             pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
     return clock.seconds
 

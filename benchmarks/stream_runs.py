@@ -24,7 +24,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.spark.session import open_session
-from embedstream.stream.job import featurizer, start_stream
+from embedstream.stream.job import build_featurizer, start_stream
 from embedstream.worker.messages import featurize_messages
 from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
 
@@ -221,7 +221,7 @@ def over_dataframe(
     """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
     seen = Observation()
     started = time.perf_counter()
-    outcomes = featurize_messages(messages(spark, images), featurizer(spark, config, model))
+    outcomes = featurize_messages(messages(spark, images), build_featurizer(spark, config, model))
     counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
     counted.write.format("noop").mode("overwrite").save()
     return int(seen.get["embeddings"]), time.perf_counter() - started

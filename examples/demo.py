@@ -21,10 +21,10 @@ from rich.progress import track
 
 from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
-from embedstream.index.contact_sheet import contact_sheet
-from embedstream.index.images import file_content, kafka_content
-from embedstream.index.search import embed_pictures, nearest, newest_model
-from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.index.contact_sheet import draw_contact_sheet
+from embedstream.index.images import read_file_content, read_kafka_content
+from embedstream.index.search import embed_images, find_nearest, find_newest_model
+from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import OutgoingMessage, image_message, produce
 from embedstream_core.errors import EmbedstreamError
@@ -68,7 +68,7 @@ def send_pictures(servers: str) -> None:
     """Send variations of each scene, two as bytes for each as reference, and on the first run five
     messages that cannot be embedded."""
     create_topic(servers, TOPIC, partitions=4)
-    sent = sum(topic_end_offsets(servers, TOPIC).values())
+    sent = sum(read_end_offsets(servers, TOPIC).values())
     rounds = LATER_RUNS if sent else FIRST_RUN
     pictures = list(make_pictures(first=sent, rounds=rounds))
     messages = [
@@ -141,7 +141,7 @@ def show(table: str, servers: str) -> None:
         console.print("stopped early: 'make demo' again does the rest")
         return
     rows = read_rows(table)
-    messages = sum(topic_end_offsets(servers, TOPIC).values())
+    messages = sum(read_end_offsets(servers, TOPIC).values())
     positions = Counter((row["topic"], row["partition"], row["offset"]) for row in rows)
     doubled = len(rows) - len(positions)
     console.print(f"\n[bold]{messages} messages, {len(rows)} rows, {doubled} doubled[/]")
@@ -169,14 +169,16 @@ def read_rows(table: str) -> Sequence[dict[str, Any]]:
 
 def draw_sheet(table: str, servers: str) -> None:
     """Search with crops that were never sent."""
-    model_id = newest_model(table)
+    model_id = find_newest_model(table)
     queries = [variation(scene, seed=1_000_003 + index) for index, scene in enumerate(QUERIES)]
-    vectors = embed_pictures(queries, model_id=model_id)
-    found = [nearest(table, vector, model_id=model_id, k=NEIGHBOURS) for vector in vectors]
-    sheet = contact_sheet(
+    vectors = embed_images(queries, model_id=model_id)
+    found = [find_nearest(table, vector, model_id=model_id, k=NEIGHBOURS) for vector in vectors]
+    sheet = draw_contact_sheet(
         list(zip(QUERIES, queries, found, strict=True)),
         lambda row: (
-            file_content(row.uri) if row.uri else kafka_content(row, bootstrap_servers=servers)
+            read_file_content(row.uri)
+            if row.uri
+            else read_kafka_content(row, bootstrap_servers=servers)
         ),
     )
     sheet.save(SHEET)

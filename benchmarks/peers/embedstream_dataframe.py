@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedstream.stream.job import featurizer
+from embedstream.stream.job import build_featurizer
 from embedstream.worker.messages import featurize_messages
 from protocol import Backend, Precision, Run, serve
 from spark import consume
@@ -18,7 +18,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     with brokerless() as place:
         config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
         with opened(config) as (spark, model):
-            function = featurizer(spark, config, model)
+            function = build_featurizer(spark, config, model)
             source = messages(spark, images)
             yield lambda: consume(featurize_messages(source, function))
 

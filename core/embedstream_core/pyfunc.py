@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from embedstream_core.engine.cache import engine_of
+from embedstream_core.engine.cache import get_engine
 from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import Precision
-from embedstream_core.models.card import ModelCard, read_card, tensors_in
+from embedstream_core.models.card import ModelCard, get_tensors_path, read_card
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
 from embedstream_core.settings import EngineSettings
@@ -54,7 +54,7 @@ class ImageEncoder:
         ]
         with _turn:
             pipeline = Pipeline(
-                engine_of(self.card, lambda: tensors_in(self.folder), self.settings),
+                get_engine(self.card, lambda: get_tensors_path(self.folder), self.settings),
                 self.card.preprocessing,
                 fetch=deny_references,
             )

@@ -15,9 +15,9 @@ __all__ = [
     "NAMES_OF_SECRETS",
     "REDACTED",
     "names_secret",
-    "redacted_attributes",
-    "redacted_text",
-    "redacted_uri",
+    "redact_attributes",
+    "redact_text",
+    "redact_uri",
 ]
 
 REDACTED = "[redacted]"
@@ -44,7 +44,7 @@ _PARAMETER = re.compile(r"([?&;#])([^?&;#=]+)=([^&;#]*)")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-def redacted_uri(uri: str) -> str:
+def redact_uri(uri: str) -> str:
     """Return a reference without its secrets."""
 
     def redact_value(parameter: re.Match[str]) -> str:
@@ -57,9 +57,9 @@ def redacted_uri(uri: str) -> str:
     return _PARAMETER.sub(redact_value, _USER.sub(rf"\g<1>{REDACTED}@", uri))
 
 
-def redacted_text(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return a text that is a URI without its secrets, and any other unchanged."""
-    return redacted_uri(text) if _URI.match(text) else text
+    return redact_uri(text) if _URI.match(text) else text
 
 
 def names_secret(name: str) -> bool:
@@ -67,9 +67,9 @@ def names_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def redacted_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
+def redact_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
     """Return headers and fields by name, without secrets."""
     return {
-        name: REDACTED if names_secret(name) else redacted_text(value)
+        name: REDACTED if names_secret(name) else redact_text(value)
         for name, value in attributes.items()
     }

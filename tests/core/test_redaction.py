@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedstream_core.redaction import redacted_attributes, redacted_uri
+from embedstream_core.redaction import redact_attributes, redact_uri
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from embedstream_core.redaction import redacted_attributes, redacted_uri
     ],
 )
 def test_a_uri_without_a_secret_stays(uri: str) -> None:
-    assert redacted_uri(uri) == uri
+    assert redact_uri(uri) == uri
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_a_uri_without_a_secret_stays(uri: str) -> None:
     ],
 )  # fmt: skip
 def test_secrets_are_removed_and_the_rest_stays(uri: str, kept: str) -> None:
-    assert redacted_uri(uri) == kept
-    assert redacted_uri(kept) == kept
+    assert redact_uri(uri) == kept
+    assert redact_uri(kept) == kept
 
 
 def test_attributes_are_secret_by_name_or_as_uris() -> None:
@@ -67,7 +67,7 @@ def test_attributes_are_secret_by_name_or_as_uris() -> None:
         "note": "key=value; see https://images.test/?a=1",
     }
 
-    kept = redacted_attributes(attributes)
+    kept = redact_attributes(attributes)
 
     assert "canary" not in str(kept)
     assert kept.keys() == attributes.keys()

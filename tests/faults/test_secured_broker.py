@@ -22,7 +22,7 @@ from kafka.admin import KafkaAdminClient, UserScramCredentialUpsertion
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import produce
 from oracle import Position, check_outcomes
@@ -170,7 +170,7 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def positions(topic: Topic, secured: SecuredBroker) -> set[Position]:
-    ends = topic_end_offsets(
+    ends = read_end_offsets(
         topic.bootstrap_servers, topic.name, client_settings=client(secured.authority)
     )
     return {Position(topic.name, 0, offset) for offset in range(ends[0])}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from embedstream.kafka.dev_broker import Broker, running_broker, start_broker, stop_broker
+from embedstream.kafka.dev_broker import Broker, find_running_broker, start_broker, stop_broker
 
 __all__ = ["broker", "come_back", "kill", "standing_still"]
 
@@ -25,7 +25,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 def process(broker: Broker) -> psutil.Process:
-    current = running_broker(broker.folder)
+    current = find_running_broker(broker.folder)
     assert current is not None
     return psutil.Process(current.pid)
 

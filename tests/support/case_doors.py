@@ -247,7 +247,7 @@ def read_config(
 
 def kafka_options(config: Any) -> dict[str, str]:
     """What Spark's Kafka source is told in the end."""
-    from embedstream.kafka.source import source_options
+    from embedstream.kafka.source import build_source_options
 
     class Session:
         class conf:  # noqa: N801
@@ -259,7 +259,7 @@ def kafka_options(config: Any) -> dict[str, str]:
             defaultParallelism = 2  # noqa: N815
 
     with told():
-        return source_options(Session, config.kafka)  # type: ignore[arg-type]
+        return build_source_options(Session, config.kafka)  # type: ignore[arg-type]
 
 
 def spark_settings(config: Any) -> dict[str, str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint
-from embedstream.recovery.doctor import checkpoint_problems
-from embedstream.table.delta_log import Writer, log_problems
+from embedstream.recovery.doctor import find_checkpoint_problems
+from embedstream.table.delta_log import Writer, find_log_problems
 from memory_folder import MemoryFolder
 
 __all__ = ["QUERY", "MemoryStream", "topics"]
@@ -60,8 +60,8 @@ class MemoryStream:
     def problems(self, *, thorough: bool = True) -> list[str]:
         """What the doctor says, or a start; every file must stay as it is."""
         before = {**self.checkpoint.files}, {**self.table.files}
-        found = log_problems(self.table, thorough=thorough)
+        found = find_log_problems(self.table, thorough=thorough)
         known = None if found else self.writers
-        found += checkpoint_problems(self.look(), known, table="table", thorough=thorough)
+        found += find_checkpoint_problems(self.look(), known, table="table", thorough=thorough)
         assert before == (self.checkpoint.files, self.table.files)
         return found

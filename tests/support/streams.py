@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.kafka.admin import topic_end_offsets
+from embedstream.kafka.admin import read_end_offsets
 from embedstream.kafka.produce import OutgoingMessage, produce
 from embedstream.stream.job import Stream, start_stream
 from embedstream.stream.preflight import Consent, Finding, check_start
@@ -33,7 +33,7 @@ class Topic:
         assert failed == []
 
     def end_offsets(self) -> dict[int, int]:
-        return topic_end_offsets(self.bootstrap_servers, self.name)
+        return read_end_offsets(self.bootstrap_servers, self.name)
 
     def positions(self) -> set[Position]:
         """Of every message sent so far."""

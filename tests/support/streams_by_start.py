@@ -8,7 +8,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claimed
 from embedstream.recovery.lost_messages import LostRange
 from embedstream.recovery.resume import settle
-from embedstream.stream.job import make_table
+from embedstream.stream.job import prepare_table
 from embedstream.stream.preflight import Consent, check_start
 from streams import drain
 
@@ -21,7 +21,7 @@ def start(
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
     checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
     assert checked is not None
-    make_table(spark, config, checked.model)
+    prepare_table(spark, config, checked.model)
     with claimed(spark, config):
         found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
         drain(spark, found.config)

@@ -21,7 +21,7 @@ from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend
 
-__all__ = ["BACKENDS", "Forward", "Normalize", "Placement", "obstacle"]
+__all__ = ["BACKENDS", "Forward", "Normalize", "Placement", "find_obstacle"]
 
 # Parameters of mallopt, from glibc's malloc.h; other C libraries have no mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -65,7 +65,7 @@ class Normalize(nn.Module):
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
-def obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
+def find_obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
     """Return why this machine cannot use a backend, or None if it can.
 
     `fixed` is for programs, which run unchanged.

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from embedstream_core.engine.backends import obstacle
+from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import Engine, find_device
 from embedstream_core.models.card import ModelCard
 from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.prepare import load_model
 from embedstream_core.settings import EngineSettings
 
-__all__ = ["engine_of", "start_engine"]
+__all__ = ["get_engine", "start_engine"]
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
 
 
-def engine_of(
+def get_engine(
     card: ModelCard,
     tensors: Callable[[], Path],
     settings: EngineSettings,
@@ -61,7 +61,7 @@ def start_engine(
         SystemicError: the model or the device is broken.
     """
     device = find_device(settings.device, cuda_index=cuda_index)
-    if reason := obstacle(settings.backend, device, fixed=is_fixed(card.encoder)):
+    if reason := find_obstacle(settings.backend, device, fixed=is_fixed(card.encoder)):
         _log.warning("torch replaces the backend %s: %s", settings.backend, reason)
     engine = Engine.start(
         load_model(card, tensors),

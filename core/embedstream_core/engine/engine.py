@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedstream_core.engine.backends import BACKENDS, Forward, Placement, obstacle
+from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.decode import Pixels, Preprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
-from embedstream_core.models.probe import flaw, probe_pictures
+from embedstream_core.models.probe import find_flaw, make_probe_images
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device
 
@@ -61,7 +61,7 @@ class Engine:
         Raises:
             SetupError: the backend cannot be used here, or cannot run the model.
         """
-        if reason := obstacle(backend, device, fixed=isinstance(model, FixedModule)):
+        if reason := find_obstacle(backend, device, fixed=isinstance(model, FixedModule)):
             raise SetupError(f"backend '{backend}' cannot be used: {reason}")
         placement = Placement(
             device=device,
@@ -107,7 +107,7 @@ class Engine:
         Raises:
             SystemicError: the model or the device is broken.
         """
-        if found := flaw(self.embed([*probe_pictures(preprocessing.crop_px)])):
+        if found := find_flaw(self.embed([*make_probe_images(preprocessing.crop_px)])):
             raise SystemicError(
                 f"the encoder gives {found} on this device, though not where it was prepared; try "
                 "encoder.precision float32, or encoder.backend torch"

@@ -31,13 +31,13 @@ from embedstream_core.media.image.decode import Picture, Preprocessing, open_ima
 from embedstream_core.records import Failure
 from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
 
-__all__ = ["IsolatedDecoder"]
+__all__ = ["SandboxedDecoder"]
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class IsolatedDecoder:
+class SandboxedDecoder:
     """Decodes one image at a time in a child process, which is replaced when an image has ended it.
 
     Threads may share it. Compared with decoding in this process, it copies the bytes and the

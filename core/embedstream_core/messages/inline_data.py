@@ -6,7 +6,7 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["decode", "is_data_uri"]
+__all__ = ["decode_inline_data", "is_data_uri"]
 
 # The media type and its parameters are not looked at: the bytes say what they are.
 _SCHEME = re.compile(r"\s*data:", re.IGNORECASE)
@@ -22,7 +22,7 @@ def is_data_uri(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def decode(text: str) -> bytes:
+def decode_inline_data(text: str) -> bytes:
     """Decode base64, or return the bytes of a data URI.
 
     Base64 may have line breaks and spaces (MIME), the URL-safe alphabet, and no padding.

@@ -141,7 +141,7 @@ def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> It
     content = None
     if name == "data" or inline_data.is_data_uri(text):
         try:
-            content = inline_data.decode(text)
+            content = inline_data.decode_inline_data(text)
         except ValueError as error:
             raise _Malformed(f"the field '{name}' is not base64: {error}") from None
     attributes = {_replace_surrogates(name): _write_text(one) for name, one in fields.items()}

@@ -15,10 +15,10 @@ from embedstream_core.model_id import ModelId, Precision
 __all__ = [
     "ModelCard",
     "PreparedModel",
+    "get_tensors_path",
     "read_card",
     "read_prepared",
     "save_prepared",
-    "tensors_in",
 ]
 
 _CARD_FILE = "card.json"
@@ -66,7 +66,7 @@ def save_prepared(model: PreparedModel, folder: Path) -> None:
     """Write a model's two files, `card.json` and `tensors`, into a new folder."""
     folder.mkdir(parents=True)
     (folder / _CARD_FILE).write_bytes(_CARD.dump_json(model.card, indent=2))
-    tensors_in(folder).write_bytes(model.tensors)
+    get_tensors_path(folder).write_bytes(model.tensors)
 
 
 def read_prepared(folder: Path) -> PreparedModel:
@@ -76,7 +76,7 @@ def read_prepared(folder: Path) -> PreparedModel:
         SetupError: a file is missing, or the card is invalid.
     """
     try:
-        return PreparedModel(read_card(folder), tensors_in(folder).read_bytes())
+        return PreparedModel(read_card(folder), get_tensors_path(folder).read_bytes())
     except OSError as error:
         raise _read_error(folder, error) from error
 
@@ -93,7 +93,7 @@ def read_card(folder: Path) -> ModelCard:
         raise _read_error(folder, error) from error
 
 
-def tensors_in(folder: Path) -> Path:
+def get_tensors_path(folder: Path) -> Path:
     """Return the path of a saved model's tensors."""
     return folder / "tensors"
 

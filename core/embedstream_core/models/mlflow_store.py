@@ -17,9 +17,15 @@ from typing import Any
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.models.card import PreparedModel, read_prepared
-from embedstream_core.redaction import REDACTED, redacted_uri
+from embedstream_core.redaction import REDACTED, redact_uri
 
-__all__ = ["DATA_FOLDER", "LOADER_MODULE", "is_registered", "read_registered", "registered_uri"]
+__all__ = [
+    "DATA_FOLDER",
+    "LOADER_MODULE",
+    "format_registered_uri",
+    "is_registered",
+    "read_registered",
+]
 
 LOADER_MODULE = "embedstream_core.pyfunc"
 DATA_FOLDER = "encoder"
@@ -37,7 +43,7 @@ def is_registered(weights: str) -> bool:
     return weights.startswith(("models:/", "runs:/"))
 
 
-def registered_uri(source: str) -> str:
+def format_registered_uri(source: str) -> str:
     """Return the URI that always gives the same model.
 
     Raises:
@@ -106,6 +112,6 @@ def _download_error(mlflow: Any, uri: str, error: Exception) -> SetupError:
     # A URI in the error's text may contain a password.
     reason = _USER.sub(f"//{REDACTED}@", str(error).rstrip("."))
     return SetupError(
-        f"'{uri}' could not be downloaded from MLflow at {redacted_uri(str(where))}: {reason}; "
+        f"'{uri}' could not be downloaded from MLflow at {redact_uri(str(where))}: {reason}; "
         f"correct encoder.weights, or set {variables}"
     )

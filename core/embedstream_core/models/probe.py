@@ -18,20 +18,20 @@ from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
 
-__all__ = ["embed_probes", "flaw", "probe_pictures"]
+__all__ = ["embed_probes", "find_flaw", "make_probe_images"]
 
 # Kernels may round the numbers of one image differently from those of the next.
 _ROUNDING = 1e-6
 
 
-def probe_pictures(side_px: int) -> Pixels:
+def make_probe_images(side_px: int) -> Pixels:
     """Return a ramp and noise, always the same: uint8 of shape (2, side_px, side_px, 3)."""
     noise = np.random.default_rng(0).integers(256, size=(side_px, side_px, 3), dtype=np.uint8)
     ramp = np.linspace(0, 255, side_px).astype(np.uint8)[:, None, None]
     return np.stack([np.broadcast_to(ramp, noise.shape), noise])
 
 
-def flaw(vectors: Vectors) -> str | None:
+def find_flaw(vectors: Vectors) -> str | None:
     """Return the problem with the vectors of the probe images; None if there is none."""
     if not np.isfinite(vectors).all():
         return "numbers that are not finite"
@@ -51,7 +51,7 @@ def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
-    images = torch.from_numpy(probe_pictures(preprocessing.crop_px)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(make_probe_images(preprocessing.crop_px)).permute(0, 3, 1, 2)
     pixels = (images / 255 - mean) / std
     what = f"{kind} cannot embed any number of images of {preprocessing.crop_px} pixels squared"
     way_out = "export it for any number, and make crop_px what it was made for"
@@ -72,7 +72,7 @@ def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
             "numbers: give a network that does"
         )
     vectors: Vectors = output.float().numpy()
-    if problem := flaw(vectors):
+    if problem := find_flaw(vectors):
         raise SetupError(
             f"{kind} gives {problem}: its weights are damaged, or were not saved with it; fetch "
             "or export them again"

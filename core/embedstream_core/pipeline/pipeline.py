@@ -12,7 +12,7 @@ import torch
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import Picture, Preprocessing
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.steps import CachedSteps, Decoded, PlainSteps, Steps, prepare
@@ -74,7 +74,7 @@ class Pipeline:
     fidelity: Fidelity = "exact"
     limits: PipelineLimits = field(default_factory=PipelineLimits)
     embedding_cache: EmbeddingCache | None = None
-    isolated: IsolatedDecoder | None = None
+    isolated: SandboxedDecoder | None = None
     # One that was not opened does nothing.
     watchdog: Watchdog = field(default_factory=Watchdog)
 

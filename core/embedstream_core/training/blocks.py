@@ -10,7 +10,7 @@ from torch import nn
 from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.models.probe import probe_pictures
+from embedstream_core.models.probe import make_probe_images
 from embedstream_core.training.settings import TrainingSettings
 
 __all__ = ["select_blocks"]
@@ -33,7 +33,7 @@ def select_blocks(
         return []
     body.eval().requires_grad_(True)
     device = next((one.device for one in body.parameters()), torch.device("cpu"))
-    pixels = torch.from_numpy(probe_pictures(preprocessing.crop_px)).to(device)
+    pixels = torch.from_numpy(make_probe_images(preprocessing.crop_px)).to(device)
     output: torch.Tensor = body(Normalize(preprocessing).to(device)(pixels))
     if output.requires_grad:
         output.square().sum().backward()  # type: ignore[no-untyped-call]

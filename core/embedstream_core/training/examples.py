@@ -22,7 +22,7 @@ from embedstream_core.media.image.decode import DecodeLimits, Pixels, Preprocess
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.settings import Fidelity
 
-__all__ = ["Example", "Features", "Pictures", "Source", "collate", "repeat", "shuffle"]
+__all__ = ["Example", "Features", "LabelledImages", "Source", "collate", "repeat", "shuffle"]
 
 # The bounds of what one process holds in memory, whatever the size of its files.
 _READ_ROWS = 64
@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class LabelledImages:
     """The images of Parquet files with the columns `content`, bytes, and `label`, an int.
 
     Memory is bounded whatever the files hold: a random order shuffles the files, and their rows
@@ -140,7 +140,7 @@ class Features:
             yield self.vectors[index], int(self.labels[index])
 
 
-Source: TypeAlias = Pictures | Features
+Source: TypeAlias = LabelledImages | Features
 """The inputs of one process. Each reading yields at most `rows`, and counts the rest as skipped."""
 
 

@@ -13,7 +13,7 @@ from pyspark.sql.types import DataType
 
 from embedstream.api.image_columns import read_entries, require_images
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
-from embedstream.table.rows import COLUMN_TYPE, outcome_column, vector_column
+from embedstream.table.rows import COLUMN_TYPE, build_outcome_column, build_vector_column
 from embedstream.worker.model import choose_precision, prepare
 from embedstream.worker.task import Embedder, build_embedder
 from embedstream_core.models.prepare import Head
@@ -34,8 +34,8 @@ ColumnFunction = Callable[..., Column]
 """Takes columns, or their names, and returns a column; `spark.udf.register` takes it too."""
 
 _RETURNS: Mapping[Returns, tuple[DataType, Callable[[Sequence[Outcome]], pa.Array]]] = {
-    "embedding": (COLUMN_TYPE["embedding"].dataType, vector_column),
-    "outcome": (COLUMN_TYPE, outcome_column),
+    "embedding": (COLUMN_TYPE["embedding"].dataType, build_vector_column),
+    "outcome": (COLUMN_TYPE, build_outcome_column),
 }
 
 
@@ -77,7 +77,7 @@ class ImageVectorizer:
     def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Embed a partition's Arrow batches; Spark calls this on a worker."""
         build = _RETURNS[self.returns][1]
-        return map(build, self.embedder.outcomes(map(read_entries, columns)))
+        return map(build, self.embedder.embed(map(read_entries, columns)))
 
 
 def image_vectorizer(

@@ -16,8 +16,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from embedstream.config.sections import DataFrameConfig
-from embedstream.spark.listing import binary_files, list_files
-from embedstream.table.rows import COLUMN_TYPE, error_struct
+from embedstream.spark.listing import list_files, read_binary_files
+from embedstream.table.rows import COLUMN_TYPE, build_error_struct
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.fetch import Fetcher, open_fetcher
@@ -65,7 +65,7 @@ def read_images(
     if listing.hidden:
         _log.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)
     if listing.folder is None:
-        read = binary_files(spark, listing.spark_path).select("path", "content")
+        read = read_binary_files(spark, listing.spark_path).select("path", "content")
         # Spark's reader returns no row for a file without a byte, and for names that it leaves out.
         listed = spark.createDataFrame([*(listing.sizes or {}).items()], "path string, size long")
         content = f.when(f.col("size") == 0, f.lit(b"")).alias("content")
@@ -121,5 +121,5 @@ class _Reader:
             return {"width": opened.width, "height": opened.height, "format": opened.format}
 
         found = attempt(read_header, Stage.DECODE)
-        row.update({"error": error_struct(found)} if isinstance(found, Failure) else found)
+        row.update({"error": build_error_struct(found)} if isinstance(found, Failure) else found)
         return row

@@ -56,7 +56,7 @@ class ImageLabeler:
                 yield read_entries(images)
 
         labels = self.embedder.model.card.labels
-        for outcomes in self.embedder.outcomes(read_batches()):
+        for outcomes in self.embedder.embed(read_batches()):
             rows = [
                 rank(one.vector, labels, k=k or 0) if isinstance(one, Embedding) else None
                 for one, k in zip(outcomes, counts.pop(0), strict=True)

@@ -19,7 +19,7 @@ from embedstream.api.columns import image_vectorizer
 from embedstream.api.image_columns import find_columns, find_images
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, Section
-from embedstream.spark.connect import session_key
+from embedstream.spark.connect import get_session_key
 from embedstream_core.errors import SetupError
 
 __all__ = ["ImageFeaturizer", "ImagePredictor"]
@@ -62,7 +62,7 @@ class _ImageTransformer(
             raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
         encoder = EncoderConfig.model_validate(self.getOrDefault(self.encoder))
         config = DataFrameConfig.model_validate(self.getOrDefault(self.config))
-        key = session_key(df.sparkSession), encoder, config
+        key = get_session_key(df.sparkSession), encoder, config
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, self._open(df.sparkSession, encoder=encoder, config=config)
         return self._prepared[1], image

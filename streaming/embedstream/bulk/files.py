@@ -16,15 +16,15 @@ from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
 from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
-from embedstream.spark.sizing import rows_a_commit, tasks_at_once
-from embedstream.stream.job import make_table
+from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
+from embedstream.stream.job import prepare_table
 from embedstream.table.delta import check_model, check_table
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
 from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import PreparedModel
-from embedstream_core.redaction import redacted_uri
+from embedstream_core.redaction import redact_uri
 
 __all__ = ["Files"]
 
@@ -63,17 +63,17 @@ class Files:
             id_header="",
             transport=config.pipeline.transport,
         )
-        make_table(spark, config, model)
+        prepare_table(spark, config, model)
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
         table = self._spark.read.format("delta").load(self._table)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
-        files = [(uri, redacted_uri(uri)) for uri in self._uris]
+        files = [(uri, redact_uri(uri)) for uri in self._uris]
         listed = self._spark.createDataFrame(files, "uri string, in_table string")
         left = listed.join(done, listed.in_table == done.uri, "left_anti").orderBy("uri").collect()
         uris = tuple(row.uri for row in left)
-        size = chunk_rows or rows_a_commit(self._spark)
+        size = chunk_rows or count_rows_per_commit(self._spark)
         parts = [uris[start : start + size] for start in range(0, len(uris), size)]
         return [Chunk(part, len(part)) for part in parts]
 
@@ -86,7 +86,7 @@ class Files:
             (value if field.name == "value" else f.lit(None)).cast(field.dataType).alias(field.name)
             for field in MESSAGES_SCHEMA
         ]
-        tasks = _TASKS_A_SLOT * tasks_at_once(self._spark)
+        tasks = _TASKS_A_SLOT * count_parallel_tasks(self._spark)
         messages = rows.repartition(tasks).select(*columns)
 
         def append(outcomes: DataFrame) -> None:

@@ -14,9 +14,9 @@ from pyspark.sql import functions as f
 
 from embedstream.bulk.selection import OffsetRange
 from embedstream.config.sections import KafkaConfig
-from embedstream.kafka.source import MESSAGE_COLUMNS, client_options
+from embedstream.kafka.source import MESSAGE_COLUMNS, build_client_options
 from embedstream.kafka.topics import TopicState
-from embedstream.spark.sizing import tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.delta import literal
 from embedstream_core.redaction import REDACTED
 
@@ -84,13 +84,13 @@ def _read_ranges(
         starts[one.topic][one.partition] = one.first
         ends[one.topic][one.partition] = one.last + 1
     options = {
-        **client_options(config),
+        **build_client_options(config),
         "assign": json.dumps(partitions),
         "startingOffsets": json.dumps(starts),
         "endingOffsets": json.dumps(ends),
         "includeHeaders": "true",
         "kafka.isolation.level": config.isolation,
-        "minPartitions": str(tasks_at_once(spark)),
+        "minPartitions": str(count_parallel_tasks(spark)),
     }
     messages = spark.read.format("kafka").options(**options).load()
     return messages.select(*MESSAGE_COLUMNS).where(f.col("value").isNotNull())

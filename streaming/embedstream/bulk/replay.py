@@ -32,8 +32,8 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
 from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
-from embedstream.spark.sizing import rows_a_commit
-from embedstream.stream.job import featurizer
+from embedstream.spark.sizing import count_rows_per_commit
+from embedstream.stream.job import build_featurizer
 from embedstream.table.delta import table_name
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.messages import featurize_messages
@@ -94,7 +94,7 @@ class Replay:
         self._topics = topics
         self._kind = kind
         self._selection = selection or Selection()
-        self._featurizer = featurizer(spark, config, model)
+        self._featurizer = build_featurizer(spark, config, model)
         self._folder = Folder(spark, config.table.path)
         check_ids(self._folder, topics)
         work = {"kind": kind, "model_id": self._model_id, "selection": asdict(self._selection)}
@@ -123,7 +123,7 @@ class Replay:
             .orderBy("span", "topic", "partition")
             .collect()
         )
-        limit = chunk_rows or rows_a_commit(self._spark)
+        limit = chunk_rows or count_rows_per_commit(self._spark)
         chunks: list[Chunk[OffsetRange]] = []
         for topic, partition, _, rows, first, last in spans:
             part = OffsetRange(topic, partition, first, last)

@@ -180,10 +180,10 @@ def batch(
 
     The exit code is 1 if every file that was to be embedded failed.
     """
-    from embedstream.config.load import files_config
+    from embedstream.config.load import load_files_config
 
     tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
-    settings = files_config(tree, overrides or ())
+    settings = load_files_config(tree, overrides or ())
     settings.spark.check_location("--from", source)
     from embedstream.cli.bulk import run_files
 
@@ -262,9 +262,9 @@ def jars(
     ] = None,
 ) -> None:
     """Fetch and verify the pinned jars, and print the --jars line for spark-submit."""
-    from embedstream.spark.jars import default_jars_folder, fetch_jars
+    from embedstream.spark.jars import fetch_jars, find_jars_folder
 
-    paths = fetch_jars(sets or ["spark"], folder or default_jars_folder())
+    paths = fetch_jars(sets or ["spark"], folder or find_jars_folder())
     console.print_text(f"--jars {','.join(map(str, paths))}")
 
 

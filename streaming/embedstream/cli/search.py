@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedstream.cli import console
-from embedstream.index.contact_sheet import check_sheet_path, contact_sheet, save_sheet
-from embedstream.index.images import file_content, kafka_content
-from embedstream.index.search import Neighbour, embed_pictures, nearest, newest_model
+from embedstream.index.contact_sheet import check_sheet_path, draw_contact_sheet, save_sheet
+from embedstream.index.images import read_file_content, read_kafka_content
+from embedstream.index.search import Neighbour, embed_images, find_nearest, find_newest_model
 from embedstream_core.errors import SetupError
 
 __all__ = ["search_table"]
@@ -27,8 +27,8 @@ def search_table(
 
     def read_image(row: Neighbour) -> bytes | None:
         if row.uri is not None:
-            return file_content(row.uri)
-        return kafka_content(row, bootstrap_servers=servers) if servers else None
+            return read_file_content(row.uri)
+        return read_kafka_content(row, bootstrap_servers=servers) if servers else None
 
     if out is not None:
         check_sheet_path(out)
@@ -36,12 +36,12 @@ def search_table(
         content = image.read_bytes()
     except OSError as error:
         raise SetupError(f"the image '{image}' cannot be read: {error.strerror}") from None
-    model = model_id or newest_model(table)
-    (vector,) = embed_pictures([content], model_id=model, weights=weights)
-    neighbours = nearest(table, vector, model_id=model, k=k)
+    model = model_id or find_newest_model(table)
+    (vector,) = embed_images([content], model_id=model, weights=weights)
+    neighbours = find_nearest(table, vector, model_id=model, k=k)
     for row in neighbours:
         source = row.uri or f"{row.topic}-{row.partition}-{row.offset}"
         console.print_text(f"{row.similarity:7.4f}  {row.image_id}  ({source})")
     if out is not None:
-        save_sheet(contact_sheet([(image.name, content, neighbours)], read_image), out)
+        save_sheet(draw_contact_sheet([(image.name, content, neighbours)], read_image), out)
         console.print_text(f"contact sheet: {out}")

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli import console
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.spark.local_disk import disk_trouble
+from embedstream.spark.local_disk import explain_disk_error
 from embedstream.spark.session import open_session
 from embedstream_core.errors import EmbedstreamError
 
@@ -88,7 +88,9 @@ def explain_errors(
         yield
     except (PySparkException, Py4JJavaError, OSError) as error:
         scratch = SparkFiles.getRootDirectory()
-        reason = disk_trouble(error, {**locations, "spark.local.dir": scratch}) or explain(error)
+        reason = explain_disk_error(error, {**locations, "spark.local.dir": scratch}) or explain(
+            error
+        )
         if reason is None:
             raise
         raise StreamFailed(reason) from error

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedstream.cli import console
-from embedstream.config.secrets import resolved_options, revealed
+from embedstream.config.secrets import resolve_options, reveal
 from embedstream.config.yaml import parse_value
 from embedstream.kafka.admin import create_topic
-from embedstream.kafka.dev_broker import running_broker
+from embedstream.kafka.dev_broker import find_running_broker
 from embedstream.kafka.produce import find_images, image_messages, produce
 from embedstream_core.errors import SetupError
 
@@ -19,7 +19,7 @@ __all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
 
 def find_embedded_servers(folder: Path) -> str:
     """Return the address of the broker that runs in a folder."""
-    if (broker := running_broker(folder)) is None:
+    if (broker := find_running_broker(folder)) is None:
         raise SetupError(
             f"no broker runs in {folder}; start it with 'embedstream broker start', or give "
             "--bootstrap-servers"
@@ -35,7 +35,7 @@ def read_client_settings(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
         settings[name] = parse_value(name, value)
-    texts = revealed(resolved_options(settings))
+    texts = reveal(resolve_options(settings))
     # Kafka's client for Python, unlike the one for Java, takes numbers and truth values as such.
     return settings | {
         name: text for name, text in texts.items() if isinstance(settings[name], str)

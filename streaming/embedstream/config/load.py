@@ -16,7 +16,7 @@ from embedstream.config.keys import find_map, follow_keys, takes_text
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.config.yaml import read_yaml
 
-__all__ = ["files_config", "load_config"]
+__all__ = ["load_config", "load_files_config"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
 _MAY_BE_MEANT = re.compile(r"embedstream[_.-]", re.IGNORECASE)
@@ -67,7 +67,7 @@ def load_config(
         raise ConfigError(explain_invalid(error, str(path), tree)) from None
 
 
-def files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> BulkFilesConfig:
+def load_files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> BulkFilesConfig:
     """Return the settings of `embedstream batch` from a tree, over which `overrides` win.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedstream.config.errors import LocationError
 
-__all__ = ["find_local_path", "make_absolute", "make_local", "scheme_of"]
+__all__ = ["find_local_path", "get_scheme", "make_absolute", "make_local"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STORES = {"abfs", "abfss", "gs", "s3", "s3a", "s3n", "wasb", "wasbs"}
@@ -15,7 +15,7 @@ _NO_COLON = re.compile(rf"(dbfs|file|hdfs|{'|'.join(sorted(_STORES))})//", re.IG
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
-def scheme_of(location: str) -> str | None:
+def get_scheme(location: str) -> str | None:
     """Return the scheme of a URI in lower case; None for a path."""
     match = _SCHEME.match(location)
     return match[1].lower() if match else None
@@ -31,7 +31,7 @@ def make_absolute(location: str) -> str:
     """
     if "\0" in location:
         raise LocationError("a location must not contain a NUL character")
-    scheme = scheme_of(location)
+    scheme = get_scheme(location)
     if scheme is None:
         if missing := _NO_COLON.match(location):
             raise LocationError(f"'{location}' lacks a colon: write {missing[1]}://…")
@@ -67,7 +67,7 @@ def find_local_path(location: str) -> Path | None:
 
     As in Hadoop, `%20` in a `file:` URI is not an escape.
     """
-    is_local = scheme_of(location) in (None, "file")
+    is_local = get_scheme(location) in (None, "file")
     return Path(location.removeprefix("file://")) if is_local else None
 
 

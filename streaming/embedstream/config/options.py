@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from embedstream.config.secrets import revealed
+from embedstream.config.secrets import reveal
 
 __all__ = [
     "DELTA_CATALOG",
@@ -107,7 +107,7 @@ _CATALOG = "spark.sql.catalog.spark_catalog"
 def find_option(options: Values, name: str) -> str | None:
     """Return the value of a data source's option; Spark ignores the case of these names."""
     known = _find_spelling(name, options)
-    return None if known is None else revealed(options)[known]
+    return None if known is None else reveal(options)[known]
 
 
 def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None) -> None:
@@ -117,7 +117,7 @@ def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None)
         ValueError: an option is refused, or Spark does not have it; the message names it.
     """
     _refuse_doubles(options)
-    for name, value in revealed(options).items():
+    for name, value in reveal(options).items():
         _refuse_own(name, _KAFKA_KEYS, _KAFKA_FIXED, section="kafka")
         if _find_spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
             raise ValueError(f"the value of '{name}' must be a whole number")
@@ -150,7 +150,7 @@ def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) 
             DELTA_CATALOG,
             "the table cannot be created while spark.jars is `fetch`",
         )
-    for name, value in revealed(options).items():
+    for name, value in reveal(options).items():
         if not name.startswith("spark."):
             raise ValueError(f"'{name}' is not a setting of Spark: all begin with 'spark.'")
         _refuse_own(name, _SPARK_KEYS, _SPARK_FIXED, section="spark")

@@ -20,8 +20,8 @@ __all__ = [
     "Options",
     "Properties",
     "holds_secret",
-    "resolved_options",
-    "revealed",
+    "resolve_options",
+    "reveal",
 ]
 
 # Two slashes make a URI, as in `spark.eventLog.dir`.
@@ -68,7 +68,7 @@ def holds_secret(name: str, value: str) -> bool:
     return bool(is_named or is_in_value)
 
 
-def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
+def reveal(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
     """Return options with their secrets in clear, to hand to Kafka or Spark; never print them."""
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -76,7 +76,7 @@ def revealed(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
     }
 
 
-def resolved_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]:
+def resolve_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]:
     """Return options that are not from a file, with `env:` and `file:` references resolved.
 
     Raises:

@@ -18,7 +18,7 @@ from embedstream.config.embedding import (
 )
 from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, Time
-from embedstream.config.locations import scheme_of
+from embedstream.config.locations import get_scheme
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties
 from embedstream_core.settings import MessageFormat
@@ -153,7 +153,7 @@ class SparkConfig(Section):
         Raises:
             LocationError: none of the fetched jars has it.
         """
-        scheme = scheme_of(location)
+        scheme = get_scheme(location)
         is_configured = f"spark.hadoop.fs.{scheme}.impl" in self.options
         if scheme in ("s3", "s3n") and self.jars == "fetch" and not is_configured:
             raise LocationError(

@@ -19,12 +19,12 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import EncoderConfig
 from embedstream.spark.connect import is_connect
-from embedstream.spark.sizing import task_gpus, tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks, count_task_gpus
 from embedstream_core.engine.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.models.prepare import ModelCard, load_model
 from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
-from embedstream_core.training.examples import Pictures
+from embedstream_core.training.examples import LabelledImages
 from embedstream_core.training.settings import TrainingSettings
 from embedstream_core.training.trainer import Trainer, join_process_group
 
@@ -44,7 +44,7 @@ class TrainingJob:
     card: ModelCard
     classes: int
     settings: TrainingSettings
-    images: Pictures
+    images: LabelledImages
     on_gpu: bool
 
     @property
@@ -57,7 +57,7 @@ class TrainingJob:
         """The folder of the labelled images."""
         return self.folder / "examples"
 
-    def share(self, part: str, rank: int = 0, processes: int = 1) -> Pictures:
+    def share(self, part: str, rank: int = 0, processes: int = 1) -> LabelledImages:
         """Return the images of one process in a part, `train` or `held_out`."""
         files = sorted((self.examples / f"part={part}").glob("*.parquet"))
         return replace(self.images, files=tuple(files[rank::processes]))
@@ -76,14 +76,14 @@ def check_processes(spark: SparkSession, num_processes: int, encoder: EncoderCon
             "finetune needs a session in the driver's process, because PySpark's TorchDistributor "
             "does not run over Spark Connect"
         )
-    master, tasks = str(spark.sparkContext.master), tasks_at_once(spark)
+    master, tasks = str(spark.sparkContext.master), count_parallel_tasks(spark)
     # Spark would retry for ten minutes.
     if master.startswith("local[") and num_processes > tasks:
         raise SetupError(
             f"num_processes is {num_processes}, but '{master}' runs {tasks} tasks at once: use "
             "fewer, or a master with more"
         )
-    granted = task_gpus(spark)
+    granted = count_task_gpus(spark)
     if encoder.device == "cuda" and granted < 1:
         raise SetupError(
             "encoder.device is cuda, but spark.task.resource.gpu.amount is not 1; grant each task "

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from embedstream.config.locations import scheme_of
+from embedstream.config.locations import get_scheme
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.finetuning.distributed import START, TrainingJob, check_processes, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
 from embedstream.spark.local_disk import check_writable
-from embedstream.spark.sizing import task_cores
+from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.model import prepare
 from embedstream_core.atomic_files import replace_file
 from embedstream_core.errors import SetupError
@@ -34,7 +34,7 @@ from embedstream_core.models.mlflow_store import is_registered
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import export_tensors, read_finished_epochs
-from embedstream_core.training.examples import Pictures
+from embedstream_core.training.examples import LabelledImages
 from embedstream_core.training.settings import TrainingSettings
 
 __all__ = ["FinetunedEncoder", "TrainingSettings", "finetune"]
@@ -94,7 +94,7 @@ def finetune(
     spark, decode = df.sparkSession, (config or DataFrameConfig()).decode
     images = select_images(df, input, label_col)
     on_gpu = check_processes(spark, num_processes, given)
-    if scheme_of(str(output)) is not None:
+    if get_scheme(str(output)) is not None:
         raise SetupError(
             f"output is '{output}'; it is a folder that driver and executors see under one path"
         )
@@ -106,8 +106,8 @@ def finetune(
     _refuse_program(model.card.encoder)
     blocks = select_blocks(load_prepared(model), model.card.preprocessing, settings)
     summary = summarize_images(images, label_col)
-    reading = (decode.limits, decode.fidelity, task_cores(spark))
-    pictures = Pictures((), model.card.preprocessing, *reading)
+    reading = (decode.limits, decode.fidelity, count_task_cores(spark))
+    pictures = LabelledImages((), model.card.preprocessing, *reading)
     job = TrainingJob(folder, model.card, len(summary.labels), settings, pictures, on_gpu)
     _claim_folder(job, summary, num_processes)
     (folder / START).write_bytes(model.tensors)

@@ -11,7 +11,7 @@ from embedstream.index.search import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
 
-__all__ = ["check_sheet_path", "contact_sheet", "save_sheet"]
+__all__ = ["check_sheet_path", "draw_contact_sheet", "save_sheet"]
 
 # Lengths in pixels.
 _TILE, _CAPTION, _GAP = 168, 34, 10
@@ -57,7 +57,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
         ) from None
 
 
-def contact_sheet(
+def draw_contact_sheet(
     rows: Sequence[tuple[str, bytes, Sequence[Neighbour]]],
     content: Callable[[Neighbour], bytes | None],
 ) -> Image.Image:

@@ -10,10 +10,10 @@ from embedstream.index.search import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.messages.parse import Message, parse_message
 
-__all__ = ["file_content", "kafka_content"]
+__all__ = ["read_file_content", "read_kafka_content"]
 
 
-def file_content(uri: str) -> bytes | None:
+def read_file_content(uri: str) -> bytes | None:
     """Read a row's image from this machine; return None if there is no such readable file."""
     try:
         parts = urlsplit(uri)
@@ -23,7 +23,7 @@ def file_content(uri: str) -> bytes | None:
         return None
 
 
-def kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
+def read_kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
     """Read a row's image from its message; return None if Kafka has deleted the message.
 
     Raises:

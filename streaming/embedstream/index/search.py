@@ -16,12 +16,12 @@ from embedstream_core.engine.engine import Engine, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.fetch import deny_references
 from embedstream_core.model_id import MLFLOW, ModelId
-from embedstream_core.models.mlflow_store import registered_uri
+from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.models.prepare import RANDOM_NAME, ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
 
-__all__ = ["Neighbour", "Vector", "embed_pictures", "nearest", "newest_model"]
+__all__ = ["Neighbour", "Vector", "embed_images", "find_nearest", "find_newest_model"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -41,7 +41,7 @@ class Neighbour:
     offset: int
 
 
-def newest_model(table: str) -> str:
+def find_newest_model(table: str) -> str:
     """Return the `model_id` that the table's properties recorded last.
 
     Raises:
@@ -53,7 +53,7 @@ def newest_model(table: str) -> str:
     return str(model_id)
 
 
-def embed_pictures(
+def embed_images(
     contents: Sequence[bytes], *, model_id: str, weights: str | None = None
 ) -> list[Vector]:
     """Embed image bytes on this machine, in the model and the precision that `model_id` names.
@@ -70,7 +70,7 @@ def embed_pictures(
             "model_id does not hold; query images cannot be prepared as its rows were"
         )
     if named.encoder == MLFLOW:
-        spec = ModelSpec(MLFLOW, weights or registered_uri(named.weights), named.sha256)
+        spec = ModelSpec(MLFLOW, weights or format_registered_uri(named.weights), named.sha256)
     elif named.weights == RANDOM_NAME and weights is None:
         spec = ModelSpec(named.encoder, "random")
     else:
@@ -89,7 +89,7 @@ def embed_pictures(
     return [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
 
 
-def nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
+def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
     """Return the k rows of a model with the greatest cosine similarity, the nearest first.
 
     Reads the Delta table without Spark, one Arrow batch at a time; memory does not grow with the

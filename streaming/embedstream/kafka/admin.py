@@ -9,7 +9,7 @@ from typing import Any
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["create_topic", "is_answering", "topic_end_offsets"]
+__all__ = ["create_topic", "is_answering", "read_end_offsets"]
 
 _CONNECT_TIMEOUT_S = 5.0
 _TIMEOUTS = {"bootstrap_timeout_ms": 10_000, "request_timeout_ms": 30_000}
@@ -40,7 +40,7 @@ def create_topic(
         admin.create_topics([NewTopic(topic, partitions, -1)], wait_for_metadata=True)
 
 
-def topic_end_offsets(
+def read_end_offsets(
     bootstrap_servers: str, topic: str, *, client_settings: Mapping[str, Any] | None = None
 ) -> dict[int, int]:
     """Return the offset that the next message of each partition gets: {partition: offset}.

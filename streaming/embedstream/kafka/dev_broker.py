@@ -25,11 +25,11 @@ from typing import Any
 import psutil
 
 from embedstream.kafka.admin import is_answering
-from embedstream.spark.jars import default_jars_folder, fetch_jars
+from embedstream.spark.jars import fetch_jars, find_jars_folder
 from embedstream.spark.java import find_java
 from embedstream_core.errors import SetupError
 
-__all__ = ["MAX_MESSAGE_BYTES", "Broker", "running_broker", "start_broker", "stop_broker"]
+__all__ = ["MAX_MESSAGE_BYTES", "Broker", "find_running_broker", "start_broker", "stop_broker"]
 
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 """The largest record batch that the broker takes: Kafka's own 1 MiB is less than many photographs.
@@ -108,7 +108,7 @@ def start_broker(
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "start.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            broker = running_broker(folder) or _launch(folder, port, properties or {})
+            broker = find_running_broker(folder) or _launch(folder, port, properties or {})
             if port not in (0, broker.port):
                 raise SetupError(
                     f"the broker of {folder} already runs on port {broker.port}, not {port}; "
@@ -134,7 +134,7 @@ def start_broker(
 
 def stop_broker(folder: Path, *, timeout_s: float = 20.0) -> bool:
     """Stop the broker of `folder`, killing it after `timeout_s`; return whether one was running."""
-    broker = running_broker(folder)
+    broker = find_running_broker(folder)
     if broker is None:
         return False
     with suppress(psutil.NoSuchProcess):
@@ -148,7 +148,7 @@ def stop_broker(folder: Path, *, timeout_s: float = 20.0) -> bool:
     return True
 
 
-def running_broker(folder: Path) -> Broker | None:
+def find_running_broker(folder: Path) -> Broker | None:
     """Return the broker of `folder` if its process is alive; it may still be starting."""
     broker = _read_state(folder.resolve())
     return broker if broker is not None and _is_alive(broker) else None
@@ -189,7 +189,7 @@ def _launch(folder: Path, port: int, properties: Mapping[str, str]) -> Broker:
     if port not in (0, chosen):
         raise SetupError(f"port {port} is in use; stop what listens there, or give another")
     server_properties = _write_properties(folder, chosen, properties)
-    jars = fetch_jars(["broker"], default_jars_folder())
+    jars = fetch_jars(["broker"], find_jars_folder())
     java = [str(find_java()), "-Xmx512m", "-XX:+UseSerialGC", "-Dlog4j2.level=WARN", "-cp"]
     java.append(os.pathsep.join(map(str, jars)))
     with (folder / _LOG_FILE).open("ab") as log:

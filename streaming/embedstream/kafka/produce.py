@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from embedstream.kafka.admin import topic_end_offsets
+from embedstream.kafka.admin import read_end_offsets
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
@@ -134,7 +134,7 @@ def produce(
             reason = f"{type(error).__name__}: {error}"
         failed.append((message, reason))
 
-    topic_end_offsets(bootstrap_servers, topic, client_settings=client_settings)
+    read_end_offsets(bootstrap_servers, topic, client_settings=client_settings)
     with closing(_open_producer(bootstrap_servers, client_settings)) as producer:
         queued_bytes = 0
         for message in messages:

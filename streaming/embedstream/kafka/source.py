@@ -10,17 +10,17 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import ArrayType, StructType
 
 from embedstream.config.options import find_option
-from embedstream.config.secrets import revealed
+from embedstream.config.secrets import reveal
 from embedstream.config.sections import KafkaConfig
-from embedstream.spark.sizing import rows_a_commit, tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
 
 __all__ = [
     "MESSAGES_SCHEMA",
     "MESSAGE_COLUMNS",
-    "client_options",
-    "messages_per_trigger",
+    "build_client_options",
+    "build_source_options",
+    "choose_messages_per_trigger",
     "read_messages",
-    "source_options",
     "to_epoch_ms",
 ]
 
@@ -48,7 +48,7 @@ def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
 
     Null values (tombstones) make no row; they are counted in the observation `messages`.
     """
-    reader = spark.readStream.format("kafka").options(**source_options(spark, config))
+    reader = spark.readStream.format("kafka").options(**build_source_options(spark, config))
     value = f.col("value")
     return (
         reader.load()
@@ -62,9 +62,9 @@ def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
     )
 
 
-def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
+def build_source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """Return the options of Spark's Kafka source, with secrets in clear."""
-    given = client_options(config)
+    given = build_client_options(config)
     outage = {k: v for k, v in _OUTAGE_OPTIONS.items() if find_option(given, k) is None}
     offsets, timestamp = config.starting_offsets, config.starting_timestamp
     if timestamp is None:
@@ -88,22 +88,22 @@ def source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
         "includeHeaders": "true",
         "failOnDataLoss": "true" if config.on_data_loss == "fail" else "false",
         "kafka.isolation.level": config.isolation,
-        "minPartitions": str(config.min_partitions or tasks_at_once(spark)),
-        "maxOffsetsPerTrigger": str(messages_per_trigger(spark, config)),
+        "minPartitions": str(config.min_partitions or count_parallel_tasks(spark)),
+        "maxOffsetsPerTrigger": str(choose_messages_per_trigger(spark, config)),
     }
 
 
-def messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
+def choose_messages_per_trigger(spark: SparkSession, config: KafkaConfig) -> int:
     """Return the limit of one micro-batch: as configured, else by how many rows run at once."""
     if config.max_offsets_per_trigger is not None:
         return config.max_offsets_per_trigger
     least = find_option(config.options, "minOffsetsPerTrigger") or 0
-    return max(rows_a_commit(spark), int(least))
+    return max(count_rows_per_commit(spark), int(least))
 
 
-def client_options(config: KafkaConfig) -> dict[str, str]:
+def build_client_options(config: KafkaConfig) -> dict[str, str]:
     """Return the addresses and the pass-through options, with secrets in clear."""
-    return {"kafka.bootstrap.servers": config.bootstrap_servers, **revealed(config.options)}
+    return {"kafka.bootstrap.servers": config.bootstrap_servers, **reveal(config.options)}
 
 
 def to_epoch_ms(time: datetime) -> int:

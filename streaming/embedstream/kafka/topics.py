@@ -12,11 +12,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import KafkaConfig
-from embedstream.kafka.source import client_options, to_epoch_ms
-from embedstream.spark.errors import causes, root_cause
+from embedstream.kafka.source import build_client_options, to_epoch_ms
+from embedstream.spark.errors import find_root_cause, list_causes
 from embedstream_core.errors import SetupError
 
-__all__ = ["TopicState", "check_topics", "offsets_at"]
+__all__ = ["TopicState", "check_topics", "find_offsets_at"]
 
 _TIMEOUT_MS = 10_000
 
@@ -77,7 +77,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
         }
 
 
-def offsets_at(
+def find_offsets_at(
     spark: SparkSession, config: KafkaConfig, time: datetime, topics: Mapping[str, TopicState]
 ) -> dict[str, dict[int, int]]:
     """Return each partition's first offset that is not before a time, or its end without one.
@@ -118,7 +118,7 @@ def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
     """Open Kafka's Java admin client and convert its errors into SetupErrors."""
     jvm: Any = spark.sparkContext._jvm
     properties = jvm.java.util.Properties()
-    for name, value in client_options(config).items():
+    for name, value in build_client_options(config).items():
         # As Spark does: it compares the names of options without their case.
         if name.lower().startswith("kafka."):
             properties.put(name.lower().removeprefix("kafka."), value)
@@ -127,7 +127,7 @@ def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
     try:
         admin = jvm.org.apache.kafka.clients.admin.Admin.create(properties)
     except Exception as error:
-        cause = root_cause(error)
+        cause = find_root_cause(error)
         if "JAAS" in cause:
             # Kafka's own message can hold a part of the password.
             raise SetupError(
@@ -147,8 +147,8 @@ def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
 
 
 def _explain_refusal(servers: str, error: Exception) -> str:
-    cause = root_cause(error)
-    kinds = {one.getClass().getSimpleName() for one in causes(error)}
+    cause = find_root_cause(error)
+    kinds = {one.getClass().getSimpleName() for one in list_causes(error)}
     if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
         return (
             f"Kafka at {servers} refuses the credentials ({cause}); correct kafka.sasl.mechanism "

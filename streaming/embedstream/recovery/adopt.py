@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.topics import TopicState, offsets_at
+from embedstream.kafka.topics import TopicState, find_offsets_at
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
 from embedstream_core.errors import SetupError
@@ -44,7 +44,7 @@ def adopt_table(
             ends.setdefault(topic, {})[partition] = last + 1
     otherwise = config.kafka.starting_offsets
     if config.kafka.starting_timestamp is not None:
-        otherwise = offsets_at(spark, config.kafka, config.kafka.starting_timestamp, topics)
+        otherwise = find_offsets_at(spark, config.kafka, config.kafka.starting_timestamp, topics)
     lost = find_lost_ranges(ends, topics)
     offsets = begin_after(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
     kafka = config.kafka.model_copy(

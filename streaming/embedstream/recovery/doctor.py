@@ -22,10 +22,10 @@ from embedstream.recovery.lost_messages import (
 )
 from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import Folder
-from embedstream.table.delta_log import log_problems, writers
+from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Finding", "check_messages", "checkpoint_problems", "diagnose"]
+__all__ = ["Finding", "check_messages", "diagnose", "find_checkpoint_problems"]
 
 _ADOPT = "start with `embedstream run --adopt`, which continues after the table's last messages"
 _START_OVER = f"move the checkpoint away and {_ADOPT}"
@@ -44,9 +44,11 @@ def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
     """Check the table's log, the checkpoint, the topics and the driver."""
     table = Folder(spark, config.table.path)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    in_log = log_problems(table, thorough=True)
-    known = None if in_log else writers(spark, config.table.path)
-    in_checkpoint = checkpoint_problems(checkpoint, known, table=config.table.path, thorough=True)
+    in_log = find_log_problems(table, thorough=True)
+    known = None if in_log else read_writers(spark, config.table.path)
+    in_checkpoint = find_checkpoint_problems(
+        checkpoint, known, table=config.table.path, thorough=True
+    )
     done = f"{config.checkpoint}: {len(checkpoint.committed)} micro-batches done"
     for subject, problems, detail in (
         ("table", in_log, f"{config.table.path}: the log is complete"),
@@ -86,7 +88,7 @@ def check_messages(
     return f"{', '.join(topics)}: as they were read, nothing lost"
 
 
-def checkpoint_problems(
+def find_checkpoint_problems(
     checkpoint: Checkpoint, known: Writers | None, *, table: str, thorough: bool
 ) -> list[str]:
     """Return what is wrong in a checkpoint's files, and between it and its table.

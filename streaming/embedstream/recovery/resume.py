@@ -25,7 +25,7 @@ from embedstream.recovery.lost_messages import (
 from embedstream.recovery.topic_ids import check_ids, record_ids
 from embedstream.spark.folder import Folder
 from embedstream.table.delta import check_table
-from embedstream.table.delta_log import writers
+from embedstream.table.delta_log import read_writers
 from embedstream_core.errors import SetupError
 
 __all__ = ["Resumption", "explain_failure", "go_past", "plan", "settle"]
@@ -52,7 +52,7 @@ def plan(
             which it was read, or the checkpoint cannot be read.
     """
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    known = writers(spark, config.table.path)
+    known = read_writers(spark, config.table.path)
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):
         check_ids(folder, topics)
     try:

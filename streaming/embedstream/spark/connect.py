@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-__all__ = ["is_connect", "session_key"]
+__all__ = ["get_session_key", "is_connect"]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -12,7 +12,7 @@ def is_connect(spark: SparkSession) -> bool:
     return not hasattr(spark, "_jsparkSession")
 
 
-def session_key(spark: SparkSession) -> str:
+def get_session_key(spark: SparkSession) -> str:
     """Return the id that a broadcast model belongs to: of the application, or a Connect session."""
     if is_connect(spark):
         return str(spark.session_id)  # type: ignore[attr-defined]

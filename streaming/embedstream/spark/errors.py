@@ -6,7 +6,7 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 
-__all__ = ["causes", "describe_error", "root_cause", "summarize_error"]
+__all__ = ["describe_error", "find_root_cause", "list_causes", "summarize_error"]
 
 
 def describe_error(error: Exception) -> str:
@@ -17,7 +17,7 @@ def describe_error(error: Exception) -> str:
     return named[-1] if named else lines[0]
 
 
-def causes(error: Exception) -> list[Any]:
+def list_causes(error: Exception) -> list[Any]:
     """Return the Java exceptions behind an error, each followed by its cause; [] if none."""
     found: list[Any] = []
     # PySpark converts some exceptions into its own and keeps the original.
@@ -28,9 +28,9 @@ def causes(error: Exception) -> list[Any]:
     return found
 
 
-def root_cause(error: Exception) -> str:
+def find_root_cause(error: Exception) -> str:
     """Return the message of the innermost Java exception, or of the error if there is none."""
-    found = causes(error)
+    found = list_causes(error)
     if not found:
         return str(error)
     return str(found[-1].getMessage() or found[-1].getClass().getSimpleName())

@@ -10,8 +10,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from embedstream.config.locations import scheme_of
-from embedstream.spark.errors import causes, root_cause
+from embedstream.config.locations import get_scheme
+from embedstream.spark.errors import find_root_cause, list_causes
 from embedstream_core.errors import SetupError
 
 __all__ = ["explain_location", "locate"]
@@ -49,14 +49,14 @@ def locate(spark: SparkSession, location: str, name: str = "") -> Iterator[tuple
         path = jvm.org.apache.hadoop.fs.Path(f"{location}/{name}" if name else location)
         yield path.getFileSystem(java_context.hadoopConfiguration()), path
     except (Py4JJavaError, PySparkException) as error:
-        kinds = {cause.getClass().getSimpleName() for cause in causes(error)}
-        raise SetupError(explain_location(location, kinds, root_cause(error))) from error
+        kinds = {cause.getClass().getSimpleName() for cause in list_causes(error)}
+        raise SetupError(explain_location(location, kinds, find_root_cause(error))) from error
 
 
 def explain_location(location: str, kinds: set[str], reason: str) -> str:
     """Return a sentence about a location for which Java raised exceptions of these classes."""
     if kinds & _NO_FILE_SYSTEM:
-        hint = _WHERE_TO_FIND_IT.get(scheme_of(location) or "", "another jar has it")
+        hint = _WHERE_TO_FIND_IT.get(get_scheme(location) or "", "another jar has it")
         return (
             f"Spark has no file system for '{location}' ({reason}): {hint}; add a jar with "
             "spark.jars or spark.jars.packages in spark.options, or set `spark.jars: provided` if "

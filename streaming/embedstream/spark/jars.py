@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["Jar", "default_jars_folder", "fetch_jars", "jar_set"]
+__all__ = ["Jar", "fetch_jars", "find_jars_folder", "read_jar_set"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Jar:
         return f"{artifact}-{version}.jar"
 
 
-def jar_set(name: str) -> tuple[Jar, ...]:
+def read_jar_set(name: str) -> tuple[Jar, ...]:
     """Return the jars of one set: `spark`, `s3` or `broker`.
 
     Raises:
@@ -56,7 +56,7 @@ def jar_set(name: str) -> tuple[Jar, ...]:
     return tuple(Jar(coordinate, sha256) for coordinate, sha256 in sets[name].items())
 
 
-def default_jars_folder() -> Path:
+def find_jars_folder() -> Path:
     """Return `$EMBEDSTREAM_JARS` if that is set, else `~/.cache/embedstream/jars`."""
     folder = os.environ.get("EMBEDSTREAM_JARS")
     return Path(folder) if folder else Path.home() / ".cache" / "embedstream" / "jars"
@@ -76,7 +76,7 @@ def fetch_jars(
     Raises:
         SetupError: a jar cannot be downloaded or written, or has another checksum.
     """
-    jars = list(dict.fromkeys(jar for name in names for jar in jar_set(name)))
+    jars = list(dict.fromkeys(jar for name in names for jar in read_jar_set(name)))
     paths: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from embedstream.spark.connect import is_connect
 from embedstream.spark.hadoop import locate
 from embedstream_core.errors import SetupError
 
-__all__ = ["Listing", "binary_files", "list_files"]
+__all__ = ["Listing", "list_files", "read_binary_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def list_files(spark: SparkSession, path: str) -> Listing:
     return found
 
 
-def binary_files(spark: SparkSession, spark_path: str) -> DataFrame:
+def read_binary_files(spark: SparkSession, spark_path: str) -> DataFrame:
     """Return files as Spark reads them, with `path` and `content` among the columns."""
     return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(spark_path)
 
@@ -203,7 +203,7 @@ def _list_over_connect(spark: SparkSession, path: str) -> Listing | None:
             folder, *files = (os.fsdecode(bytes(row.name)) for row in rows)
             return Listing(tuple(files), rows[0].hidden, folder)
     try:
-        uris = binary_files(spark, path).inputFiles()
+        uris = read_binary_files(spark, path).inputFiles()
     except AnalysisException as error:
         if error.getCondition() != "PATH_NOT_FOUND":
             raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from embedstream.config.locations import find_local_path
 from embedstream_core.errors import SetupError
 
-__all__ = ["check_writable", "disk_trouble"]
+__all__ = ["check_writable", "explain_disk_error"]
 
 _RESUMES = "the stream resumes where it stopped, with no row lost or duplicated"
 
@@ -29,7 +29,7 @@ def check_writable(key: str, location: str) -> None:
         )
 
 
-def disk_trouble(error: Exception, locations: Mapping[str, str]) -> str | None:
+def explain_disk_error(error: Exception, locations: Mapping[str, str]) -> str | None:
     """Return a sentence for an error that a full or read-only local disk caused, else None.
 
     `locations` maps each configuration key to the folder that it sets.

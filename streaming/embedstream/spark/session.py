@@ -16,13 +16,13 @@ from pydantic import SecretStr
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from embedstream.config.locations import scheme_of
+from embedstream.config.locations import get_scheme
 from embedstream.config.options import DELTA_CATALOG, DELTA_EXTENSION
-from embedstream.config.secrets import NAMES_OF_SECRET_SETTINGS, revealed
+from embedstream.config.secrets import NAMES_OF_SECRET_SETTINGS, reveal
 from embedstream.config.sections import PipelineConfig, SparkConfig
-from embedstream.spark.jars import default_jars_folder, fetch_jars
+from embedstream.spark.jars import fetch_jars, find_jars_folder
 from embedstream.spark.java import find_java
-from embedstream.spark.sizing import tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) 
             load()
         yield from frames
 
-    slots = tasks_at_once(spark)
+    slots = count_parallel_tasks(spark)
     warmed = spark.range(0, slots, 1, slots).mapInPandas(same, "id long")
     warmed.write.format("noop").mode("overwrite").save()
 
@@ -147,7 +147,7 @@ def build_settings(
         SetupError: a jar cannot be fetched, or an option differs from one of our settings in case
             alone: Spark would not read it.
     """
-    given, submitted = revealed(config.options), SparkConf()
+    given, submitted = reveal(config.options), SparkConf()
     known = {name.lower(): name for name in (*_SETTINGS, *_EXTENDED)}
     for name in given:
         if (right := known.get(name.lower(), name)) != name:
@@ -171,7 +171,7 @@ def build_settings(
     }.items():
         settings[name] = f"(?i:{own})" + (f"|({given[name]})" if name in given else "")
     if config.jars == "fetch":
-        jars = fetch_jars(choose_jar_sets(config, locations), default_jars_folder())
+        jars = fetch_jars(choose_jar_sets(config, locations), find_jars_folder())
         others = given.get("spark.jars") or submitted.get("spark.jars")
         settings["spark.jars"] = _join(map(str, jars), others)
     master = config.master or submitted.get("spark.master") or DEFAULT_MASTER
@@ -186,7 +186,7 @@ def choose_jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[s
     """Return the jar sets that are configured, else those that the locations need."""
     if config.jar_sets is not None:
         return config.jar_sets
-    in_s3 = any(scheme_of(location) in ("s3", "s3a", "s3n") for location in locations)
+    in_s3 = any(get_scheme(location) in ("s3", "s3a", "s3n") for location in locations)
     return ["spark", "s3"] if in_s3 else ["spark"]
 
 

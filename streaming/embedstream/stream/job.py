@@ -21,7 +21,7 @@ from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
 from embedstream_core.models.prepare import PreparedModel
 
-__all__ = ["Stream", "Until", "featurizer", "make_table", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "build_featurizer", "prepare_table", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
@@ -48,10 +48,10 @@ def start_stream(
     Takes no lock: the caller must hold `claimed(...)` while the query runs, as `embedstream run`
     does.
     """
-    make_table(spark, config, model)
+    prepare_table(spark, config, model)
     set_model(spark, config.table.path, model.card.model_id)
     Folder(spark, config.checkpoint).make_private()
-    function = replace(featurizer(spark, config, model), counts=counts)
+    function = replace(build_featurizer(spark, config, model), counts=counts)
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     if until == "drained":
@@ -74,7 +74,7 @@ def start_stream(
     return Stream(query, function.embedder.model)
 
 
-def make_table(
+def prepare_table(
     spark: SparkSession, config: StreamConfig | BulkFilesConfig, model: PreparedModel
 ) -> None:
     """Create the table unless it exists; this comes before its folder is claimed.
@@ -113,7 +113,7 @@ def _next_batch_id(query: StreamingQuery) -> int:
     return 0 if last is None else last.batchId + 1
 
 
-def featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
+def build_featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
     """Return the function that the workers run, and start to send them the model."""
     return Featurizer(
         embedder=build_embedder(spark, model, config.encoder, config),

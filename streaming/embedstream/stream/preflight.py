@@ -9,20 +9,20 @@ from typing import Generic, NamedTuple, TypeVar
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import EncoderConfig, StreamConfig
-from embedstream.kafka.source import messages_per_trigger
+from embedstream.kafka.source import choose_messages_per_trigger
 from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
-from embedstream.recovery.doctor import Finding, checkpoint_problems
+from embedstream.recovery.doctor import Finding, find_checkpoint_problems
 from embedstream.recovery.lost_messages import refuse_losses
 from embedstream.recovery.resume import plan
 from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
-from embedstream.spark.sizing import task_cores, tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
 from embedstream.table.delta import check_model, check_table
-from embedstream.table.delta_log import log_problems, writers
+from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream.worker.model import Choice, choose_precision, prepare
-from embedstream_core.engine.backends import obstacle
+from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.models.files.file_formats import is_fixed
@@ -130,7 +130,7 @@ def _check_device(
         device = find_device(config.device)
         # The encoder of a model from a registry is named by its card alone.
         name = model.card.encoder if model else config.name
-        reason = obstacle(config.backend, device, fixed=is_fixed(name))
+        reason = find_obstacle(config.backend, device, fixed=is_fixed(name))
         used = f"torch ({config.backend} is not usable: {reason})" if reason else config.backend
         images = config.batch_size or choose_batch_size(device)
         return _Result(f"{device.type}, {used}, {images} images a forward pass")
@@ -151,8 +151,8 @@ def _check_workers(spark: SparkSession, config: StreamConfig) -> _Result[None]:
         )
     limits = config.pipeline
     return _Result(
-        f"{spark.sparkContext.master}: {tasks_at_once(spark)} tasks at once, torch threads in "
-        f"each: {task_cores(spark)}; Arrow batches to {limits.arrow_batch_rows} rows or "
+        f"{spark.sparkContext.master}: {count_parallel_tasks(spark)} tasks at once, torch threads "
+        f"in each: {count_task_cores(spark)}; Arrow batches to {limits.arrow_batch_rows} rows or "
         f"{limits.arrow_batch_bytes / 2**20:g} MiB, read ahead to {limits.read_ahead_rows} rows or "
         f"{limits.read_ahead_bytes / 2**20:g} MiB"
     )
@@ -161,7 +161,7 @@ def _check_workers(spark: SparkSession, config: StreamConfig) -> _Result[None]:
 def _check_topics(spark: SparkSession, config: StreamConfig) -> _Result[Topics]:
     topics = check_topics(spark, config.kafka)
     named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
-    most = messages_per_trigger(spark, config.kafka)
+    most = choose_messages_per_trigger(spark, config.kafka)
     return _Result(
         f"{config.kafka.bootstrap_servers}: {named}; up to {most} messages a micro-batch", topics
     )
@@ -184,7 +184,7 @@ def _check_table(
 ) -> _Result[_Table]:
     path = config.table.path
     folder = Folder(spark, path)
-    if problems := log_problems(folder, thorough=False):
+    if problems := find_log_problems(folder, thorough=False):
         raise SetupError("; ".join(problems))
     check_writable("table.path", path)
     rows = check_table(spark, path)
@@ -240,9 +240,11 @@ def _check_checkpoint(
             "messages with --adopt, or choose another table"
         )
     check_writable("checkpoint", path)
-    is_readable = not log_problems(Folder(spark, config.table.path), thorough=False)
-    known = writers(spark, config.table.path) if is_readable else None
-    if problems := checkpoint_problems(checkpoint, known, table=config.table.path, thorough=False):
+    is_readable = not find_log_problems(Folder(spark, config.table.path), thorough=False)
+    known = read_writers(spark, config.table.path) if is_readable else None
+    if problems := find_checkpoint_problems(
+        checkpoint, known, table=config.table.path, thorough=False
+    ):
         raise SetupError("; ".join(problems))
     detail = f"{done} micro-batches done" if done else "new"
     if known is not None and topics is not None:

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.spark.folder import Folder, UnreadableFile
 
-__all__ = ["Writer", "log_problems", "writers"]
+__all__ = ["Writer", "find_log_problems", "read_writers"]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
@@ -26,7 +26,7 @@ class Writer:
     updated_ms: int
 
 
-def log_problems(table: Folder, *, thorough: bool) -> list[str]:
+def find_log_problems(table: Folder, *, thorough: bool) -> list[str]:
     """Find the broken and the missing entries of a table's log: the file, the damage, the remedy.
 
     Unless `thorough`, read only the entries that Delta reads to open the table: those after the
@@ -74,7 +74,7 @@ def _find_damage(log: Folder, file: str, size: int) -> str:
     return ""
 
 
-def writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:
+def read_writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:
     """Return the streaming queries that the table's log knows, by id; none if there is no table.
 
     The log must have no problems.

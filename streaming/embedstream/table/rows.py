@@ -23,18 +23,18 @@ from pyspark.sql.types import (
 )
 
 from embedstream_core.records import Embedding, Failure, Item, Outcome
-from embedstream_core.redaction import redacted_attributes, redacted_text, redacted_uri
+from embedstream_core.redaction import redact_attributes, redact_text, redact_uri
 
 __all__ = [
     "CARRIED_COLUMNS",
     "COLUMN_TYPE",
     "OUTCOME_SCHEMA",
     "Origin",
-    "error_struct",
-    "outcome_batch",
-    "outcome_column",
-    "outcome_frame",
-    "vector_column",
+    "build_error_struct",
+    "build_outcome_batch",
+    "build_outcome_column",
+    "build_outcome_frame",
+    "build_vector_column",
 ]
 
 _ERROR = StructType().add("code", StringType()).add("stage", StringType())
@@ -89,11 +89,11 @@ class Origin:
         """
         if isinstance(entry, Failure):
             return cls(position, None, {})
-        uri = None if entry.uri is None else redacted_uri(entry.uri)
-        return cls(redacted_text(entry.image_id), uri, redacted_attributes(entry.attributes))
+        uri = None if entry.uri is None else redact_uri(entry.uri)
+        return cls(redact_text(entry.image_id), uri, redact_attributes(entry.attributes))
 
 
-def outcome_frame(
+def build_outcome_frame(
     carried: pd.DataFrame, origins: Sequence[Origin], outcomes: Sequence[Outcome], *, model_id: str
 ) -> pd.DataFrame:
     """Return the rows of one input frame, in the columns of `OUTCOME_SCHEMA`.
@@ -116,7 +116,7 @@ def outcome_frame(
     return pd.DataFrame(columns, index=carried.index, columns=OUTCOME_SCHEMA.names)
 
 
-def outcome_batch(
+def build_outcome_batch(
     carried: pa.RecordBatch,
     origins: Sequence[Origin],
     outcomes: Sequence[Outcome],
@@ -127,20 +127,20 @@ def outcome_batch(
     now = pa.scalar(pd.Timestamp.now("UTC"), _ARROW_SCHEMA.field("processed_at").type)
     columns = _list_columns(origins, outcomes) | {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
-        "embedding": vector_column(outcomes),
+        "embedding": build_vector_column(outcomes),
         "model_id": pa.repeat(model_id, len(outcomes)),
         "processed_at": pa.repeat(now, len(outcomes)),
     }
     return pa.RecordBatch.from_pydict(columns, schema=_ARROW_SCHEMA)
 
 
-def outcome_column(outcomes: Sequence[Outcome]) -> pa.StructArray:
+def build_outcome_column(outcomes: Sequence[Outcome]) -> pa.StructArray:
     """Return the outcomes as one column of `COLUMN_TYPE`."""
-    errors = pa.array(map(error_struct, outcomes), _ARROW_SCHEMA.field("error").type)
-    return pa.StructArray.from_arrays([vector_column(outcomes), errors], COLUMN_TYPE.names)
+    errors = pa.array(map(build_error_struct, outcomes), _ARROW_SCHEMA.field("error").type)
+    return pa.StructArray.from_arrays([build_vector_column(outcomes), errors], COLUMN_TYPE.names)
 
 
-def vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
+def build_vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
     """Return the vectors as one column, null for failures.
 
     The numbers are copied as arrays, without a Python object for each.
@@ -155,7 +155,7 @@ def vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
     )
 
 
-def error_struct(outcome: Outcome) -> dict[str, str] | None:
+def build_error_struct(outcome: Outcome) -> dict[str, str] | None:
     """Return the value of the column `error`."""
     if isinstance(outcome, Embedding):
         return None
@@ -167,7 +167,7 @@ def _list_columns(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dic
     return {
         "image_id": [origin.image_id for origin in origins],
         "uri": [origin.uri for origin in origins],
-        "error": [error_struct(outcome) for outcome in outcomes],
+        "error": [build_error_struct(outcome) for outcome in outcomes],
         # Failures have neither.
         "width": [getattr(outcome, "width", None) for outcome in outcomes],
         "height": [getattr(outcome, "height", None) for outcome in outcomes],

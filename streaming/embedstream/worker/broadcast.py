@@ -15,9 +15,9 @@ from pyspark import Accumulator, Broadcast, SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import EncoderConfig
-from embedstream.spark.connect import is_connect, session_key
+from embedstream.spark.connect import get_session_key, is_connect
 from embedstream_core.atomic_files import replace_file
-from embedstream_core.engine.cache import engine_of
+from embedstream_core.engine.cache import get_engine
 from embedstream_core.engine.engine import Engine
 from embedstream_core.engine.precision import Timing, time_precisions
 from embedstream_core.models.prepare import ModelCard, PreparedModel
@@ -65,7 +65,7 @@ class BroadcastModel:
         """The number of loads, read on the driver; 0 over Spark Connect."""
         return 0 if self.counter is None else self.counter.value
 
-    def engine(self) -> Engine:
+    def get_engine(self) -> Engine:
         """Return this worker's engine: the first task starts it, all later ones reuse it."""
 
         def load() -> Path:
@@ -74,7 +74,7 @@ class BroadcastModel:
             return self.tensors.file()
 
         cpu_threads = _current_task().cpus()
-        return engine_of(
+        return get_engine(
             self.card, load, self.settings, cuda_index=_find_gpu(), cpu_threads=cpu_threads
         )
 
@@ -104,7 +104,7 @@ def broadcast_model(
 ) -> BroadcastModel:
     """Send a prepared model's tensors to the executors, once for all users of a session."""
     connect = is_connect(spark)
-    key = session_key(spark), model.card.tensors_sha256
+    key = get_session_key(spark), model.card.tensors_sha256
     if (tensors := _sent.get(key)) is None:
         name = f"{model.card.tensors_sha256}.safetensors"
         if connect:

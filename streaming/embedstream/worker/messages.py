@@ -17,8 +17,8 @@ from embedstream.table.rows import (
     CARRIED_COLUMNS,
     OUTCOME_SCHEMA,
     Origin,
-    outcome_batch,
-    outcome_frame,
+    build_outcome_batch,
+    build_outcome_frame,
 )
 from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.task import Embedder
@@ -52,7 +52,7 @@ class Featurizer:
             SystemicError: the failure is not the fault of a single message.
         """
         under_way: deque[tuple[Batch, list[Origin]]] = deque()
-        build = outcome_batch if self.transport == "arrow" else outcome_frame
+        build = build_outcome_batch if self.transport == "arrow" else build_outcome_frame
 
         def read_batches() -> Iterator[list[Entry]]:
             for batch in batches:
@@ -61,7 +61,7 @@ class Featurizer:
                 yield entries
 
         model_id = self.embedder.model.card.model_id
-        for outcomes in self.embedder.outcomes(read_batches()):
+        for outcomes in self.embedder.embed(read_batches()):
             carried, origins = under_way.popleft()
             if self.counts is not None:
                 self.counts.add(outcomes)

@@ -13,9 +13,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.config.sections import EncoderConfig
-from embedstream.spark.connect import is_connect, session_key
+from embedstream.spark.connect import get_session_key, is_connect
 from embedstream.spark.errors import describe_error
-from embedstream.spark.sizing import tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.delta import MODEL_PROPERTY, table_properties
 from embedstream.worker.broadcast import broadcast_model
 from embedstream_core.engine.precision import Timing, apply_precision
@@ -115,7 +115,7 @@ def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision 
 def _time_on_workers(spark: SparkSession, model: PreparedModel, config: EncoderConfig) -> Timing:
     """Return the timing of the worker that gains least, so that no worker becomes slower."""
     sent = broadcast_model(spark, model, config)
-    key = session_key(spark), model.card, sent.settings
+    key = get_session_key(spark), model.card, sent.settings
     if key in _timings:
         return _timings[key]
 
@@ -125,7 +125,7 @@ def _time_on_workers(spark: SparkSession, model: PreparedModel, config: EncoderC
         for _ in frames:
             yield pd.DataFrame([asdict(sent.time_precisions())])
 
-    tasks = 1 if is_connect(spark) else min(tasks_at_once(spark), _MAX_TIMED_TASKS)
+    tasks = 1 if is_connect(spark) else min(count_parallel_tasks(spark), _MAX_TIMED_TASKS)
     schema = "float32_ms double, bfloat16_ms double, obstacle string"
     try:
         rows = spark.range(0, tasks, 1, tasks).mapInPandas(time_both, schema).collect()

@@ -11,13 +11,13 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, StreamConfig
-from embedstream.spark.sizing import task_cores
+from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.broadcast import BroadcastModel, broadcast_model
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch import FetchPolicy, open_fetcher
 from embedstream_core.media.image.decode import DecodeLimits
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.models.prepare import PreparedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
@@ -49,7 +49,7 @@ class Embedder:
     isolation: Isolation
     dedupe_entries: int | None
 
-    def outcomes(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+    def embed(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
         """Yield a list of outcomes for each Arrow batch: one per entry, in order.
 
         A retried task decodes each image in a child process, because an image may have ended the
@@ -61,7 +61,7 @@ class Embedder:
         """
         task = TaskContext.get()
         attempt = task.attemptNumber() if task else 0
-        sandbox = IsolatedDecoder(
+        sandbox = SandboxedDecoder(
             self.model.card.preprocessing,
             self.decode_limits,
             fidelity=self.fidelity,
@@ -99,7 +99,7 @@ class Embedder:
         # The start includes a forward pass, which may hang like any other.
         timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
         with watchdog.watch("starting the encoder", timeout_s=timeout_s):
-            return self.model.engine()
+            return self.model.get_engine()
 
     def _open_embedding_cache(self) -> AbstractContextManager[EmbeddingCache | None]:
         if self.dedupe_entries is None:
@@ -127,7 +127,7 @@ def build_embedder(
         fidelity=decode.fidelity,
         pipeline_limits=PipelineLimits(
             fetch_threads=pipeline.fetch_threads,
-            decode_threads=pipeline.decode_threads or task_cores(spark),
+            decode_threads=pipeline.decode_threads or count_task_cores(spark),
             rows=pipeline.read_ahead_rows,
             bytes=pipeline.read_ahead_bytes,
             pixels=pipeline.decoding_pixels,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.settings import Isolation
 from pictures import real_pictures
 
@@ -32,14 +32,14 @@ def poisoned(comment: str) -> bytes:
 
 
 @pytest.fixture
-def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., IsolatedDecoder]]:
+def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SandboxedDecoder]]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")]))
-    opened: list[IsolatedDecoder] = []
+    opened: list[SandboxedDecoder] = []
 
-    def make(timeout_s: float = 20.0, memory_bytes: int = 2**30) -> IsolatedDecoder:
+    def make(timeout_s: float = 20.0, memory_bytes: int = 2**30) -> SandboxedDecoder:
         isolation = Isolation(timeout_s, memory_bytes)
         limits = DecodeLimits()
-        decoder = IsolatedDecoder(PREPROCESSING, limits, fidelity="exact", isolation=isolation)
+        decoder = SandboxedDecoder(PREPROCESSING, limits, fidelity="exact", isolation=isolation)
         opened.append(decoder)
         return decoder
 
@@ -51,7 +51,7 @@ def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Isol
 
 
 def test_pixels_equal_those_of_decoding_in_process(
-    open_decoder: Callable[..., IsolatedDecoder],
+    open_decoder: Callable[..., SandboxedDecoder],
 ) -> None:
     decoder = open_decoder()
 
@@ -67,7 +67,7 @@ def test_pixels_equal_those_of_decoding_in_process(
     [(b"", Code.IMAGE_EMPTY), (b"<html>", Code.IMAGE_UNSUPPORTED)],
 )
 def test_bad_bytes_have_their_own_codes(
-    content: bytes, code: Code, open_decoder: Callable[..., IsolatedDecoder]
+    content: bytes, code: Code, open_decoder: Callable[..., SandboxedDecoder]
 ) -> None:
     with pytest.raises(ItemError) as caught:
         open_decoder().decode(content)
@@ -85,7 +85,7 @@ def test_bad_bytes_have_their_own_codes(
     ],
 )
 def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
-    comment: str, code: Code, message: str, open_decoder: Callable[..., IsolatedDecoder]
+    comment: str, code: Code, message: str, open_decoder: Callable[..., SandboxedDecoder]
 ) -> None:
     decoder = open_decoder(timeout_s=3, memory_bytes=300_000_000)
     start = time.monotonic()
@@ -98,7 +98,7 @@ def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
     assert decoder.decode(poisoned("good")).width == 300
 
 
-def test_threads_take_turns(open_decoder: Callable[..., IsolatedDecoder]) -> None:
+def test_threads_take_turns(open_decoder: Callable[..., SandboxedDecoder]) -> None:
     decoder = open_decoder()
     contents = list(real_pictures().values())[:12]
 

@@ -11,7 +11,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.media.image.decode import Preprocessing
 from embedstream_core.model_id import Precision
-from embedstream_core.models.probe import flaw, probe_pictures
+from embedstream_core.models.probe import find_flaw, make_probe_images
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -43,12 +43,12 @@ def engine(model: nn.Module, precision: Precision = "float32", batch_size: int =
 
 @pytest.mark.parametrize("side_px", [1, 8, 224])
 def test_the_probe_images_are_always_the_same(side_px: int) -> None:
-    pictures = probe_pictures(side_px)
+    pictures = make_probe_images(side_px)
 
     assert pictures.shape == (2, side_px, side_px, 3)
     assert pictures.dtype == np.uint8
     assert (pictures[0] != pictures[1]).any()
-    np.testing.assert_array_equal(pictures, probe_pictures(side_px))
+    np.testing.assert_array_equal(pictures, make_probe_images(side_px))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_probe_images_are_always_the_same(side_px: int) -> None:
     ],
 )
 def test_a_flaw_is_named(vectors: list[list[float]], expected: str | None) -> None:
-    assert flaw(np.array(vectors, np.float32)) == expected
+    assert find_flaw(np.array(vectors, np.float32)) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])

@@ -26,7 +26,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Failure, Item, Outcome
@@ -81,8 +81,8 @@ def fetcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
 
 
 @pytest.fixture(scope="module")
-def isolated() -> Iterator[IsolatedDecoder]:
-    decoder = IsolatedDecoder(
+def isolated() -> Iterator[SandboxedDecoder]:
+    decoder = SandboxedDecoder(
         PREPROCESSING, DecodeLimits(), fidelity="exact", isolation=Isolation()
     )
     yield decoder
@@ -92,7 +92,7 @@ def isolated() -> Iterator[IsolatedDecoder]:
 def run(
     entries: Sequence[Item | Failure],
     fetcher: Fetcher | None = None,
-    isolated: IsolatedDecoder | None = None,
+    isolated: SandboxedDecoder | None = None,
 ) -> list[Outcome]:
     """Return the outcomes of entries, with a sound image before and after each."""
 
@@ -144,7 +144,7 @@ def test_any_bytes(contents: list[bytes]) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @few
 @given(seed=st.integers(0, 2**32))
-def test_mutated_images(format_: str, careful: bool, seed: int, isolated: IsolatedDecoder) -> None:
+def test_mutated_images(format_: str, careful: bool, seed: int, isolated: SandboxedDecoder) -> None:
     source = random.Random(seed)
     contents = [mutated(whole(format_), source) for _ in range(4)]
 

@@ -24,7 +24,7 @@ from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, PreparedModel, load_prepared, prepare_model
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
-from embedstream_core.training.examples import Example, Pictures, shuffle
+from embedstream_core.training.examples import Example, LabelledImages, shuffle
 from embedstream_core.training.settings import TrainingSettings
 from embedstream_core.training.trainer import Trainer, join_process_group
 
@@ -73,7 +73,7 @@ def examples(count: int, *, seed: int) -> list[Example]:
     return [Example(picture(index % 2, random), index % 2) for index in range(count)]
 
 
-def pictures(folder: Path, rows: Sequence[Example], *, files: int = 3) -> Pictures:
+def pictures(folder: Path, rows: Sequence[Example], *, files: int = 3) -> LabelledImages:
     folder.mkdir(exist_ok=True)
     for index in range(files):
         columns = {"content": [], "label": []} | {
@@ -81,7 +81,7 @@ def pictures(folder: Path, rows: Sequence[Example], *, files: int = 3) -> Pictur
         }
         schema = pa.schema({"content": pa.binary(), "label": pa.int32()})
         pq.write_table(pa.table(columns, schema), folder / f"{index}.parquet")
-    return Pictures(tuple(sorted(folder.iterdir())), SMALL, DecodeLimits())
+    return LabelledImages(tuple(sorted(folder.iterdir())), SMALL, DecodeLimits())
 
 
 def run(

@@ -27,12 +27,12 @@ from embedstream import (
     log_encoder,
     read_images,
 )
-from embedstream.index.search import embed_pictures
+from embedstream.index.search import embed_images
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, MissingExtra, SetupError
 from embedstream_core.models.card import ModelCard, read_card
 from embedstream_core.models.encoders.catalog import find_encoder
-from embedstream_core.models.mlflow_store import registered_uri
+from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.pyfunc import ImageEncoder, _load_pyfunc
 
 __all__ = ["mlflow_store"]
@@ -283,18 +283,18 @@ def test_a_search_finds_the_model_again(
     sha256 = logged.metadata["tensors_sha256"][:12]
     in_run = f"mlflow/{logged.run_id}/{sha256}"
 
-    (found,) = embed_pictures([content], model_id=f"mlflow/shoes/1/{sha256}")
+    (found,) = embed_images([content], model_id=f"mlflow/shoes/1/{sha256}")
 
     assert found @ vector / np.linalg.norm(found) / np.linalg.norm(vector) > 0.999
     with pytest.raises(SetupError, match=rf"give its URI, runs:/{logged.run_id}/<path>"):
-        embed_pictures([content], model_id=in_run)
+        embed_images([content], model_id=in_run)
     with pytest.raises(SetupError, match="the query picture cannot be used"):
-        embed_pictures([b"none"], model_id=in_run, weights=f"runs:/{logged.run_id}/encoder")
+        embed_images([b"none"], model_id=in_run, weights=f"runs:/{logged.run_id}/encoder")
 
 
 @pytest.mark.parametrize("source", ["shoes/1", "m-0123", "catalog.schema.shoes/12"])
 def test_a_source_gives_its_uri(source: str) -> None:
-    assert registered_uri(source) == f"models:/{source}"
+    assert format_registered_uri(source) == f"models:/{source}"
 
 
 def test_a_sha256_can_be_pinned(logged: Any) -> None:

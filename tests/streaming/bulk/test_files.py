@@ -21,7 +21,7 @@ from embedstream.cli import session
 from embedstream.cli.app import main
 from embedstream.cli.bulk import explain_chunk_error
 from embedstream.cli.session import StreamFailed, explain_errors
-from embedstream.config.load import files_config
+from embedstream.config.load import load_files_config
 from embedstream_core.errors import Code, SetupError
 from streams import prepared
 
@@ -39,7 +39,7 @@ def batch(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
 
 
 def files(spark: SparkSession, folder: Path, *, source: str | None = None, **encoder: str) -> Files:
-    config = files_config(
+    config = load_files_config(
         {
             "encoder": {"name": "efficientnet_lite0", **encoder},
             "table": {"path": str(folder / "table")},
@@ -233,7 +233,7 @@ def test_errors_are_raised_before_anything_is_written(spark: SparkSession, folde
     with pytest.raises(SetupError, match=r"there is no file or folder '.*/absent'"):
         files(spark, folder, source=str(folder / "absent"))
     with pytest.raises(SetupError, match="tabel"):
-        files_config({"table": {"path": "x"}}, ["tabel.path=y"])
+        load_files_config({"table": {"path": "x"}}, ["tabel.path=y"])
 
 
 def test_each_row_of_a_file_has_its_uri(spark: SparkSession, folder: Path) -> None:

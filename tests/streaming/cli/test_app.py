@@ -18,7 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from embedstream.cli.app import app, main
-from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES, running_broker, stop_broker
+from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES, find_running_broker, stop_broker
 from pictures import real_pictures
 from streams import Topic
 
@@ -370,7 +370,7 @@ def test_a_broker_is_started_used_and_stopped(broker_folder: Path, image: Path) 
     at = ["--folder", broker_folder]
 
     started = process("broker", "start", *at)
-    running = running_broker(broker_folder)
+    running = find_running_broker(broker_folder)
     assert running is not None
     assert started == Ended(0, f"{running.bootstrap_servers}\n", "")
     assert process("broker", "start", *at) == started
@@ -380,7 +380,7 @@ def test_a_broker_is_started_used_and_stopped(broker_folder: Path, image: Path) 
     assert Topic("cats", running.bootstrap_servers).end_offsets() == {0: 1}
 
     assert process("broker", "stop", *at) == Ended(0, "stopped\n", "")
-    assert running_broker(broker_folder) is None
+    assert find_running_broker(broker_folder) is None
     assert process("broker", "stop", *at).out == f"no broker runs in {broker_folder}\n"
 
 

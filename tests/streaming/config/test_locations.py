@@ -8,7 +8,7 @@ import pytest
 
 from embedstream.config.errors import ConfigError, LocationError
 from embedstream.config.load import load_config
-from embedstream.config.locations import find_local_path, make_absolute, make_local, scheme_of
+from embedstream.config.locations import find_local_path, get_scheme, make_absolute, make_local
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 
@@ -57,7 +57,7 @@ def test_a_local_location_becomes_absolute(
     monkeypatch.setenv("HOME", "/home/me")
     wanted = path.format(here=tmp_path)
     # Where Hadoop is set up, a path alone can be on HDFS.
-    uri = f"file://{wanted}" if scheme_of(location) else wanted
+    uri = f"file://{wanted}" if get_scheme(location) else wanted
     assert make_absolute(location) == uri
     assert make_local(location) == str(find_local_path(uri)) == wanted
     overrides = [f"{key}={location}" for key in ("table.path", "checkpoint", "spark.log_file")]
@@ -100,7 +100,7 @@ def test_a_key_that_is_read_without_spark_takes_local_paths_only(key: str) -> No
     [("S3A://b/t", "s3a"), ("dbfs:/t", "dbfs"), ("/a:b", None), ("./a:b", None), ("a", None)],
 )
 def test_the_scheme_of_a_location(location: str, scheme: str | None) -> None:
-    assert scheme_of(location) == scheme
+    assert get_scheme(location) == scheme
 
 
 @pytest.mark.parametrize("location", ["dbfs:/mnt/t", "hdfs:/t", "s3a://bucket/t"])

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
 from embedstream.config.sections import KafkaConfig, SparkConfig, StreamConfig
-from embedstream.kafka.source import messages_per_trigger, source_options
+from embedstream.kafka.source import build_source_options, choose_messages_per_trigger
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 KAFKA: dict[str, Any] = {"bootstrap_servers": "localhost:9092", "subscribe": "images"}
@@ -32,7 +32,7 @@ class Session:
 def options(given: dict[str, str], **settings: Any) -> dict[str, str]:
     """What Spark's Kafka source is given in the end."""
     config = KafkaConfig(**KAFKA, options=given, **settings)
-    return source_options(Session, config)  # type: ignore[arg-type]
+    return build_source_options(Session, config)  # type: ignore[arg-type]
 
 
 def kafka_problem(name: str, value: str = "1") -> str:
@@ -142,7 +142,7 @@ def test_the_number_of_an_option_is_whole(value: str) -> None:
 @pytest.mark.parametrize(("least", "most"), [("10", 2048), ("5000", 5000)])
 def test_a_micro_batch_may_hold_at_least_what_it_waits_for(least: str, most: int) -> None:
     config = KafkaConfig(**KAFKA, options={"minoffsetspertrigger": least})
-    assert messages_per_trigger(Session, config) == most  # type: ignore[arg-type]
+    assert choose_messages_per_trigger(Session, config) == most  # type: ignore[arg-type]
 
 
 def test_a_micro_batch_that_waits_for_more_than_it_may_hold_is_refused() -> None:

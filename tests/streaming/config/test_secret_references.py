@@ -10,7 +10,7 @@ import pytest
 
 from config_files import JAAS, SECRET, load, problems, shown
 from embedstream.config.errors import ConfigError
-from embedstream.config.secrets import resolved_options, revealed
+from embedstream.config.secrets import resolve_options, reveal
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_secret_is_resolved_and_never_shown(
 
     config = load(tmp_path, {section: {"options": {name: option}}})
 
-    assert revealed(getattr(config, section).options) == {name: resolved}
+    assert reveal(getattr(config, section).options) == {name: resolved}
     assert SECRET not in shown(config)
 
 
@@ -122,9 +122,9 @@ def test_options_that_are_not_from_a_file_follow_the_same_rules(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TEST_SECRET", SECRET)
-    options = resolved_options({"security_protocol": "SSL", "ssl_password": "env:TEST_SECRET"})
+    options = resolve_options({"security_protocol": "SSL", "ssl_password": "env:TEST_SECRET"})
     assert SECRET not in repr(options)
-    assert revealed(options) == {"security_protocol": "SSL", "ssl_password": SECRET}
+    assert reveal(options) == {"security_protocol": "SSL", "ssl_password": SECRET}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,6 @@ def test_wrong_options_that_are_not_from_a_file_are_reported(
     options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        resolved_options(options)
+        resolve_options(options)
     assert str(error.value).startswith(message)
     assert SECRET not in str(error.value)

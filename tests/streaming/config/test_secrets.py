@@ -9,7 +9,7 @@ import pytest
 
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
-from embedstream.config.secrets import holds_secret, revealed
+from embedstream.config.secrets import holds_secret, reveal
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.spark.session import build_settings
 
@@ -197,7 +197,7 @@ def test_a_secret_by_reference_is_accepted(key: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CANARY", CANARY)
     config: StreamConfig = load_config(LOCAL, [f"{key}=env:CANARY"], environment={})
     section = config.kafka if key.startswith("kafka") else config.spark
-    assert list(revealed(section.options).values()) == [CANARY]
+    assert list(reveal(section.options).values()) == [CANARY]
     assert CANARY not in repr(config)
 
 

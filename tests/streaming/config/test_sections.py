@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from config_files import SECRET, load, problems, shown, write
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
-from embedstream.config.secrets import revealed
+from embedstream.config.secrets import reveal
 from embedstream.worker.model import prepare
 from embedstream_core.media.image.decode import Preprocessing
 
@@ -49,7 +49,7 @@ def test_the_clusters_options_get_their_secrets(monkeypatch: pytest.MonkeyPatch)
 
     config = load_config(path, environment={})
 
-    kafka, spark = revealed(config.kafka.options), revealed(config.spark.options)
+    kafka, spark = reveal(config.kafka.options), reveal(config.spark.options)
     assert kafka["kafka.sasl.jaas.config"].endswith('username="embedstream" password="one";')
     assert kafka["kafka.ssl.truststore.password"] == "two"
     assert spark["spark.hadoop.fs.s3a.access.key"] == "three"

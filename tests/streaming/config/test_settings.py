@@ -31,7 +31,7 @@ from embedstream_core.settings import (
     Isolation,
     SchemeName,
 )
-from embedstream_core.training.examples import Pictures
+from embedstream_core.training.examples import LabelledImages
 
 
 def test_fetching_has_one_set_of_defaults() -> None:
@@ -63,7 +63,7 @@ def test_decode_threads_are_chosen_where_the_work_runs() -> None:
     assert PipelineLimits().decode_threads is None
 
 
-@pytest.mark.parametrize("function", [Pictures, Pipeline, render, render_quickly])
+@pytest.mark.parametrize("function", [LabelledImages, Pipeline, render, render_quickly])
 def test_fidelity_has_one_default(function: Callable[..., object]) -> None:
     default = inspect.signature(function).parameters["fidelity"].default
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedstream.index.contact_sheet import contact_sheet, save_sheet
+from embedstream.index.contact_sheet import draw_contact_sheet, save_sheet
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import SetupError
 from pictures import real_pictures
@@ -35,7 +35,7 @@ def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour(
         ("dog", jpeg((10, 10), "lime"), [neighbour("c")]),
     ]
 
-    sheet = contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
+    sheet = draw_contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
 
     assert (sheet.mode, sheet.size) == ("RGB", (3 * 178 + 20, 2 * 212 + 10))
     assert [center(sheet, at, line) for line in (0, 1) for at in (0, 1, 2)] == [
@@ -49,8 +49,11 @@ def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour(
 
 
 def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
-    assert contact_sheet([], lambda one: None).size == (198, 10)
-    assert contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (198, 222)
+    assert draw_contact_sheet([], lambda one: None).size == (198, 10)
+    assert draw_contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (
+        198,
+        222,
+    )
 
 
 def test_a_tile_shows_an_image_whole_and_upright() -> None:
@@ -61,7 +64,7 @@ def test_a_tile_shows_an_image_whole_and_upright() -> None:
     half.paste("blue", (100, 0, 200, 100))
     half.save(data, "JPEG", exif=turned, quality=95)
 
-    sheet = contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
+    sheet = draw_contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
 
     middle = 10 + 84
     assert named(sheet.getpixel((middle, 10 + 20))) == "red"
@@ -76,14 +79,14 @@ def test_a_tile_shows_an_image_whole_and_upright() -> None:
 )
 def test_a_neighbours_file_that_is_no_longer_an_image_draws_an_empty_tile(content: bytes) -> None:
     rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
-    sheet = contact_sheet(rows, lambda one: content)
+    sheet = draw_contact_sheet(rows, lambda one: content)
     assert center(sheet, 1, 0) == "empty"
 
 
 @pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])
 def test_any_name_can_be_drawn(image_id: str) -> None:
     rows = [(image_id, jpeg((10, 10), "red"), [neighbour(image_id)])]
-    sheet = contact_sheet(rows, lambda one: None)
+    sheet = draw_contact_sheet(rows, lambda one: None)
     assert center(sheet, 0, 0) == "red"
 
 
@@ -104,7 +107,7 @@ def named(pixel: Any) -> str:
 
 
 def test_a_sheet_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
-    sheet = contact_sheet([], lambda one: None)
+    sheet = draw_contact_sheet([], lambda one: None)
     (tmp_path / "sheet.png").mkdir()
     with pytest.raises(SetupError, match="cannot be written: Is a directory"):
         save_sheet(sheet, tmp_path / "sheet.png")

@@ -8,7 +8,7 @@ import pytest
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.codec import has_lz4, has_snappy
 
-from embedstream.index.images import file_content, kafka_content
+from embedstream.index.images import read_file_content, read_kafka_content
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import SetupError
 from streams import Topic, image, json_message
@@ -18,17 +18,17 @@ from streams import Topic, image, json_message
 def test_a_files_content_is_found_by_its_reference(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(name.encode())
-    assert file_content(path.as_uri()) == name.encode()
+    assert read_file_content(path.as_uri()) == name.encode()
 
 
 def test_other_references_have_no_content(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"cat")
-    assert file_content((tmp_path / "absent.png").as_uri()) is None
-    assert file_content(tmp_path.as_uri()) is None
-    assert file_content(f"https://example.com{tmp_path}/cat.png") is None
-    assert file_content(f"s3:/{tmp_path}/cat.png") is None
-    assert file_content((tmp_path / ("a" * 300)).as_uri()) is None
-    assert file_content("file://[cat.png") is None
+    assert read_file_content((tmp_path / "absent.png").as_uri()) is None
+    assert read_file_content(tmp_path.as_uri()) is None
+    assert read_file_content(f"https://example.com{tmp_path}/cat.png") is None
+    assert read_file_content(f"s3:/{tmp_path}/cat.png") is None
+    assert read_file_content((tmp_path / ("a" * 300)).as_uri()) is None
+    assert read_file_content("file://[cat.png") is None
 
 
 @pytest.mark.kafka
@@ -38,7 +38,7 @@ def test_the_image_of_a_message_is_read(topic: Topic) -> None:
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
 
     contents = [
-        kafka_content(
+        read_kafka_content(
             Neighbour(1.0, "cat", None, topic.name, partition, offset),
             bootstrap_servers=topic.bootstrap_servers,
         )
@@ -62,7 +62,7 @@ def test_a_message_of_a_codec_that_is_missing_is_an_error(topic: Topic, codec: s
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
 
     with pytest.raises(SetupError, match=rf"'{topic.name}' cannot be read .*; install lz4"):
-        kafka_content(
+        read_kafka_content(
             Neighbour(1.0, "cat", None, topic.name, partition, 0),
             bootstrap_servers=topic.bootstrap_servers,
         )
@@ -82,4 +82,6 @@ def test_a_missing_broker_for_images_is_an_error(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(kafka, "KafkaConsumer", unanswered)
     with pytest.raises(SetupError, match=r"from Kafka at 127\.0\.0\.1:1: .*no answer.*; check"):
-        kafka_content(Neighbour(1.0, "cat", None, "images", 0, 0), bootstrap_servers="127.0.0.1:1")
+        read_kafka_content(
+            Neighbour(1.0, "cat", None, "images", 0, 0), bootstrap_servers="127.0.0.1:1"
+        )

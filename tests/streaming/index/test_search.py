@@ -19,7 +19,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
-from embedstream.index.search import Neighbour, Vector, embed_pictures, nearest, newest_model
+from embedstream.index.search import (
+    Neighbour,
+    Vector,
+    embed_images,
+    find_nearest,
+    find_newest_model,
+)
 from embedstream.table.delta import create_table, table_name
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -77,7 +83,7 @@ def vector(*values: float) -> Vector:
 
 
 def found(table: str, query: Vector, k: int = 10) -> list[str]:
-    return [one.image_id for one in nearest(table, query, model_id=MODEL, k=k)]
+    return [one.image_id for one in find_nearest(table, query, model_id=MODEL, k=k)]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,7 @@ def random_model() -> str:
 def random_vectors(random_model: str) -> list[Vector]:
     """Return that network's vectors of the three images."""
     contents = [real_pictures()[name] for name in (CAT, COFFEE, ROCKET)]
-    return embed_pictures(contents, model_id=random_model)
+    return embed_images(contents, model_id=random_model)
 
 
 def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
     ]
     table = write_table(tmp_path, rows)
 
-    neighbours = nearest(table, vector(3, 0), model_id=MODEL, k=10)
+    neighbours = find_nearest(table, vector(3, 0), model_id=MODEL, k=10)
 
     assert [one.image_id for one in neighbours] == [
         "same-but-longer",
@@ -116,7 +122,7 @@ def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
 
 def test_a_neighbour_says_where_its_row_came_from(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("cat", [1, 0], uri="file:///cat.png", offset=7)])
-    assert nearest(table, vector(1, 0), model_id=MODEL, k=1) == [
+    assert find_nearest(table, vector(1, 0), model_id=MODEL, k=1) == [
         Neighbour(1.0, "cat", "file:///cat.png", topic="images", partition=0, offset=7)
     ]
 
@@ -141,7 +147,7 @@ def test_k_may_exceed_the_number_of_rows(tmp_path: Path) -> None:
 def test_equal_images_are_all_found(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2], offset=index) for index in range(5)]
     table = write_table(tmp_path, rows[:2], [*rows[2:], row("dog", [2, 1])])
-    neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=5)
+    neighbours = find_nearest(table, vector(1, 2), model_id=MODEL, k=5)
     assert {(one.image_id, one.offset) for one in neighbours} == {("cat", n) for n in range(5)}
     assert len(neighbours) == 5
 
@@ -149,7 +155,7 @@ def test_equal_images_are_all_found(tmp_path: Path) -> None:
 def test_an_image_sent_as_bytes_and_as_a_reference_is_found_twice(tmp_path: Path) -> None:
     rows = [row("cat", [1, 2]), row("cat", [1, 2], uri="file:///cat.png", offset=1)]
     table = write_table(tmp_path, rows)
-    neighbours = nearest(table, vector(1, 2), model_id=MODEL, k=2)
+    neighbours = find_nearest(table, vector(1, 2), model_id=MODEL, k=2)
     assert {one.uri for one in neighbours} == {None, "file:///cat.png"}
 
 
@@ -163,7 +169,7 @@ def test_failures_and_other_models_rows_are_left_out(tmp_path: Path) -> None:
     ]
     table = write_table(tmp_path, rows)
     assert found(table, vector(1, 0)) == ["mine-too", "mine"]
-    (other,) = nearest(table, vector(1, 0, 0), model_id=OTHER_MODEL, k=5)
+    (other,) = find_nearest(table, vector(1, 0, 0), model_id=OTHER_MODEL, k=5)
     assert other.image_id == "other"
 
 
@@ -177,7 +183,7 @@ def test_a_model_without_a_row_says_whose_rows_there_are(tmp_path: Path) -> None
     table = write_table(tmp_path, [row("other", [1, 0], model_id="it's/another/0")])
     with pytest.raises(SetupError, match=f"'{MODEL}'; it holds those of 'it's/another/0'"):
         found(table, vector(1, 0))
-    (other,) = nearest(table, vector(1, 0), model_id="it's/another/0", k=1)
+    (other,) = find_nearest(table, vector(1, 0), model_id="it's/another/0", k=1)
     assert other.image_id == "other"
 
 
@@ -190,20 +196,20 @@ def test_rows_of_another_dimension_are_refused(tmp_path: Path, vectors: list[lis
 
 def test_a_vector_of_zeros_is_near_to_nothing_and_far_from_nothing(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("far", [-1, 0]), row("zeros", [0, 0]), row("near", [1, 1])])
-    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=3)
+    neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=3)
     assert [one.image_id for one in neighbours] == ["near", "zeros", "far"]
     assert neighbours[1].similarity == 0.0
 
 
 def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("old", [1], model_id=OTHER_MODEL)], model_id=MODEL)
-    assert newest_model(table) == MODEL
+    assert find_newest_model(table) == MODEL
 
 
 def test_a_table_without_a_model_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])], model_id=None)
     with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
-        newest_model(table)
+        find_newest_model(table)
     assert table in str(error.value)
 
 
@@ -212,14 +218,14 @@ def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
         message = f"there is no Delta table at '{table}'; has the stream run"
         with pytest.raises(SetupError, match=message):
-            newest_model(table)
+            find_newest_model(table)
         with pytest.raises(SetupError, match=message):
-            nearest(table, vector(1), model_id=MODEL, k=1)
+            find_nearest(table, vector(1), model_id=MODEL, k=1)
 
 
 def test_looking_for_a_table_creates_none(tmp_path: Path) -> None:
     with pytest.raises(SetupError):
-        newest_model(str(tmp_path / "absent"))
+        find_newest_model(str(tmp_path / "absent"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +234,7 @@ def test_a_broken_table_is_an_error(tmp_path: Path) -> None:
     for log in (Path(table) / "_delta_log").glob("*.json"):
         log.write_text("{ not json")
     with pytest.raises(SetupError, match="cannot be read") as error:
-        newest_model(table)
+        find_newest_model(table)
     assert table in str(error.value)
 
 
@@ -245,7 +251,7 @@ def test_a_table_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
 def test_a_table_out_of_reach_is_an_error(table: str) -> None:
     with pytest.raises(SetupError, match=f"'{table}'"):
-        newest_model(table)
+        find_newest_model(table)
 
 
 # What Spark users switch on, and what they then do with the table.
@@ -280,9 +286,9 @@ def test_tables_of_sparks_newer_features_are_searched(
     for statement in statements:
         spark.sql(statement.format(table_name(table)))
 
-    neighbours = nearest(table, vector(1, 0), model_id=MODEL, k=10)
+    neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=10)
 
-    assert newest_model(table) == MODEL
+    assert find_newest_model(table) == MODEL
     names = [one.uri if feature == "column mapping" else one.image_id for one in neighbours]
     assert names == ["same", "opposite"]
     assert [one.offset for one in neighbours] == [0, 2]
@@ -310,14 +316,14 @@ def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -
 def test_a_file_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SetupError, match=str(tmp_path / "file")):
-        newest_model(str(tmp_path / "file"))
+        find_newest_model(str(tmp_path / "file"))
 
 
 def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
     cat, coffee, rocket = random_vectors
     contents = [real_pictures()[ROCKET], real_pictures()[CAT]]
 
-    again = embed_pictures(contents, model_id=random_model)
+    again = embed_images(contents, model_id=random_model)
 
     np.testing.assert_allclose(again, [rocket, cat], rtol=1e-4, atol=1e-5)
     assert not np.allclose(cat, coffee, rtol=1e-3, atol=1e-3)
@@ -337,7 +343,7 @@ def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Ve
 def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, reason: str) -> None:
     message = f"(?i)the query image cannot be used: .*({reason})"
     with pytest.raises(SetupError, match=message):
-        embed_pictures([real_pictures()[CAT], content], model_id=random_model)
+        embed_images([real_pictures()[CAT], content], model_id=random_model)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +357,7 @@ def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, rea
 )
 def test_an_unknown_model_is_an_error(model_id: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
-        embed_pictures([real_pictures()[CAT]], model_id=model_id)
+        embed_images([real_pictures()[CAT]], model_id=model_id)
 
 
 @pytest.mark.parametrize("name", ["mine", "random-crops", "random-seed-0"])
@@ -365,7 +371,7 @@ def test_weights_from_a_file_are_those_of_the_file(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     model_id = f"resnet18/{name}/{sha256[:12]}"
 
-    (cat,) = embed_pictures([real_pictures()[CAT]], model_id=model_id, weights=str(path))
+    (cat,) = embed_images([real_pictures()[CAT]], model_id=model_id, weights=str(path))
 
     assert not np.allclose(cat, random_vectors[0], rtol=1e-3)
 
@@ -374,7 +380,7 @@ def test_weights_that_are_not_the_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     safetensors.torch.save_file(find_encoder("resnet18").build().state_dict(), path)
     with pytest.raises(SetupError, match=r"has sha256 .*, not 000000000000"):
-        embed_pictures([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
+        embed_images([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
 
 
 @pytest.fixture

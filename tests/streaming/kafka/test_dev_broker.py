@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from embedstream.kafka.admin import create_topic, topic_end_offsets
+from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import (
     MAX_MESSAGE_BYTES,
     Broker,
-    running_broker,
+    find_running_broker,
     start_broker,
     stop_broker,
 )
@@ -102,7 +102,7 @@ def test_a_topic_is_created_once(broker: Broker) -> None:
     create_topic(broker.bootstrap_servers, "once", partitions=2)
     produce(broker, "once", b"kept")
     create_topic(broker.bootstrap_servers, "once", partitions=3)
-    offsets = topic_end_offsets(broker.bootstrap_servers, "once")
+    offsets = read_end_offsets(broker.bootstrap_servers, "once")
     assert sorted(offsets) == [0, 1]
     assert sum(offsets.values()) == 1
 
@@ -110,7 +110,7 @@ def test_a_topic_is_created_once(broker: Broker) -> None:
 def test_an_unknown_topic_is_named_and_not_created(broker: Broker) -> None:
     for _ in range(2):
         with pytest.raises(SetupError, match="no topic 'absent'"):
-            topic_end_offsets(broker.bootstrap_servers, "absent")
+            read_end_offsets(broker.bootstrap_servers, "absent")
 
 
 def test_a_bad_topic_name_is_a_setup_error(broker: Broker) -> None:
@@ -140,7 +140,7 @@ def test_it_outlives_the_process_that_started_it(own_folder: Path) -> None:
         f"print(start_broker(Path({str(own_folder)!r})).pid)"
     )
     pid = int(subprocess.check_output([sys.executable, "-c", code], timeout=120))
-    running = running_broker(own_folder)
+    running = find_running_broker(own_folder)
     assert running is not None
     assert running.pid == pid
 
@@ -157,7 +157,7 @@ def test_stop_leaves_no_process_and_restart_keeps_port_and_data(
     first = start_broker(own_folder)
     assert stop_broker(own_folder)
     assert is_gone(first.pid)
-    assert running_broker(own_folder) is None
+    assert find_running_broker(own_folder) is None
     assert not stop_broker(own_folder)
 
     second = start_broker(own_folder)
@@ -170,7 +170,7 @@ def test_it_starts_again_after_a_kill(own_folder: Path, kept: Topic) -> None:
     first = start_broker(own_folder)
     os.kill(first.pid, signal.SIGKILL)
     psutil.Process(first.pid).wait(30)
-    assert running_broker(own_folder) is None
+    assert find_running_broker(own_folder) is None
 
     second = start_broker(own_folder)
     assert second.port == first.port
@@ -182,14 +182,14 @@ def test_a_port_in_use_is_an_error(folder: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=f"port {port} is in use; stop what listens"):
             start_broker(folder, port=port)
-    assert running_broker(folder) is None
+    assert find_running_broker(folder) is None
 
 
 def test_another_process_with_the_same_pid_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     state = f'{{"port": 9092, "pid": {os.getpid()}}}'
     (folder / "broker.json").write_text(state)
-    assert running_broker(folder) is None
+    assert find_running_broker(folder) is None
     assert not stop_broker(folder)
 
 
@@ -207,13 +207,13 @@ def test_another_process_with_the_same_pid_is_left_alone(folder: Path) -> None:
 def test_a_failed_start_is_explained(folder: Path, name: str, value: str, message: str) -> None:
     with pytest.raises(SetupError, match=f"(?s){message}"):
         start_broker(folder, properties={name: value})
-    assert running_broker(folder) is None
+    assert find_running_broker(folder) is None
 
 
 def test_a_broker_that_does_not_answer_is_stopped(folder: Path) -> None:
     with pytest.raises(SetupError, match=r"no answer from Kafka in 0\.1 s"):
         start_broker(folder, timeout_s=0.1)
-    assert running_broker(folder) is None
+    assert find_running_broker(folder) is None
 
 
 def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_an_address_without_a_broker_is_an_error(address: str) -> None:
 def test_one_good_address_of_several_is_enough(broker: Broker) -> None:
     servers = f"127.0.0.1:1, {broker.bootstrap_servers}"
     create_topic(servers, "reached", partitions=1)
-    assert topic_end_offsets(servers, "reached") == {0: 0}
+    assert read_end_offsets(servers, "reached") == {0: 0}
 
 
 def test_importing_loads_no_kafka_client() -> None:

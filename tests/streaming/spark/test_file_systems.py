@@ -9,14 +9,16 @@ import pytest
 
 from embedstream.config.locations import make_absolute
 from embedstream.spark.hadoop import explain_location
-from embedstream.spark.local_disk import check_writable, disk_trouble
+from embedstream.spark.local_disk import check_writable, explain_disk_error
 from embedstream_core.errors import SetupError
 
 
 @pytest.mark.parametrize("location", ["dbfs:/mnt/t", "hdfs:/t", "s3a://bucket/t"])
 def test_a_location_elsewhere_is_not_checked(location: str) -> None:
     check_writable("table.path", location)
-    assert disk_trouble(Exception("No space left on device"), {"table.path": location}) is None
+    assert (
+        explain_disk_error(Exception("No space left on device"), {"table.path": location}) is None
+    )
 
 
 def test_a_file_uri_is_checked_as_a_folder(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import NoReturn
 import pytest
 
 from embedstream.spark import jars
-from embedstream.spark.jars import Jar, default_jars_folder, fetch_jars, jar_set
+from embedstream.spark.jars import Jar, fetch_jars, find_jars_folder, read_jar_set
 from embedstream_core.errors import SetupError
 
 CONTENT = b"a small jar"
@@ -74,14 +74,14 @@ def list_jars(monkeypatch: pytest.MonkeyPatch, *listed: Jar) -> None:
 
 @pytest.mark.parametrize("name", ["spark", "s3", "broker"])
 def test_every_jar_has_an_exact_version_and_a_checksum(name: str) -> None:
-    for jar in jar_set(name):
+    for jar in read_jar_set(name):
         assert re.fullmatch(r"[\w.-]+:[\w.-]+:\d[\w.-]*", jar.coordinate)
         assert re.fullmatch(r"[0-9a-f]{64}", jar.sha256)
 
 
 @pytest.mark.parametrize("name", ["spark", "s3", "broker"])
 def test_no_set_has_an_artifact_twice(name: str) -> None:
-    artifacts = [jar.coordinate.rsplit(":", 1)[0] for jar in jar_set(name)]
+    artifacts = [jar.coordinate.rsplit(":", 1)[0] for jar in read_jar_set(name)]
     assert len(artifacts) == len(set(artifacts))
 
 
@@ -93,12 +93,12 @@ def test_no_jar_is_among_those_of_pyspark(name: str) -> None:
     folder = Path(pyspark.origin).parent / "jars"
     shipped = {re.sub(r"-\d.*", "", path.name) for path in folder.glob("*.jar")}
     assert len(shipped) > 100
-    assert not shipped & {jar.coordinate.split(":")[1] for jar in jar_set(name)}
+    assert not shipped & {jar.coordinate.split(":")[1] for jar in read_jar_set(name)}
 
 
 def test_an_unknown_set_is_named_with_the_known_ones() -> None:
     with pytest.raises(SetupError, match="unknown jar set 'flink'; known: broker, s3, spark"):
-        jar_set("flink")
+        read_jar_set("flink")
 
 
 def test_the_file_name_is_mavens() -> None:
@@ -109,9 +109,9 @@ def test_the_file_name_is_mavens() -> None:
 
 def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDSTREAM_JARS", "/somewhere")
-    assert default_jars_folder() == Path("/somewhere")
+    assert find_jars_folder() == Path("/somewhere")
     monkeypatch.delenv("EMBEDSTREAM_JARS")
-    assert default_jars_folder() == Path.home() / ".cache" / "embedstream" / "jars"
+    assert find_jars_folder() == Path.home() / ".cache" / "embedstream" / "jars"
 
 
 def test_a_missing_jar_is_downloaded_once(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from embedstream.spark.sizing import rows_a_commit, tasks_at_once
+from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,5 @@ def test_tasks_and_rows_follow_cores_and_gpus(
         conf=SimpleNamespace(get=settings.get), sparkContext=SimpleNamespace(defaultParallelism=8)
     )
 
-    assert tasks_at_once(spark) == tasks
-    assert rows_a_commit(spark) == rows
+    assert count_parallel_tasks(spark) == tasks
+    assert count_rows_per_commit(spark) == rows

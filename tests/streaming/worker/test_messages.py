@@ -15,8 +15,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
-from embedstream.stream.job import featurizer
-from embedstream.table.rows import CARRIED_COLUMNS, OUTCOME_SCHEMA, Origin, outcome_batch
+from embedstream.stream.job import build_featurizer
+from embedstream.table.rows import CARRIED_COLUMNS, OUTCOME_SCHEMA, Origin, build_outcome_batch
 from embedstream.worker.messages import featurize_messages
 from embedstream_core.errors import Code, Stage
 from embedstream_core.records import Embedding, Failure, Item
@@ -72,7 +72,7 @@ def test_both_transports_make_the_same_rows(spark: SparkSession, tmp_path: Path)
     tables = {}
     for transport in ("pandas", "arrow"):
         settings = config(tmp_path, transport=transport)
-        outcomes = featurize_messages(sent, featurizer(spark, settings, prepared(settings)))
+        outcomes = featurize_messages(sent, build_featurizer(spark, settings, prepared(settings)))
         assert outcomes.schema == OUTCOME_SCHEMA
         tables[transport] = outcomes.drop("processed_at").toArrow().to_pylist()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "256")
@@ -123,7 +123,7 @@ FAILURE = Failure(Code.IMAGE_EMPTY, Stage.DECODE, "the image has no bytes")
 def test_each_vector_is_in_its_row(outcomes: list[Embedding | Failure]) -> None:
     origins = [Origin(str(number), None, {}) for number in range(len(outcomes))]
 
-    batch = outcome_batch(carried(len(outcomes)), origins, outcomes, model_id="model")
+    batch = build_outcome_batch(carried(len(outcomes)), origins, outcomes, model_id="model")
 
     batch.validate(full=True)
     assert batch.schema.names == OUTCOME_SCHEMA.names

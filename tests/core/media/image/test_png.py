@@ -21,7 +21,7 @@ from embedstream_core.media.image.decode import (
     open_image,
     render,
 )
-from embedstream_core.media.sandbox import IsolatedDecoder
+from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.settings import Isolation
 from pictures import encoded, exif_orientation, png_chunk, png_of, real_pictures
 
@@ -202,7 +202,7 @@ def broken_ones() -> list[bytes]:
 
 
 def test_broken_data_are_refused_on_either_path() -> None:
-    isolated = IsolatedDecoder(
+    isolated = SandboxedDecoder(
         AS_STORED, DecodeLimits(), fidelity="exact", isolation=Isolation(memory_bytes=2**30)
     )
     try:
