@@ -53,7 +53,7 @@ class MemoryFolder(Folder):
         try:
             return self.files[path].decode() if path in self.files else None
         except UnicodeDecodeError:
-            raise UnreadableFile("it is no text in UTF-8") from None
+            raise UnreadableFile("it is not UTF-8 text") from None
 
     def create(self, name: str, text: str) -> bool:
         path = f"{self.location}/{name}"

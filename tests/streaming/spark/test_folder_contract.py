@@ -137,7 +137,7 @@ class TestFolder:
 
     def test_what_is_no_text_cannot_be_read(self, folder: Folder, write: Write) -> None:
         write("file", b"\xff\xfe")
-        with pytest.raises(UnreadableFile, match="it is no text in UTF-8"):
+        with pytest.raises(UnreadableFile, match="it is not UTF-8 text"):
             folder.read("file")
 
     def test_a_folder_cannot_be_read_as_a_file(self, folder: Folder) -> None:
