@@ -13,7 +13,7 @@ EmbedstreamError
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
 ├── ClaimLost           stop: another driver has taken over
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read
-└── Unparsable          report: a file of the checkpoint is not what Spark writes
+└── DamagedFile         report: a file of the checkpoint is not what Spark writes
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ def test_a_search_finds_the_model_again(
     assert found @ vector / np.linalg.norm(found) / np.linalg.norm(vector) > 0.999
     with pytest.raises(SetupError, match=rf"give its URI, runs:/{logged.run_id}/<path>"):
         embed_images([content], model_id=in_run)
-    with pytest.raises(SetupError, match="the query picture cannot be used"):
+    with pytest.raises(SetupError, match="the query image cannot be used"):
         embed_images([b"none"], model_id=in_run, weights=f"runs:/{logged.run_id}/encoder")
 
 

@@ -65,7 +65,7 @@ def test_before_the_first_start_there_is_no_problem() -> None:
         ),
         (
             lambda s: s.checkpoint.files.update({"checkpoint/offsets/2": b"\xff"}),
-            "offsets/2 cannot be read .it is no text in UTF-8",
+            "offsets/2 cannot be read .it is not UTF-8 text",
         ),
         (lambda s: s.checkpoint.delete("offsets/2"), f"commits/2 has no offsets/2.*{START_OVER}"),
         (lambda s: s.checkpoint.delete("metadata"), "metadata is missing.*write into it"),
@@ -75,7 +75,7 @@ def test_before_the_first_start_there_is_no_problem() -> None:
         (lambda s: s.table.delete(f"_delta_log/{2:020}.json"), f"{2:020}.json is missing between"),
         (
             lambda s: s.table.files.update({f"table/_delta_log/{2:020}.json": b"\xff"}),
-            f"{2:020}.json cannot be read .it is no text in UTF-8",
+            f"{2:020}.json cannot be read .it is not UTF-8 text",
         ),
         (
             lambda s: s.checkpoint.replace("metadata", '{"id": "other"}'),

@@ -69,7 +69,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
 
 
 def list_jars(monkeypatch: pytest.MonkeyPatch, *listed: Jar) -> None:
-    monkeypatch.setattr(jars, "jar_set", lambda _: listed)
+    monkeypatch.setattr(jars, "read_jar_set", lambda _: listed)
 
 
 @pytest.mark.parametrize("name", ["spark", "s3", "broker"])
