@@ -3,7 +3,7 @@ WORKERS ?= 2
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-UNIT := -m "not spark and not kafka and not long"
+UNIT := -m "not spark and not kafka and not slow and not long"
 # A file's tests share fixtures, so one worker runs them all.
 PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
