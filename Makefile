@@ -3,7 +3,9 @@ WORKERS ?= 2
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-UNIT := -m "not spark and not kafka and not long"
+NO_JVM := not spark and not kafka and not long
+UNIT := -m "$(NO_JVM)"
+QUICK := -m "$(NO_JVM) and not slow"
 # A file's tests share fixtures, so one worker runs them all.
 PARALLEL := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
@@ -16,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo        run the whole job on this machine, on real pictures"
 	@echo "make test        lint, type check and test, in less than 10 minutes on two cores"
-	@echo "make test-unit   only the tests that need no JVM, in less than a minute"
+	@echo "make test-unit   only the quick tests that need no JVM, in less than a minute"
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
 	@echo "make test-lowest the unit tests with the lowest declared versions"
 	@echo "make coverage    what make test runs, and the lines that it reaches"
@@ -64,7 +66,7 @@ test: lint
 	$(RUN)/pytest $(PARALLEL)
 
 test-unit: setup
-	$(RUN)/pytest $(PARALLEL) $(UNIT)
+	$(RUN)/pytest $(PARALLEL) $(QUICK)
 
 # One after another: some of the long tests measure memory and time.
 test-all: lint

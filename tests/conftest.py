@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from typing import Any
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in JVM_MARKS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(JVM_MARKS[fixture])
     items.sort(key=lambda item: not any(map(item.get_closest_marker, JVM_MARKS.values())))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting the modules and test items again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 AT_HAND = {"torch", "torchvision", "numpy", "pillow", "pyarrow"}
@@ -28,6 +30,7 @@ def not_at_hand() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
     hidden = not_at_hand()
     assert {"pyspark", "pydantic", "safetensors", "simplejpeg", "skimage"} <= set(hidden)

@@ -62,9 +62,9 @@ def least_cosine(left: Vectors, right: Vectors) -> float:
 @pytest.mark.parametrize(
     ("backend", "encoder", "precision", "least"),
     [
-        ("openvino", "efficientnet_lite0", "float32", 0.99999),
-        ("openvino", "efficientnet_lite0", "bfloat16", 0.999),
-        ("openvino", "resnet18", "bfloat16", 0.999),
+        pytest.param("openvino", "efficientnet_lite0", "float32", 0.99999, marks=pytest.mark.slow),
+        pytest.param("openvino", "efficientnet_lite0", "bfloat16", 0.999, marks=pytest.mark.slow),
+        pytest.param("openvino", "resnet18", "bfloat16", 0.999, marks=pytest.mark.slow),
         pytest.param("compile", "resnet18", "float32", 0.99999, marks=pytest.mark.long),
     ],
 )

@@ -67,6 +67,7 @@ def time_model(model: PreparedModel, folder: Path) -> Timing:
     return time_precisions(model.card, path, EngineSettings(device="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "better"), [("slow_in_float32", "bfloat16"), ("slow_in_bfloat16", "float32")]
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 
 from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
@@ -16,6 +18,14 @@ from object_storage import KEYS, open_object_storage
 def site() -> Iterator[Site]:
     with open_site() as site:
         yield site
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _aws_data() -> Iterator[None]:
+    """Let botocore read its description of S3 once, not for each client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,13 +31,15 @@ from embedstream_core.models.prepare import (
 
 State = dict[str, torch.Tensor]
 
+SMALL = Preprocessing(64, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
 
 def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @torch.inference_mode()
-def vectors(model: nn.Module, side: int = 224) -> torch.Tensor:
+def vectors(model: nn.Module, side: int = 64) -> torch.Tensor:
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     output: torch.Tensor = model(pictures)
     return output
@@ -98,7 +100,7 @@ def test_a_declared_preprocessing_makes_another_model() -> None:
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(1)
-    model: nn.Module = torchvision.models.resnet18(weights=None)
+    model: nn.Module = torchvision.models.regnet_y_400mf(weights=None)
     return model.eval()
 
 
@@ -129,7 +131,7 @@ def save_lightning(state: State, path: Path) -> Path:
 
 
 def save_ten_classes(state: State, path: Path) -> Path:
-    head = {"fc.0.weight": torch.zeros(10, 512), "fc.0.bias": torch.zeros(10)}
+    head = {"fc.0.weight": torch.zeros(10, 440), "fc.0.bias": torch.zeros(10)}
     torch.save({**body_of(state), **head}, path)
     return path
 
@@ -162,8 +164,8 @@ def test_weights_come_from_a_file(
 ) -> None:
     path = save(network.state_dict(), tmp_path / "mine.pth")
     sha256 = sha256_of(path)
-    prepared = prepare_model(ModelSpec("resnet18", weights=str(path), sha256=sha256))
-    assert prepared.card.model_id == f"resnet18/mine/{sha256[:12]}"
+    prepared = prepare_model(ModelSpec("regnet_y_400mf", weights=str(path), sha256=sha256))
+    assert prepared.card.model_id == f"regnet_y_400mf/mine/{sha256[:12]}"
     torch.testing.assert_close(vectors(load_prepared(prepared)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -222,8 +224,10 @@ def test_weights_of_a_family_come_from_a_file(
     torch.manual_seed(1)
     model = encoder.build().eval()
     path = save_safetensors(change(model.state_dict()), tmp_path / "mine")
+    # A transformer takes images of its own size only.
+    preprocessing = None if "vit" in name or "deit" in name else SMALL
 
-    prepared = prepare_model(ModelSpec(name, str(path)))
+    prepared = prepare_model(ModelSpec(name, str(path), preprocessing=preprocessing))
 
     encoder.cut(model)
     side = prepared.card.preprocessing.crop_px
@@ -240,7 +244,9 @@ def test_weights_of_another_precision_are_float32(
         name: tensor.to(kind) if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
     }
-    prepared = prepare_model(ModelSpec("resnet18", str(save_state(state, tmp_path / "mine.pth"))))
+    prepared = prepare_model(
+        ModelSpec("regnet_y_400mf", str(save_state(state, tmp_path / "mine.pth")))
+    )
     found = vectors(load_prepared(prepared))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
@@ -252,14 +258,14 @@ def test_a_file_in_the_working_directory_is_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_state(network.state_dict(), tmp_path / name)
-    model_id = prepare_model(ModelSpec("resnet18", name)).card.model_id
-    assert model_id == f"resnet18/{Path(name).stem}/{sha256_of(tmp_path / name)[:12]}"
+    model_id = prepare_model(ModelSpec("regnet_y_400mf", name)).card.model_id
+    assert model_id == f"regnet_y_400mf/{Path(name).stem}/{sha256_of(tmp_path / name)[:12]}"
 
 
 # Errors are raised before anything runs.
 
 
-def refused(path: Path, *, encoder: str = "resnet18", sha256: str | None = None) -> str:
+def refused(path: Path, *, encoder: str = "regnet_y_400mf", sha256: str | None = None) -> str:
     with pytest.raises(SetupError) as caught:
         prepare_model(ModelSpec(encoder, weights=str(path), sha256=sha256))
     assert str(path) in str(caught.value)
@@ -335,16 +341,16 @@ def test_weights_of_another_network_are_refused(network: nn.Module, tmp_path: Pa
 
 def test_a_missing_name_is_neither_weights_nor_a_file() -> None:
     with pytest.raises(SetupError, match=r"unknown weights 'best' .* there is no such file"):
-        prepare_model(ModelSpec("resnet18", "best"))
+        prepare_model(ModelSpec("regnet_y_400mf", "best"))
     with pytest.raises(SetupError, match=r"the weights file 'best\.ckpt' cannot be read: No such"):
-        prepare_model(ModelSpec("resnet18", "best.ckpt"))
+        prepare_model(ModelSpec("regnet_y_400mf", "best.ckpt"))
 
 
 def test_an_incomplete_body_is_refused(network: nn.Module, tmp_path: Path) -> None:
     state = network.state_dict()
-    del state["layer4.1.conv2.weight"]
+    del state["trunk_output.block4.block4-5.f.c.0.weight"]
     message = refused(save_state(state, tmp_path / "mine.pth"))
-    assert "does not fit the encoder: it lacks layer4.1.conv2.weight" in message
+    assert "does not fit the encoder: it lacks trunk_output.block4.block4-5.f.c.0.weight" in message
     state = {**network.state_dict(), "layer5.weight": torch.ones(1)}
     message = refused(save_state(state, tmp_path / "more.pth"))
     assert "does not fit the encoder: it has also layer5.weight" in message
@@ -353,7 +359,7 @@ def test_an_incomplete_body_is_refused(network: nn.Module, tmp_path: Path) -> No
 def test_a_head_that_is_kept_must_fit(network: nn.Module, tmp_path: Path) -> None:
     path = save_ten_classes(network.state_dict(), tmp_path / "mine.pth")
     with pytest.raises(SetupError, match=r"lacks fc\.weight, fc\.bias and has also fc\.0\.weight"):
-        prepare_model(ModelSpec("resnet18", str(path), head="kept"))
+        prepare_model(ModelSpec("regnet_y_400mf", str(path), head="kept"))
 
 
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
@@ -363,7 +369,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tampered_prepared_file_is_refused(tmp_path: Path) -> None:
-    prepared: PreparedModel = prepare_model(ModelSpec("resnet18", weights="random"))
+    prepared: PreparedModel = prepare_model(ModelSpec("regnet_y_400mf", weights="random"))
     path = tmp_path / "model.safetensors"
     path.write_bytes(prepared.tensors[:-1] + bytes([prepared.tensors[-1] ^ 1]))
     with pytest.raises(SetupError, match=prepared.card.tensors_sha256):
@@ -373,10 +379,12 @@ def test_a_tampered_prepared_file_is_refused(tmp_path: Path) -> None:
 def test_a_head_may_have_the_name_of_another_library(network: nn.Module, tmp_path: Path) -> None:
     state = {name: value for name, value in network.state_dict().items() if name[:3] != "fc."}
     body = save_state(state, tmp_path / "body.pth")
-    tensors = prepare_model(ModelSpec("resnet18", str(body))).tensors
+    tensors = prepare_model(ModelSpec("regnet_y_400mf", str(body), None, SMALL)).tensors
     for head in ("head", "classifier", "last_linear"):
-        tuned = save_state({**state, f"{head}.weight": torch.ones(3, 512)}, tmp_path / "a.pth")
-        assert prepare_model(ModelSpec("resnet18", str(tuned))).tensors == tensors
+        tuned = save_state({**state, f"{head}.weight": torch.ones(3, 440)}, tmp_path / "a.pth")
+        assert (
+            prepare_model(ModelSpec("regnet_y_400mf", str(tuned), None, SMALL)).tensors == tensors
+        )
 
 
 @pytest.mark.parametrize(
@@ -392,23 +400,26 @@ def test_quantized_complex_and_sparse_weights_are_refused(
     network: nn.Module, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     state = network.state_dict()
-    state["conv1.weight"] = change(state["conv1.weight"])
+    state["stem.0.weight"] = change(state["stem.0.weight"])
     message = refused(save_state(state, tmp_path / "mine.pth"))
-    assert "'conv1.weight' as torch." in message
+    assert "'stem.0.weight' as torch." in message
     assert "neither quantized nor sparse" in message
 
 
 def test_a_file_of_torch_may_be_called_safetensors(network: nn.Module, tmp_path: Path) -> None:
     plain = save_state(network.state_dict(), tmp_path / "a.pth")
     other = save_state(network.state_dict(), tmp_path / "a.safetensors")
-    one, two = (prepare_model(ModelSpec("resnet18", str(path))) for path in (plain, other))
+    one, two = (
+        prepare_model(ModelSpec("regnet_y_400mf", str(path), None, SMALL))
+        for path in (plain, other)
+    )
     assert one.tensors == two.tensors
 
 
 @pytest.mark.parametrize("weights", ["https://host/a.pth", "s3://bucket/a.pth", "file:///a.pth"])
 def test_weights_at_an_address_are_refused(weights: str) -> None:
     with pytest.raises(SetupError, match=rf"{weights}' is an address: download the file"):
-        prepare_model(ModelSpec("resnet18", weights))
+        prepare_model(ModelSpec("regnet_y_400mf", weights))
 
 
 _OWN = """

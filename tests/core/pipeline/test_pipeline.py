@@ -336,6 +336,8 @@ class Patient(MeanColour):
         self.until = until
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # The engine calls this first to trace it, which has to fail before anything waits.
+        assert isinstance(images, torch.Tensor)
         assert self.until.wait(PATIENCE_S)
         return super().forward(images)
 

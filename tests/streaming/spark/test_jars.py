@@ -58,7 +58,7 @@ class RepositoryHandler(BaseHTTPRequestHandler):
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
     """A repository on this machine that jgo's settings name, in the place of Maven's own."""
     server = Repository()
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     settings = tmp_path / "jgo.conf"
     settings.write_text(f"[repositories]\nlocal = http://127.0.0.1:{server.server_port}\n")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(settings))

@@ -225,6 +225,7 @@ print(header, one, many)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 def test_a_header_takes_no_memory_and_many_images_take_that_of_one(

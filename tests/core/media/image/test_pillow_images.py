@@ -64,6 +64,7 @@ def never(uri: str) -> bytes:
     raise AssertionError(uri)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_each_has_an_outcome_in_time_and_memory_stays_flat(images: list[Path]) -> None:
     preprocessing = Preprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))

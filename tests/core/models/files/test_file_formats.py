@@ -357,6 +357,7 @@ def test_the_image_half_of_clip_gives_its_projection(tmp_path: Path) -> None:
             torch.testing.assert_close(vectors, half(pixel_values=images).image_embeds)
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_folder_may_be_compiled(tmp_path: Path) -> None:
     prepared = prepare_model(huggingface_model(tmp_path))
     engine = Engine.start(
