@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -64,13 +63,13 @@ class SandboxedDecoder:
         """
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
-            process, connection = self._child
-            timeout_s = self.isolation.timeout_s
-            deadline = time.monotonic() + timeout_s
-            timer = threading.Timer(timeout_s, process.kill)
-            timer.start()
+            _, connection = self._child
             try:
                 connection.send_bytes(content)
+                if not connection.poll(self.isolation.timeout_s):
+                    self._end_child()
+                    message = f"decoding took longer than {self.isolation.timeout_s:g} s"
+                    raise decode_error(Code.DECODER_TIMEOUT, message)
                 answer = json.loads(connection.recv_bytes())
                 if "code" in answer:
                     raise decode_error(Code(answer["code"]), answer["message"])
@@ -79,14 +78,9 @@ class SandboxedDecoder:
                 return Picture(pixels, **answer)
             except (EOFError, OSError):
                 status = self._end_child()
-                if time.monotonic() >= deadline:
-                    message = f"decoding took longer than {timeout_s:g} s"
-                    raise decode_error(Code.DECODER_TIMEOUT, message) from None
                 reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                 message = f"the decoder ended by {reason}"
                 raise decode_error(Code.DECODER_CRASHED, message) from None
-            finally:
-                timer.cancel()
 
     def close(self) -> None:
         """End the child process, if there is one."""
