@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import Engine, find_device
+from embedstream_core.errors import SystemicError
 from embedstream_core.models.card import ModelCard
-from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.prepare import load_model
+from embedstream_core.models.probe import find_flaw, make_probe_images
 from embedstream_core.settings import EngineSettings
 
 __all__ = ["get_engine", "start_engine"]
-
-_log = logging.getLogger(__name__)
 
 # The folder's path is not part of the key, because one model may be copied to several folders.
 _engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
@@ -52,25 +49,24 @@ def start_engine(
     cuda_index: int = 0,
     cpu_threads: int | None = None,
 ) -> Engine:
-    """Start and check an engine without caching it.
-
-    A backend that this device cannot use is replaced by torch.
+    """Start an engine without caching it, and check it with images that it must distinguish.
 
     Raises:
         SetupError: the device is missing, or the model cannot be loaded on it.
         SystemicError: the model or the device is broken.
     """
-    device = find_device(settings.device, cuda_index=cuda_index)
-    if reason := find_obstacle(settings.backend, device, fixed=is_fixed(card.encoder)):
-        _log.warning("torch replaces the backend %s: %s", settings.backend, reason)
     engine = Engine.start(
         load_model(card, tensors),
         card.preprocessing,
-        device=device,
+        device=find_device(settings.device, cuda_index=cuda_index),
         precision=card.precision,
-        backend="torch" if reason else settings.backend,
+        backend=settings.backend,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
     )
-    engine.check(card.preprocessing)
+    if flaw := find_flaw(engine.embed([*make_probe_images(card.preprocessing.crop_px)])):
+        raise SystemicError(
+            f"the encoder gives {flaw} on this device, though not where it was prepared; try "
+            "encoder.precision float32, or encoder.backend torch"
+        )
     return engine

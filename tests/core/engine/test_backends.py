@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from embedstream_core.engine.backends import BACKENDS
+from embedstream_core.engine.backends import BACKENDS, find_obstacle
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.model_id import Precision
+from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.settings import Backend
 from pictures import real_pictures
@@ -84,17 +85,22 @@ def test_every_backend_is_compared() -> None:
     assert set(BACKENDS) == {"torch", "openvino", "compile"}
 
 
-def test_openvino_refuses_a_gpu() -> None:
-    prepared = prepare_model(ModelSpec("resnet18", weights="random"))
+def test_openvino_runs_on_no_gpu() -> None:
+    assert find_obstacle("openvino", torch.device("cuda")) == "it runs on CPUs, not on cuda"
 
-    with pytest.raises(SetupError, match="it runs on CPUs, not on cuda"):
-        Engine.start(
-            load_prepared(prepared),
-            prepared.card.preprocessing,
-            device=torch.device("cuda"),
-            precision="float32",
-            backend="openvino",
-        )
+
+def test_torch_replaces_a_backend_that_a_program_cannot_use(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class MeanColour(FixedModule):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
+    engine = Engine.start(MeanColour(), preprocessing, device=CPU, backend="openvino")
+
+    assert engine.embed([np.zeros((8, 8, 3), np.uint8)]).tolist() == [[0, 0, 0]]
+    assert "torch replaces the backend openvino: the encoder is a program" in caplog.text
 
 
 def test_openvino_names_a_network_that_it_cannot_convert() -> None:
