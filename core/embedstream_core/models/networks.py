@@ -52,7 +52,8 @@ def load_trained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_SEED)
             network, _ = build_body(encoder)
-        sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
+        seed_sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
+        sha256 = check_digest(seed_sha256, pinned, "the seed of the random weights")
         return replace(encoder.default_weights, name=RANDOM_NAME, sha256=sha256), network
     if "://" in weights:
         raise SetupError(

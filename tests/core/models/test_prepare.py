@@ -63,6 +63,14 @@ def test_a_model_loads_as_it_was_prepared(name: str, tmp_path: Path) -> None:
     assert prepare_model(spec) == prepared
 
 
+def test_random_weights_are_pinned_by_the_hash_in_their_model_id() -> None:
+    (_, _, digest) = prepare_model(ModelSpec("resnet18", "random")).card.model_id.split("/")
+
+    assert prepare_model(ModelSpec("resnet18", "random", sha256=digest)).card.model_id
+    with pytest.raises(SetupError, match=r"random weights has sha256 .*, not 00000000"):
+        prepare_model(ModelSpec("resnet18", "random", sha256="00000000"))
+
+
 def test_random_weights_leave_the_callers_seed_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
