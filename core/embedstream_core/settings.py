@@ -42,7 +42,7 @@ Backend = Literal["torch", "compile", "openvino"]
 FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
-"""The other schemes are opened by name only."""
+"""The other schemes must be allowed by name."""
 
 _HOST_RULE = re.compile(
     r"(?P<name>(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?", re.ASCII
@@ -124,7 +124,7 @@ class HostRule:
         """Read a rule.
 
         Raises:
-            SetupError: the text is no host name, wildcard or address.
+            SetupError: the text is not a host name, wildcard or address.
         """
         match = _HOST_RULE.fullmatch(text.lower())
         if match is None:
@@ -143,7 +143,7 @@ class HostRule:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """The references that may be fetched; nothing is allowed that is not named here.
+    """The references that may be fetched; all others are denied.
 
     A scheme is open when it is in `schemes` and its list is not empty: `folders` for file,
     `hosts` for http and https, `buckets` for s3, s3a and s3n.
@@ -155,8 +155,8 @@ class FetchPolicy:
     reserved, ...) are refused unless they are in one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
     backoff_s: the pause before the second attempt; it doubles with each further one.
-    outage_after: the number of references in a row that fail with a TransientError and so are an
-    outage, which is no reference's fault; with None there is no outage.
+    outage_after: after so many TransientErrors in a row, there is an outage: the references are
+    retried and none becomes a failure; None disables the check.
 
     Raises:
         SetupError: a value is not valid.

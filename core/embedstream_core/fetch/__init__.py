@@ -1,6 +1,6 @@
-"""References to bytes: one file a scheme, one row of `SCHEMES` a scheme, denied by default.
+"""From a reference to its bytes. Every reference is denied unless the policy allows it.
 
-A new scheme is a class like `FileSource`, a row here, and a row in the contract test.
+A new scheme needs a class like `FileSource`, a row in `SCHEMES`, and one in the contract test.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WAYS_OUT: Final = {
     "data": "; give the bytes, not a reference to them",
     "": "; a reference begins with its scheme, so write a path as file:///folder/name",
 }
-# Not seeded: workers forked from one process would all pause alike.
+# Not seeded, so that workers forked from one process do not all pause equally long.
 _RANDOM = random.SystemRandom()
 
 
@@ -55,7 +55,7 @@ SCHEMES: Final[Mapping[str, tuple[Callable[[FetchPolicy], Source], str]]] = {
     "http": (HttpSource, "hosts"),
     "https": (HttpSource, "hosts"),
     "s3": (S3Source, "buckets"),
-    # Hadoop's names for the same.
+    # Hadoop's names for S3.
     "s3a": (S3Source, "buckets"),
     "s3n": (S3Source, "buckets"),
 }
@@ -105,7 +105,7 @@ class Fetcher:
             raise Internal(message) from None
 
     def close(self) -> None:
-        """Close all sources; nothing can be fetched after."""
+        """Close all sources."""
         for source in self.sources.values():
             source.close()
 
@@ -124,7 +124,7 @@ class Fetcher:
             except TransientError as error:
                 if isinstance(error, Busy):
                     pause_s = max(pause_s, error.retry_after_s)
-                if pause_s < deadline.left_s():
+                if pause_s < deadline.left_s:
                     self.sleep(pause_s)
                 elif isinstance(error, Busy):
                     raise TryAgain(
@@ -137,8 +137,8 @@ class Fetcher:
 
 
 def deny_references(uri: str) -> bytes:
-    """Stand in for a fetcher where only bytes are embedded."""
-    raise Denied("only image bytes are embedded here, and no references fetched")
+    """Refuse a reference; in place of `Fetcher.fetch` where only bytes are embedded."""
+    raise Denied("references are not fetched here: give the image's bytes")
 
 
 def open_fetcher(policy: FetchPolicy, *, clock: Clock = time.monotonic) -> Fetcher:
