@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import ssl
-from threading import Semaphore
+from threading import Lock, Semaphore
 from typing import Final
 from urllib.parse import quote, urljoin
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -53,7 +54,9 @@ class HttpSource:
     ) -> None:
         self._policy = policy
         self._rules = policy.host_rules
-        self._turns: dict[str, Semaphore] = {}
+        # Weak, because a wildcard admits any number of hosts.
+        self._turns: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
+        self._lock = Lock()
         self._backend = network.GuardedBackend(policy.private_networks, resolver)
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or _default_tls(),
@@ -71,8 +74,10 @@ class HttpSource:
                 url, authority = self._check_url(uri)
                 headers = {"Host": authority, **_HEADERS}
                 new = Semaphore(self._policy.connections_per_host)
+                with self._lock:
+                    turn = self._turns.setdefault(authority, new)
                 with (
-                    deadline.hold(self._turns.setdefault(authority, new)),
+                    deadline.hold(turn),
                     network.use_deadline(deadline),
                     self._pool.stream("GET", url, headers=headers) as response,
                 ):

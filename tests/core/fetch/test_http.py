@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import itertools
 import time
@@ -11,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from threading import Semaphore
 
 import pytest
 
@@ -328,6 +330,17 @@ class TestOrdinaryErrors:
             site.closing.set()
             assert isinstance(stalled.exception(), ItemError)
         assert site.requests == ["/stalled", "/a"]
+
+    def test_hosts_of_a_wildcard_leave_nothing_behind(self, site: Site) -> None:
+        site.show("/a", b"bytes")
+        policy = replace(site.policy, hosts=(f"*.images.test:{site.port}",))
+        source = HttpSource(policy, resolver=lambda host, port: ["127.0.0.1"])
+        with closing(source):
+            for number in range(20):
+                source.fetch(f"http://{number}.images.test:{site.port}/a", Deadline(5))
+            gc.collect()
+            semaphores = [one for one in gc.get_objects() if type(one) is Semaphore]
+        assert len(semaphores) < 20
 
     def test_nobody_listens(self, site: Site) -> None:
         policy = replace(site.policy, hosts=("127.0.0.1:1",))
