@@ -1,4 +1,4 @@
-"""Decoding in a child process, which an image may crash, hang, or exhaust the memory of.
+"""Decode in a child process, in which an image may crash, hang or use up the memory.
 
 Run as a module, this is the child: its standard input is a socket, from which it reads its settings
 and then images, and to which it writes its answers. It ends when the socket is closed.
@@ -37,10 +37,9 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class SandboxedDecoder:
-    """Decodes one image at a time in a child process, which is replaced when an image has ended it.
+    """Decodes one image at a time in a child process, which is replaced after an image ends it.
 
-    Threads may share it. Compared with decoding in this process, it copies the bytes and the
-    pixels, and all images take turns.
+    Threads may share it. Unlike decoding in this process, it copies the bytes and the pixels.
     """
 
     preprocessing: Preprocessing
@@ -59,7 +58,7 @@ class SandboxedDecoder:
         """Run `open_image` and `render` in the child process.
 
         Raises:
-            ItemError: as these raise it; or the image ended the child, or took too long.
+            ItemError: the image is refused, ended the child, or took too long.
         """
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
@@ -123,7 +122,7 @@ def main(connection: Connection) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
         # The kernel ends this process with its parent, even while it decodes.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A crash is expected here, so nobody needs a core dump.
+    # Crashes are expected here and need no core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def decode(content: bytes) -> Picture:

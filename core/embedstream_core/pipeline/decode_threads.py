@@ -1,4 +1,4 @@
-"""Decoding on threads of this process, within bounds on threads and pixels."""
+"""Decode on threads of this process, within bounds on threads and pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InProcessDecoder"]
 
 @dataclass(kw_only=True)
 class InProcessDecoder:
-    """Decodes images for many threads at once; the counterpart of `IsolatedDecoder`.
+    """Decodes images in this process; many threads may share it.
 
     At most `threads` images and `limits.pixels` pixels are decoded at a time; a larger image is
     decoded alone. `watchdog` limits the time of each image to `limits.decode_timeout_s`.
@@ -57,7 +57,7 @@ class InProcessDecoder:
             self._freed.wait_for(lambda: self._free_pixels >= pixels)
             self._free_pixels -= pixels
         try:
-            # Waiting is no hang, so the time limit begins after it.
+            # The time limit begins after the wait, which is not a hang.
             with self.watchdog.watch("decoding an image", timeout_s=self.limits.decode_timeout_s):
                 return render_quickly(content, opened, self.preprocessing, fidelity=self.fidelity)
         finally:

@@ -16,7 +16,7 @@ __all__ = ["render_quickly"]
 # Torch's kernel for bytes is vectorized for these processors only.
 _IS_FASTER = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
-# This path scales the whole image, `render` only the crop, which is far less of a banner.
+# This path scales the whole image, and `render` only the crop: far less of a long, narrow image.
 _MAX_SCALED_CROPS = 4
 
 
@@ -30,9 +30,6 @@ def render_quickly(
     """Return what `render` makes of the image that was opened from `content`, to 1 of 255 levels.
 
     `render` itself handles every other image, and a broken one, which it refuses with a message.
-
-    Raises:
-        ItemError: as `render` does.
     """
     crop = preprocessing.crop_px
     (width, height), (left, top) = locate_crop(opened.size, preprocessing, opened.orientation)
