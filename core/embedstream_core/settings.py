@@ -121,11 +121,7 @@ class HostRule:
 
     @classmethod
     def parse(cls, text: str) -> HostRule:
-        """Read a rule.
-
-        Raises:
-            SetupError: the text is not a host name, wildcard or address.
-        """
+        """Read a rule; raise SetupError for a text that is not a name, wildcard or address."""
         match = _HOST_RULE.fullmatch(text.lower())
         if match is None:
             raise SetupError(

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embedstream_core.engine.engine import Engine, find_device
-from embedstream_core.errors import SystemicError
 from embedstream_core.models.card import ModelCard
 from embedstream_core.models.prepare import load_model
-from embedstream_core.models.probe import find_flaw, make_probe_images
 from embedstream_core.settings import EngineSettings
 
 __all__ = ["get_engine", "start_engine"]
@@ -29,9 +27,7 @@ def get_engine(
     """Return a model's engine from the cache, or start it.
 
     `tensors` returns the path of the prepared tensors; it is called once per process and model.
-
-    Raises:
-        SetupError, SystemicError: as `start_engine`.
+    Errors are those of `start_engine`.
     """
     key = card, settings
     if key not in _engines:
@@ -49,7 +45,7 @@ def start_engine(
     cuda_index: int = 0,
     cpu_threads: int | None = None,
 ) -> Engine:
-    """Start an engine without caching it, and check it with images that it must distinguish.
+    """Start and check an engine without caching it.
 
     Raises:
         SetupError: the device is missing, or the model cannot be loaded on it.
@@ -64,9 +60,5 @@ def start_engine(
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
     )
-    if flaw := find_flaw(engine.embed([*make_probe_images(card.preprocessing.crop_px)])):
-        raise SystemicError(
-            f"the encoder gives {flaw} on this device, though not where it was prepared; try "
-            "encoder.precision float32, or encoder.backend torch"
-        )
+    engine.check(card.preprocessing)
     return engine

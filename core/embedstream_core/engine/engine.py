@@ -15,6 +15,7 @@ from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.decode import Pixels, Preprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
+from embedstream_core.models.probe import find_flaw, make_probe_images
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device
 
@@ -104,6 +105,18 @@ class Engine:
             size = len(images) // 2
         starts = range(0, len(images), size)
         return np.concatenate([self.embed(images[start : start + size]) for start in starts])
+
+    def check(self, preprocessing: Preprocessing) -> None:
+        """Embed two images that every encoder must distinguish.
+
+        Raises:
+            SystemicError: the model or the device is broken.
+        """
+        if flaw := find_flaw(self.embed([*make_probe_images(preprocessing.crop_px)])):
+            raise SystemicError(
+                f"the encoder gives {flaw} on this device, though not where it was prepared; try "
+                "encoder.precision float32, or encoder.backend torch"
+            )
 
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:

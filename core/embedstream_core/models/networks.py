@@ -31,7 +31,7 @@ RANDOM_NAME = f"random-seed-{_RANDOM_SEED}"
 # A name with one of these suffixes is a file, even if it is missing.
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
-# Other libraries' names for classifiers; they are heads if the network has no part of that name.
+# Other libraries' names for classifiers: heads, unless the network has a module of that name.
 _OTHER_HEADS = {"classifier", "fc", "head", "heads", "last_linear"}
 
 
@@ -104,11 +104,7 @@ def _load_file(encoder: Encoder, path: Path) -> nn.Module:
 
 
 def assemble(encoder: Encoder, tensors: State) -> nn.Module:
-    """Rebuild a network, its head cut, from its tensors, without copying them.
-
-    Raises:
-        SetupError: they do not fit.
-    """
+    """Rebuild a network from its tensors without copying them; raise SetupError if they misfit."""
     model, _ = build_body(encoder, empty=True)
     _load_all(model, tensors, what=f"the prepared model of the encoder '{encoder.name}'")
     return model.eval()
@@ -157,11 +153,7 @@ def check_sha256(path: Path, expected: str) -> str:
 
 
 def check_digest(actual: str, expected: str, what: str) -> str:
-    """Return the hash if it begins with `expected`.
-
-    Raises:
-        SetupError: it does not.
-    """
+    """Return the hash `actual`; raise SetupError if it does not begin with `expected`."""
     if not actual.startswith(expected.lower()):
         raise SetupError(
             f"{what} has sha256 {actual}, not {expected}; it was changed or cut "

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
@@ -69,11 +69,7 @@ class ModelSpec:
     head: Head = "cut"
 
     def choose_preprocessing(self, weights: PublishedWeights) -> Preprocessing:
-        """Return the declared preprocessing, or the published one.
-
-        Raises:
-            SetupError: there is neither, or its values are invalid.
-        """
+        """Return the declared preprocessing or the published one; raise SetupError without one."""
         preprocessing = self.preprocessing or weights.preprocessing
         if preprocessing is None:
             reason = (

@@ -480,5 +480,5 @@ def test_a_module_without_values_is_refused(
         "    return own, Preprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SetupError, match=r"'1\.weight' of the network is no tensor with values"):
+    with pytest.raises(SetupError, match=r"'1\.weight' of the network is not a tensor with values"):
         prepare_model(ModelSpec("own_lazy:make"))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.failures import convert_errors
 
 __all__ = [
@@ -95,11 +95,7 @@ class Encoder:
         return next(iter(self.weights.values()))
 
     def find_weights(self, name: str) -> PublishedWeights:
-        """Return the published weights of that name; `default` is the first of them.
-
-        Raises:
-            SetupError: there are none of that name.
-        """
+        """Return the weights of that name, or the `default`; raise SetupError without any."""
         if name == "default":
             return self.default_weights
         if name not in self.weights:

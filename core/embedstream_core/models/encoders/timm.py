@@ -10,8 +10,7 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.media.image.preprocessing import CropMode, Interpolation
+from embedstream_core.media.image.preprocessing import CropMode, Interpolation, Preprocessing
 from embedstream_core.models.encoders.architecture import (
     Encoder,
     PublishedWeights,
