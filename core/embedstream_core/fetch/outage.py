@@ -25,11 +25,7 @@ class Outage:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Enclose one fetch with its retries.
-
-        Raises:
-            SystemicError: the fetch failed with a TransientError, and there is an outage.
-        """
+        """Enclose one fetch with its retries; raise SystemicError if it fails in an outage."""
         try:
             yield
         except TransientError as error:

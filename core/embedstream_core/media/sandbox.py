@@ -55,11 +55,7 @@ class SandboxedDecoder:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
 
     def decode(self, content: bytes) -> Picture:
-        """Run `open_image` and `render` in the child process.
-
-        Raises:
-            ItemError: the image is refused, ended the child, or took too long.
-        """
+        """Decode an image; raise ItemError if it is refused, ends the child or takes too long."""
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
             _, connection = self._child

@@ -131,11 +131,7 @@ def _load_all(model: nn.Module, state: State, *, what: str) -> None:
 
 
 def check_sha256(path: Path, expected: str) -> str:
-    """Hash a weights file; return the hash.
-
-    Raises:
-        SetupError: it cannot be read, or its hash does not begin with `expected`.
-    """
+    """Return the hash of a weights file; raise SetupError if it does not begin with `expected`."""
     try:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()

@@ -73,7 +73,7 @@ class ModelSpec:
         preprocessing = self.preprocessing or weights.preprocessing
         if preprocessing is None:
             reason = (
-                f"needs a preprocessing that is not supported, {weights.unsupported}"
+                f"needs a preprocessing that is not supported: {weights.unsupported}"
                 if weights.unsupported
                 else "does not say how its images are prepared"
             )
@@ -81,7 +81,7 @@ class ModelSpec:
                 f"the encoder '{self.encoder}' {reason}; declare encoder.preprocessing, such as "
                 f"{_EXAMPLE}"
             )
-        if problem := preprocessing.problem():
+        if problem := preprocessing.find_problem():
             raise SetupError(
                 f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
             )

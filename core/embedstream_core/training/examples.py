@@ -158,11 +158,7 @@ def collate(
 def repeat(
     source: Source, random: np.random.Generator, skipped: Counter[str]
 ) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Read a share again and again; skipped images count only once.
-
-    Raises:
-        SetupError: no image of the share can be decoded.
-    """
+    """Read a share again and again, counting skipped images once; refuse one without images."""
     for reading in count():
         empty = True
         for read in source.read(random, skipped if reading == 0 else Counter()):

@@ -49,10 +49,8 @@ def cut_head(model: nn.Module) -> str:
     """Replace the classifier by an identity, in place; return the name of the module cut.
 
     The classifier is the last linear layer, or the last convolution if there is no linear layer
-    (SqueezeNet: the layers after its convolution then pool the features).
-
-    Raises:
-        SetupError: there is nothing to cut.
+    (SqueezeNet: the layers after its convolution then pool the features). Raises SetupError for a
+    network without either.
     """
     for layer_type in (nn.Linear, nn.Conv2d):
         names = [name for name, module in model.named_modules() if type(module) is layer_type]

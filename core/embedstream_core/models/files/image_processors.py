@@ -88,11 +88,7 @@ class _Settings(NamedTuple):
     values: Mapping[str, Any]
 
     def translate(self) -> Preprocessing:
-        """Return the same preprocessing for values of 0 to 1, whatever they are scaled to.
-
-        Raises:
-            SetupError: a setting is not supported.
-        """
+        """Return the equivalent preprocessing, which is for values of 0 to 1."""
         if not self.values.get("do_resize"):
             raise self._build_refusal("do_resize", "false: its images have many sizes")
         if self.values.get("do_flip_channel_order"):
