@@ -85,7 +85,7 @@ def test_every_backend_is_compared() -> None:
     assert set(BACKENDS) == {"torch", "openvino", "compile"}
 
 
-def test_openvino_runs_on_no_gpu() -> None:
+def test_openvino_does_not_run_on_a_gpu() -> None:
     assert find_obstacle("openvino", torch.device("cuda")) == "it runs on CPUs, not on cuda"
 
 

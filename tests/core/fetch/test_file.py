@@ -28,7 +28,7 @@ def test_dots_do_not_leave_the_folder(file_place: FilePlace, way: str) -> None:
     assert code_of(uri, file_place.policy) is Code.REFERENCE_DENIED
 
 
-def test_a_folder_with_the_same_beginning_is_another(file_place: FilePlace) -> None:
+def test_a_folder_whose_name_only_begins_alike_is_denied(file_place: FilePlace) -> None:
     (file_place.root / "allowed-not").write_bytes(b"secret")
     uri = f"file://{file_place.folder}-not"
     assert code_of(uri, file_place.policy) is Code.REFERENCE_DENIED

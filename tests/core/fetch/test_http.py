@@ -313,7 +313,7 @@ class TestOrdinaryErrors:
         assert code_of(uri, site.policy) is Code.REFERENCE_DENIED
         assert site.connections == 0
 
-    def test_a_full_host_blocks_no_other_and_waiting_ends_in_time(self, site: Site) -> None:
+    def test_a_full_host_does_not_block_others_and_waiting_ends_in_time(self, site: Site) -> None:
         site.pages["/stalled"] = Visit.stall
         site.show("/a", b"bytes")
         hosts = (*site.policy.hosts, f"localhost:{site.port}")
@@ -342,7 +342,7 @@ class TestOrdinaryErrors:
             semaphores = [one for one in gc.get_objects() if type(one) is Semaphore]
         assert len(semaphores) < 20
 
-    def test_nobody_listens(self, site: Site) -> None:
+    def test_a_port_without_a_server_is_unreadable(self, site: Site) -> None:
         policy = replace(site.policy, hosts=("127.0.0.1:1",))
         assert code_of("http://127.0.0.1:1/", policy) is Code.REFERENCE_UNREADABLE
 

@@ -223,7 +223,7 @@ def test_a_broken_response_is_retried(s3_place: S3Place, raw: bytes) -> None:
     assert len(s3_place.site.requests) == 3
 
 
-def test_nobody_listens(s3_place: S3Place) -> None:
+def test_a_port_without_a_server_is_unreadable(s3_place: S3Place) -> None:
     policy = replace(s3_place.policy, s3_endpoint="http://127.0.0.1:1")
     with open_fetcher(policy) as fetcher, pytest.raises(TransientError) as caught:
         fetcher.fetch("s3://pictures/key")

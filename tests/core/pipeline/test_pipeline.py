@@ -409,7 +409,7 @@ def test_a_run_to_the_end_leaves_no_threads() -> None:
     assert preparing() == []
 
 
-def test_pixels_are_gone_with_their_outcome() -> None:
+def test_pixels_are_freed_with_their_outcome() -> None:
     """Not only at the next garbage collection: until then a worker would hold gigabytes."""
     run = pipeline().run([[item(index % 255) for index in range(400)]])
     gc.collect()

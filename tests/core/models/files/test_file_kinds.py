@@ -54,7 +54,7 @@ def refused(spec: ModelSpec) -> str:
 
 @pytest.mark.parametrize(("content", "words"), FOREIGN.values(), ids=FOREIGN.keys())
 @pytest.mark.parametrize("encoder", ["resnet18", "onnx", "keras"])
-def test_a_file_that_is_no_model_is_named(
+def test_a_file_that_is_not_a_model_is_named(
     encoder: str, content: bytes, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.pth"
