@@ -14,7 +14,6 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
 from embedstream_core.model_id import Precision
-from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.settings import Backend
 from pictures import real_pictures
@@ -87,20 +86,6 @@ def test_every_backend_is_compared() -> None:
 
 def test_openvino_does_not_run_on_a_gpu() -> None:
     assert find_obstacle("openvino", torch.device("cuda")) == "it runs on CPUs, not on cuda"
-
-
-def test_torch_replaces_a_backend_that_a_program_cannot_use(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class MeanColour(FixedModule):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean((2, 3))
-
-    preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
-    engine = Engine.start(MeanColour(), preprocessing, device=CPU, backend="openvino")
-
-    assert engine.embed([np.zeros((8, 8, 3), np.uint8)]).tolist() == [[0, 0, 0]]
-    assert "torch replaces the backend openvino: the encoder is a program" in caplog.text
 
 
 def test_openvino_names_a_network_that_it_cannot_convert() -> None:
