@@ -23,7 +23,7 @@ from embedstream_core.fetch.references import check_form
 from embedstream_core.fetch.s3 import S3Source
 from embedstream_core.settings import FetchPolicy
 
-__all__ = ["SCHEMES", "FetchPolicy", "Fetcher", "Source", "deny_references", "open_fetcher"]
+__all__ = ["SCHEMES", "Fetcher", "Source", "deny_references", "open_fetcher"]
 
 _log = logging.getLogger(__name__)
 

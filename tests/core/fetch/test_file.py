@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.fetch import FetchPolicy, file, open_fetcher
+from embedstream_core.fetch import file
+from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.fetch.limits import Deadline
+from embedstream_core.settings import FetchPolicy
 from fetch_places import FilePlace, code_of
 
 

@@ -17,7 +17,7 @@ from threading import Semaphore
 import pytest
 
 from embedstream_core.errors import Code, ItemError, TransientError
-from embedstream_core.fetch import open_fetcher
+from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.network import resolve

@@ -12,7 +12,8 @@ import moto.settings
 import pytest
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
-from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.fetch.fetcher import open_fetcher
+from embedstream_core.settings import FetchPolicy
 from fetch_places import S3Place, Visit
 
 
