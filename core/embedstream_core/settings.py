@@ -180,6 +180,7 @@ class FetchPolicy:
                 raise SetupError(f"{name} is {value}; it is at least {least}")
         if not self.timeout_s > 0:
             raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
+        # Both raise for a value that they cannot parse.
         _ = self.host_rules, self.private_networks
         for folder in self.folders:
             if not folder.is_absolute():

@@ -68,7 +68,7 @@ def save_prepared(model: PreparedModel, folder: Path) -> None:
 
 
 def read_prepared(folder: Path) -> PreparedModel:
-    """Read the files that `save_prepared` wrote, without comparing the tensors to the card."""
+    """Read a saved model without comparing its tensors to its card; errors as in `read_card`."""
     with _convert_errors(folder):
         return PreparedModel(read_card(folder), get_tensors_path(folder).read_bytes())
 

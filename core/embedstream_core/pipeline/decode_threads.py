@@ -39,7 +39,7 @@ class InProcessDecoder:
         self._first_in_line = threading.Lock()
 
     def decode(self, content: bytes) -> Picture:
-        """Run `open_image` and `render_quickly`; their errors pass through."""
+        """Run `open_image` and `render_quickly`, which raise ItemError or MemoryError."""
         timeout_s = self.limits.decode_timeout_s
         with self.watchdog.watch("reading an image's header", timeout_s=timeout_s):
             opened = open_image(content, self.decode_limits)
