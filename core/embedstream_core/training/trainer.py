@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,9 @@ class Trainer:
         self._network = head if settings.trainable == "head" else nn.Sequential(encoder, head)
         if settings.trainable == "head":
             # The body's output is the same in each epoch.
-            compute = partial(
-                Features.compute,
-                encoder,
-                dimension=card.dimension,
-                batch_size=settings.batch_size,
-                device=device,
-            )
-            training, held_out = compute(training), compute(held_out)
+            options = {"dimension": card.dimension, "batch_size": settings.batch_size}
+            training = Features.compute(encoder, training, device=device, **options)
+            held_out = Features.compute(encoder, held_out, device=device, **options)
         self._network.eval()
         self._training, self._held_out = training, held_out
         self._parallel = DistributedDataParallel(
