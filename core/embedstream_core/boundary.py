@@ -1,4 +1,4 @@
-"""The boundary between one item and its batch: an exception of an item becomes its outcome."""
+"""The boundary around one item: an exception that it causes becomes its outcome."""
 
 from __future__ import annotations
 

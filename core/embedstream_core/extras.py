@@ -12,11 +12,7 @@ __all__ = ["require_extra"]
 
 @contextmanager
 def require_extra(extra: str, *, feature: str) -> Iterator[None]:
-    """Enclose the imports of an extra's packages.
-
-    Raises:
-        MissingExtra: a package is not installed; the message names the feature that needs it.
-    """
+    """Enclose the imports of an extra's packages; raise MissingExtra if one is not installed."""
     try:
         yield
     except ImportError as error:

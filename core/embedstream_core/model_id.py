@@ -46,11 +46,7 @@ class ModelId:
 
     @classmethod
     def parse(cls, text: str) -> ModelId:
-        """Read the text of a `model_id`.
-
-        Raises:
-            SetupError: the text has another form.
-        """
+        """Read the text of a `model_id`; raise SetupError for another text."""
         found = _FORM.fullmatch(text)
         if found is None:
             raise SetupError(

@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from embedstream_core.engine.cache import get_engine
-from embedstream_core.fetch import deny_references
+from embedstream_core.fetch.fetcher import deny_references
 from embedstream_core.model_id import Precision
 from embedstream_core.models.card import ModelCard, get_tensors_path, read_card
 from embedstream_core.pipeline.pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""Remove secrets from texts: a row keeps enough to find the image, and not to fetch it.
+"""Remove secrets from texts: a row identifies the image without granting access to it.
 
 A URI loses its user name and password, and the values of parameters in its query and fragment that
 are named like secrets: signatures, tokens, keys. Scheme, host, path and all other parameters stay.

@@ -42,7 +42,7 @@ Backend = Literal["torch", "compile", "openvino"]
 FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
-"""The other schemes are opened by name only."""
+"""The other schemes must be allowed by name."""
 
 _HOST_RULE = re.compile(
     r"(?P<name>(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?", re.ASCII
@@ -121,11 +121,7 @@ class HostRule:
 
     @classmethod
     def parse(cls, text: str) -> HostRule:
-        """Read a rule.
-
-        Raises:
-            SetupError: the text is no host name, wildcard or address.
-        """
+        """Read a rule; raise SetupError for a text that is not a name, wildcard or address."""
         match = _HOST_RULE.fullmatch(text.lower())
         if match is None:
             raise SetupError(
@@ -143,7 +139,7 @@ class HostRule:
 
 @dataclass(frozen=True)
 class FetchPolicy:
-    """The references that may be fetched; nothing is allowed that is not named here.
+    """The references that may be fetched; all others are denied.
 
     A scheme is open when it is in `schemes` and its list is not empty: `folders` for file,
     `hosts` for http and https, `buckets` for s3, s3a and s3n.
@@ -155,8 +151,8 @@ class FetchPolicy:
     reserved, ...) are refused unless they are in one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
     backoff_s: the pause before the second attempt; it doubles with each further one.
-    outage_after: the number of references in a row that fail with a TransientError and so are an
-    outage, which is no reference's fault; with None there is no outage.
+    outage_after: after so many TransientErrors in a row, there is an outage: the references are
+    retried and none becomes a failure; None disables the check.
 
     Raises:
         SetupError: a value is not valid.
@@ -184,6 +180,7 @@ class FetchPolicy:
                 raise SetupError(f"{name} is {value}; it is at least {least}")
         if not self.timeout_s > 0:
             raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
+        # Both raise for a value that they cannot parse.
         _ = self.host_rules, self.private_networks
         for folder in self.folders:
             if not folder.is_absolute():

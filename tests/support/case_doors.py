@@ -178,7 +178,7 @@ def parse(
 @contextlib.contextmanager
 def fetcher(**policy: Any) -> Iterator[Callable[[str], bytes]]:
     """What fetches references within a policy, for `embed`. Raises Told for a wrong policy."""
-    from embedstream_core.fetch import open_fetcher
+    from embedstream_core.fetch.fetcher import open_fetcher
     from embedstream_core.settings import FetchPolicy
 
     with told():

@@ -17,9 +17,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
+from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.network import Resolver
+from embedstream_core.settings import FetchPolicy
 
 MAX_BYTES = 1000
 Page = Callable[["Visit"], None]

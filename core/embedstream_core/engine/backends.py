@@ -68,7 +68,7 @@ class Normalize(nn.Module):
 def find_obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
     """Return why this machine cannot use a backend, or None if it can.
 
-    `fixed` is for programs, which run unchanged.
+    `fixed` models run unchanged (see `FixedModule`).
     """
     match backend:
         case "compile" | "openvino" if fixed:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import Engine, find_device
 from embedstream_core.models.card import ModelCard
-from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.prepare import load_model
 from embedstream_core.settings import EngineSettings
 
 __all__ = ["get_engine", "start_engine"]
-
-_log = logging.getLogger(__name__)
 
 # The folder's path is not part of the key, because one model may be copied to several folders.
 _engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
@@ -32,9 +27,7 @@ def get_engine(
     """Return a model's engine from the cache, or start it.
 
     `tensors` returns the path of the prepared tensors; it is called once per process and model.
-
-    Raises:
-        SetupError, SystemicError: as `start_engine`.
+    Errors are those of `start_engine`.
     """
     key = card, settings
     if key not in _engines:
@@ -54,21 +47,16 @@ def start_engine(
 ) -> Engine:
     """Start and check an engine without caching it.
 
-    A backend that this device cannot use is replaced by torch.
-
     Raises:
         SetupError: the device is missing, or the model cannot be loaded on it.
         SystemicError: the model or the device is broken.
     """
-    device = find_device(settings.device, cuda_index=cuda_index)
-    if reason := find_obstacle(settings.backend, device, fixed=is_fixed(card.encoder)):
-        _log.warning("torch replaces the backend %s: %s", settings.backend, reason)
     engine = Engine.start(
         load_model(card, tensors),
         card.preprocessing,
-        device=device,
+        device=find_device(settings.device, cuda_index=cuda_index),
         precision=card.precision,
-        backend="torch" if reason else settings.backend,
+        backend=settings.backend,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
     )

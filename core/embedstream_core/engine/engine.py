@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device
 
 __all__ = ["Engine", "choose_batch_size", "find_device"]
+
+_log = logging.getLogger(__name__)
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
 _CPU_BATCH_SIZE = 16
@@ -56,13 +59,15 @@ class Engine:
     ) -> Engine:
         """Move a model to its device and precision, changing the model in place.
 
-        `cpu_threads` bounds the threads of one forward pass on a CPU, for the whole process.
+        torch replaces a backend that this device cannot use. `cpu_threads` bounds the threads of
+        one forward pass on a CPU, for the whole process.
 
         Raises:
-            SetupError: the backend cannot be used here, or cannot run the model.
+            SetupError: the backend cannot run the model.
         """
         if reason := find_obstacle(backend, device, fixed=isinstance(model, FixedModule)):
-            raise SetupError(f"backend '{backend}' cannot be used: {reason}")
+            _log.warning("torch replaces the backend %s: %s", backend, reason)
+            backend = "torch"
         placement = Placement(
             device=device,
             dtype=_DTYPES[precision],
@@ -72,7 +77,7 @@ class Engine:
         forward = BACKENDS[backend](model, preprocessing, placement)
         return cls(forward, placement.batch_size, device)
 
-    def embed(self, pictures: Sequence[Pixels]) -> Vectors:
+    def embed(self, images: Sequence[Pixels]) -> Vectors:
         """Embed images of shape (crop_px, crop_px, 3), uint8.
 
         Returns float32 of shape (number of images, dimension), in order. If the device runs out of
@@ -84,9 +89,9 @@ class Engine:
                 keeps such an error until the process ends.
         """
         size = self.batch_size
-        if len(pictures) <= size:
+        if len(images) <= size:
             try:
-                return self.forward(np.stack(pictures))
+                return self.forward(np.stack(images))
             except RuntimeError as error:
                 text = str(error)
                 is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
@@ -94,12 +99,12 @@ class Engine:
                 )
                 if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
                     raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
-                if len(pictures) == 1 or not is_out_of_memory:
+                if len(images) == 1 or not is_out_of_memory:
                     raise
             torch.cuda.empty_cache()
-            size = len(pictures) // 2
-        starts = range(0, len(pictures), size)
-        return np.concatenate([self.embed(pictures[start : start + size]) for start in starts])
+            size = len(images) // 2
+        starts = range(0, len(images), size)
+        return np.concatenate([self.embed(images[start : start + size]) for start in starts])
 
     def check(self, preprocessing: Preprocessing) -> None:
         """Embed two images that every encoder must distinguish.
@@ -107,9 +112,9 @@ class Engine:
         Raises:
             SystemicError: the model or the device is broken.
         """
-        if found := find_flaw(self.embed([*make_probe_images(preprocessing.crop_px)])):
+        if flaw := find_flaw(self.embed([*make_probe_images(preprocessing.crop_px)])):
             raise SystemicError(
-                f"the encoder gives {found} on this device, though not where it was prepared; try "
+                f"the encoder gives {flaw} on this device, though not where it was prepared; try "
                 "encoder.precision float32, or encoder.backend torch"
             )
 

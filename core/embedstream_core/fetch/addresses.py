@@ -78,10 +78,10 @@ _ISATAP_MASK = 0xFCFF_FFFF
 
 
 def is_admitted(address: Address, networks: Iterable[Network]) -> bool:
-    """Return whether `address` is public or in one of `networks`, with all that it carries.
+    """Return whether `address` and those embedded in it are public or in one of `networks`.
 
-    An IPv6 address may carry the IPv4 address that its packets go to (IPv4-mapped, NAT64, 6to4),
-    or the ends of a tunnel (Teredo's server and client, ISATAP).
+    An IPv6 address may embed the IPv4 address that its packets go to (IPv4-mapped, NAT64, 6to4), or
+    the ends of a tunnel (Teredo's server and client, ISATAP).
     """
     networks = tuple(networks)
     target: Address = address
@@ -92,7 +92,7 @@ def is_admitted(address: Address, networks: Iterable[Network]) -> bool:
         target = address = IPv6Address(bits)
         if address in _6TO4:
             target = _low_ipv4(bits >> 80)
-        # The first two of `::/96` are no IPv4 addresses: unspecified and loopback.
+        # The first two of `::/96` are not IPv4 addresses: unspecified and loopback.
         elif bits > 1 and any(address in block for block in (_MAPPED, _NAT64, _COMPATIBLE)):
             target = _low_ipv4(bits)
         if (bits >> 32) & _ISATAP_MASK == _ISATAP:
@@ -100,12 +100,12 @@ def is_admitted(address: Address, networks: Iterable[Network]) -> bool:
         if address in _TEREDO:
             ends += [_low_ipv4(bits >> 64), _low_ipv4(~bits)]
 
-    def is_named(one: Address) -> bool:
+    def is_allowed(one: Address) -> bool:
         return any(one in network for network in networks)
 
-    if not is_named(target) and not (_is_public(address) and _is_public(target)):
+    if not is_allowed(target) and not (_is_public(address) and _is_public(target)):
         return False
-    return all(_is_public(end) or is_named(end) for end in ends)
+    return all(_is_public(end) or is_allowed(end) for end in ends)
 
 
 def _is_public(address: Address) -> bool:

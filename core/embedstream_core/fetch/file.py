@@ -52,8 +52,8 @@ class FileSource:
             folder, path = self._find(uri)
             *folders, name = path.relative_to(folder).parts or (".",)
             with ExitStack() as opened:
-                # The path was resolved, so a link on the way was put there since, to lead out:
-                # O_NOFOLLOW refuses it at every step, which one open() of the whole path would not.
+                # The path is resolved, so a link in it is new and may lead out of the folder.
+                # O_NOFOLLOW refuses it at every step; one open() of the whole path would follow it.
                 file = None
                 for step in (str(folder), *folders):
                     file = os.open(step, _FOLDER, dir_fd=file)
@@ -79,18 +79,18 @@ class FileSource:
             raise (TryAgain if error.errno in _RETRIED else Unreadable)(reason) from error
 
     def close(self) -> None:
-        """Do nothing; no file is kept open."""
+        """Do nothing: no file is kept open."""
 
     def _find(self, uri: str) -> tuple[Path, Path]:
         """Return the allowed folder of a file, and the file's path without links."""
         parts = split_reference(uri)
         if parts.netloc.lower() not in ("", "localhost"):
-            raise Denied("a file reference names no other host: write file:///folder/name")
+            raise Denied("a file reference must not name a host: write file:///folder/name")
         if parts.query or parts.fragment:
             raise Denied("write '?' as %3F and '#' as %23 in a file reference")
         named = unquote(parts.path, errors="surrogateescape")
         if "\0" in named:
-            raise Denied("a file reference has no %00")
+            raise Denied("a file reference must not contain %00")
         if not named.startswith("/"):
             raise Denied("a file reference needs an absolute path: file:///folder/name")
         path = Path(os.path.realpath(named))

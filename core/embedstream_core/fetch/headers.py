@@ -15,7 +15,7 @@ __all__ = ["build_retry_error", "check_encoding", "parse_retry_after"]
 
 # IANA's codings that change the bytes, and other compressions. The rest leaves them as they are:
 # `aws-chunked` stays on objects that an SDK uploaded in chunks, and upload tools write `base64`,
-# character sets and media types there. Whether the bytes are an image is for the decoder to say.
+# character sets and media types there. The decoder decides whether the bytes are an image.
 _CHANGED: Final = re.compile(
     r"\b(gzip|compress|deflate|br|brotli|zstd|dcb|dcz|aes128gcm|exi|bzip2|lzma|xz|lz4|snappy)\b"
 )

@@ -1,13 +1,14 @@
-"""`http://` and `https://`: allowed hosts, at checked addresses, each redirect like a new one."""
+"""`http://` and `https://`: allowed hosts, at checked addresses; each redirect is checked too."""
 
 from __future__ import annotations
 
 import functools
 import re
 import ssl
-from threading import Semaphore
+from threading import Lock, Semaphore
 from typing import Final
 from urllib.parse import quote, urljoin
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -37,7 +38,7 @@ _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f:.]*:[0-9a-f:.
 # The characters that a URL may hold unchanged; all others are percent-encoded.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
-# Trusts the authorities of the system and of certifi. Reading these takes 50 ms, so once for all.
+# Trusts the authorities of the system and of certifi. Reading them takes 50 ms.
 _default_tls = functools.cache(httpcore.default_ssl_context)
 
 
@@ -53,7 +54,9 @@ class HttpSource:
     ) -> None:
         self._policy = policy
         self._rules = policy.host_rules
-        self._turns: dict[str, Semaphore] = {}
+        # Weak, because a wildcard admits any number of hosts.
+        self._turns: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
+        self._lock = Lock()
         self._backend = network.GuardedBackend(policy.private_networks, resolver)
         self._pool = httpcore.ConnectionPool(
             ssl_context=tls or _default_tls(),
@@ -71,8 +74,10 @@ class HttpSource:
                 url, authority = self._check_url(uri)
                 headers = {"Host": authority, **_HEADERS}
                 new = Semaphore(self._policy.connections_per_host)
+                with self._lock:
+                    turn = self._turns.setdefault(authority, new)
                 with (
-                    deadline.hold(self._turns.setdefault(authority, new)),
+                    deadline.hold(turn),
                     network.use_deadline(deadline),
                     self._pool.stream("GET", url, headers=headers) as response,
                 ):
@@ -82,7 +87,7 @@ class HttpSource:
                 try:
                     uri = urljoin(uri, location)
                 except ValueError as error:
-                    raise Unreadable("the server redirects to what is not a URL") from error
+                    raise Unreadable("the server redirects to an invalid URL") from error
                 if "@" in split_reference(uri).netloc:
                     raise Denied("a redirect with a user name or password is not followed")
                 check_form(uri)
@@ -106,7 +111,7 @@ class HttpSource:
         try:
             port = default_port if parts.port is None else parts.port
         except ValueError as error:
-            raise Denied("not a URL: its port is no number from 0 to 65535") from error
+            raise Denied("not a URL: its port is not a number from 0 to 65535") from error
         host = (parts.hostname or "").rstrip(".")
         if len(host) > _MAX_HOST_CHARACTERS or not _HOST.fullmatch(host) or "\\" in uri:
             raise Denied("a web reference needs an ASCII host (write xn-- names) and no '\\'")

@@ -20,29 +20,27 @@ Result = TypeVar("Result")
 
 
 class Deadline:
-    """The end of one item's time, in seconds of a monotonic clock.
-
-    Its methods raise REFERENCE_TIMEOUT once the time is over, except `left_s`.
-    """
+    """The end of one item's time; the methods raise REFERENCE_TIMEOUT when it has passed."""
 
     def __init__(self, timeout_s: float, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._ends_at = clock() + timeout_s
         self._message = f"not complete after {timeout_s:g} s"
 
+    @property
     def left_s(self) -> float:
-        """Return the seconds left, which are negative after the deadline."""
+        """The seconds left; negative after the deadline."""
         return self._ends_at - self._clock()
 
-    def remaining_s(self) -> float:
+    def require_time_s(self) -> float:
         """Return the seconds left, which are positive."""
-        if (left_s := self.left_s()) > 0:
+        if (left_s := self.left_s) > 0:
             return left_s
         raise TimedOut(self._message)
 
     def wait_for(self, future: Future[Result]) -> Result:
         """Return the result of `future`; cancel it at the deadline."""
-        done, _ = wait((future,), timeout=self.remaining_s())
+        done, _ = wait((future,), timeout=self.require_time_s())
         if done:
             return future.result()
         future.cancel()
@@ -51,7 +49,7 @@ class Deadline:
     @contextmanager
     def hold(self, semaphore: Semaphore) -> Iterator[None]:
         """Hold `semaphore`, after waiting for it."""
-        if not semaphore.acquire(timeout=self.remaining_s()):
+        if not semaphore.acquire(timeout=self.require_time_s()):
             raise TimedOut(self._message)
         try:
             yield
@@ -65,7 +63,7 @@ def read_within(
     """Return all bytes of `chunks`, checking the size and the deadline after each chunk.
 
     Raises:
-        ItemError: IMAGE_TOO_LARGE; nothing is read where `declared_bytes` is too large already.
+        ItemError: IMAGE_TOO_LARGE; nothing is read if `declared_bytes` is too large.
         TransientError: REFERENCE_TIMEOUT.
     """
     content = bytearray()
@@ -73,5 +71,5 @@ def read_within(
         content += chunk
         if max(declared_bytes, len(content)) > max_bytes:
             raise ItemError(Code.IMAGE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
-        deadline.remaining_s()
+        deadline.require_time_s()
     return bytes(content)

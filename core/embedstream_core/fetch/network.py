@@ -1,4 +1,4 @@
-"""Connections that go to checked addresses only, and end with their item's deadline."""
+"""Connections to checked addresses only, which end at their item's deadline."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def resolve(host: str, port: int) -> list[str]:
 class GuardedBackend(httpcore.NetworkBackend):
     """Resolves names itself, checks every address, and connects to exactly a checked one.
 
-    Raises REFERENCE_DENIED, with no connection made, when any address is refused: a second
-    look-up, which could answer differently, never happens.
+    Raises REFERENCE_DENIED, without connecting, if any address is refused. Each name is looked up
+    once, because a second look-up could answer differently.
     """
 
     def __init__(self, networks: tuple[Network, ...], resolver: Resolver) -> None:
         self._networks = networks
         self._resolver = resolver
         self._sockets = httpcore.SyncBackend()
-        # getaddrinfo has no time limit: a thread of its own can be left behind.
+        # getaddrinfo has no time limit, so it runs on a thread that can be abandoned.
         self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
 
     def connect_tcp(
@@ -79,7 +79,7 @@ class GuardedBackend(httpcore.NetworkBackend):
                 )
         failure: Exception = TryAgain(f"host {host!r} has no address")
         for position, address in enumerate(addresses):
-            share_s = deadline.remaining_s() / (len(addresses) - position)
+            share_s = deadline.require_time_s() / (len(addresses) - position)
             try:
                 return _DeadlineStream(
                     self._sockets.connect_tcp(address, port, share_s, local_address, socket_options)
@@ -100,10 +100,10 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _deadline.get().remaining_s())
+        return self._stream.read(max_bytes, _deadline.get().require_time_s())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _deadline.get().remaining_s())
+        self._stream.write(buffer, _deadline.get().require_time_s())
 
     def close(self) -> None:
         self._stream.close()
@@ -114,9 +114,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        remaining_s = _deadline.get().remaining_s()
+        timeout_s = _deadline.get().require_time_s()
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, remaining_s)
+            stream = self._stream.start_tls(ssl_context, server_hostname, timeout_s)
         except httpcore.ConnectError as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 reason = error.__cause__.verify_message

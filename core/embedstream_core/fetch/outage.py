@@ -1,4 +1,4 @@
-"""Tells an outage, which is no reference's fault, from references that fail one by one."""
+"""Distinguish an outage of a server or the network from single references that fail."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Outage"]
 class Outage:
     """Counts the consecutive fetches that failed with a TransientError; shared by threads.
 
-    Any response, even an error, resets the counter. The counter reaching `limit` is an outage;
-    with None there is no outage.
+    Any response, even an error, resets the counter. At `limit` failures there is an outage; None
+    disables the check.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -25,11 +25,7 @@ class Outage:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Enclose one fetch with its retries.
-
-        Raises:
-            SystemicError: in the place of a TransientError during an outage.
-        """
+        """Enclose one fetch with its retries; raise SystemicError if it fails in an outage."""
         try:
             yield
         except TransientError as error:

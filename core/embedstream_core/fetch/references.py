@@ -1,4 +1,4 @@
-"""The form of a reference: the rules of every scheme, also for the target of a redirect."""
+"""The rules that hold for references of every scheme, and for the targets of redirects."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def check_form(uri: str) -> None:
     The message quotes nothing, because the text may hold a password.
     """
     if len(uri) > _MAX_CHARACTERS:
-        raise Denied(f"a reference has no more than {_MAX_CHARACTERS} characters")
+        raise Denied(f"a reference must not have more than {_MAX_CHARACTERS} characters")
     if _CONTROL.search(uri):
-        raise Denied("a reference has no control characters and no lone surrogates")
+        raise Denied("a reference must not contain control characters or lone surrogates")
     if _CREDENTIALS.match(uri):
-        raise Denied("a reference carries no user name or password: give it without")
+        raise Denied("a reference must not contain a user name or password: remove it")
 
 
 def split_reference(uri: str) -> SplitResult:

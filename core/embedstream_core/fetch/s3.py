@@ -31,8 +31,12 @@ _CREDENTIALS = {
 class S3Source:
     """Reads objects with one boto3 client, with the credentials that boto3 finds by itself.
 
-    Raises MissingExtra without boto3. `fetch` raises SystemicError for credentials that are
-    missing, wrong or expired, because every object would fail then.
+    `fetch` raises SystemicError for credentials that are missing, wrong or expired, because every
+    object would fail.
+
+    Raises:
+        SetupError: boto3 refuses the endpoint or the region.
+        MissingExtra: boto3 is not installed.
     """
 
     def __init__(self, policy: FetchPolicy) -> None:
@@ -58,7 +62,7 @@ class S3Source:
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the object."""
         bucket, _, key = uri.partition("://")[2].partition("/")
-        # Clients and proxies on the way may take dots for folders, and so reach another bucket.
+        # Clients and proxies may resolve dots like folders, and so reach another bucket.
         if not bucket or not key or {".", ".."} & set(key.split("/")):
             raise Denied("an S3 reference is s3://bucket/key, without '.' and '..' in the key")
         if bucket not in self._policy.buckets:
@@ -107,7 +111,7 @@ def _convert(error: Exception) -> EmbedstreamError:
     if isinstance(error, without_credentials):
         return SystemicError(f"no credentials for S3: {error}")
     if isinstance(error, exceptions.ParamValidationError):
-        return Denied("S3 takes no such bucket or key")
+        return Denied("S3 does not accept this bucket or key")
     if isinstance(error, exceptions.ReadTimeoutError | exceptions.ConnectTimeoutError):
         return TimedOut("S3 did not answer in time")
     if not isinstance(error, exceptions.ClientError):

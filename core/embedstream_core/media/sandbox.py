@@ -1,4 +1,4 @@
-"""Decoding in a child process, which an image may crash, hang, or exhaust the memory of.
+"""Decode in a child process, in which an image may crash, hang or use up the memory.
 
 Run as a module, this is the child: its standard input is a socket, from which it reads its settings
 and then images, and to which it writes its answers. It ends when the socket is closed.
@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -38,10 +37,9 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class SandboxedDecoder:
-    """Decodes one image at a time in a child process, which is replaced when an image has ended it.
+    """Decodes one image at a time in a child process, which is replaced after an image ends it.
 
-    Threads may share it. Compared with decoding in this process, it copies the bytes and the
-    pixels, and all images take turns.
+    Threads may share it. Unlike decoding in this process, it copies the bytes and the pixels.
     """
 
     preprocessing: Preprocessing
@@ -57,20 +55,16 @@ class SandboxedDecoder:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
 
     def decode(self, content: bytes) -> Picture:
-        """Run `open_image` and `render` in the child process.
-
-        Raises:
-            ItemError: as these raise it; or the image ended the child, or took too long.
-        """
+        """Decode an image; raise ItemError if it is refused, ends the child or takes too long."""
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
-            process, connection = self._child
-            timeout_s = self.isolation.timeout_s
-            deadline = time.monotonic() + timeout_s
-            timer = threading.Timer(timeout_s, process.kill)
-            timer.start()
+            _, connection = self._child
             try:
                 connection.send_bytes(content)
+                if not connection.poll(self.isolation.timeout_s):
+                    self._end_child()
+                    message = f"decoding took longer than {self.isolation.timeout_s:g} s"
+                    raise decode_error(Code.DECODER_TIMEOUT, message)
                 answer = json.loads(connection.recv_bytes())
                 if "code" in answer:
                     raise decode_error(Code(answer["code"]), answer["message"])
@@ -79,14 +73,9 @@ class SandboxedDecoder:
                 return Picture(pixels, **answer)
             except (EOFError, OSError):
                 status = self._end_child()
-                if time.monotonic() >= deadline:
-                    message = f"decoding took longer than {timeout_s:g} s"
-                    raise decode_error(Code.DECODER_TIMEOUT, message) from None
                 reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                 message = f"the decoder ended by {reason}"
                 raise decode_error(Code.DECODER_CRASHED, message) from None
-            finally:
-                timer.cancel()
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -129,7 +118,7 @@ def main(connection: Connection) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
         # The kernel ends this process with its parent, even while it decodes.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A crash is expected here, so nobody needs a core dump.
+    # Crashes are expected here and need no core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def decode(content: bytes) -> Picture:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 __all__ = ["decode_inline_data", "is_data_uri"]
 
-# The media type and its parameters are not looked at: the bytes say what they are.
+# The media type is ignored: the decoder identifies the format by the bytes.
 _SCHEME = re.compile(r"\s*data:", re.IGNORECASE)
 _DATA_URI = re.compile(rf"{_SCHEME.pattern}([^,]{{0,1000}}),", re.IGNORECASE)
 _BASE64 = re.compile(r";\s*base64\s*(;|$)", re.IGNORECASE)

@@ -55,12 +55,12 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
     """Read one message as an item.
 
     The image id is the JSON field `id`, else the header `id_header`, else the key, else the
-    position. A header or key that is no text becomes `0x` and its bytes in hexadecimal digits, so
-    that two of them never become one id. Other headers and other JSON fields become attributes; a
-    JSON field wins over a header of the same name. A header that is not UTF-8 is an attribute with
+    position. A header or key that is not text becomes `0x` and its bytes in hexadecimal digits:
+    different ones never become the same id. Other headers and JSON fields become attributes; a JSON
+    field wins over a header of the same name. A header that is not UTF-8 is an attribute with
     replacement characters.
 
-    `auto` reads a value as JSON if its first character is `{`: no image format begins so. JSON
+    `auto` reads a value as JSON if its first character is `{`, which no image begins with. JSON
     after the five bytes of Confluent's wire format is read too.
 
     Raises:
@@ -106,7 +106,7 @@ def _strip_schema_id(value: bytes) -> bytes:
         return value
     raise _Malformed(
         f"the value looks like Confluent's schema-registry wire format with schema id {schema_id}, "
-        "and what follows is no JSON object (Avro or Protobuf?): produce plain JSON or the image's "
+        "but without a JSON object after it (Avro or Protobuf?): produce plain JSON or the image's "
         "bytes. If these are the image's bytes, set message.format to image"
     )
 

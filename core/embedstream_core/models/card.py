@@ -1,7 +1,9 @@
-"""A checked model, ready to travel to the workers or to be stored in a folder."""
+"""A checked model, to send to the workers or to store in a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +11,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import ModelId, Precision
 
 __all__ = [
@@ -26,7 +28,7 @@ _CARD_FILE = "card.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The facts that a worker needs to rebuild a prepared model and to label its rows.
+    """What a worker needs to rebuild a prepared model and to label its rows.
 
     `model_id` is the text of a `ModelId`, with the precision of `precision`. `dimension` is the
     length of an embedding; `tensors_sha256` is the hash of the prepared tensors. `labels` names
@@ -44,11 +46,7 @@ class ModelCard:
 
 
 class PreparedModel(NamedTuple):
-    """A checked model, ready to travel.
-
-    `tensors` is the content of a file: in safetensors format, or the program of a row of
-    `PROGRAMS`.
-    """
+    """A checked model; `tensors` is a file's content: safetensors, or a program of `PROGRAMS`."""
 
     card: ModelCard
     tensors: bytes
@@ -70,27 +68,15 @@ def save_prepared(model: PreparedModel, folder: Path) -> None:
 
 
 def read_prepared(folder: Path) -> PreparedModel:
-    """Read the files that `save_prepared` wrote, without comparing the tensors to the card.
-
-    Raises:
-        SetupError: a file is missing, or the card is invalid.
-    """
-    try:
+    """Read a saved model without comparing its tensors to its card; errors as in `read_card`."""
+    with _convert_errors(folder):
         return PreparedModel(read_card(folder), get_tensors_path(folder).read_bytes())
-    except OSError as error:
-        raise _read_error(folder, error) from error
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card that `save_prepared` wrote.
-
-    Raises:
-        SetupError: the file is missing, or holds no valid card.
-    """
-    try:
+    """Read the card that `save_prepared` wrote; raise SetupError for a missing or invalid one."""
+    with _convert_errors(folder):
         return _CARD.validate_json((folder / _CARD_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _read_error(folder, error) from error
 
 
 def get_tensors_path(folder: Path) -> Path:
@@ -98,5 +84,11 @@ def get_tensors_path(folder: Path) -> Path:
     return folder / "tensors"
 
 
-def _read_error(folder: Path, error: Exception) -> SetupError:
-    return SetupError(f"the saved encoder '{folder}' cannot be read ({error}); write it again")
+@contextmanager
+def _convert_errors(folder: Path) -> Iterator[None]:
+    """Raise SetupError if a file of the folder is missing or invalid."""
+    try:
+        yield
+    except (OSError, ValidationError) as error:
+        reason = f"the saved encoder '{folder}' cannot be read ({error}); write it again"
+        raise SetupError(reason) from error

@@ -88,7 +88,7 @@ def read_registered(uri: str) -> tuple[str, PreparedModel]:
             path = Path(mlflow.artifacts.download_artifacts(resolved, dst_path=folder))
         except Exception as error:
             # Tracking servers and the stores behind them raise types of their own.
-            raise _download_error(mlflow, uri, error) from error
+            raise _build_download_error(mlflow, uri, error) from error
         try:
             flavors = mlflow.models.Model.load(str(path)).flavors
             loader_module = flavors["python_function"]["loader_module"]
@@ -104,7 +104,7 @@ def read_registered(uri: str) -> tuple[str, PreparedModel]:
         return source, read_prepared(path / "data" / DATA_FOLDER)
 
 
-def _download_error(mlflow: Any, uri: str, error: Exception) -> SetupError:
+def _build_download_error(mlflow: Any, uri: str, error: Exception) -> SetupError:
     where, variables = mlflow.get_tracking_uri(), "MLFLOW_TRACKING_URI"
     if uri.startswith("models:/"):
         where = mlflow.get_registry_uri()

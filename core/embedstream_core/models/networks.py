@@ -31,7 +31,7 @@ RANDOM_NAME = f"random-seed-{_RANDOM_SEED}"
 # A name with one of these suffixes is a file, even if it is missing.
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
-# Other libraries' names for classifiers; they are heads if the network has no part of that name.
+# Other libraries' names for classifiers: heads, unless the network has a module of that name.
 _OTHER_HEADS = {"classifier", "fc", "head", "heads", "last_linear"}
 
 
@@ -52,7 +52,8 @@ def load_trained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_SEED)
             network, _ = build_body(encoder)
-        sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
+        seed_sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
+        sha256 = check_digest(seed_sha256, pinned, "the seed of the random weights")
         return replace(encoder.default_weights, name=RANDOM_NAME, sha256=sha256), network
     if "://" in weights:
         raise SetupError(
@@ -103,11 +104,7 @@ def _load_file(encoder: Encoder, path: Path) -> nn.Module:
 
 
 def assemble(encoder: Encoder, tensors: State) -> nn.Module:
-    """Rebuild a network, its head cut, from its tensors, without copying them.
-
-    Raises:
-        SetupError: they do not fit.
-    """
+    """Rebuild a network from its tensors without copying them; raise SetupError if they misfit."""
     model, _ = build_body(encoder, empty=True)
     _load_all(model, tensors, what=f"the prepared model of the encoder '{encoder.name}'")
     return model.eval()
@@ -134,11 +131,7 @@ def _load_all(model: nn.Module, state: State, *, what: str) -> None:
 
 
 def check_sha256(path: Path, expected: str) -> str:
-    """Hash a weights file; return the hash.
-
-    Raises:
-        SetupError: it cannot be read, or its hash does not begin with `expected`.
-    """
+    """Return the hash of a weights file; raise SetupError if it does not begin with `expected`."""
     try:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -156,11 +149,7 @@ def check_sha256(path: Path, expected: str) -> str:
 
 
 def check_digest(actual: str, expected: str, what: str) -> str:
-    """Return the hash if it begins with `expected`.
-
-    Raises:
-        SetupError: it does not.
-    """
+    """Return the hash `actual`; raise SetupError if it does not begin with `expected`."""
     if not actual.startswith(expected.lower()):
         raise SetupError(
             f"{what} has sha256 {actual}, not {expected}; it was changed or cut "

@@ -13,13 +13,13 @@ import safetensors.torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
-from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
+from embedstream_core.models.encoders.architecture import PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.files.file_formats import PROGRAMS, open_program
-from embedstream_core.models.files.state_dicts import pack_state
+from embedstream_core.models.files.state_dicts import State, pack_state
 from embedstream_core.models.mlflow_store import is_registered, read_registered
 from embedstream_core.models.networks import (
     RANDOM_NAME,
@@ -69,15 +69,11 @@ class ModelSpec:
     head: Head = "cut"
 
     def choose_preprocessing(self, weights: PublishedWeights) -> Preprocessing:
-        """Return the declared preprocessing, or the published one.
-
-        Raises:
-            SetupError: there is neither, or its values are invalid.
-        """
+        """Return the declared preprocessing or the published one; raise SetupError without one."""
         preprocessing = self.preprocessing or weights.preprocessing
         if preprocessing is None:
             reason = (
-                f"needs a preprocessing that is not supported, {weights.unsupported}"
+                f"needs a preprocessing that is not supported: {weights.unsupported}"
                 if weights.unsupported
                 else "does not say how its images are prepared"
             )
@@ -85,7 +81,7 @@ class ModelSpec:
                 f"the encoder '{self.encoder}' {reason}; declare encoder.preprocessing, such as "
                 f"{_EXAMPLE}"
             )
-        if problem := preprocessing.problem():
+        if problem := preprocessing.find_problem():
             raise SetupError(
                 f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
             )
@@ -100,7 +96,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     Raises:
         SetupError: the encoder or the weights are unknown; the file is missing, is not plain
             tensors, does not fit the architecture or has another sha256; no preprocessing is known;
-            or the model gives no vectors, or does not tell images apart.
+            or the model gives no vectors, or the same vector for different images.
         MissingExtra: the package that the encoder needs is not installed.
     """
     if spec.encoder == MLFLOW or is_registered(spec.weights):
@@ -109,7 +105,9 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         weights, tensors = _read_program(spec)
         model = _open_program(spec.encoder, tensors)
     else:
-        encoder = _find_encoder(spec.encoder, spec.head)
+        encoder = find_encoder(spec.encoder)
+        if spec.head == "kept":
+            encoder = encoder.keep_head()
         weights, trained = load_trained(encoder, weights=spec.weights, pinned=spec.sha256 or "")
         tensors = pack_state(trained)
         del trained
@@ -152,21 +150,19 @@ def load_model(card: ModelCard, path: Path) -> nn.Module:
     check_sha256(path, card.tensors_sha256)
     if card.encoder in PROGRAMS:
         return open_program(card.encoder, path)
-    encoder = _find_encoder(card.encoder, "kept" if card.labels else "cut")
-    return assemble(encoder, safetensors.torch.load_file(path))
+    return _rebuild(card, safetensors.torch.load_file(path))
 
 
 def load_prepared(model: PreparedModel) -> nn.Module:
     """Rebuild a prepared model in the process that prepared it."""
     if model.card.encoder in PROGRAMS:
         return _open_program(model.card.encoder, model.tensors)
-    encoder = _find_encoder(model.card.encoder, "kept" if model.card.labels else "cut")
-    return assemble(encoder, safetensors.torch.load(model.tensors))
+    return _rebuild(model.card, safetensors.torch.load(model.tensors))
 
 
-def _find_encoder(name: str, head: Head) -> Encoder:
-    encoder = find_encoder(name)
-    return encoder.keep_head() if head == "kept" else encoder
+def _rebuild(card: ModelCard, tensors: State) -> nn.Module:
+    encoder = find_encoder(card.encoder)
+    return assemble(encoder.keep_head() if card.labels else encoder, tensors)
 
 
 def _open_program(encoder: str, content: bytes) -> nn.Module:

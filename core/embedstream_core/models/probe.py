@@ -1,9 +1,9 @@
-"""Two images that every encoder must tell apart.
+"""Two images that every encoder must distinguish.
 
 A dead layer, an export without its weights, or a device that computes wrongly gives vectors that
 look valid but are all the same, and would fill a table unnoticed. The check runs once when a model
-is prepared and once when it is loaded, never on a stream's own images: two files may show the same,
-or differ so little that their vectors round to one, and bad input must not stop a stream.
+is prepared and once when it is loaded, never on a stream's own images: these may be equal, or
+differ so little that their vectors round to one, and bad input must not stop a stream.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
     """Return a model's vectors of the probe images: float32 of shape (2, dimension).
 
     Raises:
-        SetupError: the model fails, gives no vectors, or does not tell the images apart.
+        SetupError: the model fails, gives no vectors, or does not distinguish the images.
     """
     kind = type(model).__name__.removeprefix("_")
     mean, std = (

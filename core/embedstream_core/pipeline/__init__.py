@@ -1,1 +1,1 @@
-"""From items to outcomes: fetch, decode, batch and forward, overlapped and in order."""
+"""From items to outcomes."""

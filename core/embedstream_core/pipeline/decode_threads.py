@@ -1,4 +1,4 @@
-"""Decoding on threads of this process, within bounds on threads and pixels."""
+"""Decode on threads of this process, within bounds on threads and pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InProcessDecoder"]
 
 @dataclass(kw_only=True)
 class InProcessDecoder:
-    """Decodes images for many threads at once; the counterpart of `IsolatedDecoder`.
+    """Decodes images in this process; many threads may share it.
 
     At most `threads` images and `limits.pixels` pixels are decoded at a time; a larger image is
     decoded alone. `watchdog` limits the time of each image to `limits.decode_timeout_s`.
@@ -39,12 +39,7 @@ class InProcessDecoder:
         self._first_in_line = threading.Lock()
 
     def decode(self, content: bytes) -> Picture:
-        """Run `open_image` and `render_quickly`.
-
-        Raises:
-            ItemError: the image is refused.
-            MemoryError: this process has too little for it.
-        """
+        """Run `open_image` and `render_quickly`, which raise ItemError or MemoryError."""
         timeout_s = self.limits.decode_timeout_s
         with self.watchdog.watch("reading an image's header", timeout_s=timeout_s):
             opened = open_image(content, self.decode_limits)
@@ -57,7 +52,7 @@ class InProcessDecoder:
             self._freed.wait_for(lambda: self._free_pixels >= pixels)
             self._free_pixels -= pixels
         try:
-            # Waiting is no hang, so the time limit begins after it.
+            # The time limit begins after the wait, which is not a hang.
             with self.watchdog.watch("decoding an image", timeout_s=self.limits.decode_timeout_s):
                 return render_quickly(content, opened, self.preprocessing, fidelity=self.fidelity)
         finally:

@@ -29,7 +29,7 @@ _RETRY_AFTER_S = 2.0
 
 # WAL: readers and the one writer do not wait for each other. No syncs: the file ends with its
 # executor, so nothing in it has to survive a crash of the machine.
-# A row that is there already takes no number, so the numbers have no gaps.
+# An ignored INSERT takes no number, so the numbers have no gaps.
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
@@ -51,8 +51,7 @@ class EmbeddingCache:
     """A file of at most `entries` embeddings, shared by threads and processes of one machine.
 
     Beyond that the oldest are evicted. It never raises: while the file is locked, broken or
-    missing, nothing is found and nothing is stored, and after an error the file is left alone for
-    a while.
+    missing, nothing is found or stored, and after an error the file is not used for 2 seconds.
     """
 
     def __init__(self, path: Path, *, entries: int) -> None:
@@ -70,7 +69,7 @@ class EmbeddingCache:
             self._close()
 
     def get(self, content_sha256: str) -> Embedding | None:
-        """Return the embedding of the image with that sha256, or None where there is none."""
+        """Return the embedding of the image with that sha256, or None."""
         row = self._attempt(lambda file: file.execute(_SELECT, (content_sha256,)).fetchone())
         if row is None or not isinstance(row[0], bytes):
             return None
@@ -83,7 +82,7 @@ class EmbeddingCache:
         return Embedding(vector, width=width, height=height, content_sha256=content_sha256)
 
     def put(self, embeddings: Sequence[Embedding]) -> None:
-        """Store embeddings; those that are stored already stay as they are."""
+        """Store embeddings that are not stored yet."""
         rows = []
         for one in embeddings:
             record = _SIZE.pack(one.width, one.height) + np.asarray(one.vector, "<f4").tobytes()

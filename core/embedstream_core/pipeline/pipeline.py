@@ -1,4 +1,4 @@
-"""Items in, outcomes out: fetch, decode, batch and forward, overlapped, bounded and in order."""
+"""From items to outcomes: fetch, decode and embed, overlapped, with bounds and in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Pipeline", "PipelineLimits"]
 
 @dataclass(slots=True)
 class _InputBatch:
-    """A batch of entries in progress: the outcomes so far, and how many are missing."""
+    """An input batch in progress: the outcomes so far, and how many are missing."""
 
     outcomes: list[Outcome | None]
     missing: int
@@ -33,10 +33,7 @@ class _InputBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """An entry that was read ahead, and its place in its batch.
-
-    `size` is in bytes; `prepared` is what decoding gave, and the sha256 of the bytes.
-    """
+    """An entry that was read ahead, and its place in its input batch; `size` is in bytes."""
 
     batch: _InputBatch
     index: int
@@ -48,20 +45,15 @@ class _Slot:
         self.batch.missing -= 1
 
 
-_Submit = Callable[[Entry], Future[tuple[Decoded, str]]]
-
-
 @dataclass(frozen=True)
 class Pipeline:
-    """Embeds batches of items with one engine.
+    """Embeds input batches of items with one engine.
 
-    `run` yields one outcome per item, in order, one output batch per input batch. Whatever one item
-    raises while it is fetched or decoded becomes that item's failure (see `boundary`). Model
-    batches are cut across input batches.
+    An exception that one item causes while it is fetched or decoded becomes that item's failure
+    (see `boundary`). Model batches are cut across input batches.
 
     fetch: turns a reference into bytes or raises an ItemError; threads share it.
-    embedding_cache: with it, images of the same bytes are decoded and embedded once (see
-    `CachedSteps`).
+    embedding_cache: images of the same bytes are decoded and embedded once (see `CachedSteps`).
     isolated: decodes in a child process; without it this process decodes.
     watchdog: limits the time of decoding in this process and of each forward pass.
     """
@@ -75,11 +67,11 @@ class Pipeline:
     limits: PipelineLimits = field(default_factory=PipelineLimits)
     embedding_cache: EmbeddingCache | None = None
     isolated: SandboxedDecoder | None = None
-    # One that was not opened does nothing.
+    # A watchdog that is not open does nothing.
     watchdog: Watchdog = field(default_factory=Watchdog)
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        """Embed; a failure among the entries (a message that could not be read) passes through.
+        """Yield one list of outcomes per input batch, in order; failures pass through.
 
         Raises:
             SystemicError: no single item is to blame; the caller must run the batches again.
@@ -104,22 +96,24 @@ class Pipeline:
         steps = plain if cache is None else CachedSteps(plain, cache)
         threads = self.limits.fetch_threads + decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        opened: deque[_InputBatch] = deque()
+
+        def submit(entry: Entry) -> Future[tuple[Decoded, str]]:
+            return pool.submit(prepare, self.fetch, steps, entry)
+
         try:
-            yield from self._run(
-                steps, lambda entry: pool.submit(prepare, self.fetch, steps, entry), batches
-            )
+            yield from self._embed(steps, self._read_ahead(submit, batches, opened), opened)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             decoder.close()
 
-    def _run(
-        self, steps: Steps, submit: _Submit, batches: Iterable[Sequence[Entry]]
+    def _embed(
+        self, steps: Steps, slots: Iterator[_Slot], opened: deque[_InputBatch]
     ) -> Iterator[list[Outcome]]:
-        opened: deque[_InputBatch] = deque()
         for_model: list[tuple[_Slot, Picture, str]] = []
         for_repetition: list[tuple[_Slot, Future[Outcome]]] = []
         # None marks the end of the input.
-        for slot in chain(self._read_ahead(submit, batches, opened), [None]):
+        for slot in chain(slots, [None]):
             if slot is not None:
                 decoded, sha256 = slot.prepared.result()
                 if isinstance(decoded, Picture):
@@ -147,7 +141,10 @@ class Pipeline:
                 yield [outcome for outcome in opened.popleft().outcomes if outcome is not None]
 
     def _read_ahead(
-        self, submit: _Submit, batches: Iterable[Sequence[Entry]], opened: deque[_InputBatch]
+        self,
+        submit: Callable[[Entry], Future[tuple[Decoded, str]]],
+        batches: Iterable[Sequence[Entry]],
+        opened: deque[_InputBatch],
     ) -> Iterator[_Slot]:
         """Keep as many entries in progress as the limits allow; yield them in order."""
         ahead: deque[_Slot] = deque()

@@ -1,4 +1,4 @@
-"""What a pipeline does with an item: fetch and decode it, and embed its picture with others.
+"""The steps of a pipeline: fetch and decode an item, and embed its image together with others.
 
 `CachedSteps` wraps `PlainSteps` so that images of the same bytes are decoded and embedded once.
 """
@@ -25,12 +25,12 @@ from embedstream_core.records import Embedding, Entry, Failure, Outcome
 __all__ = ["CachedSteps", "Decoded", "PlainSteps", "Steps", "prepare"]
 
 Decoded: TypeAlias = "Picture | Outcome | Future[Outcome]"
-"""A picture for the model, an outcome, or the future outcome of another item with equal bytes."""
+"""An image for the model, an outcome, or the future outcome of another item with equal bytes."""
 
 
 @dataclass(frozen=True)
 class PlainSteps:
-    """Decodes and embeds each item. Threads share `decode`; one thread calls `embed`."""
+    """Decodes and embeds each item. Many threads call `decode`, one calls `embed`."""
 
     decode_image: Callable[[bytes], Picture]
     engine: Engine
@@ -43,7 +43,7 @@ class PlainSteps:
         return attempt(partial(self.decode_image, content), Stage.DECODE, content_sha256=sha256)
 
     def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        """Embed pictures, with the hashes of their bytes; return one outcome each, in order."""
+        """Embed images, with the hashes of their bytes; return one outcome each, in order."""
         with self.watchdog.watch("a forward pass", timeout_s=self.forward_timeout_s):
             vectors = self.engine.embed([picture.pixels for picture in pictures])
         outcomes: list[Outcome] = []
@@ -61,9 +61,9 @@ class PlainSteps:
 class CachedSteps:
     """Decodes and embeds equal bytes once, with a cache of embeddings.
 
-    A cached embedding needs neither step. A repetition of an item that is in progress gets the
-    outcome of the first one, even a failure. Only embeddings are cached. Made for one run: items in
-    progress when a run is interrupted never get an outcome.
+    A repetition of an item that is in progress gets the outcome of the first one, even a failure.
+    Only embeddings are cached. Each run needs steps of its own: an item in progress when a run is
+    interrupted never gets an outcome.
     """
 
     steps: PlainSteps
@@ -80,11 +80,11 @@ class CachedSteps:
             return first
         found = self.cache.get(sha256) or self.steps.decode(content, sha256)
         if isinstance(found, Embedding | Failure):
-            self._finish(sha256, found)
+            self.in_progress.pop(sha256).set_result(found)
         return found
 
     def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        """Embed pictures whose bytes differ; return one outcome each, in order."""
+        """Embed images whose bytes differ; return one outcome each, in order."""
         # Another process may have embedded some of them since they were read ahead.
         outcomes: dict[str, Outcome] = {
             sha256: found for sha256 in hashes if (found := self.cache.get(sha256))
@@ -99,18 +99,15 @@ class CachedSteps:
             self.cache.put([one for one in embedded if isinstance(one, Embedding)])
             outcomes |= zip(rest, embedded, strict=True)
         for sha256, outcome in outcomes.items():
-            self._finish(sha256, outcome)
+            self.in_progress.pop(sha256).set_result(outcome)
         return [outcomes[sha256] for sha256 in hashes]
-
-    def _finish(self, sha256: str, outcome: Outcome) -> None:
-        self.in_progress.pop(sha256).set_result(outcome)
 
 
 Steps: TypeAlias = PlainSteps | CachedSteps
 
 
 def prepare(fetch: Callable[[str], bytes], steps: Steps, entry: Entry) -> tuple[Decoded, str]:
-    """Fetch and decode an entry; return the sha256 of its bytes too, where there are any."""
+    """Fetch and decode an entry; return the result and the sha256 of its bytes, "" without any."""
     if isinstance(entry, Failure):
         return entry, ""
     content: bytes | Failure | None = entry.content

@@ -1,4 +1,4 @@
-"""Kills a process whose work hangs: nothing else stops a call that does not return."""
+"""Kill a process whose work hangs: nothing else stops a call that does not return."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kill_process(reason: str) -> None:
 
 
 class Watchdog(threading.Thread):
-    """Limits the time of calls on any thread. It acts only while it is open, as a context manager.
+    """Limits the time of calls on any thread, while it is open as a context manager.
 
     When a call exceeds its `timeout_s`, this thread calls `on_hang` once, with a sentence about the
     call, and ends.

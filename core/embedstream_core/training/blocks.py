@@ -9,7 +9,7 @@ from torch import nn
 
 from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.probe import make_probe_images
 from embedstream_core.training.settings import TrainingSettings
 

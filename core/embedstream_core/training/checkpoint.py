@@ -43,25 +43,24 @@ def save_checkpoint(path: Path, parts: Mapping[str, Any], epochs: Sequence[Epoch
     Path(draft.name).replace(path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state of each part, and a list of `Epoch` as `epochs`: empty without a file."""
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], list[Epoch]]:
+    """Return the state of each part and the finished epochs; both are empty without a file."""
     if not path.exists():
-        return {"epochs": []}
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state | {"epochs": [Epoch(**epoch) for epoch in state["epochs"]]}
+        return {}, []
+    states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return states, [Epoch(**epoch) for epoch in states.pop("epochs")]
 
 
 def read_finished_epochs(path: Path) -> list[Epoch]:
     """Return the finished epochs of a checkpoint; none without a file."""
-    epochs: list[Epoch] = load_checkpoint(path)["epochs"]
-    return epochs
+    return load_checkpoint(path)[1]
 
 
 def export_tensors(path: Path, card: ModelCard) -> bytes:
     """Return a checkpoint's network in safetensors format: the body, and the head by its name."""
-    state = load_checkpoint(path)
+    states, _ = load_checkpoint(path)
     encoder = find_encoder(card.encoder)
     head = encoder.cut(encoder.build())
-    named_head = {f"{head}.{name}": tensor for name, tensor in state["head"].items()}
-    tensors = {name: tensor.contiguous() for name, tensor in (state["body"] | named_head).items()}
+    named_head = {f"{head}.{name}": tensor for name, tensor in states["head"].items()}
+    tensors = {name: tensor.contiguous() for name, tensor in (states["body"] | named_head).items()}
     return safetensors.torch.save(tensors)

@@ -107,6 +107,7 @@ class Features:
         cls,
         encoder: nn.Module,
         source: Source,
+        *,
         dimension: int,
         batch_size: int,
         device: torch.device,
@@ -118,10 +119,10 @@ class Features:
         labels = np.zeros(rows, np.int64)
         done = 0
         encoder.eval()
-        for batch, batch_labels in collate(source.read(None, skipped), batch_size, device):
-            end = done + len(batch)
-            vectors[done:end] = encoder(batch).float().cpu().numpy()
-            labels[done:end] = batch_labels.cpu().numpy()
+        for images, image_labels in collate(source.read(None, skipped), batch_size, device):
+            end = done + len(images)
+            vectors[done:end] = encoder(images).float().cpu().numpy()
+            labels[done:end] = image_labels.cpu().numpy()
             done = end
         return cls(vectors[:done], labels[:done], skipped)
 
@@ -149,19 +150,15 @@ def collate(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield model batches of at most `size` inputs with their labels, on the device."""
     remaining = iter(inputs)
-    while batch := list(islice(remaining, size)):
-        arrays, labels = zip(*batch, strict=True)
+    while model_batch := list(islice(remaining, size)):
+        arrays, labels = zip(*model_batch, strict=True)
         yield torch.from_numpy(np.stack(arrays)).to(device), torch.tensor(labels).to(device)
 
 
 def repeat(
     source: Source, random: np.random.Generator, skipped: Counter[str]
 ) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Read a share again and again; skipped images count only once.
-
-    Raises:
-        SetupError: no image of the share can be decoded.
-    """
+    """Read a share again and again, counting skipped images once; refuse one without images."""
     for reading in count():
         empty = True
         for read in source.read(random, skipped if reading == 0 else Counter()):

@@ -79,9 +79,9 @@ class Trainer:
         self._network = head if settings.trainable == "head" else nn.Sequential(encoder, head)
         if settings.trainable == "head":
             # The body's output is the same in each epoch.
-            size, dimension = settings.batch_size, card.dimension
-            training = Features.compute(encoder, training, dimension, size, device)
-            held_out = Features.compute(encoder, held_out, dimension, size, device)
+            options = {"dimension": card.dimension, "batch_size": settings.batch_size}
+            training = Features.compute(encoder, training, device=device, **options)
+            held_out = Features.compute(encoder, held_out, device=device, **options)
         self._network.eval()
         self._training, self._held_out = training, held_out
         self._parallel = DistributedDataParallel(
@@ -110,8 +110,8 @@ class Trainer:
         is_first = distributed.get_rank() == 0
         found: list[Any] = [load_checkpoint(checkpoint) if is_first else None]
         distributed.broadcast_object_list(found, src=0)
-        epochs: list[Epoch] = found[0].pop("epochs")
-        for name, state in found[0].items():
+        states, epochs = found[0]
+        for name, state in states.items():
             self._parts[name].load_state_dict(state)
         while len(epochs) < self._settings.epochs:
             epoch = self._train_epoch(len(epochs) + 1)
@@ -137,8 +137,8 @@ class Trainer:
         inputs = repeat(self._training, random, skipped)
         inputs = islice(inputs, self._steps * settings.batch_size)
         losses = []
-        for batch, labels in collate(inputs, settings.batch_size, self._device):
-            loss = nn.functional.cross_entropy(self._parallel(batch), labels)
+        for examples, labels in collate(inputs, settings.batch_size, self._device):
+            loss = nn.functional.cross_entropy(self._parallel(examples), labels)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -164,8 +164,8 @@ class Trainer:
         self._network.eval()
         right = judged = 0
         inputs = self._held_out.read(None, skipped)
-        for batch, labels in collate(inputs, self._settings.batch_size, self._device):
-            right += int((self._network(batch).argmax(1) == labels).sum())
+        for examples, labels in collate(inputs, self._settings.batch_size, self._device):
+            right += int((self._network(examples).argmax(1) == labels).sum())
             judged += len(labels)
         return right, judged
 

@@ -20,7 +20,7 @@ from embedstream.spark.listing import list_files, read_binary_files
 from embedstream.table.rows import COLUMN_TYPE, build_error_struct
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.fetch import Fetcher, open_fetcher
+from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.records import Failure
 from embedstream_core.settings import DecodeLimits, FetchPolicy

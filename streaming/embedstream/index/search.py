@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from embedstream_core.engine.engine import Engine, find_device
 from embedstream_core.errors import SetupError
-from embedstream_core.fetch import deny_references
+from embedstream_core.fetch.fetcher import deny_references
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.models.prepare import RANDOM_NAME, ModelSpec, load_prepared, prepare_model

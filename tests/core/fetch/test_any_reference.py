@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, open_fetcher
+from embedstream_core.fetch.fetcher import SCHEMES, Fetcher, open_fetcher
 from embedstream_core.fetch.http import HttpSource
+from embedstream_core.settings import FetchPolicy
 from fetch_places import Site
 from object_storage import KEYS
 

@@ -22,8 +22,10 @@ from embedstream_core.errors import (
     SystemicError,
     TransientError,
 )
-from embedstream_core.fetch import SCHEMES, Fetcher, FetchPolicy, errors, open_fetcher
+from embedstream_core.fetch import errors
+from embedstream_core.fetch.fetcher import SCHEMES, Fetcher, open_fetcher
 from embedstream_core.fetch.limits import Deadline
+from embedstream_core.settings import FetchPolicy
 from fetch_places import MAX_BYTES, Place, Site, Visit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import itertools
 import time
@@ -11,11 +12,12 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from threading import Semaphore
 
 import pytest
 
 from embedstream_core.errors import Code, ItemError, TransientError
-from embedstream_core.fetch import Fetcher, open_fetcher
+from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.network import resolve
@@ -315,7 +317,7 @@ class TestOrdinaryErrors:
         assert code_of(uri, site.policy) is Code.REFERENCE_DENIED
         assert site.connections == 0
 
-    def test_a_full_host_blocks_no_other_and_waiting_ends_in_time(self, site: Site) -> None:
+    def test_a_full_host_does_not_block_others_and_waiting_ends_in_time(self, site: Site) -> None:
         site.pages["/stalled"] = Visit.stall
         site.show("/a", b"bytes")
         hosts = (*site.policy.hosts, f"localhost:{site.port}")
@@ -333,7 +335,18 @@ class TestOrdinaryErrors:
             assert isinstance(stalled.exception(), ItemError)
         assert site.requests == ["/stalled", "/a"]
 
-    def test_nobody_listens(self, site: Site) -> None:
+    def test_hosts_of_a_wildcard_leave_nothing_behind(self, site: Site) -> None:
+        site.show("/a", b"bytes")
+        policy = replace(site.policy, hosts=(f"*.images.test:{site.port}",))
+        source = HttpSource(policy, resolver=lambda host, port: ["127.0.0.1"])
+        with closing(source):
+            for number in range(20):
+                source.fetch(f"http://{number}.images.test:{site.port}/a", Deadline(5))
+            gc.collect()
+            semaphores = [one for one in gc.get_objects() if type(one) is Semaphore]
+        assert len(semaphores) < 20
+
+    def test_a_port_without_a_server_is_unreadable(self, site: Site) -> None:
         policy = replace(site.policy, hosts=("127.0.0.1:1",))
         assert code_of("http://127.0.0.1:1/", policy) is Code.REFERENCE_UNREADABLE
 

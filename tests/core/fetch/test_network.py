@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.fetch import FetchPolicy
 from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Deadline
+from embedstream_core.settings import FetchPolicy
 from fetch_places import Site, code_of, connections, fetcher_of, listener
 
 

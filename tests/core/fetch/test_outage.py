@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
-from embedstream_core.fetch import Fetcher, FetchPolicy, open_fetcher
+from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
+from embedstream_core.settings import FetchPolicy
 from fetch_places import S3Place, Site, Visit
 
 

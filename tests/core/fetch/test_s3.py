@@ -12,7 +12,8 @@ import moto.settings
 import pytest
 
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
-from embedstream_core.fetch import FetchPolicy, open_fetcher
+from embedstream_core.fetch.fetcher import open_fetcher
+from embedstream_core.settings import FetchPolicy
 from fetch_places import S3Place, Visit
 
 
@@ -223,7 +224,7 @@ def test_a_broken_response_is_retried(s3_place: S3Place, raw: bytes) -> None:
     assert len(s3_place.site.requests) == 3
 
 
-def test_nobody_listens(s3_place: S3Place) -> None:
+def test_a_port_without_a_server_is_unreadable(s3_place: S3Place) -> None:
     policy = replace(s3_place.policy, s3_endpoint="http://127.0.0.1:1")
     with open_fetcher(policy) as fetcher, pytest.raises(TransientError) as caught:
         fetcher.fetch("s3://pictures/key")

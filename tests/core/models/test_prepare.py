@@ -65,6 +65,14 @@ def test_a_model_loads_as_it_was_prepared(name: str, tmp_path: Path) -> None:
     assert prepare_model(spec) == prepared
 
 
+def test_random_weights_are_pinned_by_the_hash_in_their_model_id() -> None:
+    (_, _, digest) = prepare_model(ModelSpec("resnet18", "random")).card.model_id.split("/")
+
+    assert prepare_model(ModelSpec("resnet18", "random", sha256=digest)).card.model_id
+    with pytest.raises(SetupError, match=r"random weights has sha256 .*, not 00000000"):
+        prepare_model(ModelSpec("resnet18", "random", sha256="00000000"))
+
+
 def test_random_weights_leave_the_callers_seed_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -483,5 +491,5 @@ def test_a_module_without_values_is_refused(
         "    return own, Preprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SetupError, match=r"'1\.weight' of the network is no tensor with values"):
+    with pytest.raises(SetupError, match=r"'1\.weight' of the network is not a tensor with values"):
         prepare_model(ModelSpec("own_lazy:make"))

@@ -1,4 +1,4 @@
-"""The two images that every encoder must tell apart, and the errors of one that does not."""
+"""The two images that every encoder must distinguish, and the errors of one that does not."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_flaw_is_named(vectors: list[list[float]], expected: str | None) -> No
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_engine_that_tells_images_apart_passes(precision: Precision, batch_size: int) -> None:
+def test_an_engine_that_distinguishes_images_passes(precision: Precision, batch_size: int) -> None:
     engine(Colour(), precision, batch_size).check(PREPROCESSING)
 
 

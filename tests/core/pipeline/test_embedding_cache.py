@@ -207,7 +207,7 @@ def test_without_a_folder_nothing_is_found(tmp_path: Path) -> None:
         assert cache.get(sha256(1)) is None
 
 
-def test_a_locked_file_delays_nobody_and_is_used_again(
+def test_a_locked_file_delays_no_thread_and_is_used_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_cache, "_RETRY_AFTER_S", 0.5)

@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
 from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
+from embedstream_core.media.image.formats import READERS
+from embedstream_core.media.image.opened_image import OpenedImage
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Failure, Item, Outcome
@@ -410,7 +411,7 @@ def test_a_run_to_the_end_leaves_no_threads() -> None:
     assert preparing() == []
 
 
-def test_pixels_are_gone_with_their_outcome() -> None:
+def test_pixels_are_freed_with_their_outcome() -> None:
     """Not only at the next garbage collection: until then a worker would hold gigabytes."""
     run = pipeline().run([[item(index % 255) for index in range(400)]])
     gc.collect()
@@ -526,31 +527,23 @@ def probe(width: int, height: int) -> Item:
 
 
 @pytest.fixture
-def use_probes() -> Iterator[Callable[[Decoding], None]]:
-    """Teach Pillow an image format whose decoder records when it runs."""
+def use_probes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decoding], None]:
+    """Register an image format whose decoder records when it runs."""
 
     def use(decoding: Decoding) -> None:
-        class Probe(ImageFile.ImageFile):
-            format = "PROBE"
+        def open_probe(content: bytes) -> OpenedImage:
+            _, *size = PROBE.unpack_from(content)
+            width, height = size
 
-            def _open(self) -> None:
-                assert self.fp is not None
-                _, *size = PROBE.unpack(self.fp.read(PROBE.size))
-                self._size = size[0], size[1]
-                self._mode = "RGB"
-                box = (0, 0, *self._size)
-                self.tile = [ImageFile._Tile("raw", box, PROBE.size, ("RGB", 0, 1))]
+            def decode() -> Image.Image:
+                decoding.run(width * height)
+                return Image.frombytes("RGB", (width, height), content[PROBE.size :])
 
-            def load(self) -> Any:
-                if self.tile:
-                    decoding.run(self.width * self.height)
-                return super().load()
+            return OpenedImage("PROBE", (width, height), decode)
 
-        Image.register_open("PROBE", Probe, lambda prefix: prefix.startswith(b"PROBE"))
+        monkeypatch.setitem(READERS, "PROBE", (rb"PROBE", open_probe))
 
-    yield use
-    Image.OPEN.pop("PROBE", None)
-    Image.ID.remove("PROBE")
+    return use
 
 
 @pytest.mark.parametrize(

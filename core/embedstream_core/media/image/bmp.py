@@ -77,7 +77,7 @@ class _Bmp:
 
     @property
     def stride(self) -> int:
-        """Return the bytes of a row, which fills words of four bytes."""
+        """The bytes of a row, which fills words of four bytes."""
         return (self.size[0] * self.bits + 31) // 32 * 4
 
     def decode_masked(self) -> Image.Image:

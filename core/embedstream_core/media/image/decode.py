@@ -94,10 +94,10 @@ def render(
             # By 1/2, 1/4 or 1/8, to no less than twice the size needed.
             scale = 2 * preprocessing.resize_px / min(image.size)
             image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
-        if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        if image.mode == "I;16":
             # convert("RGB") would clip: every value above 255 would turn white.
             values = np.asarray(image)
-            grey = (values >> 8).clip(0, 255).astype(np.uint8)
+            grey = (values >> 8).astype(np.uint8)
             grey[values == image.info.get("transparency", -1)] = 255
             image = Image.fromarray(grey)
         elif image.has_transparency_data:

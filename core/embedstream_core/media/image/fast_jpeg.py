@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
+import simplejpeg
 import torch
 from torch.nn.functional import interpolate
 
@@ -15,14 +14,9 @@ from embedstream_core.settings import Fidelity
 __all__ = ["render_quickly"]
 
 # Torch's kernel for bytes is vectorized for these processors only.
-_IS_AVAILABLE = (
-    torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    and find_spec("simplejpeg") is not None
-)
-if _IS_AVAILABLE:
-    import simplejpeg
+_IS_FASTER = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
-# This path scales the whole image, `render` only the crop, which is far less of a banner.
+# This path scales the whole image, and `render` only the crop: far less of a long, narrow image.
 _MAX_SCALED_CROPS = 4
 
 
@@ -36,14 +30,11 @@ def render_quickly(
     """Return what `render` makes of the image that was opened from `content`, to 1 of 255 levels.
 
     `render` itself handles every other image, and a broken one, which it refuses with a message.
-
-    Raises:
-        ItemError: as `render` does.
     """
     crop = preprocessing.crop_px
     (width, height), (left, top) = locate_crop(opened.size, preprocessing, opened.orientation)
     is_common = (
-        _IS_AVAILABLE
+        _IS_FASTER
         and opened.format == "JPEG"
         and preprocessing.interpolation in ("bilinear", "bicubic")
         and min(left, top) >= 0

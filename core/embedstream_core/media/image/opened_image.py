@@ -32,13 +32,13 @@ class OpenedImage:
 
     @property
     def width(self) -> int:
-        """Return the width as displayed, in pixels."""
+        """The width as displayed, in pixels."""
         # Orientations 5 to 8 turn the image by a quarter (EXIF 2.3, tag 0x0112).
         return self.size[1] if self.orientation >= 5 else self.size[0]
 
     @property
     def height(self) -> int:
-        """Return the height as displayed, in pixels."""
+        """The height as displayed, in pixels."""
         return self.size[0] if self.orientation >= 5 else self.size[1]
 
 

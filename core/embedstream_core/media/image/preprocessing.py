@@ -34,7 +34,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     crop_mode: CropMode = "center"
 
-    def problem(self) -> str | None:
+    def find_problem(self) -> str | None:
         """Return what is wrong with these values, or None if nothing is."""
         sizes = (self.resize_px, self.crop_px)
         if not all(isinstance(side, int) and side > 0 for side in sizes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, WebPImagePlugin
 
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
@@ -18,11 +18,8 @@ def open_webp(content: bytes) -> OpenedImage:
     """Read the header of a WebP; no pixel is decoded.
 
     Raises:
-        UnidentifiedImageError: it is another kind of RIFF file.
         ValueError: its first chunk is not one that a WebP begins with.
     """
-    if content[8:12] != b"WEBP":
-        raise UnidentifiedImageError
     kind, body = content[12:16], content[20:30]
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
         bits = int.from_bytes(body[6:10], "little")

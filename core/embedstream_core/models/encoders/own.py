@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_nothing
 from embedstream_core.models.failures import convert_errors
 

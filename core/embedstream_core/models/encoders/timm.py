@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.media.image.preprocessing import CropMode, Interpolation
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.encoders.architecture import (
     Encoder,
     PublishedWeights,
@@ -89,9 +88,6 @@ class _Model(NamedTuple):
         channels, height, width = data["input_size"]
         if channels != 3 or height != width:
             return None, f"input_size {data['input_size']}"
-        for key, known in (("interpolation", Interpolation), ("crop_mode", CropMode)):
-            if data[key] not in get_args(known):
-                return None, f"{key} '{data[key]}'"
         preprocessing = Preprocessing(
             resize_px=int(height / data["crop_pct"]),
             crop_px=height,
@@ -100,7 +96,8 @@ class _Model(NamedTuple):
             std=tuple(data["std"]),
             crop_mode=data["crop_mode"],
         )
-        return preprocessing, ""
+        problem = preprocessing.find_problem()
+        return (None, problem) if problem else (preprocessing, "")
 
     def download(self) -> Path:
         """Download the published weights, or find them in the hub's or torch's cache."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
 __all__ = ["download_file", "find_torchvision_encoder", "list_torchvision_names"]

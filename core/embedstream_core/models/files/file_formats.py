@@ -1,4 +1,4 @@
-"""Models that are a file, whatever made it: `encoder.name` is the kind, a row of `PROGRAMS`.
+"""Models that are a file: `encoder.name` is its kind, a row of `PROGRAMS`.
 
 | name | the file | extra |
 | --- | --- | --- |
@@ -25,7 +25,7 @@ from torch import nn
 
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.huggingface import load_folder, pack_folder
 from embedstream_core.models.files.image_processors import read_preprocessing

@@ -22,7 +22,7 @@ EXPORT_ADVICE = "export the model with torch.onnx.export(...) and set encoder.na
 _KINDS = {
     "empty": "is empty; fetch it again",
     "zeros": "begins with zeros only, as after a download that failed; fetch it again",
-    "picture": "is an image or a document, and holds no weights; give the file that does",
+    "image": "is an image or a document, and holds no weights; give the file that does",
     "archive": "is a compressed archive; unpack it, and give the file inside",
     "lfs": "is a Git LFS pointer, not the file that it points to; run `git lfs pull` in the clone",
     "html": "is a web page (HTML or XML), not the file that the address should give; download "
@@ -56,7 +56,7 @@ _STARTS = {
         "empty": rb"\Z",
         "zeros": rb"\0+\Z",
         "lfs": rb"version https://git-lfs",
-        "picture": rb"\x89PNG|\xff\xd8\xff|GIF8|%PDF-",
+        "image": rb"\x89PNG|\xff\xd8\xff|GIF8|%PDF-",
         # zstd, xz, bzip2, 7z, RAR.
         "archive": rb"\x28\xb5\x2f\xfd|\xfd7zXZ|BZh|7z\xbc\xaf\x27\x1c|Rar!\x1a",
         "html": _BLANKS + rb"(?i:<(!doctype|!--|html|\?xml|head|body|svg|error))",
@@ -74,23 +74,14 @@ _STARTS = {
 
 
 def refuse_other_kinds(path: Path, *, wanted: Collection[str]) -> None:
-    """Refuse a file of a known kind that is not wanted.
-
-    Raises:
-        SetupError: it is of another kind; the message names the kind and says what to do.
-        OSError: it cannot be read.
-    """
+    """Raise SetupError for a file of a known kind that is not wanted."""
     kind = identify_file(path)
     if kind is not None and kind not in wanted:
         raise SetupError(f"'{path}' {_KINDS[kind]}")
 
 
 def identify_file(path: Path) -> str | None:
-    """Return the kind of a file, a key of `_KINDS`; None if its content shows none of them.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the kind of a file, a key of `_KINDS`; None if its content shows none of them."""
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
     kind = next((kind for kind, pattern in _STARTS.items() if pattern.match(start)), None)

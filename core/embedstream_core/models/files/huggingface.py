@@ -43,7 +43,7 @@ class _HuggingFace(nn.Module):
 
 
 def load_folder(path: Path) -> nn.Module:
-    """Load a packed folder.
+    """Load a packed folder as a network.
 
     Raises:
         SetupError: it lacks weights that the model needs.

@@ -64,17 +64,17 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
         )
     except Exception as error:
         # transformers raises many types for settings that it cannot read.
-        raise _refusal(folder, f"it cannot be opened ({explain(error)})") from error
+        raise _build_refusal(folder, f"it cannot be opened ({explain(error)})") from error
     settings = processor.to_dict()
     preprocessing = _Settings(folder, settings).translate()
     if problem := _compare(processor, preprocessing):
         others = [key for key in settings if settings[key] and not _TRANSLATED.fullmatch(key)]
         with_keys = f" with {', '.join(others)}" if others else ""
-        raise _refusal(folder, f"{type(processor).__name__}{with_keys} {problem}")
+        raise _build_refusal(folder, f"{type(processor).__name__}{with_keys} {problem}")
     return preprocessing
 
 
-def _refusal(folder: Path, reason: str) -> SetupError:
+def _build_refusal(folder: Path, reason: str) -> SetupError:
     return SetupError(
         f"the image processor of '{folder}' is not supported: {reason}; declare the nearest to it "
         "as encoder.preprocessing, or wrap the model in a function that does it (module:function)"
@@ -88,32 +88,28 @@ class _Settings(NamedTuple):
     values: Mapping[str, Any]
 
     def translate(self) -> Preprocessing:
-        """Return the same preprocessing for values of 0 to 1, whatever they are scaled to.
-
-        Raises:
-            SetupError: a setting is not supported.
-        """
+        """Return the equivalent preprocessing, which is for values of 0 to 1."""
         if not self.values.get("do_resize"):
-            raise self._refusal("do_resize", "false: its images have many sizes")
+            raise self._build_refusal("do_resize", "false: its images have many sizes")
         if self.values.get("do_flip_channel_order"):
-            raise self._refusal("do_flip_channel_order")
+            raise self._build_refusal("do_flip_channel_order")
         resample = self.values.get("resample")
         # A member or a number of Pillow's enumeration, or a member or a name of torchvision's.
         resample = getattr(resample, "value", resample)
         names: dict[Any, str] = {one.value: one.name.lower() for one in Image.Resampling}
         interpolation: Any = str(names.get(resample, resample)).removesuffix("-exact")
         if interpolation not in get_args(Interpolation):
-            raise self._refusal("resample")
+            raise self._build_refusal("resample")
         resize_px, crop_px, crop_mode = self._read_geometry()
         factor = self.values.get("rescale_factor") if self.values.get("do_rescale") else 1.0
         if not factor or factor < 0:
-            raise self._refusal("rescale_factor")
+            raise self._build_refusal("rescale_factor")
         normalizes = self.values.get("do_normalize")
         mean = self._read_channels("image_mean", 255 * factor) if normalizes else (0.0, 0.0, 0.0)
         one = 1 / (255 * factor)
         std = self._read_channels("image_std", 255 * factor) if normalizes else (one, one, one)
         if 0 in std:
-            raise self._refusal("image_std")
+            raise self._build_refusal("image_std")
         return Preprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
 
     def _read_geometry(self) -> tuple[int, int, CropMode]:
@@ -126,23 +122,25 @@ class _Settings(NamedTuple):
             case {"height": int(height), "width": int(width), **rest} if height == width:
                 side, mode = height, "squash"
             case _:
-                raise self._refusal("size")
+                raise self._build_refusal("size")
         crop_pct = self.values.get("crop_pct")
         if crop_pct is not None and not 0 < crop_pct <= 1:
-            raise self._refusal("crop_pct")
+            raise self._build_refusal("crop_pct")
         scaled = side if crop_pct is None else int(side / crop_pct)
         if not self.values.get("do_center_crop"):
             if mode == "squash":
                 return side, side, mode
             if crop_pct is None:
-                raise self._refusal(
+                raise self._build_refusal(
                     "size", f"{self.values['size']} without do_center_crop: no square"
                 )
             return (side, side, "squash") if side >= _CONVNEXT_PX else (scaled, side, mode)
         match self.values.get("crop_size"):
             case {"height": int(height), "width": int(width)} if height == width <= scaled:
                 return scaled, height, mode
-        raise self._refusal("crop_size", f"{self.values.get('crop_size')} of a size of {scaled}")
+        raise self._build_refusal(
+            "crop_size", f"{self.values.get('crop_size')} of a size of {scaled}"
+        )
 
     def _read_channels(self, key: str, scale: float) -> tuple[float, float, float]:
         match self.values.get(key):
@@ -150,10 +148,10 @@ class _Settings(NamedTuple):
                 return one / scale, one / scale, one / scale
             case (red, green, blue):
                 return red / scale, green / scale, blue / scale
-        raise self._refusal(key)
+        raise self._build_refusal(key)
 
-    def _refusal(self, key: str, reason: str = "") -> SetupError:
-        return _refusal(self.folder, f"{key} {reason or self.values.get(key)}")
+    def _build_refusal(self, key: str, reason: str = "") -> SetupError:
+        return _build_refusal(self.folder, f"{key} {reason or self.values.get(key)}")
 
 
 def _compare(processor: Any, preprocessing: Preprocessing) -> str:

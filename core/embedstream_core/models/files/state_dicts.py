@@ -44,7 +44,7 @@ def read_checkpoint(path: Path) -> Any:
     """Read a file of tensors and its other contents without running code from it.
 
     Raises:
-        SetupError: it is no file of tensors, is broken, or only code of its own can read it.
+        SetupError: it is not a file of tensors, is broken, or only its own code can read it.
         OSError: it cannot be read.
     """
     refuse_other_kinds(path, wanted=("safetensors", "torch"))
@@ -76,7 +76,7 @@ class _IgnoredMap:
 
 
 class _IgnoredNumber:
-    """Replaces numpy's types, whose state is no dict."""
+    """Replaces numpy's types, whose state is not a dict."""
 
     def __new__(cls, *arguments: object) -> Any:
         return super().__new__(cls)
@@ -129,13 +129,16 @@ def _find_tensors(content: Any, place: str = "", depth: int = 4) -> Iterator[tup
 
 
 class _Reading(NamedTuple):
-    """One way to read a checkpoint: the tensors below a prefix in one of its dicts."""
+    """One way to read a checkpoint: the tensors below a prefix in one of its dicts.
 
-    fitting: int
+    `total` is the number of tensors in that dict.
+    """
+
+    score: int
     place: str
     prefix: str
     state: State
-    of: int
+    total: int
 
     def __str__(self) -> str:
         """Describe the reading for the user who has to choose."""
@@ -143,12 +146,8 @@ class _Reading(NamedTuple):
         return f"{names} in checkpoint{self.place}"
 
     def convert(self, wanted: Mapping[str, torch.Tensor], path: Path) -> State:
-        """Return the tensors in float32.
-
-        Raises:
-            SetupError: some are quantized or sparse.
-        """
-        if foreign := self.of - len(self.state):
+        """Return the tensors in float32; raise SetupError for quantized and sparse ones."""
+        if foreign := self.total - len(self.state):
             _log.info("%d tensors of '%s' do not belong to the network", foreign, path)
         converted: State = {}
         for name, tensor in self.state.items():
@@ -191,8 +190,8 @@ def select_state(
             f"the weights file '{path}' does not fit the encoder: it names its tensors like "
             f"'{given}', and the encoder like '{known}'; correct encoder.name"
         )
-    most = max(one.fitting for one in readings)
-    best, *others = (one for one in readings if one.fitting == most)
+    most = max(one.score for one in readings)
+    best, *others = (one for one in readings if one.score == most)
     differing = [
         one
         for one in others
@@ -227,7 +226,7 @@ def _list_readings(
                     is_same = tensor.shape == wanted[target].shape
                     fitting[name[:start]] += 2 if is_same else 1
         most = max(fitting.values(), default=0)
-        if most <= max((one.fitting for one in found), default=0):
+        if most <= max((one.score for one in found), default=0):
             continue
         best = [prefix for prefix, count in fitting.items() if count == most]
         found = []
@@ -255,8 +254,8 @@ def pack_state(network: nn.Module) -> bytes:
         tensor = state[name]
         if not torch.is_tensor(tensor) or is_lazy(tensor) or tensor.is_meta:
             raise SetupError(
-                f"'{name}' of the network is no tensor with values, and cannot be sent to workers; "
-                "make it a parameter or a buffer that has some"
+                f"'{name}' of the network is not a tensor with values, and cannot be sent to "
+                "workers; make it a parameter or a buffer with values"
             )
         packed = tensor.detach().contiguous()
         storage = packed.untyped_storage().data_ptr()

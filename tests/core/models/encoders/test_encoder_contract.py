@@ -161,11 +161,14 @@ def test_bfloat16_keeps_the_vectors(prepared: PreparedModel, loaded: nn.Module) 
     assert cosines(vectors, exact).min() >= (0.999999 if is_fixed(prepared.card.encoder) else 0.99)
 
 
-def test_a_program_runs_as_it_is(prepared: PreparedModel, loaded: nn.Module) -> None:
+def test_a_program_runs_as_it_is(
+    prepared: PreparedModel, loaded: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
     if not is_fixed(prepared.card.encoder):
         pytest.skip("its layers may be compiled: test_backends.py")
-    with pytest.raises(SetupError, match="is a program, which runs as it is"):
-        start(loaded, prepared, backend="openvino")
+    vectors = start(loaded, prepared, backend="openvino").embed(pictures(2))
+    np.testing.assert_array_equal(vectors, start(loaded, prepared).embed(pictures(2)))
+    assert "torch replaces the backend openvino: the encoder is a program" in caplog.text
 
 
 def test_another_file_is_refused(prepared: PreparedModel, tmp_path: Path) -> None:
@@ -176,8 +179,6 @@ def test_another_file_is_refused(prepared: PreparedModel, tmp_path: Path) -> Non
 
 
 def test_another_sha256_is_refused(spec: ModelSpec) -> None:
-    if spec.weights == "random":
-        pytest.skip("random weights have no file")
     with pytest.raises(SetupError, match=r"has sha256 [0-9a-f]{64}, not abababab"):
         prepare_model(replace(spec, sha256="abababab"))
 

@@ -171,7 +171,7 @@ def test_the_output_does_not_depend_on_the_first_batch(tmp_path: Path) -> None:
     assert loaded(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 8)
 
 
-def test_an_only_output_that_is_no_vector_is_refused(tmp_path: Path) -> None:
+def test_a_single_output_that_is_not_a_vector_is_refused(tmp_path: Path) -> None:
     message = refused(onnx_with_outputs(tmp_path, "features"))
     assert "gives (2, 8, 30, 30) for two images, not two vectors" in message
 

@@ -54,7 +54,7 @@ def refused(spec: ModelSpec) -> str:
 
 @pytest.mark.parametrize(("content", "words"), FOREIGN.values(), ids=FOREIGN.keys())
 @pytest.mark.parametrize("encoder", ["resnet18", "onnx", "keras"])
-def test_a_file_that_is_no_model_is_named(
+def test_a_file_that_is_not_a_model_is_named(
     encoder: str, content: bytes, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.pth"
@@ -147,8 +147,8 @@ def test_weights_given_as_a_program_are_named(encoder: str, tmp_path: Path) -> N
     ("start", "kind"),
     [
         (bytes(1000), "zeros"),
-        (b"\x89PNG\r\n\x1a\n", "picture"),
-        (b"%PDF-1.7\n", "picture"),
+        (b"\x89PNG\r\n\x1a\n", "image"),
+        (b"%PDF-1.7\n", "image"),
         (b"\x28\xb5\x2f\xfd" + bytes(9), "archive"),
         (b"BZh91AY", "archive"),
         (b"<!-- saved --><html>", "html"),

@@ -241,7 +241,7 @@ class Extra(nn.Module):
 
 @pytest.mark.parametrize("network", [Extra(), nn.Linear(2, 2, device="meta")])
 def test_a_tensor_without_values_is_refused(network: nn.Module) -> None:
-    with pytest.raises(SetupError, match="no tensor with values"):
+    with pytest.raises(SetupError, match="not a tensor with values"):
         pack_state(network)
 
 
