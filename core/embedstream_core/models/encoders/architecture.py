@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,9 +117,14 @@ def build_body(encoder: Encoder, *, empty: bool = False) -> tuple[nn.Module, set
         SetupError: the constructor or the cut raises, or the constructor returns no module.
     """
     network = None
-    with convert_errors(
-        f"the encoder '{encoder.name}' cannot be built",
-        "correct what builds it, or choose another encoder.name",
+    # The caller's random numbers stay as they are, unless the constructor is the user's own.
+    keep_seed = torch.random.fork_rng(devices=[]) if encoder.plain else nullcontext()
+    with (
+        keep_seed,
+        convert_errors(
+            f"the encoder '{encoder.name}' cannot be built",
+            "correct what builds it, or choose another encoder.name",
+        ),
     ):
         if empty and encoder.plain:
             with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
