@@ -73,6 +73,11 @@ test-all: lint
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 
+# Print the path of the interpreter of a version: from the PATH, where pyenv's shims run only the
+# versions that PYENV_VERSION names, or one that uv finds.
+FIND_PYTHON = PYENV_VERSION=$(1) python$(1) -c 'import sys; print(sys.executable)' 2> /dev/null \
+	|| $(UV) python find --quiet $(1) 2> /dev/null
+
 # The lowest declared versions, then the locked ones with each newer Python that the machine has.
 test-lowest: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .tools/lowest
@@ -80,9 +85,11 @@ test-lowest: $(UV)
 		--requirement pyproject.toml --all-extras --group dev --editable .
 	.tools/lowest/bin/python -m pytest $(PARALLEL) $(UNIT)
 	@set -e; for version in 3.12 3.13; do \
-		$(UV) python find --quiet $$version > /dev/null 2>&1 || continue; \
+		if ! python=$$($(call FIND_PYTHON,$$version)); then \
+			echo "Python $$version is not on this machine: left out"; continue; \
+		fi; \
 		UV_PROJECT_ENVIRONMENT=.tools/python-$$version \
-			$(UV) sync --frozen --quiet --python $$version; \
+			$(UV) sync --frozen --quiet --python "$$python"; \
 		echo "Python $$version"; \
 		.tools/python-$$version/bin/python -m pytest $(PARALLEL) $(UNIT); \
 	done

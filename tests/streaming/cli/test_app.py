@@ -260,11 +260,11 @@ def test_a_missing_configuration_is_an_error(tmp_path: Path, embedstream: Comman
         ("produce x.png", "Missing option '--topic'"),
         (
             "search x.png --table t -k 0",
-            "Invalid value for '-k': Input should be greater than or equal to 1",
+            "Invalid value for '-k': ",
         ),
         (
             "broker start --port 70000",
-            "Invalid value for '--port': Input should be less than or equal to 65535",
+            "Invalid value for '--port': ",
         ),
         ("broker strat", "No such command 'strat'"),
     ],
