@@ -29,7 +29,7 @@ from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.stream.job import Stream, Until
-    from embedstream.stream.preflight import Checked, Consent
+    from embedstream.stream.preflight import Consent, PreflightResult
 
 __all__ = ["check_stream", "examine_stream", "run_stream"]
 
@@ -95,7 +95,7 @@ def _warm_workers(spark: SparkSession) -> None:
 def _run_checked(
     spark: SparkSession,
     config: StreamConfig,
-    checked: Checked,
+    checked: PreflightResult,
     consent: Consent,
     stop: threading.Event,
     until: Until,
@@ -145,7 +145,7 @@ def _run_queries(
     the stream is started again and repeats it.
     """
     from embedstream.stream.job import stop_stream
-    from embedstream.table.delta import check_table, was_altered
+    from embedstream.table.delta import check_table, find_conflict
 
     console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     model_loads, timeout_s = 0, config.trigger.stop_timeout_s
@@ -164,8 +164,11 @@ def _run_queries(
                     )
             return model_loads + stream.model.loads
         except StreamingQueryException as error:
-            if not was_altered(error):
+            if find_conflict(error) != "altered":
                 raise
         model_loads += stream.model.loads
         check_table(spark, config.table.path)
+        if stop.is_set():
+            console.print_text("the table was altered: the next start repeats the micro-batch")
+            return model_loads
         console.print_text("the table was altered: the micro-batch in flight is repeated")

@@ -96,6 +96,9 @@ def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished
 
     After `timeout_s` the micro-batch is interrupted; the next start repeats it, and no row is
     doubled.
+
+    Raises:
+        StreamingQueryException: the query failed before it was stopped.
     """
     deadline = time.monotonic() + timeout_s
     in_flight = _next_batch_id(query)
@@ -104,6 +107,9 @@ def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished
             query.stop()
             return "interrupted"
         time.sleep(0.05)
+    if not query.isActive:
+        # `stop` would not raise the error that ended the query.
+        query.awaitTermination()
     query.stop()
     return "finished"
 
