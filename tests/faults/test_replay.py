@@ -32,7 +32,7 @@ def replaying(
     spark: SparkSession, config: StreamConfig, *, kind: Kind = "replay", **selection: object
 ) -> Replay:
     consent = Consent(model_change=kind == "backfill")
-    checked = check_start(spark, config, print, consent, beside_a_driver=True)
+    checked = check_start(spark, config, print, consent, purpose="replay")
     assert checked is not None
     chosen = Selection(**selection)  # type: ignore[arg-type]
     return Replay(spark, config, checked.model, checked.topics, kind=kind, selection=chosen)

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from drivers import running
 from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claimed
-from embedstream.stream.job import prepare_table
+from embedstream.table.delta import create_table
 from embedstream_core.errors import SetupError
 from oracle import check_outcomes
 from small import send_pictures, write_config
@@ -40,7 +40,7 @@ def test_the_same_checkpoint_and_the_same_table_are_refused_also_after_vacuum(
     same_table = config.model_copy(update={"checkpoint": str(tmp_path / "other")})
     same_checkpoint = configure(table={"path": str(tmp_path / "elsewhere")})
     send_pictures(topic, 4)
-    prepare_table(spark, config, prepared(config))
+    create_table(spark, config.table, model_id=prepared(config).card.model_id)
 
     with claimed(spark, config):
         message = refusal(spark, config, "driver")

@@ -8,8 +8,8 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claimed
 from embedstream.recovery.lost_messages import LostRange
 from embedstream.recovery.resume import settle
-from embedstream.stream.job import prepare_table
 from embedstream.stream.preflight import Consent, check_start
+from embedstream.table.delta import create_table
 from streams import drain
 
 __all__ = ["start"]
@@ -21,7 +21,7 @@ def start(
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
     checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
     assert checked is not None
-    prepare_table(spark, config, checked.model)
+    create_table(spark, config.table, model_id=checked.model.card.model_id)
     with claimed(spark, config):
         found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
         drain(spark, found.config)

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
+from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
-from embedstream.stream.job import prepare_table
-from embedstream.table.delta import check_model, check_table
+from embedstream.table.delta import check_model, check_table, create_table
+from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
@@ -63,7 +63,7 @@ class Files:
             id_header="",
             transport=config.pipeline.transport,
         )
-        prepare_table(spark, config, model)
+        create_table(spark, config.table, model_id=model.card.model_id)
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
@@ -77,7 +77,7 @@ class Files:
         parts = [uris[start : start + size] for start in range(0, len(uris), size)]
         return [Chunk(part, len(part)) for part in parts]
 
-    def run(self, chunk: Chunk[str]) -> ChunkReport:
+    def run(self, chunk: Chunk[str]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         # The messages that would refer to these files; none came from Kafka.
         rows = self._spark.createDataFrame([(uri,) for uri in chunk.parts], "uri string")

@@ -25,7 +25,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
+from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.bulk.messages import POSITION, locate_messages, read_again, write_condition
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
 from embedstream.config.sections import StreamConfig
@@ -34,8 +34,9 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer
-from embedstream.table.delta import table_name
+from embedstream.table.delta import find_conflict, table_name
 from embedstream.table.rows import OUTCOME_SCHEMA
+from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
 from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import PreparedModel
@@ -137,7 +138,7 @@ class Replay:
                 chunks.append(Chunk((part,), rows))
         return Plan(chunks, gone)
 
-    def run(self, chunk: Chunk[OffsetRange]) -> ChunkReport:
+    def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
         messages = read_again(self._spark, self._config.kafka, self._topics, located, chunk.parts)
@@ -193,6 +194,6 @@ class Replay:
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # The live stream compacts the table's files now and then, also during a merge.
-                if attempt == _MERGE_ATTEMPTS or "DELTA_CONCURRENT" not in str(error):
+                if attempt == _MERGE_ATTEMPTS or find_conflict(error) != "concurrent":
                     raise
                 time.sleep(0.2 * 2**attempt)

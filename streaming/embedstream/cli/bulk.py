@@ -17,7 +17,8 @@ from embedstream.spark.errors import describe_error
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.bulk.chunks import Chunk, ChunkReport
+    from embedstream.bulk.chunks import Chunk
+    from embedstream.worker.counts import CommitReport
 
 __all__ = ["run_files", "run_replay"]
 
@@ -46,12 +47,12 @@ def run_replay(
 
         consent = Consent(model_change=kind == "backfill")
         checked = check_start(
-            spark, config, console.print_finding, consent, beside_a_driver=True, preparation=prepare
+            spark, config, console.print_finding, consent, purpose="replay", preparation=prepare
         )
         if checked is None:
             raise SetupError(f"the {kind} was not started: fix the failed checks above")
         table = config.table.path
-        if checked.table_rows is None:
+        if not checked.table_exists:
             raise SetupError(f"there is no table at '{table}' yet; start the stream first")
         with (
             explain_errors({"table.path": config.table.path}, explain_chunk_error),
@@ -101,16 +102,16 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
 
 def _run_chunks(
     chunks: Sequence[Chunk[Part]],
-    run: Callable[[Chunk[Part]], ChunkReport],
+    run: Callable[[Chunk[Part]], CommitReport],
     stop: threading.Event,
     *,
     noun: str,
-) -> list[ChunkReport]:
+) -> list[CommitReport]:
     """Run one chunk after the other and print the progress; return fewer reports if stopped."""
     rows = sum(chunk.rows for chunk in chunks)
     in_chunks = console.format_count(len(chunks), "chunk")
     console.print_text(f"{console.format_count(rows, noun)} to embed, in {in_chunks}")
-    reports: list[ChunkReport] = []
+    reports: list[CommitReport] = []
     done, started = 0, time.monotonic()
     for number, chunk in enumerate(chunks, 1):
         if stop.is_set():

@@ -101,7 +101,8 @@ def _run_checked(
     until: Until,
 ) -> Totals:
     from embedstream.recovery.resume import explain_failure, settle
-    from embedstream.stream.job import prepare_table, start_stream
+    from embedstream.stream.job import start_stream
+    from embedstream.table.delta import create_table
 
     def explain(error: Exception) -> str | None:
         if not isinstance(error, StreamingQueryException):
@@ -115,7 +116,7 @@ def _run_checked(
     spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
-        prepare_table(spark, config, checked.model)
+        create_table(spark, config.table, model_id=checked.model.card.model_id)
         with claimed(spark, config) as claim:
             settled = settle(
                 spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import KafkaConfig
 from embedstream.kafka.source import build_client_options, to_epoch_ms
-from embedstream.spark.errors import find_root_cause, list_causes
+from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
 __all__ = ["TopicState", "check_topics", "find_offsets_at"]
@@ -148,7 +148,7 @@ def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
 
 def _explain_refusal(servers: str, error: Exception) -> str:
     cause = find_root_cause(error)
-    kinds = {one.getClass().getSimpleName() for one in list_causes(error)}
+    kinds = name_causes(error)
     if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
         return (
             f"Kafka at {servers} refuses the credentials ({cause}); correct kafka.sasl.mechanism "

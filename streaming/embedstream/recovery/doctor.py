@@ -25,7 +25,7 @@ from embedstream.spark.folder import Folder
 from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Finding", "check_messages", "diagnose", "find_checkpoint_problems"]
+__all__ = ["Finding", "check_messages", "diagnose", "find_checkpoint_problems", "run_checks"]
 
 _ADOPT = "start with `embedstream run --adopt`, which continues after the table's last messages"
 _START_OVER = f"move the checkpoint away and {_ADOPT}"
@@ -38,6 +38,15 @@ class Finding:
     subject: str
     passed: bool
     detail: str
+
+
+def run_checks(checks: Mapping[str, Callable[[], str]]) -> Iterator[Finding]:
+    """Run checks, which return a detail or raise SetupError; yield each finding at once."""
+    for subject, check in checks.items():
+        try:
+            yield Finding(subject, True, check())
+        except SetupError as error:
+            yield Finding(subject, False, str(error))
 
 
 def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
@@ -63,11 +72,7 @@ def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
         ),
         "driver": lambda: check_unclaimed(spark, config),
     }
-    for subject, check in checks.items():
-        try:
-            yield Finding(subject, True, check())
-        except SetupError as error:
-            yield Finding(subject, False, str(error))
+    yield from run_checks(checks)
 
 
 def check_messages(

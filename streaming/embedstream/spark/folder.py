@@ -10,7 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from embedstream.spark.errors import summarize_error
+from embedstream.spark.errors import find_root_cause
 from embedstream.spark.hadoop import locate
 from embedstream_core.atomic_files import open_draft, replace_file
 from embedstream_core.errors import EmbedstreamError
@@ -92,7 +92,7 @@ class Folder:
             except UnicodeDecodeError:
                 raise UnreadableFile("it is not UTF-8 text") from None
             except Exception as error:
-                raise UnreadableFile(summarize_error(error)) from None
+                raise UnreadableFile(find_root_cause(error)) from None
 
     def create(self, name: str, text: str) -> bool:
         """Write a new file; return False, and leave the file as it is, if there is one already.

@@ -21,10 +21,10 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.worker.counts import Kinds
+from embedstream.worker.counts import CommitReport, Kinds
 from embedstream_core.errors import SetupError
 
-__all__ = ["BatchReport", "Margin", "ProgressListener", "Totals"]
+__all__ = ["Margin", "MicroBatchReport", "ProgressListener", "Totals"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ _ASK_EVERY_S = 30.0
 _Offsets = dict[tuple[str, int], int]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatchReport(CommitReport):
     """A committed micro-batch.
 
     Tombstones are counted only on tables without generated, identity or default columns.
@@ -46,16 +46,8 @@ class BatchReport:
     batch_id: int
     messages: int
     tombstones: int
-    embeddings: int
-    failures: Counter[str]
-    duration_s: float
     lag: int | None
     margin: int | None = None
-
-    @property
-    def rows(self) -> int:
-        """The number of rows in the table."""
-        return self.embeddings + self.failures.total()
 
 
 @dataclass(slots=True)
@@ -78,7 +70,7 @@ class Totals:
         """The rows per busy second; 0 before the first micro-batch."""
         return self.rows / self.busy_s if self.busy_s else 0.0
 
-    def add(self, report: BatchReport) -> None:
+    def add(self, report: MicroBatchReport) -> None:
         """Add a micro-batch."""
         self.batches += 1
         self.tombstones += report.tombstones
@@ -135,7 +127,7 @@ class ProgressListener(StreamingQueryListener):
 
     def __init__(
         self,
-        on_batch: Callable[[BatchReport], None],
+        on_batch: Callable[[MicroBatchReport], None],
         take_counts: Callable[[str, int], Kinds],
         margin: Margin | None = None,
     ) -> None:
@@ -143,7 +135,6 @@ class ProgressListener(StreamingQueryListener):
         self._take_counts = take_counts
         self._margin = margin
         self.totals = Totals()
-        self.last_batch_id = -1
         self.ended = False
         self._running: set[uuid.UUID] = set()
 
@@ -167,7 +158,7 @@ class ProgressListener(StreamingQueryListener):
         source = progress.sources[0] if progress.sources else None
         behind = source.metrics.get("maxOffsetsBehindLatest") if source else None
         lag = None if behind is None else int(behind)
-        report = BatchReport(
+        report = MicroBatchReport(
             batch_id=progress.batchId,
             messages=counts.total() + tombstones,
             tombstones=tombstones,
@@ -177,7 +168,6 @@ class ProgressListener(StreamingQueryListener):
             lag=lag,
             margin=self._margin.of(source) if self._margin and lag else None,
         )
-        self.last_batch_id = report.batch_id
         self.totals.add(report)
         self._on_batch(report)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import Literal
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
+from embedstream.config.sections import TableConfig
+from embedstream.spark.errors import name_causes
 from embedstream.spark.folder import Folder
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -22,11 +24,11 @@ __all__ = [
     "create_table",
     "embeddings",
     "failures",
+    "find_conflict",
     "literal",
     "set_model",
     "table_name",
     "table_properties",
-    "was_altered",
 ]
 
 MODEL_PROPERTY = "embedstream.model_id"
@@ -46,22 +48,32 @@ _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
 }
 
+# Delta's exceptions for a commit of another writer.
+_ALTERED = {"MetadataChangedException", "ProtocolChangedException"}
+_CONCURRENT = {
+    "ConcurrentAppendException",
+    "ConcurrentDeleteDeleteException",
+    "ConcurrentDeleteReadException",
+    "ConcurrentTransactionException",
+    "ConcurrentWriteException",
+}
+
 _ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
-def create_table(
-    spark: SparkSession, path: str, *, model_id: str, properties: Mapping[str, str] | None = None
-) -> None:
-    """Create the outcome table at a path, unless it exists.
+def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> None:
+    """Create the outcome table, unless it exists.
 
-    The table must exist before the stream starts, so that readers and an empty first micro-batch
-    find it.
+    This comes before the start of the stream, so that readers and an empty first micro-batch find
+    the table, and before its folder is claimed: Delta creates no table in a folder that holds a
+    file, such as a claim, or a log without an entry, as a driver leaves that is killed here.
     """
-    merged = {**PROPERTIES, **(properties or {}), MODEL_PROPERTY: model_id}
+    Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
+    merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: model_id}
     columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
     settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in merged.items())
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {table_name(path)} ({columns}) USING delta "
+        f"CREATE TABLE IF NOT EXISTS {table_name(table.path)} ({columns}) USING delta "
         f"TBLPROPERTIES ({settings})"
     )
 
@@ -156,10 +168,16 @@ def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -
         )
 
 
-def was_altered(error: Exception) -> bool:
-    """Return whether Delta refused a whole micro-batch because the table was altered."""
-    # Of a failed query PySpark keeps only the text, which contains the error's condition.
-    return re.search(r"DELTA_(METADATA|PROTOCOL)_CHANGED", str(error)) is not None
+def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
+    """Return why Delta refused a commit that can be repeated; None if the error is another one.
+
+    `altered`: the table's columns or properties changed since the writer read them. `concurrent`:
+    another commit changed files that the writer read.
+    """
+    causes = name_causes(error)
+    if causes & _ALTERED:
+        return "altered"
+    return "concurrent" if causes & _CONCURRENT else None
 
 
 def table_properties(spark: SparkSession, path: str) -> dict[str, str]:

@@ -119,13 +119,11 @@ def test_a_missing_jar_is_downloaded_once(
 ) -> None:
     list_jars(monkeypatch, SMALL)
     folder = tmp_path / "not" / "yet" / "there"
-    progress: list[tuple[int, int]] = []
-    first = fetch_jars(["example"], folder, lambda *step: progress.append(step))
+    first = fetch_jars(["example"], folder)
     asked = list(repository.asked)
     assert fetch_jars(["example", "example"], folder) == first
     assert repository.asked == asked
     assert [path.read_bytes() for path in first] == [CONTENT]
-    assert progress == [(1, 1)]
 
 
 def test_nothing_but_the_jar_is_left_in_the_folder(

@@ -15,7 +15,7 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.stream.progress import BatchReport, Margin, ProgressListener, Totals
+from embedstream.stream.progress import Margin, MicroBatchReport, ProgressListener, Totals
 from embedstream.worker.counts import Kinds
 from embedstream_core.errors import Code, SetupError
 
@@ -27,8 +27,8 @@ QUERY = {
 
 def batch_report(
     batch_id: int = 0, *, embeddings: int = 0, duration_s: float = 1.0, **failures: int
-) -> BatchReport:
-    return BatchReport(
+) -> MicroBatchReport:
+    return MicroBatchReport(
         batch_id=batch_id,
         messages=embeddings + sum(failures.values()),
         tombstones=0,
@@ -91,8 +91,8 @@ def counted(*triggers: dict[str, Any]) -> Callable[[str, int], Kinds]:
     return lambda run, batch: +counts.pop((run, batch))
 
 
-def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[BatchReport]]:
-    reports: list[BatchReport] = []
+def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[MicroBatchReport]]:
+    reports: list[MicroBatchReport] = []
     listener = ProgressListener(reports.append, counted(*triggers))
     for one in triggers:
         listener.onQueryProgress(event(one))
@@ -148,7 +148,7 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
     listener, reports = listen(trigger)
 
     assert reports == [
-        BatchReport(
+        MicroBatchReport(
             batch_id=7,
             messages=13,
             tombstones=4,
@@ -158,7 +158,6 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
             lag=31,
         )
     ]
-    assert listener.last_batch_id == 7
     assert (listener.totals.batches, listener.totals.rows) == (1, 9)
 
 
@@ -197,7 +196,6 @@ def test_a_trigger_without_messages_is_not_reported() -> None:
     listener, reports = listen(progress(3, read=0))
     assert reports == []
     assert listener.totals == Totals()
-    assert listener.last_batch_id == -1
 
 
 @pytest.mark.parametrize(
@@ -249,7 +247,7 @@ class Kafka:
 def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
     """What is reported of micro-batches that end so many seconds after one another."""
     now = [0.0]
-    reports: list[BatchReport] = []
+    reports: list[MicroBatchReport] = []
     margin = Margin(kafka, clock=lambda: now[0])
     listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
     for one in triggers:
