@@ -82,7 +82,7 @@ def test_failures_give_way_to_what_the_second_attempt_brings(
     plan = finish(replaying(spark, referring, failures=True))
 
     assert one.rows == 1
-    assert (plan.rows, plan.gone) == (5, 0)
+    assert (plan.rows, plan.lost) == (5, 0)
     after = check_outcomes(tmp_path / "table", topic.positions())
     mended = [
         row for position, row in after.items() if _is_good(row) and not _is_good(before[position])
@@ -108,7 +108,7 @@ def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
 
     plan = finish(replaying(spark, referring))
 
-    assert (plan.rows, plan.gone) == (6, 6)
+    assert (plan.rows, plan.lost) == (6, 6)
     after = check_outcomes(tmp_path / "table", before)
     assert all(map(_is_good, after.values()))
     told = ["image_id", "uri", "key", "timestamp", "attributes"]

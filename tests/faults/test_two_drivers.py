@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from drivers import running
 from embedstream.config.sections import StreamConfig
-from embedstream.recovery.claim import claimed
+from embedstream.recovery.claim import claim_stream
 from embedstream.table.delta import create_table
 from embedstream_core.errors import SetupError
 from oracle import check_outcomes
@@ -42,12 +42,15 @@ def test_the_same_checkpoint_and_the_same_table_are_refused_also_after_vacuum(
     send_pictures(topic, 4)
     create_table(spark, config.table, model_id=prepared(config).card.model_id)
 
-    with claimed(spark, config):
+    with claim_stream(spark, config):
         message = refusal(spark, config, "driver")
         assert f"pid {os.getpid()}, since 20" in message
         assert f"checkpoint '{config.checkpoint}' on the table '{config.table.path}'" in message
         for second in (config, same_table, same_checkpoint):
-            with pytest.raises(SetupError, match="another driver runs"), claimed(spark, second):
+            with (
+                pytest.raises(SetupError, match="another driver runs"),
+                claim_stream(spark, second),
+            ):
                 pass
         # The first, which was refused the table, gave its checkpoint back.
         assert not list(tmp_path.glob("other/**/*.json"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.recovery.claim import claimed
+from embedstream.recovery.claim import claim_stream
 from embedstream.recovery.lost_messages import LostRange
-from embedstream.recovery.resume import settle
+from embedstream.recovery.resume import prepare_resumption
 from embedstream.stream.preflight import Consent, check_start
 from embedstream.table.delta import create_table
 from streams import drain
@@ -22,7 +22,9 @@ def start(
     checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
     assert checked is not None
     create_table(spark, config.table, model_id=checked.model.card.model_id)
-    with claimed(spark, config):
-        found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
+    with claim_stream(spark, config):
+        found = prepare_resumption(
+            spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss
+        )
         drain(spark, found.config)
     return list(found.lost)

@@ -49,7 +49,7 @@ class Files:
         self._spark = spark
         self._table = config.table.path
         listing = list_files(spark, source)
-        self._uris = listing.references()
+        self._uris = listing.build_references()
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
@@ -109,7 +109,7 @@ def _restrict_references(
         raise SetupError(f"there are no files at '{source}'{hidden}")
     if listing.folder is not None:
         return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
-    parts = urlsplit(listing.references()[0])
+    parts = urlsplit(listing.build_references()[0])
     if parts.scheme != "s3":
         raise SetupError(
             f"'{source}' has the scheme {parts.scheme}; batch reads local files and s3a://"

@@ -17,7 +17,7 @@ from embedstream.config.sections import KafkaConfig
 from embedstream.kafka.source import MESSAGE_COLUMNS, build_client_options
 from embedstream.kafka.topics import TopicState
 from embedstream.spark.sizing import count_parallel_tasks
-from embedstream.table.delta import literal
+from embedstream.table.delta import quote_literal
 from embedstream_core.redaction import REDACTED
 
 __all__ = ["POSITION", "locate_messages", "read_again", "write_condition"]
@@ -28,7 +28,7 @@ POSITION = ["topic", "partition", "offset"]
 def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
     """Return the SQL condition that a row of the table is in one of the ranges."""
     return " OR ".join(
-        f"({alias}topic = {literal(one.topic)} AND {alias}partition = {one.partition} "
+        f"({alias}topic = {quote_literal(one.topic)} AND {alias}partition = {one.partition} "
         f"AND {alias}offset BETWEEN {one.first} AND {one.last})"
         for one in ranges
     )

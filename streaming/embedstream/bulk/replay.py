@@ -34,7 +34,7 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer
-from embedstream.table.delta import find_conflict, table_name
+from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
@@ -56,10 +56,10 @@ _MERGE_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chunks that are left, and the number of selected messages that are lost (`gone`)."""
+    """The chunks that are left, and the number of selected messages that are lost (`lost`)."""
 
     chunks: Sequence[Chunk[OffsetRange]]
-    gone: int
+    lost: int
 
     @property
     def rows(self) -> int:
@@ -116,7 +116,7 @@ class Replay:
     def plan(self, *, chunk_rows: int | None = None) -> Plan:
         """Return the work that is left; a chunk has as many rows as a commit of the stream."""
         located = self._locate_remaining()
-        gone = located.where(~(f.col("in_kafka") | f.col("refers"))).count()
+        lost = located.where(~(f.col("in_kafka") | f.col("refers"))).count()
         spans = (
             located.where(f.col("in_kafka") | f.col("refers"))
             .groupBy("topic", "partition", f.floor(f.col("offset") / _SPAN).alias("span"))
@@ -136,7 +136,7 @@ class Replay:
                 chunks[-1] = Chunk((*chunks[-1].parts, part), chunks[-1].rows + rows)
             else:
                 chunks.append(Chunk((part,), rows))
-        return Plan(chunks, gone)
+        return Plan(chunks, lost)
 
     def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
@@ -188,7 +188,7 @@ class Replay:
         for attempt in range(1, _MERGE_ATTEMPTS + 1):
             try:
                 self._spark.sql(
-                    f"MERGE INTO {table_name(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "
+                    f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "
                     f"AS s ON {identity} AND ({ranges}) {action}"
                 )
                 return

@@ -12,7 +12,7 @@ from embedstream.bulk.selection import Kind, Selection
 from embedstream.cli import console
 from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.recovery.claim import table_claimed
+from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error
 from embedstream_core.errors import SetupError
 
@@ -56,15 +56,15 @@ def run_replay(
             raise SetupError(f"there is no table at '{table}' yet; start the stream first")
         with (
             explain_errors({"table.path": config.table.path}, explain_chunk_error),
-            table_claimed(spark, table, checkpoint=config.checkpoint),
+            claim_table(spark, table, checkpoint=config.checkpoint),
         ):
             replay = Replay(
                 spark, config, checked.model, checked.topics, kind=kind, selection=selection
             )
             plan = replay.plan(chunk_rows=chunk_rows)
-            if plan.gone:
+            if plan.lost:
                 console.print_text(
-                    f"{plan.gone} lost: Kafka has deleted them, and their rows hold no reference"
+                    f"{plan.lost} lost: Kafka has deleted them, and their rows hold no reference"
                 )
             reports = _run_chunks(plan.chunks, replay.run, stop, noun="message")
             if len(reports) == len(plan.chunks):
@@ -93,7 +93,7 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
                     f"{files.hidden} hidden left out: files and folders whose names begin with a "
                     "dot, and what Spark and Delta write next to data"
                 )
-            with table_claimed(spark, config.table.path):
+            with claim_table(spark, config.table.path):
                 chunks = files.plan(chunk_rows=chunk_rows)
                 reports = _run_chunks(chunks, files.run, stop, noun="file")
         console.print_text(f"table: {config.table.path}")

@@ -19,11 +19,11 @@ from embedstream.cli import console
 from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import check_topics
-from embedstream.recovery.claim import HeldClaim, claimed
+from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
-from embedstream.stream.progress import Margin, ProgressListener, Totals
+from embedstream.stream.progress import ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.errors import SetupError
 
@@ -100,7 +100,7 @@ def _run_checked(
     stop: threading.Event,
     until: Until,
 ) -> Totals:
-    from embedstream.recovery.resume import explain_failure, settle
+    from embedstream.recovery.resume import explain_failure, prepare_resumption
     from embedstream.stream.job import start_stream
     from embedstream.table.delta import create_table
 
@@ -111,14 +111,14 @@ def _run_checked(
         return explain_failure(spark, config) or cause
 
     counts = OutcomeCounts.start(spark)
-    margin = Margin(lambda: check_topics(spark, config.kafka))
+    margin = RetentionMargin(lambda: check_topics(spark, config.kafka))
     listener = ProgressListener(console.print_micro_batch, counts.take, margin)
     spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
         create_table(spark, config.table, model_id=checked.model.card.model_id)
-        with claimed(spark, config) as claim:
-            settled = settle(
+        with claim_stream(spark, config) as claim:
+            settled = prepare_resumption(
                 spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
             )
             for loss in settled.lost:

@@ -11,7 +11,7 @@ from embedstream.config.secrets import resolve_options, reveal
 from embedstream.config.yaml import parse_value
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import find_running_broker
-from embedstream.kafka.produce import find_images, image_messages, produce
+from embedstream.kafka.produce import find_image_files, image_messages, produce
 from embedstream_core.errors import SetupError
 
 __all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
@@ -52,7 +52,7 @@ def send_images(
     settings: dict[str, Any],
 ) -> bool:
     """Send images and print those that were not sent; return whether all were."""
-    images = find_images(paths)
+    images = find_image_files(paths)
     if partitions is not None:
         create_topic(servers, topic, partitions=partitions, client_settings=settings)
     unsent: list[str] = []

@@ -9,7 +9,7 @@ import yaml
 
 from embedstream.config.errors import ConfigError
 
-__all__ = ["TruthText", "parse_value", "read_yaml"]
+__all__ = ["BooleanText", "parse_value", "read_yaml"]
 
 # PyYAML quotes aliases and tags in its errors, and a password may begin like one. Its own names of
 # the parts of a document, such as '<block end>', and single characters are kept.
@@ -18,13 +18,13 @@ _QUOTED_INPUT = re.compile(r"""(['"])[^<\s]\S{2,}\1""")
 _TAG = "tag:yaml.org,2002:"
 
 
-class TruthText(str):
+class BooleanText(str):
     """The text of a truth value in YAML: `true`, `Yes`, `off`."""
 
     __slots__ = ()
 
     @property
-    def truth(self) -> bool:
+    def value(self) -> bool:
         """The value of the text."""
         return self.lower() in ("true", "yes", "on")
 
@@ -47,9 +47,9 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_truth(self, node: yaml.ScalarNode) -> TruthText:
+    def construct_boolean(self, node: yaml.ScalarNode) -> BooleanText:
         """Read a truth value as its text."""
-        return TruthText(self.construct_scalar(node))
+        return BooleanText(self.construct_scalar(node))
 
 
 _TYPED = {f"{_TAG}{kind}" for kind in ("int", "float", "timestamp")}
@@ -57,11 +57,11 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TYPED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_constructor(f"{_TAG}bool", _Loader.construct_truth)
+_Loader.add_constructor(f"{_TAG}bool", _Loader.construct_boolean)
 
 
 def read_yaml(text: str, subject: str) -> Any:
-    """Read a part of a configuration: maps, lists, texts, `TruthText`s, and None.
+    """Read a part of a configuration: maps, lists, texts, `BooleanText`s, and None.
 
     Raises:
         ConfigError: the text is not YAML. The message names the subject and repeats no input.

@@ -16,7 +16,7 @@ from embedstream.kafka.admin import read_end_offsets
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
-__all__ = ["OutgoingMessage", "find_images", "image_message", "image_messages", "produce"]
+__all__ = ["OutgoingMessage", "find_image_files", "image_message", "image_messages", "produce"]
 
 _PRODUCER_SETTINGS = {
     # Above any broker's limit, so that the broker refuses a large message and gives the reason.
@@ -41,7 +41,7 @@ class OutgoingMessage:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+def find_image_files(paths: Iterable[Path]) -> list[Path]:
     """Return the given files, and the images in the given folders, sorted within each.
 
     In folders the suffix identifies an image, in any case; hidden files and folders count too.

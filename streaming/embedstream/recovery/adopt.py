@@ -18,7 +18,7 @@ from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
 from embedstream_core.errors import SetupError
 
-__all__ = ["adopt_table", "begin_after"]
+__all__ = ["adopt_table", "choose_starts"]
 
 _SPECIAL = {"latest": -1, "earliest": -2}
 
@@ -46,14 +46,14 @@ def adopt_table(
     if config.kafka.starting_timestamp is not None:
         otherwise = find_offsets_at(spark, config.kafka, config.kafka.starting_timestamp, topics)
     lost = find_lost_ranges(ends, topics)
-    offsets = begin_after(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
+    offsets = choose_starts(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
     kafka = config.kafka.model_copy(
         update={"starting_offsets": offsets, "starting_timestamp": None}
     )
     return config.model_copy(update={"kafka": kafka}), lost
 
 
-def begin_after(
+def choose_starts(
     ends: Offsets,
     topics: Mapping[str, TopicState],
     otherwise: str | Offsets,
@@ -66,7 +66,7 @@ def begin_after(
         SetupError: A partition has no offset, or the checkpoint has another one for it. Spark
             prefers a beginning that it has written down to the one that it is given.
     """
-    initial = checkpoint.initial()
+    initial = checkpoint.read_initial()
     offsets: Offsets = {name: {} for name in topics}
     for name, number in ((name, number) for name, state in topics.items() for number in state.end):
         offset = ends.get(name, {}).get(number)

@@ -16,7 +16,7 @@ from embedstream_core.errors import SetupError
 __all__ = [
     "LostRange",
     "find_lost_ranges",
-    "read_due",
+    "read_due_offsets",
     "read_skipped_batches",
     "record_losses",
     "refuse_losses",
@@ -45,7 +45,9 @@ class LostRange:
         )
 
 
-def read_due(checkpoint: Checkpoint, known: Writers, topics: Mapping[str, TopicState]) -> Offsets:
+def read_due_offsets(
+    checkpoint: Checkpoint, writers: Writers, topics: Mapping[str, TopicState]
+) -> Offsets:
     """Return the offsets that are read next; none before the first start.
 
     They include partitions that were added since, which Spark reads from offset 0. Before the
@@ -56,7 +58,7 @@ def read_due(checkpoint: Checkpoint, known: Writers, topics: Mapping[str, TopicS
         SetupError: A partition ends before its offset: the topic is another one, or its broker
             lost messages.
     """
-    due = checkpoint.next_offsets(known)
+    due = checkpoint.read_next_offsets(writers)
     for name in due.keys() & topics.keys():
         for number, offset in due[name].items():
             end = topics[name].end.get(number, offset)

@@ -1,6 +1,7 @@
 """Where a start resumes: after the checkpoint, after the table's rows, or after a loss.
 
-`plan` only reads; `settle` writes, once the checks have passed and the driver holds its claim.
+`plan` only reads; `prepare_resumption` writes, once the checks have passed and the driver holds its
+claim.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from embedstream.recovery.checkpoint import Checkpoint, DamagedFile, Writers
 from embedstream.recovery.lost_messages import (
     LostRange,
     find_lost_ranges,
-    read_due,
+    read_due_offsets,
     record_losses,
     refuse_losses,
     skip_lost,
@@ -28,7 +29,7 @@ from embedstream.table.delta import check_table
 from embedstream.table.delta_log import read_writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Resumption", "explain_failure", "go_past", "plan", "settle"]
+__all__ = ["Resumption", "explain_failure", "plan", "prepare_resumption", "skip_losses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +53,26 @@ def plan(
             which it was read, or the checkpoint cannot be read.
     """
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    known = read_writers(spark, config.table.path)
+    writers = read_writers(spark, config.table.path)
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):
         check_ids(folder, topics)
     try:
-        if adopt and known and not checkpoint.planned:
+        if adopt and writers and not checkpoint.planned:
             adopted, lost = adopt_table(spark, config, topics, checkpoint=checkpoint)
-            return Resumption(adopted, topics, known, lost, adopts=True)
-        due = read_due(checkpoint, known, topics)
+            return Resumption(adopted, topics, writers, lost, adopts=True)
+        due = read_due_offsets(checkpoint, writers, topics)
     except DamagedFile as error:
         raise SetupError(
             f"the checkpoint '{config.checkpoint}' does not say where to resume, because its file "
             f"{error}; run `embedstream doctor`"
         ) from None
-    return Resumption(config, topics, known, find_lost_ranges(due, topics), adopts=False)
+    return Resumption(config, topics, writers, find_lost_ranges(due, topics), adopts=False)
 
 
-def settle(
+def prepare_resumption(
     spark: SparkSession,
     config: StreamConfig,
-    known: Writers,
+    writers: Writers,
     *,
     adopt: bool,
     accept_loss: bool,
@@ -79,13 +80,13 @@ def settle(
     """Plan once more, now that no other driver can interfere, and write what the start needs.
 
     Written are the ids of the topics, into the folders of checkpoint and table, and accepted
-    losses. `known` are the table's writers as the checks found them.
+    losses. `writers` are the table's writers as the checks found them.
 
     Raises:
         SetupError: Another driver wrote to the table since the checks, or Kafka deleted more.
     """
     found = plan(spark, config, check_topics(spark, config.kafka), adopt=adopt)
-    if found.writers != known:
+    if found.writers != writers:
         raise SetupError(
             f"another driver wrote to the table '{config.table.path}' while this one started; if "
             "it has ended, start again"
@@ -94,7 +95,7 @@ def settle(
         refuse_losses(found.lost)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
     if found.lost and accept_loss and not found.adopts:
-        go_past(checkpoint, known, found.topics, found.lost)
+        skip_losses(checkpoint, writers, found.topics, found.lost)
     elif found.lost:
         # Adopted offsets begin after the loss; and Spark goes past it by itself if it may.
         record_losses(checkpoint.folder, found.lost)
@@ -103,9 +104,9 @@ def settle(
     return found
 
 
-def go_past(
+def skip_losses(
     checkpoint: Checkpoint,
-    known: Writers,
+    writers: Writers,
     topics: Mapping[str, TopicState],
     lost: Sequence[LostRange],
 ) -> None:
@@ -114,12 +115,12 @@ def go_past(
     Raises:
         SetupError: The checkpoint's last file in `offsets` cannot be read.
     """
-    batch = checkpoint.choose_batch_to_skip(known)
+    batch = checkpoint.choose_micro_batch_to_skip(writers)
     # First the record: a micro-batch that is not in the table, and not recorded, would look like
     # missing rows.
     record_losses(checkpoint.folder, lost, skipped_by=batch)
     try:
-        checkpoint.skip_to(batch, skip_lost(read_due(checkpoint, known, topics), lost))
+        checkpoint.skip_to(batch, skip_lost(read_due_offsets(checkpoint, writers, topics), lost))
     except DamagedFile as error:
         raise SetupError(
             f"the checkpoint '{checkpoint.folder.location}' cannot go past the loss: its last "

@@ -24,7 +24,7 @@ Delta ignores names that begin with an underscore, and VACUUM leaves them alone.
 """
 
 # Here Hadoop refuses no second writer: one process's Delta commit could replace another's.
-_LETS_BOTH_WRITE = {"file", "s3", "s3a", "s3n"}
+_WITHOUT_EXCLUSIVE_CREATE = {"file", "s3", "s3a", "s3n"}
 
 # HDFS and local disks refuse a second file by themselves; object stores only with this option.
 _CONDITIONAL_CREATE = "fs.option.create.conditional.overwrite"
@@ -51,14 +51,14 @@ class Folder:
         with locate(self.spark, self.location) as (system, path):
             system.exists(path)
 
-    def folder(self, name: str) -> Folder:
+    def get_folder(self, name: str) -> Folder:
         """Return a folder inside this one."""
         return Folder(self.spark, f"{self.location}/{name}")
 
-    def keeps_writers_apart(self) -> bool:
+    def has_exclusive_create(self) -> bool:
         """Return whether the file system refuses one of two processes that create the same file."""
         with locate(self.spark, self.location) as (system, _):
-            return system.getUri().getScheme() not in _LETS_BOTH_WRITE
+            return system.getUri().getScheme() not in _WITHOUT_EXCLUSIVE_CREATE
 
     def make_private(self) -> None:
         """Create a local folder if there is none, for its owner alone.
@@ -70,7 +70,7 @@ class Folder:
             if (local := _find_on_disk(system, path)) is not None:
                 _make_private(local)
 
-    def sizes(self) -> dict[str, int]:
+    def list_sizes(self) -> dict[str, int]:
         """Return the names in the folder with their bytes, without hidden ones; {} if absent."""
         with locate(self.spark, self.location) as (system, path):
             listed = system.listStatus(path) if system.exists(path) else ()
@@ -142,7 +142,7 @@ class Folder:
     def remove_if_empty(self) -> None:
         """Remove the folder if it holds nothing but hidden files; an absent one is not an error."""
         with locate(self.spark, self.location) as (system, path):
-            if system.exists(path) and not self.sizes():
+            if system.exists(path) and not self.list_sizes():
                 for status in system.listStatus(path):
                     system.delete(status.getPath(), False)
                 system.delete(path, False)

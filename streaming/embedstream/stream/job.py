@@ -45,8 +45,8 @@ def start_stream(
 ) -> Stream:
     """Start the query, which runs until it is stopped, or until it has read what the topics hold.
 
-    Takes no lock: the caller must hold `claimed(...)` while the query runs, as `embedstream run`
-    does.
+    Takes no lock: the caller must hold `claim_stream(...)` while the query runs, as `embedstream
+    run` does.
     """
     create_table(spark, config.table, model_id=model.card.model_id)
     set_model(spark, config.table.path, model.card.model_id)

@@ -153,7 +153,7 @@ class _Preflight:
 
     def check_references(self) -> str:
         max_bytes = self.config.decode.max_image_bytes
-        policy = self.config.references.policy(max_bytes=max_bytes)
+        policy = self.config.references.build_policy(max_bytes=max_bytes)
         for folder in policy.folders:
             if not folder.exists():
                 raise SetupError(
@@ -171,7 +171,8 @@ class _Preflight:
         check_writable("table.path", path)
         rows = check_table(spark, path)
         if rows is None and (
-            folder.sizes().keys() - {"_delta_log"} or folder.folder("_delta_log").sizes()
+            folder.list_sizes().keys() - {"_delta_log"}
+            or folder.get_folder("_delta_log").list_sizes()
         ):
             raise SetupError(
                 f"table.path '{path}' holds files that are no Delta table; choose a path of its "

@@ -24,11 +24,11 @@ from embedstream.kafka.topics import TopicState
 from embedstream.worker.counts import CommitReport, Kinds
 from embedstream_core.errors import SetupError
 
-__all__ = ["Margin", "MicroBatchReport", "ProgressListener", "Totals"]
+__all__ = ["MicroBatchReport", "ProgressListener", "RetentionMargin", "Totals"]
 
 _log = logging.getLogger(__name__)
 
-_ASK_EVERY_S = 30.0
+_REFRESH_S = 30.0
 
 _Offsets = dict[tuple[str, int], int]
 
@@ -80,7 +80,7 @@ class Totals:
 
 
 @dataclass(slots=True)
-class Margin:
+class RetentionMargin:
     """How far the reader is ahead of Kafka's oldest messages; asks Kafka every half minute."""
 
     ask: Callable[[], Mapping[str, TopicState]]
@@ -88,12 +88,12 @@ class Margin:
     _asked_at: float = field(default=-math.inf, init=False)
     _oldest: _Offsets = field(default_factory=dict, init=False)
 
-    def of(self, source: Any) -> int | None:
+    def measure(self, source: Any) -> int | None:
         """Return the least margin of the partitions with unread messages.
 
         None before Kafka has answered.
         """
-        if self.clock() - self._asked_at >= _ASK_EVERY_S:
+        if self.clock() - self._asked_at >= _REFRESH_S:
             self._asked_at = self.clock()
             try:
                 self._oldest = _flatten({name: one.earliest for name, one in self.ask().items()})
@@ -129,7 +129,7 @@ class ProgressListener(StreamingQueryListener):
         self,
         on_batch: Callable[[MicroBatchReport], None],
         take_counts: Callable[[str, int], Kinds],
-        margin: Margin | None = None,
+        margin: RetentionMargin | None = None,
     ) -> None:
         self._on_batch = on_batch
         self._take_counts = take_counts
@@ -166,7 +166,7 @@ class ProgressListener(StreamingQueryListener):
             failures=Counter({code: count for code, count in counts.items() if code is not None}),
             duration_s=progress.durationMs["triggerExecution"] / 1000,
             lag=lag,
-            margin=self._margin.of(source) if self._margin and lag else None,
+            margin=self._margin.measure(source) if self._margin and lag else None,
         )
         self.totals.add(report)
         self._on_batch(report)

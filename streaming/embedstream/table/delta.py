@@ -25,10 +25,10 @@ __all__ = [
     "embeddings",
     "failures",
     "find_conflict",
-    "literal",
+    "quote_literal",
+    "quote_table",
+    "read_properties",
     "set_model",
-    "table_name",
-    "table_properties",
 ]
 
 MODEL_PROPERTY = "embedstream.model_id"
@@ -58,7 +58,7 @@ _CONCURRENT = {
     "ConcurrentWriteException",
 }
 
-_ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
+_NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
 def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> None:
@@ -71,9 +71,11 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> N
     Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
     merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: model_id}
     columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
-    settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in merged.items())
+    settings = ", ".join(
+        f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
+    )
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {table_name(table.path)} ({columns}) USING delta "
+        f"CREATE TABLE IF NOT EXISTS {quote_table(table.path)} ({columns}) USING delta "
         f"TBLPROPERTIES ({settings})"
     )
 
@@ -101,7 +103,7 @@ def compact(spark: SparkSession, path: str) -> None:
     for name, value in _COMPACTION.items():
         if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
-    session.sql(f"OPTIMIZE {table_name(path)}")
+    session.sql(f"OPTIMIZE {quote_table(path)}")
 
 
 def embeddings(spark: SparkSession, path: str) -> DataFrame:
@@ -140,7 +142,7 @@ def check_table(spark: SparkSession, path: str) -> int | None:
         ]
         rows = table.count()
     except AnalysisException as error:
-        if error.getCondition() in _ABSENT:
+        if error.getCondition() in _NO_TABLE:
             return None
         first_line = str(error).partition("\n")[0]
         raise SetupError(
@@ -161,7 +163,7 @@ def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -
     Raises:
         SetupError: another model fills it; `remedy` ends the message.
     """
-    filled_by = table_properties(spark, path).get(MODEL_PROPERTY)
+    filled_by = read_properties(spark, path).get(MODEL_PROPERTY)
     if filled_by and filled_by != model_id:
         raise SetupError(
             f"the table holds embeddings of '{filled_by}', and encoder gives '{model_id}'; {remedy}"
@@ -180,26 +182,26 @@ def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
     return "concurrent" if causes & _CONCURRENT else None
 
 
-def table_properties(spark: SparkSession, path: str) -> dict[str, str]:
+def read_properties(spark: SparkSession, path: str) -> dict[str, str]:
     """Return the properties of an existing table."""
-    rows = spark.sql(f"SHOW TBLPROPERTIES {table_name(path)}").collect()
+    rows = spark.sql(f"SHOW TBLPROPERTIES {quote_table(path)}").collect()
     return {row["key"]: row["value"] for row in rows}
 
 
 def set_model(spark: SparkSession, path: str, model_id: str) -> None:
     """Record the model that fills the table from now on."""
     spark.sql(
-        f"ALTER TABLE {table_name(path)} SET TBLPROPERTIES "
-        f"({literal(MODEL_PROPERTY)} = {literal(model_id)})"
+        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
+        f"({quote_literal(MODEL_PROPERTY)} = {quote_literal(model_id)})"
     )
 
 
-def table_name(path: str) -> str:
+def quote_table(path: str) -> str:
     """Return the name of the table at a path in SQL."""
     return f"delta.`{path.replace('`', '``')}`"
 
 
-def literal(text: str) -> str:
+def quote_literal(text: str) -> str:
     """Return a text as a literal in SQL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -27,7 +27,7 @@ from embedstream.index.search import (
     find_nearest,
     find_newest_model,
 )
-from embedstream.table.delta import create_table, table_name
+from embedstream.table.delta import create_table, quote_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
@@ -285,7 +285,7 @@ def test_tables_of_sparks_newer_features_are_searched(
     properties, statements = FEATURES[feature]
     table = spark_table(spark, tmp_path, properties)
     for statement in statements:
-        spark.sql(statement.format(table_name(table)))
+        spark.sql(statement.format(quote_table(table)))
 
     neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=10)
 

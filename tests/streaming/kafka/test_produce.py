@@ -14,7 +14,7 @@ import pytest
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES
 from embedstream.kafka.produce import (
     OutgoingMessage,
-    find_images,
+    find_image_files,
     image_message,
     image_messages,
     produce,
@@ -69,7 +69,7 @@ def files(folder: Path, *names: str) -> list[Path]:
 def test_a_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
     b, deep, upper, a = files(tmp_path, "b.png", "b/deep/c.JPG", "z/d.JpEg", "a.webp")
     files(tmp_path, "notes.txt", "b/archive.zip", "no-suffix")
-    assert find_images([tmp_path]) == [a, deep, b, upper]
+    assert find_image_files([tmp_path]) == [a, deep, b, upper]
 
 
 @pytest.mark.parametrize(
@@ -78,47 +78,47 @@ def test_a_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
 )
 def test_every_suffix_of_an_image_is_found(tmp_path: Path, suffix: str) -> None:
     found = files(tmp_path, f"picture.{suffix}")
-    assert find_images([tmp_path]) == found
+    assert find_image_files([tmp_path]) == found
 
 
 def test_hidden_files_and_unusual_names_are_found(tmp_path: Path) -> None:
     found = files(tmp_path, ".hidden.png", ".thumbnails/a.png", "_DSC0001.JPG", "a [1] {b}.png")
-    assert find_images([tmp_path]) == found
+    assert find_image_files([tmp_path]) == found
 
 
 def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "picture.heic")
-    assert find_images([path]) == [path]
+    assert find_image_files([path]) == [path]
 
 
 def test_paths_keep_their_order(tmp_path: Path) -> None:
     last, inner = files(tmp_path, "z.png", "folder/a.png")
-    assert find_images([last, tmp_path / "folder", last]) == [last, inner, last]
+    assert find_image_files([last, tmp_path / "folder", last]) == [last, inner, last]
 
 
 def test_a_folder_with_an_image_suffix_is_not_an_image(tmp_path: Path) -> None:
     (inner,) = files(tmp_path, "album.jpg/a.png")
-    assert find_images([tmp_path]) == [inner]
+    assert find_image_files([tmp_path]) == [inner]
 
 
 def test_a_broken_link_is_not_an_image(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert find_images([tmp_path]) == [path]
+    assert find_image_files([tmp_path]) == [path]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     absent = tmp_path / "absent"
     with pytest.raises(SetupError, match="does not exist; name files") as error:
-        find_images([path, absent])
+        find_image_files([path, absent])
     assert f"'{absent}'" in str(error.value)
 
 
 def test_a_folder_without_an_image_is_an_error_that_lists_the_suffixes(tmp_path: Path) -> None:
     files(tmp_path, "notes.txt")
     with pytest.raises(SetupError, match=r"no image \(\.apng, \.bmp, .*, \.jfif, .*, \.webp\)"):
-        find_images([tmp_path])
+        find_image_files([tmp_path])
 
 
 def test_a_message_of_bytes(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> 
 def test_a_path_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 300)
     with pytest.raises(SetupError, match="cannot be read: File name too long") as error:
-        find_images([path])
+        find_image_files([path])
     assert f"'{path}'" in str(error.value)
 
 

@@ -68,7 +68,7 @@ def test_a_claim_is_held_in_both_folders_and_released(files: list[ClaimFile]) ->
     with HeldClaim(files, claim) as held:
         assert [file.read() for file in files] == [claim, claim]
         held.verify()
-    assert [file.folder.sizes() for file in files] == [{}, {}]
+    assert [file.folder.list_sizes() for file in files] == [{}, {}]
 
 
 def test_a_second_driver_is_refused_by_name(files: list[ClaimFile]) -> None:

@@ -24,7 +24,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_images
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
-from embedstream.table.delta import embeddings, failures, table_name
+from embedstream.table.delta import embeddings, failures, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
@@ -257,7 +257,7 @@ def test_outcomes_are_counted_whatever_columns_the_table_has(
     config = configure(kafka={"max_offsets_per_trigger": 2})
     columns = ", ".join(f"`{one.name}` {one.dataType.simpleString()}" for one in OUTCOME_SCHEMA)
     spark.sql(
-        f"CREATE TABLE {table_name(config.table.path)} ({columns}{extra}) USING delta "
+        f"CREATE TABLE {quote_table(config.table.path)} ({columns}{extra}) USING delta "
         "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'supported')"
     )
     contents = [picture(), b"no image", b"", picture(), picture()]

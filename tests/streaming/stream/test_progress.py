@@ -15,7 +15,7 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.stream.progress import Margin, MicroBatchReport, ProgressListener, Totals
+from embedstream.stream.progress import MicroBatchReport, ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import Kinds
 from embedstream_core.errors import Code, SetupError
 
@@ -248,7 +248,7 @@ def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> li
     """What is reported of micro-batches that end so many seconds after one another."""
     now = [0.0]
     reports: list[MicroBatchReport] = []
-    margin = Margin(kafka, clock=lambda: now[0])
+    margin = RetentionMargin(kafka, clock=lambda: now[0])
     listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
     for one in triggers:
         listener.onQueryProgress(event(one))
