@@ -70,7 +70,7 @@ def spoilt(tensors: dict[str, torch.Tensor], damage: str) -> bytes:
         ("nan", "numbers that are not finite"),
     ],
 )
-def test_weights_that_tell_no_pictures_apart_are_refused_at_the_start(
+def test_weights_that_give_all_images_one_vector_are_refused_at_the_start(
     spark: SparkSession, configure: Configure, tmp_path: Path, damage: str, told: str
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -184,7 +184,7 @@ def flipped_bit(content: bytes) -> bytes:
     return bytes(png)
 
 
-def test_what_once_ended_a_task_ends_none(
+def test_messages_that_once_ended_a_task_end_none(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     noise = Image.effect_noise((256, 256), 80).convert("RGB")

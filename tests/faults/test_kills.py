@@ -151,7 +151,9 @@ def log(stream: DrivenStream) -> Iterator[dict[str, dict[str, Any]]]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
-def test_a_table_that_was_being_made_is_made(stream: DrivenStream, vectors: Vectors) -> None:
+def test_a_table_whose_creation_was_interrupted_is_created(
+    stream: DrivenStream, vectors: Vectors
+) -> None:
     """A driver that is killed there leaves the log's folder without an entry."""
     (stream.table / "_delta_log").mkdir(parents=True)
     stream.send(8)
@@ -163,7 +165,9 @@ def test_a_table_that_was_being_made_is_made(stream: DrivenStream, vectors: Vect
 
 @pytest.mark.long
 @pytest.mark.parametrize("half", ["python", "java"])
-def test_half_a_driver_follows_the_other(stream: DrivenStream, vectors: Vectors, half: str) -> None:
+def test_the_other_half_of_a_killed_driver_ends_too(
+    stream: DrivenStream, vectors: Vectors, half: str
+) -> None:
     stream.send(AHEAD)
     with stream.run() as driver:
         stream.wait_for_batches(2, driver)

@@ -65,7 +65,7 @@ def store() -> Iterator[Store]:
         yield Store(url, client)
 
 
-def test_a_stream_is_killed_and_goes_on(
+def test_a_killed_stream_resumes(
     store: Store, spark: SparkSession, topic: Topic, tmp_path: Path, vectors: Vectors
 ) -> None:
     bucket = store.make("embeddings")

@@ -89,7 +89,7 @@ def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
     check_all_good(config, topic)
 
 
-def test_an_outage_that_ends_in_the_pause_is_not_noticed(
+def test_an_outage_that_ends_during_the_pause_has_no_effect(
     spark: SparkSession, site: Site, topic: Topic, config: StreamConfig
 ) -> None:
     stream = start_stream(spark, config, prepared(config), until="drained")

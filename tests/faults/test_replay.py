@@ -69,7 +69,7 @@ def send_references(topic: Topic, folder: Path, count: int) -> None:
     )
 
 
-def test_failures_give_way_to_what_the_second_attempt_brings(
+def test_a_replay_replaces_failures_and_leaves_good_rows(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 4)
@@ -94,7 +94,7 @@ def test_failures_give_way_to_what_the_second_attempt_brings(
         assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
 
 
-def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
+def test_a_replay_fetches_references_of_deleted_messages_and_counts_lost_images(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 6)
@@ -139,7 +139,7 @@ def test_a_selection_leaves_all_other_rows_as_they_are(
 
 
 @pytest.mark.long
-def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
+def test_an_interrupted_replay_resumes_and_a_finished_one_starts_over(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure()
@@ -156,7 +156,7 @@ def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
     check_outcomes(tmp_path / "table", topic.positions())
 
 
-def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
+def test_a_backfill_adds_another_models_rows_once(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure()
@@ -178,7 +178,7 @@ def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
 
 
 @pytest.mark.long
-def test_beside_the_live_stream_nothing_is_lost_or_doubled(
+def test_a_replay_during_the_live_stream_loses_and_doubles_nothing(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     """Both write to the same table, which is compacted at every other commit."""

@@ -63,7 +63,7 @@ class Told:
     addresses: Set[str]
 
 
-def test_a_broker_that_refuses_a_password_is_told_without_it(
+def test_the_error_for_a_refused_password_does_not_contain_it(
     spark: SparkSession, configure: Callable[..., StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SASL_PASSWORD", ENVIRONMENT["SASL_PASSWORD"])
@@ -79,7 +79,7 @@ def test_a_broker_that_refuses_a_password_is_told_without_it(
 
 
 @pytest.mark.long
-def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
+def test_no_secret_is_printed_or_stored_anywhere(topic: Topic, tmp_path: Path) -> None:
     with open_site() as site:
         send_secrets(topic, site)
         told = tell(topic, site, tmp_path)

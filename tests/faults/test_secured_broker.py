@@ -178,7 +178,7 @@ def positions(topic: Topic, secured: SecuredBroker) -> set[Position]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-def test_messages_come_and_go_with_a_password_over_tls(
+def test_messages_are_sent_and_read_with_a_password_over_tls(
     spark: SparkSession,
     secured: SecuredBroker,
     topic: Topic,
@@ -201,7 +201,7 @@ def test_messages_come_and_go_with_a_password_over_tls(
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-def test_a_wrong_password_is_told_with_the_setting_and_without_the_password(
+def test_the_error_for_a_wrong_password_names_the_setting_but_not_the_password(
     spark: SparkSession,
     secured: SecuredBroker,
     configure: Configure,
@@ -218,7 +218,7 @@ def test_a_wrong_password_is_told_with_the_setting_and_without_the_password(
     assert WRONG not in message
 
 
-def test_a_password_that_breaks_its_setting_is_not_told_either(
+def test_the_error_for_a_malformed_password_setting_does_not_contain_it(
     spark: SparkSession,
     secured: SecuredBroker,
     configure: Configure,
@@ -233,7 +233,7 @@ def test_a_password_that_breaks_its_setting_is_not_told_either(
     assert WRONG not in message
 
 
-def test_a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting(
+def test_the_error_for_an_untrusted_certificate_names_the_setting(
     spark: SparkSession, secured: SecuredBroker, configure: Configure, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.pem"
@@ -247,7 +247,7 @@ def test_a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting(
     assert "kafka.ssl.truststore" in message
 
 
-def test_a_truststore_that_is_not_there_is_told(
+def test_a_missing_truststore_is_named(
     spark: SparkSession, secured: SecuredBroker, configure: Configure
 ) -> None:
     changed = {
@@ -260,14 +260,14 @@ def test_a_truststore_that_is_not_there_is_told(
 
 
 @pytest.mark.long
-def test_a_client_without_tls_is_told_of_the_options(
+def test_the_error_for_a_client_without_tls_names_the_options(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     assert "kafka.options" in refusal(spark, configure(), "topics")
 
 
 @pytest.mark.parametrize("wrong", ["sasl_plain_password", "ssl_cafile"])
-def test_a_producer_that_is_not_let_in_is_told_with_the_setting(
+def test_the_error_for_a_refused_producer_names_the_setting(
     secured: SecuredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     authority = secured.authority
@@ -285,7 +285,7 @@ def test_a_producer_that_is_not_let_in_is_told_with_the_setting(
 
 
 @pytest.mark.long
-def test_the_commands_keep_the_password_to_themselves(
+def test_the_commands_print_no_password(
     secured: SecuredBroker, topic: Topic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_config(topic, tmp_path)

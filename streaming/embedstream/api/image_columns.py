@@ -140,10 +140,10 @@ def _read_image_struct(image: Mapping[str, Any]) -> Entry:
     try:
         mode, order = _IMAGE_MODES[image["mode"]]
         size = image["width"], image["height"]
-        picture = Image.frombytes(mode, size, image["data"], "raw", order)
+        pixels = Image.frombytes(mode, size, image["data"], "raw", order)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"the image struct does not hold pixels of 8 bits a channel: {error!r}"
         return Failure(Code.IMAGE_CORRUPT, Stage.DECODE, reason)
     file = io.BytesIO()
-    picture.save(file, "BMP")
+    pixels.save(file, "BMP")
     return Item("", content=file.getvalue())

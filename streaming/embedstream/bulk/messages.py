@@ -23,6 +23,7 @@ from embedstream_core.redaction import REDACTED
 __all__ = ["POSITION", "locate_messages", "read_again", "write_condition"]
 
 POSITION = ["topic", "partition", "offset"]
+"""The columns that identify a message."""
 
 
 def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:

@@ -38,7 +38,6 @@ from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
-from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import PreparedModel
 
 __all__ = ["Plan", "Replay"]
@@ -104,14 +103,15 @@ class Replay:
         self._began = datetime.now(UTC)
         note = json.dumps({**work, "began": self._began.isoformat()}, default=str)
         if not self._folder.create(self._note, note):
-            try:
-                began = json.loads(self._folder.read(self._note) or "")["began"]
-                self._began = datetime.fromisoformat(began)
-            except (ValueError, KeyError, TypeError) as error:
-                raise SetupError(
-                    f"{config.table.path}/{self._note}, which says when the {kind} began, cannot "
-                    f"be read ({error}); delete it to start over"
-                ) from None
+            self._began = (
+                self._folder.parse(
+                    self._note,
+                    lambda text: datetime.fromisoformat(json.loads(text)["began"]),
+                    meaning=f"which says when the {kind} began",
+                    remedy="delete it to start over",
+                )
+                or self._began
+            )
 
     def plan(self, *, chunk_rows: int | None = None) -> Plan:
         """Return the work that is left; a chunk has as many rows as a commit of the stream."""

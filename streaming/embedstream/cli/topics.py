@@ -62,7 +62,7 @@ def send_images(
         on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),
     )
     failed = produce(messages, bootstrap_servers=servers, topic=topic, client_settings=settings)
-    unsent += [f"{message.name}: {reason}" for message, reason in failed]
+    unsent += [f"{message.key}: {reason}" for message, reason in failed]
     for line in unsent:
         console.print_error(f"not sent: {line}")
     sent = len(images) - len(unsent)

@@ -111,5 +111,6 @@ def _accepts_connections(server: str) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), port), timeout=_CONNECT_TIMEOUT_S):
             return True
-    except OSError:
+    # Of a name that DNS does not allow, such as `a..b`, Python makes a UnicodeError.
+    except (OSError, UnicodeError):
         return False

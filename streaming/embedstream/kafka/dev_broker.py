@@ -58,7 +58,7 @@ _PROPERTIES = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # After a kill the broker waits this long for its former self; the default is 9 s.
+    # After a kill, the broker waits until its previous session expires; the default is 9 s.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
     # The default, 128 MiB, is a quarter of the heap.

@@ -80,11 +80,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
 def find_offsets_at(
     spark: SparkSession, config: KafkaConfig, time: datetime, topics: Mapping[str, TopicState]
 ) -> dict[str, dict[int, int]]:
-    """Return each partition's first offset that is not before a time, or its end without one.
-
-    Raises:
-        SetupError: as `check_topics`.
-    """
+    """Return each partition's first offset that is not before a time, or its end without one."""
     jvm: Any = spark.sparkContext._jvm
     spec = jvm.org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(to_epoch_ms(time))
     positions = [(topic, number) for topic, state in topics.items() for number in state.end]

@@ -1,9 +1,9 @@
-"""Resume after the last message that has a row, where the table is there without its checkpoint.
+"""Resume without a checkpoint, after the last message of each partition that has a row.
 
 The table has all of a micro-batch's rows or none, so a partition's rows have no gap before the last
-one. Not in the table: messages without a value, so those after the last row are read again, and
-again make no row; and rows that were deleted at the end of a partition, which come back. A
-partition without any row starts where the configuration says.
+one. Messages without a value that follow the last row are read again, and make no row again. Rows
+that were deleted at the end of a partition come back. A partition without any row starts where the
+configuration says.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def adopt_table(
     *,
     checkpoint: Checkpoint,
 ) -> tuple[StreamConfig, list[LostRange]]:
-    """Return the configuration that begins where the table ends, and what was lost after its rows.
+    """Return the configuration that starts where the table ends, and what was lost after its rows.
 
     Raises:
-        SetupError: The checkpoint's folder says that the stream begins elsewhere.
+        SetupError: The checkpoint has another start for a partition.
     """
     table = spark.read.format("delta").load(config.table.path)
     ends: Offsets = {}
@@ -60,11 +60,10 @@ def choose_starts(
     *,
     checkpoint: Checkpoint,
 ) -> Offsets:
-    """Return where each partition begins: where the table ends, or else `otherwise`.
+    """Return the offset at which each partition starts: where the table ends, or `otherwise`.
 
     Raises:
-        SetupError: A partition has no offset, or the checkpoint has another one for it. Spark
-            prefers a beginning that it has written down to the one that it is given.
+        SetupError: A partition has no offset, or the checkpoint, which Spark prefers, has another.
     """
     initial = checkpoint.read_initial()
     offsets: Offsets = {name: {} for name in topics}

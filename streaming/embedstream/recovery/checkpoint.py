@@ -71,17 +71,17 @@ class Checkpoint:
             return -1
         return writers[query].batch if query in writers else -1
 
-    def read_ends(self, batch: int) -> Offsets:
+    def read_ends(self, micro_batch: int) -> Offsets:
         """Return the offsets at which a planned micro-batch ends."""
-        lines = self._read_lines("offsets", batch)
+        lines = self._read_lines("offsets", micro_batch)
         if len(lines) < 3:
             raise DamagedFile(f"has {len(lines)} lines where Spark writes 3")
         _parse(lines[1])
         return _parse_offsets(lines[-1])
 
-    def check_commit(self, batch: int) -> None:
+    def check_commit(self, micro_batch: int) -> None:
         """Check that Spark can read a micro-batch's file in `commits`."""
-        _parse(self._read_lines("commits", batch)[-1])
+        _parse(self._read_lines("commits", micro_batch)[-1])
 
     def read_initial(self) -> Offsets | None:
         """Return where the first micro-batch begins; None before Spark has recorded it."""
@@ -100,7 +100,7 @@ class Checkpoint:
         is_done = last in self.committed or last <= self.find_last_in_table(writers)
         return last + 1 if is_done else last
 
-    def skip_to(self, batch: int, offsets: Offsets) -> None:
+    def skip_to(self, micro_batch: int, offsets: Offsets) -> None:
         """Add or replace a micro-batch, without messages, so that it ends at these offsets.
 
         Raises:
@@ -110,15 +110,15 @@ class Checkpoint:
         last = self.last_planned
         version, state, *_ = self._read_lines("offsets", last)
         commits = self.folder.get_folder("commits")
-        if batch > last:
+        if micro_batch > last:
             # Otherwise Spark would repeat it, and the next one needs it committed.
             commits.create(str(last), _COMMIT)
         text = "\n".join([version, state, json.dumps(offsets)])
-        self.folder.get_folder("offsets").replace(str(batch), text)
-        commits.create(str(batch), _COMMIT)
+        self.folder.get_folder("offsets").replace(str(micro_batch), text)
+        commits.create(str(micro_batch), _COMMIT)
 
-    def _read_lines(self, kind: str, batch: int) -> list[str]:
-        text = self._read(f"{kind}/{batch}")
+    def _read_lines(self, kind: str, micro_batch: int) -> list[str]:
+        text = self._read(f"{kind}/{micro_batch}")
         if text is None:
             raise DamagedFile("is not there")
         if not text:

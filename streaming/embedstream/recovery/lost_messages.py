@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint, Offsets, Writers
-from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
+from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -129,11 +129,9 @@ def read_skipped_batches(checkpoint: Checkpoint) -> set[int]:
     Raises:
         SetupError: The file of losses is damaged.
     """
-    try:
-        text = checkpoint.folder.read(_FILE) or ""
+
+    def parse(text: str) -> set[int]:
         return {json.loads(line)["skipped_by"] for line in text.splitlines()} - {None}
-    except (UnreadableFile, ValueError, TypeError, KeyError) as error:
-        raise SetupError(
-            f"{checkpoint.folder.location}/{_FILE}, the losses that were accepted, cannot be read "
-            f"({error}); repair or delete its last line"
-        ) from None
+
+    meaning, remedy = "the losses that were accepted", "repair or delete its last line"
+    return checkpoint.folder.parse(_FILE, parse, meaning=meaning, remedy=remedy) or set()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
 from embedstream.spark.errors import find_root_cause
 from embedstream.spark.hadoop import locate
 from embedstream_core.atomic_files import open_draft, replace_file
-from embedstream_core.errors import EmbedstreamError
+from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile"]
+
+Parsed = TypeVar("Parsed")
 
 OWN_FOLDER = "_embedstream"
 """The folder of embedstream's own files, next to those of Spark and Delta.
@@ -93,6 +96,22 @@ class Folder:
                 raise UnreadableFile("it is not UTF-8 text") from None
             except Exception as error:
                 raise UnreadableFile(find_root_cause(error)) from None
+
+    def parse(
+        self, name: str, read: Callable[[str], Parsed], *, meaning: str, remedy: str
+    ) -> Parsed | None:
+        """Return what `read` makes of a file's text; None if there is no file.
+
+        Raises:
+            SetupError: the file is damaged; the message says what it means and what to do.
+        """
+        try:
+            text = self.read(name)
+            return None if text is None else read(text)
+        except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SetupError(
+                f"{self.location}/{name}, {meaning}, cannot be read ({error}); {remedy}"
+            ) from None
 
     def create(self, name: str, text: str) -> bool:
         """Write a new file; return False, and leave the file as it is, if there is one already.

@@ -33,7 +33,7 @@ __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a start may do because the user allows it."""
+    """What a start may do because the user allowed it."""
 
     model_change: bool = False
     adopt: bool = False

@@ -81,11 +81,11 @@ class Totals:
 
 @dataclass(slots=True)
 class RetentionMargin:
-    """How far the reader is ahead of Kafka's oldest messages; asks Kafka every half minute."""
+    """How far the reader is ahead of Kafka's oldest messages, which are read every half minute."""
 
-    ask: Callable[[], Mapping[str, TopicState]]
+    read_topics: Callable[[], Mapping[str, TopicState]]
     clock: Callable[[], float] = time.monotonic
-    _asked_at: float = field(default=-math.inf, init=False)
+    _read_at: float = field(default=-math.inf, init=False)
     _oldest: _Offsets = field(default_factory=dict, init=False)
 
     def measure(self, source: Any) -> int | None:
@@ -93,10 +93,12 @@ class RetentionMargin:
 
         None before Kafka has answered.
         """
-        if self.clock() - self._asked_at >= _REFRESH_S:
-            self._asked_at = self.clock()
+        if self.clock() - self._read_at >= _REFRESH_S:
+            self._read_at = self.clock()
             try:
-                self._oldest = _flatten({name: one.earliest for name, one in self.ask().items()})
+                self._oldest = _flatten(
+                    {name: one.earliest for name, one in self.read_topics().items()}
+                )
             except SetupError as error:
                 # The query reports an outage.
                 _log.info("the retention margin is not updated: %s", error)

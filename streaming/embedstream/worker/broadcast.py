@@ -1,4 +1,4 @@
-"""The way of one model: driver, broadcast, one file per executor, one engine per worker."""
+"""How a model reaches the workers: a broadcast, one file per executor, one engine per worker."""
 
 from __future__ import annotations
 

@@ -55,11 +55,7 @@ _timings: dict[tuple[object, ...], Timing] = {}
 
 
 def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
-    """Prepare and check the configured model; with `precision: auto` it is still in float32.
-
-    Raises:
-        SetupError: as `prepare_model`.
-    """
+    """Prepare and check the configured model; with `precision: auto` it is still in float32."""
     declared = config.preprocessing
     preprocessing = Preprocessing(**dict(declared)) if declared else None
     model = prepare_model(

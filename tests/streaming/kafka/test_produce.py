@@ -13,6 +13,7 @@ import pytest
 
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES
 from embedstream.kafka.produce import (
+    MAX_QUEUED_BYTES,
     OutgoingMessage,
     find_image_files,
     image_message,
@@ -124,7 +125,6 @@ def test_a_folder_without_an_image_is_an_error_that_lists_the_suffixes(tmp_path:
 def test_a_message_of_bytes(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
     assert image_message(path, form="bytes") == OutgoingMessage(
-        name=str(path),
         key=str(path),
         value="möwe 1.png".encode(),
         headers=(("file_name", "möwe 1.png".encode()),),
@@ -134,7 +134,7 @@ def test_a_message_of_bytes(tmp_path: Path) -> None:
 def test_a_message_of_a_reference(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
     message = image_message(path, form="reference")
-    assert message.key == message.name == str(path)
+    assert message.key == str(path)
     assert message.headers == ()
     assert json.loads(message.value or b"") == {
         "id": str(path),
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> 
         on_unreadable=skipped.__setitem__,
     )
 
-    assert [message.name for message in messages] == [str(first), str(last)]
+    assert [message.key for message in messages] == [str(first), str(last)]
     assert skipped == {
         tmp_path / "b.png": "cannot be read: No such file or directory",
         tmp_path: "cannot be read: Is a directory",
@@ -227,16 +227,12 @@ def test_a_message_that_is_too_large_is_reported_and_the_others_arrive(topic: To
 
 @pytest.mark.kafka
 def test_messages_that_follow_a_refused_one_arrive(topic: Topic) -> None:
-    def messages() -> Iterator[OutgoingMessage]:
-        yield image("cat", bytes(MAX_MESSAGE_BYTES))
-        # The broker refuses the message in well under this time.
-        time.sleep(3)
-        yield image("cat", b"1")
-        yield image("dog", b"2")
+    # So many bytes that the refusals are there before the next message is sent.
+    refused = [image("cat", bytes(MAX_MESSAGE_BYTES))] * (MAX_QUEUED_BYTES // MAX_MESSAGE_BYTES + 1)
 
-    failed = produce(messages(), bootstrap_servers=topic.bootstrap_servers, topic=topic.name)
+    failed = send(topic, *refused, image("cat", b"1"), image("dog", b"2"))
 
-    assert [reason for _, reason in failed] == [TOO_LARGE]
+    assert [reason for _, reason in failed] == [TOO_LARGE] * len(refused)
     assert {one.value for one in received(topic)} == {b"1", b"2"}
 
 
@@ -261,9 +257,10 @@ def test_a_missing_topic_is_an_error_before_anything_is_sent(topic: Topic) -> No
     assert asked == []
 
 
-def test_a_missing_broker_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(SetupError, match=r"nothing listens at 127\.0\.0\.1:1; .*broker start"):
-        produce([image("cat", b"1")], bootstrap_servers="127.0.0.1:1", topic="images")
+@pytest.mark.parametrize("servers", ["127.0.0.1:1", "127.0.0.1:99999", "no-port", "a..b:9092"])
+def test_a_missing_broker_is_an_error_with_a_remedy(servers: str) -> None:
+    with pytest.raises(SetupError, match=rf"nothing listens at {servers}; .*broker start"):
+        produce([image("cat", b"1")], bootstrap_servers=servers, topic="images")
 
 
 @pytest.mark.kafka

@@ -200,5 +200,5 @@ def test_a_claim_is_lost_once_it_was_not_renewed_for_a_lease(clock: Clock) -> No
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"processes": []}'])
 def test_a_claim_that_cannot_be_read_is_refused(files: list[ClaimFile], text: str) -> None:
     files[0].folder.create("claim.json", text)
-    with pytest.raises(SetupError, match=r"the claim checkpoint/claim\.json cannot be read"):
+    with pytest.raises(SetupError, match=r"checkpoint/claim\.json, the claim of a driver, cannot"):
         files[0].take(own())

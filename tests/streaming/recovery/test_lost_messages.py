@@ -102,7 +102,7 @@ def pass_losses(stream: MemoryStream) -> dict[str, dict[int, int]]:
     return due
 
 
-def test_an_empty_micro_batch_goes_past_a_loss(stream: MemoryStream) -> None:
+def test_an_empty_micro_batch_skips_a_loss(stream: MemoryStream) -> None:
     assert pass_losses(stream) == {"images": {0: 7, 1: 8}}
     checkpoint = stream.look()
     assert (checkpoint.planned, checkpoint.committed) == ({0, 1, 2, 3}, {0, 1, 2, 3})
@@ -126,7 +126,7 @@ def test_a_planned_micro_batch_that_the_table_has_is_committed_first(stream: Mem
     assert read_skipped_batches(stream.look()) == {4}
 
 
-def test_a_checkpoint_without_a_micro_batch_cannot_go_past_a_loss() -> None:
+def test_a_checkpoint_without_a_micro_batch_cannot_skip_a_loss() -> None:
     stream = MemoryStream(writers={})
     stream.checkpoint.files.clear()
     with pytest.raises(SetupError, match="its last file in offsets is not there; without such"):

@@ -154,7 +154,7 @@ def test_later_messages_are_appended_and_earlier_ones_not_repeated(
     assert len(_checked(config, topic)) == 21
 
 
-def test_stopped_in_mid_stream_it_finishes_the_batch_and_resumes(
+def test_a_stopped_stream_finishes_the_micro_batch_and_resumes(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     contents = pictures(36)

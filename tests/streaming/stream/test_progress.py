@@ -129,7 +129,7 @@ def test_two_totals_share_nothing() -> None:
     assert second.failures == Counter()
 
 
-def test_rows_of_a_batch_are_embeddings_and_failures() -> None:
+def test_rows_of_a_micro_batch_are_embeddings_and_failures() -> None:
     assert batch_report(embeddings=5, image_empty=1, image_corrupt=2).rows == 8
 
 
@@ -270,20 +270,20 @@ def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:
     assert margins(kafka, behind(read, {"0": 200, "1": 50, "2": 90})) == [30]
 
 
-def test_kafka_is_asked_for_its_oldest_messages_every_half_minute() -> None:
+def test_kafkas_oldest_offsets_are_read_every_half_minute() -> None:
     kafka = Kafka({0: 0})
     batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
     assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
     assert kafka.asked == 2
 
 
-def test_kafka_is_not_asked_when_all_is_read() -> None:
+def test_kafkas_oldest_offsets_are_not_read_without_a_lag() -> None:
     kafka = Kafka({0: 0})
     assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
     assert kafka.asked == 0
 
 
-def test_without_an_answer_there_is_no_margin() -> None:
+def test_without_kafkas_offsets_there_is_no_margin() -> None:
     kafka = Kafka({0: 0})
     kafka.away = True
     assert margins(kafka, behind({"0": 5}, {"0": 10})) == [None]
