@@ -1,4 +1,4 @@
-"""A standalone cluster whose processes are killed under a stream, and the stream goes on."""
+"""Processes of a standalone cluster are killed during a stream, and the stream continues."""
 
 from __future__ import annotations
 

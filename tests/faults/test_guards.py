@@ -63,7 +63,7 @@ def spoilt(tensors: dict[str, torch.Tensor], damage: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         ("dead", "the same vector for different images"),
         ("zero", "the same vector for different images"),
@@ -71,7 +71,7 @@ def spoilt(tensors: dict[str, torch.Tensor], damage: str) -> bytes:
     ],
 )
 def test_weights_that_give_all_images_one_vector_are_refused_at_the_start(
-    spark: SparkSession, configure: Configure, tmp_path: Path, damage: str, told: str
+    spark: SparkSession, configure: Configure, tmp_path: Path, damage: str, reason: str
 ) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(spoilt(efficientnet()[1], damage))
@@ -79,7 +79,7 @@ def test_weights_that_give_all_images_one_vector_are_refused_at_the_start(
 
     message = refusal(spark, config, "encoder")
 
-    assert f"gives {told}: its weights are damaged" in message
+    assert f"gives {reason}: its weights are damaged" in message
     assert not Path(config.table.path).exists()
 
 

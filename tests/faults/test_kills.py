@@ -122,7 +122,7 @@ def test_kill_9_at_a_named_point(
 
 
 def hold_at(point: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
-    """Stop the driver where a condition holds; one that has gone past it when it stands goes on."""
+    """Suspend the driver while a condition holds; resume it if it was suspended too late."""
     while True:
         wait_until(point, driver=driver, poll_s=0.001)
         os.killpg(driver.pid, signal.SIGSTOP)
@@ -177,8 +177,8 @@ def test_the_other_half_of_a_killed_driver_ends_too(
         wait_until(lambda: not processes_of(driver), timeout_s=30)
     if half == "java":
         assert driver.returncode == 2, output
-        told = output.splitlines()[-1]
-        assert told.startswith("embedstream: Spark's JVM has ended by signal 9"), output
+        last_line = output.splitlines()[-1]
+        assert last_line.startswith("embedstream: Spark's JVM has ended by signal 9"), output
 
     stream.finish()
 

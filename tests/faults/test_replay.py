@@ -1,4 +1,4 @@
-"""Messages are embedded again, in place of their rows or with another model beside them."""
+"""Messages are embedded again: a replay replaces their rows, a backfill adds another model's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replaying(
 
 
 def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
-    """Do all that is left; what that was."""
+    """Do all that is left, and return what that was."""
     plan = replay.plan(chunk_rows=chunk_rows)
     reports = [replay.run(chunk) for chunk in plan.chunks]
     assert sum(report.rows for report in reports) == plan.rows
@@ -84,13 +84,13 @@ def test_a_replay_replaces_failures_and_leaves_good_rows(
     assert one.rows == 1
     assert (plan.rows, plan.lost) == (5, 0)
     after = check_outcomes(tmp_path / "table", topic.positions())
-    mended = [
+    repaired = [
         row for position, row in after.items() if _is_good(row) and not _is_good(before[position])
     ]
-    assert [row["image_id"] for row in mended] == ["2"]
-    assert mended[0]["attributes"] == [("shelf", "top")]
+    assert [row["image_id"] for row in repaired] == ["2"]
+    assert repaired[0]["attributes"] == [("shelf", "top")]
     for position, row in before.items():
-        # What was good stays as it was; what failed again is told anew.
+        # Good rows stay as they were; rows that failed again have a new error.
         assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
 
 
@@ -111,9 +111,9 @@ def test_a_replay_fetches_references_of_deleted_messages_and_counts_lost_images(
     assert (plan.rows, plan.lost) == (6, 6)
     after = check_outcomes(tmp_path / "table", before)
     assert all(map(_is_good, after.values()))
-    told = ["image_id", "uri", "key", "timestamp", "attributes"]
+    kept = ["image_id", "uri", "key", "timestamp", "attributes"]
     for position, row in before.items():
-        assert [after[position][name] for name in told] == [row[name] for name in told]
+        assert [after[position][name] for name in kept] == [row[name] for name in kept]
 
 
 @pytest.mark.long
@@ -228,5 +228,5 @@ def _is_good(row: Row) -> bool:
 def _await_rows(table: Path, topic: Topic, model: str) -> None:
     deadline = time.monotonic() + 120
     while read_rows(table, model_id=model).keys() != topic.positions():
-        assert time.monotonic() < deadline, "the live stream does not get on"
+        assert time.monotonic() < deadline, "the live stream makes no progress"
         time.sleep(0.2)

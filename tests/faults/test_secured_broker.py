@@ -1,4 +1,4 @@
-"""A broker with TLS and passwords: who is let in, and what is told to who is not."""
+"""A broker with TLS and passwords: which clients it accepts, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WRONG = "wrong-b71e08"
 
 @dataclass(frozen=True)
 class SecuredBroker:
-    """The address of a broker, and the certificate of who has signed its own."""
+    """The address of a broker, and the certificate of the authority that signed its own."""
 
     servers: str
     authority: Path
@@ -107,7 +107,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
 
 @dataclass(frozen=True)
 class Authority:
-    """One who signs certificates."""
+    """A certificate authority."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -303,14 +303,14 @@ def test_the_commands_print_no_password(
     check_outcomes(tmp_path / "table", positions(topic, secured))
     assert refused.returncode == 1, refused.stdout
     assert "FAIL topics" in refused.stdout
-    told = [sent.stdout, ran.stdout, refused.stdout]
+    printed = [sent.stdout, ran.stdout, refused.stdout]
     kept = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     for secret in (PASSWORD, WRONG):
-        assert not [text for text in told + kept if secret in text]
+        assert not [text for text in printed + kept if secret in text]
 
 
 def sending(folder: Path, topic: str, to: SecuredBroker) -> list[str]:
-    """The arguments that send a picture; the password is in the environment."""
+    """The arguments that send an image; the password is in the environment."""
     picture = folder / "cat.jpg"
     picture.write_bytes(tiny_picture())
     settings = {

@@ -69,7 +69,7 @@ class Checkpoint:
             query = self.read_query_id() or ""
         except DamagedFile:
             return -1
-        return writers[query].batch if query in writers else -1
+        return writers[query].micro_batch if query in writers else -1
 
     def read_ends(self, micro_batch: int) -> Offsets:
         """Return the offsets at which a planned micro-batch ends."""

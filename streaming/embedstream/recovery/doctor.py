@@ -191,7 +191,7 @@ def _compare_with_table(checkpoint: Checkpoint, writers: Writers, table: str) ->
             "checkpoint, or "
         )
         return [disagreement + _START_OVER] if done >= 0 else []
-    in_table = writers[query].batch
+    in_table = writers[query].micro_batch
     newest = max(writers, key=lambda one: writers[one].updated_ms)
     if newest != query:
         disagreement = (

@@ -22,7 +22,7 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
 class Writer:
     """A streaming query that wrote to the table: its last micro-batch there, and when."""
 
-    batch: int
+    micro_batch: int
     updated_ms: int
 
 

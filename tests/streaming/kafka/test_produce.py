@@ -250,11 +250,11 @@ def test_messages_are_made_as_they_are_sent(topic: Topic) -> None:
 
 @pytest.mark.kafka
 def test_a_missing_topic_is_an_error_before_anything_is_sent(topic: Topic) -> None:
-    asked: list[OutgoingMessage] = []
-    messages = (asked.append(one) or one for one in [image("cat", b"1")])  # type: ignore[func-returns-value]
+    sent: list[OutgoingMessage] = []
+    messages = (sent.append(one) or one for one in [image("cat", b"1")])  # type: ignore[func-returns-value]
     with pytest.raises(SetupError, match=r"no topic 'absent' at 127\.0\.0\.1:\d+; create it first"):
         produce(messages, bootstrap_servers=topic.bootstrap_servers, topic="absent")
-    assert asked == []
+    assert sent == []
 
 
 @pytest.mark.parametrize("servers", ["127.0.0.1:1", "127.0.0.1:99999", "no-port", "a..b:9092"])

@@ -44,7 +44,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["local", "hadoop"])
 def address(request: pytest.FixtureRequest, spark: SparkSession, pictures: Path) -> Address:
-    """How a path of the folder is given: as it is, or on a file system that only Hadoop knows."""
+    """Writes a path as it is, or on a file system that only Hadoop knows."""
     if request.param == "local":
         return str
     root = pictures.parent
@@ -54,7 +54,7 @@ def address(request: pytest.FixtureRequest, spark: SparkSession, pictures: Path)
 
 
 def names(spark: SparkSession, path: str) -> list[str]:
-    """The files below the folder of pictures."""
+    """The files below the folder of images."""
     return [file.partition("/.pictures/")[2] for file in list_files(spark, path).files]
 
 

@@ -39,14 +39,14 @@ PICTURES = Path(skimage.data.__file__).parent
 
 
 def picture(name: str = "chelsea.png", *, size: int = 64) -> bytes:
-    """A real picture, made small."""
+    """A small photograph."""
     data = io.BytesIO()
     Image.open(PICTURES / name).convert("RGB").resize((size, size)).save(data, "JPEG")
     return data.getvalue()
 
 
 def pictures(count: int) -> list[bytes]:
-    """Real pictures, each with bytes of its own."""
+    """Photographs, each with bytes of its own."""
     names = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"]
     return [picture(names[index % 4], size=40 + index) for index in range(count)]
 

@@ -230,22 +230,22 @@ def test_only_the_end_of_the_query_ends_the_listener() -> None:
 
 
 class Kafka:
-    """A topic of which retention has deleted some messages; it counts how often it is asked."""
+    """A topic of which retention has deleted some messages; it counts the requests."""
 
     def __init__(self, earliest: dict[int, int]) -> None:
         self.earliest = earliest
-        self.asked = 0
+        self.requests = 0
         self.away = False
 
     def __call__(self) -> dict[str, TopicState]:
-        self.asked += 1
+        self.requests += 1
         if self.away:
             raise SetupError("no Kafka broker answers")
         return {"images": TopicState("id", self.earliest, {})}
 
 
 def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
-    """What is reported of micro-batches that end so many seconds after one another."""
+    """Return the reported margins of micro-batches that end `seconds` after one another."""
     now = [0.0]
     reports: list[MicroBatchReport] = []
     margin = RetentionMargin(kafka, clock=lambda: now[0])
@@ -274,13 +274,13 @@ def test_kafkas_oldest_offsets_are_read_every_half_minute() -> None:
     kafka = Kafka({0: 0})
     batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
     assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
-    assert kafka.asked == 2
+    assert kafka.requests == 2
 
 
 def test_kafkas_oldest_offsets_are_not_read_without_a_lag() -> None:
     kafka = Kafka({0: 0})
     assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
-    assert kafka.asked == 0
+    assert kafka.requests == 0
 
 
 def test_without_kafkas_offsets_there_is_no_margin() -> None:
