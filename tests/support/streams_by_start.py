@@ -19,12 +19,11 @@ def start(
     spark: SparkSession, config: StreamConfig, *, adopt: bool = False, accept_loss: bool = False
 ) -> list[LostRange]:
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
-    checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
+    consent = Consent(adopt=adopt, loss=accept_loss)
+    checked = check_start(spark, config, print, consent)
     assert checked is not None
     create_table(spark, config.table, model_id=checked.model.card.model_id)
     with claim_stream(spark, config):
-        found = prepare_resumption(
-            spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss
-        )
+        found = prepare_resumption(spark, config, checked.writers, consent)
         drain(spark, found.config)
     return list(found.lost)

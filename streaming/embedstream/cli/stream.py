@@ -118,14 +118,12 @@ def _run_checked(
     with explain_errors(locations, explain):
         create_table(spark, config.table, model_id=checked.model.card.model_id)
         with claim_stream(spark, config) as claim:
-            settled = prepare_resumption(
-                spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
-            )
-            for loss in settled.lost:
+            resumption = prepare_resumption(spark, config, checked.writers, consent)
+            for loss in resumption.lost:
                 console.print_text(f"lost: {loss}")
-            arguments = spark, settled.config, checked.model
+            arguments = spark, resumption.config, checked.model
             start = partial(start_stream, *arguments, until=until, counts=counts)
-            model_loads = _run_queries(spark, settled.config, start, stop, claim)
+            model_loads = _run_queries(spark, resumption.config, start, stop, claim)
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)

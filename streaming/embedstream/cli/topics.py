@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from embedstream.cli import console
 from embedstream.config.secrets import resolve_options, reveal
-from embedstream.config.yaml import parse_value
+from embedstream.config.yaml import read_yaml
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import find_running_broker
 from embedstream.kafka.produce import find_image_files, image_messages, produce
@@ -34,9 +34,9 @@ def read_client_settings(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
-        settings[name] = parse_value(name, value)
+        settings[name] = read_yaml(value, f"the value of {name}", typed=True)
     texts = reveal(resolve_options(settings))
-    # Kafka's client for Python, unlike the one for Java, takes numbers and truth values as such.
+    # Kafka's client for Python, unlike the one for Java, takes numbers and booleans as such.
     return settings | {
         name: text for name, text in texts.items() if isinstance(settings[name], str)
     }

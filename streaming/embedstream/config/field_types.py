@@ -41,7 +41,7 @@ class Section(BaseModel):
 
 
 def _read_switch(value: object) -> object:
-    """Return `on` or `off` for any truth value; YAML reads both as one."""
+    """Return `on` or `off` for a boolean; YAML reads both as one."""
     truth = value.value if isinstance(value, BooleanText) else value
     return {True: "on", False: "off"}[truth] if isinstance(truth, bool) else value
 

@@ -129,7 +129,7 @@ def _read_override(override: str) -> tuple[list[str], Any]:
 def _read_value(name: str, value: str, keys: Sequence[str]) -> object:
     """Read a value that is not from a file: a text literally, anything else as YAML.
 
-    For a text, YAML decides on quotes, null and truth values alone.
+    For a text, YAML decides only on quotes, null and booleans.
     """
     text, subject = value.strip(), f"the value of {name}"
     if not takes_text(keys) or text.lower() in _NULLS:

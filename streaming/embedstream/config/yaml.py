@@ -9,7 +9,7 @@ import yaml
 
 from embedstream.config.errors import ConfigError
 
-__all__ = ["BooleanText", "parse_value", "read_yaml"]
+__all__ = ["BooleanText", "read_yaml"]
 
 # PyYAML quotes aliases and tags in its errors, and a password may begin like one. Its own names of
 # the parts of a document, such as '<block end>', and single characters are kept.
@@ -19,7 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class BooleanText(str):
-    """The text of a truth value in YAML: `true`, `Yes`, `off`."""
+    """The text of a boolean in YAML: `true`, `Yes`, `off`."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class BooleanText(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads numbers, dates and truth values as the text that was written.
+    """Loads numbers, dates and booleans as the text that was written.
 
     A topic may be called 2024, and an application `on`.
     """
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_boolean(self, node: yaml.ScalarNode) -> BooleanText:
-        """Read a truth value as its text."""
+        """Read a boolean as its text."""
         return BooleanText(self.construct_scalar(node))
 
 
@@ -60,25 +60,15 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_constructor(f"{_TAG}bool", _Loader.construct_boolean)
 
 
-def read_yaml(text: str, subject: str) -> Any:
+def read_yaml(text: str, subject: str, *, typed: bool = False) -> Any:
     """Read a part of a configuration: maps, lists, texts, `BooleanText`s, and None.
+
+    With `typed`, for settings without a key, numbers, dates and booleans are Python's.
 
     Raises:
         ConfigError: the text is not YAML. The message names the subject and repeats no input.
     """
-    return _read(text, subject, _Loader)
-
-
-def parse_value(name: str, value: str) -> object:
-    """Read a setting that the configuration has no key for, with numbers and truth values.
-
-    Raises:
-        ConfigError: the value is not YAML. The message does not repeat it.
-    """
-    return _read(value, f"the value of {name}", yaml.SafeLoader)
-
-
-def _read(text: str, subject: str, loader: type[yaml.SafeLoader]) -> Any:
+    loader = yaml.SafeLoader if typed else _Loader
     try:
         return yaml.load(text, loader)  # noqa: S506, since both loaders are safe
     except yaml.MarkedYAMLError as error:

@@ -14,8 +14,7 @@ from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.doctor import Finding, find_checkpoint_problems, run_checks
-from embedstream.recovery.lost_messages import refuse_losses
-from embedstream.recovery.resume import plan
+from embedstream.recovery.resume import NO_CONSENT, Consent, plan_resumption
 from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
@@ -32,15 +31,6 @@ __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
 
 
 @dataclass(frozen=True, slots=True)
-class Consent:
-    """What a start may do because the user allowed it."""
-
-    model_change: bool = False
-    adopt: bool = False
-    loss: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PreflightResult:
     """What the checks found. `writers` are those of the table; none for a replay."""
 
@@ -54,7 +44,7 @@ def check_start(
     spark: SparkSession,
     config: StreamConfig,
     report: Callable[[Finding], object],
-    consent: Consent = Consent(),
+    consent: Consent = NO_CONSENT,
     *,
     purpose: Literal["stream", "replay"] = "stream",
     preparation: Callable[[], PreparedModel] | None = None,
@@ -222,9 +212,7 @@ class _Preflight:
             raise SetupError("; ".join(problems))
         detail = f"{done} micro-batches done" if done else "new"
         if writers is not None and self.topics is not None:
-            resumption = plan(spark, config, self.topics, adopt=consent.adopt)
-            if not consent.loss and config.kafka.on_data_loss == "fail":
-                refuse_losses(resumption.lost)
+            resumption = plan_resumption(spark, config, self.topics, consent)
             self.writers = resumption.writers
             if resumption.adopts:
                 detail = "new, continues after the table's last messages"
