@@ -55,7 +55,7 @@ _MERGE_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chunks that are left, and the number of selected messages that are lost (`lost`)."""
+    """The chunks that are left, and the number of selected messages that are lost."""
 
     chunks: Sequence[Chunk[OffsetRange]]
     lost: int
@@ -103,15 +103,13 @@ class Replay:
         self._began = datetime.now(UTC)
         note = json.dumps({**work, "began": self._began.isoformat()}, default=str)
         if not self._folder.create(self._note, note):
-            self._began = (
-                self._folder.parse(
-                    self._note,
-                    lambda text: datetime.fromisoformat(json.loads(text)["began"]),
-                    meaning=f"which says when the {kind} began",
-                    remedy="delete it to start over",
-                )
-                or self._began
+            began = self._folder.parse(
+                self._note,
+                lambda text: datetime.fromisoformat(json.loads(text)["began"]),
+                meaning=f"which says when the {kind} began",
+                remedy="delete it to start over",
             )
+            self._began = began or self._began
 
     def plan(self, *, chunk_rows: int | None = None) -> Plan:
         """Return the work that is left; a chunk has as many rows as a commit of the stream."""

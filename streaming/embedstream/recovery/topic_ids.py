@@ -48,7 +48,7 @@ def record_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
 
 def _read(folder: Folder) -> dict[str, dict[str, str]]:
     def parse(text: str) -> dict[str, dict[str, str]]:
-        topics = json.loads(text).items()
+        topics = json.loads(text or "{}").items()
         return {name: {"id": topic["id"], "noted": topic["noted"]} for name, topic in topics}
 
     remedy = "restore it, or delete it if no topic was created again"
