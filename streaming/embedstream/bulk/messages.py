@@ -20,7 +20,7 @@ from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.delta import quote_literal
 from embedstream_core.redaction import REDACTED
 
-__all__ = ["POSITION", "locate_messages", "read_again", "write_condition"]
+__all__ = ["POSITION", "locate_messages", "read_messages_again", "write_condition"]
 
 POSITION = ["topic", "partition", "offset"]
 """The columns that identify a message."""
@@ -38,7 +38,7 @@ def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
 def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFrame:
     """Add two columns: whether Kafka has the message, and whether the row has a reference.
 
-    They are `in_kafka` and `refers`. A reference that held a secret was stored without it, and
+    They are `in_kafka` and `has_reference`. A reference that held a secret was stored without it, and
     cannot be fetched.
     """
     held = [
@@ -47,11 +47,11 @@ def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFr
         for number, offset in state.earliest.items()
     ]
     in_kafka = reduce(Column.__or__, held, f.lit(False))
-    refers = f.col("uri").isNotNull() & ~f.col("uri").contains(REDACTED)
-    return rows.withColumns({"in_kafka": in_kafka, "refers": refers})
+    has_reference = f.col("uri").isNotNull() & ~f.col("uri").contains(REDACTED)
+    return rows.withColumns({"in_kafka": in_kafka, "has_reference": has_reference})
 
 
-def read_again(
+def read_messages_again(
     spark: SparkSession,
     config: KafkaConfig,
     topics: Mapping[str, TopicState],
@@ -66,7 +66,7 @@ def read_again(
         if state is not None and one.last >= (first := state.earliest.get(one.partition, 2**63)):
             held = OffsetRange(one.topic, one.partition, max(one.first, first), one.last)
             by_partition[one.topic, one.partition].append(held)
-    messages = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("refers")))
+    messages = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("has_reference")))
     # One read takes one range of each partition.
     for layer in zip_longest(*by_partition.values()):
         read = _read_ranges(spark, config, [one for one in layer if one is not None])

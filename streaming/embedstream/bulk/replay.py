@@ -26,7 +26,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import Chunk, commit_chunk
-from embedstream.bulk.messages import POSITION, locate_messages, read_again, write_condition
+from embedstream.bulk.messages import (
+    POSITION,
+    locate_messages,
+    read_messages_again,
+    write_condition,
+)
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
@@ -114,9 +119,9 @@ class Replay:
     def plan(self, *, chunk_rows: int | None = None) -> Plan:
         """Return the work that is left; a chunk has as many rows as a commit of the stream."""
         located = self._locate_remaining()
-        lost = located.where(~(f.col("in_kafka") | f.col("refers"))).count()
+        lost = located.where(~(f.col("in_kafka") | f.col("has_reference"))).count()
         spans = (
-            located.where(f.col("in_kafka") | f.col("refers"))
+            located.where(f.col("in_kafka") | f.col("has_reference"))
             .groupBy("topic", "partition", f.floor(f.col("offset") / _SPAN).alias("span"))
             .agg(f.count("*").alias("rows"), f.min("offset").alias("first"), f.max("offset"))
             .orderBy("span", "topic", "partition")
@@ -139,7 +144,9 @@ class Replay:
     def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
-        messages = read_again(self._spark, self._config.kafka, self._topics, located, chunk.parts)
+        messages = read_messages_again(
+            self._spark, self._config.kafka, self._topics, located, chunk.parts
+        )
         outcomes = featurize_messages(messages, self._featurizer)
         return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 

@@ -81,7 +81,7 @@ def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Total
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        return _run_checked(spark, config, checked, consent, stop, until)
+        return _run_after_checks(spark, config, checked, consent, stop, until)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -92,7 +92,7 @@ def _warm_workers(spark: SparkSession) -> None:
         _log.info("the workers were not started ahead of time", exc_info=True)
 
 
-def _run_checked(
+def _run_after_checks(
     spark: SparkSession,
     config: StreamConfig,
     checked: PreflightResult,
