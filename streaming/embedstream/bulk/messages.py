@@ -38,8 +38,8 @@ def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
 def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFrame:
     """Add two columns: whether Kafka has the message, and whether the row has a reference.
 
-    They are `in_kafka` and `has_reference`. A reference that held a secret was stored without it, and
-    cannot be fetched.
+    They are `in_kafka` and `has_reference`. A reference that held a secret was stored without it,
+    and cannot be fetched.
     """
     held = [
         (f.col("topic") == name) & (f.col("partition") == number) & (f.col("offset") >= offset)

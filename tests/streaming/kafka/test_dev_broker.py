@@ -94,7 +94,7 @@ def listening_addresses(broker: Broker) -> set[str]:
     return {one.laddr.ip.removeprefix("::ffff:") for one in listening}
 
 
-def test_a_kafka_message_is_read_again(broker: Broker) -> None:
+def test_a_sent_message_is_read(broker: Broker) -> None:
     create_topic(broker.bootstrap_servers, "large", partitions=1)
     produce(broker, "large", LARGE_MESSAGE)
     assert consume(broker, "large") == LARGE_MESSAGE
