@@ -121,7 +121,7 @@ def scene_path(scene: str) -> Path:
 
 def bad_messages(good: Path) -> list[OutgoingMessage]:
     def message(name: str, value: bytes) -> OutgoingMessage:
-        return OutgoingMessage(name, key=name, value=value)
+        return OutgoingMessage(name, value)
 
     def reference(uri: str) -> bytes:
         return json.dumps({"uri": uri}).encode()

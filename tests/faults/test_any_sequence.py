@@ -58,36 +58,36 @@ class Life:
         self.sent += count
 
     def send_damaged(self, seed: int) -> None:
-        """The next picture, damaged."""
+        """Send the next image, damaged."""
         content = damaged(pictures()[self.sent % PICTURES], random.Random(seed))
         self.topic.send([image(f"damaged-{self.sent}", content)])
         self.sent += 1
 
     def start(self) -> None:
-        """The stream goes on until it is killed, if it does not run."""
+        """Start the stream unless it runs; it runs until it is killed."""
         if self.query is None or not self.query.isActive:
             self.query = start_stream(self.spark, self.config, self.model).query
 
     def kill_query(self, after_s: float) -> None:
-        """End it in the midst of whatever it does."""
+        """Stop the query after a while, whatever it does."""
         time.sleep(after_s)
         if self.query is not None:
             self.query.stop()
 
     def kill_worker(self, after_s: float) -> None:
-        """End one of its Python workers."""
+        """Kill one of its Python workers."""
         time.sleep(after_s)
         for worker in islice(python_workers(), 1):
             worker.kill()
 
     def drain(self) -> None:
-        """A new start, which does what is left."""
+        """Start again, and process what is left."""
         self.kill_query(0)
         stream = start_stream(self.spark, self.config, self.model, until="drained")
         stream.query.awaitTermination()
 
     def check(self) -> None:
-        """Each message has its row, and each whole picture its vector."""
+        """Check that each message has its row, and each undamaged image its vector."""
         rows = check_outcomes(Path(self.config.table.path), self.topic.positions())
         assert len(rows) == self.sent
         model_id = self.model.card.model_id
@@ -112,7 +112,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
 
 
 def live(spark: SparkSession, broker: Broker, folder: Path, operations: list[Operation]) -> None:
-    """Do the operations, the stream started before each; then what is left, and judge."""
+    """Start the stream before each operation; in the end process what is left, and check it."""
     LOG.info("%s", [(operation.__name__, argument) for operation, argument in operations])
     topic = Topic(f"life-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
     create_topic(broker.bootstrap_servers, topic.name, partitions=2)

@@ -42,7 +42,7 @@ def up(broker: Broker) -> None:
 
 
 @pytest.mark.long
-def test_the_stream_goes_on_after_kill_9_of_the_broker(
+def test_the_stream_continues_after_kill_9_of_the_broker(
     spark: SparkSession, topic: Topic, configure: Configure, broker: Broker
 ) -> None:
     config = configure(kafka={"max_offsets_per_trigger": 4})
@@ -88,7 +88,7 @@ def test_a_task_that_reads_waits_for_the_broker(
 
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [3, 60])
-def test_the_stream_goes_on_after_the_broker_stood_still(
+def test_the_stream_continues_after_the_broker_was_suspended(
     spark: SparkSession, topic: Topic, configure: Configure, broker: Broker, seconds: float
 ) -> None:
     config = configure(kafka={"max_offsets_per_trigger": 4})

@@ -166,7 +166,7 @@ def test_adopt_continues_a_table_without_its_checkpoint(
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["assign", "subscribe_pattern", "starting_timestamp"])
-def test_adopt_goes_on_however_the_topics_are_chosen(
+def test_adopt_continues_however_the_topics_are_chosen(
     spark: SparkSession, topic: Topic, tmp_path: Path, kind: str
 ) -> None:
     """A second topic, of which the table has no row, begins where the configuration says."""

@@ -1,4 +1,4 @@
-"""A standalone cluster whose processes are killed under a stream, and the stream goes on."""
+"""Processes of a standalone cluster are killed during a stream, and the stream continues."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def end(driver: subprocess.Popen[str], cluster: Cluster) -> None:
     wait_until(lambda: cluster.idle() and not processes_of(driver), timeout_s=60)
 
 
-def test_it_goes_on_without_an_executor(
+def test_a_stream_survives_the_loss_of_an_executor(
     cluster: Cluster, stream: DrivenStream, vectors: Vectors
 ) -> None:
     with stream.run(*settings(cluster)) as driver:
@@ -156,7 +156,7 @@ def test_it_goes_on_without_an_executor(
     stream.check(vectors)
 
 
-def test_it_goes_on_without_the_master_and_after_its_return(
+def test_a_stream_survives_a_restart_of_the_master(
     cluster: Cluster, stream: DrivenStream, vectors: Vectors
 ) -> None:
     with stream.run(*settings(cluster)) as driver:

@@ -46,7 +46,7 @@ def _plain(colour: tuple[int, int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("fault", ["sticky_error", "hang"])
-def test_the_worker_is_ended_and_its_task_done_again(
+def test_a_hanging_worker_is_killed_and_its_task_repeated(
     spark: SparkSession, topic: Topic, configure: Configure, fault: str
 ) -> None:
     spark.sparkContext.addPyFile(str(ENCODERS))

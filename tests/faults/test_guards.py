@@ -63,15 +63,15 @@ def spoilt(tensors: dict[str, torch.Tensor], damage: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         ("dead", "the same vector for different images"),
         ("zero", "the same vector for different images"),
         ("nan", "numbers that are not finite"),
     ],
 )
-def test_weights_that_tell_no_pictures_apart_are_refused_at_the_start(
-    spark: SparkSession, configure: Configure, tmp_path: Path, damage: str, told: str
+def test_weights_that_give_all_images_one_vector_are_refused_at_the_start(
+    spark: SparkSession, configure: Configure, tmp_path: Path, damage: str, reason: str
 ) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(spoilt(efficientnet()[1], damage))
@@ -79,7 +79,7 @@ def test_weights_that_tell_no_pictures_apart_are_refused_at_the_start(
 
     message = refusal(spark, config, "encoder")
 
-    assert f"gives {told}: its weights are damaged" in message
+    assert f"gives {reason}: its weights are damaged" in message
     assert not Path(config.table.path).exists()
 
 
@@ -184,7 +184,7 @@ def flipped_bit(content: bytes) -> bytes:
     return bytes(png)
 
 
-def test_what_once_ended_a_task_ends_none(
+def test_messages_that_once_ended_a_task_end_none(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     noise = Image.effect_noise((256, 256), 80).convert("RGB")

@@ -62,7 +62,7 @@ def transactional(topic: Topic, *, timeout_s: float = 60) -> Iterator[KafkaProdu
 
 
 def write(producer: KafkaProducer, topic: Topic, count: int) -> set[Position]:
-    """Pictures to the first partition; they are in the log when this returns."""
+    """Send images to the first partition; they are in the log when this returns."""
     sent = [producer.send(topic.name, tiny_picture(), partition=0) for _ in range(count)]
     producer.flush()
     return {Position(topic.name, 0, one.get(timeout=10).offset) for one in sent}
@@ -91,7 +91,7 @@ def test_aborted_messages_make_rows_only_where_uncommitted_ones_are_read(
 ) -> None:
     """Some micro-batches hold nothing but aborted messages and the records that end transactions.
 
-    So does the end of the topic: a second start goes on after it.
+    So does the end of the topic: a second start continues after it.
     """
     committed = transaction(topic, 2, "commit")
     aborted = transaction(topic, 6, "abort")

@@ -122,7 +122,7 @@ def test_kill_9_at_a_named_point(
 
 
 def hold_at(point: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
-    """Stop the driver where a condition holds; one that has gone past it when it stands goes on."""
+    """Suspend the driver while a condition holds; resume it if it was suspended too late."""
     while True:
         wait_until(point, driver=driver, poll_s=0.001)
         os.killpg(driver.pid, signal.SIGSTOP)
@@ -151,7 +151,9 @@ def log(stream: DrivenStream) -> Iterator[dict[str, dict[str, Any]]]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
-def test_a_table_that_was_being_made_is_made(stream: DrivenStream, vectors: Vectors) -> None:
+def test_a_table_whose_creation_was_interrupted_is_created(
+    stream: DrivenStream, vectors: Vectors
+) -> None:
     """A driver that is killed there leaves the log's folder without an entry."""
     (stream.table / "_delta_log").mkdir(parents=True)
     stream.send(8)
@@ -163,7 +165,9 @@ def test_a_table_that_was_being_made_is_made(stream: DrivenStream, vectors: Vect
 
 @pytest.mark.long
 @pytest.mark.parametrize("half", ["python", "java"])
-def test_half_a_driver_follows_the_other(stream: DrivenStream, vectors: Vectors, half: str) -> None:
+def test_the_other_half_of_a_killed_driver_ends_too(
+    stream: DrivenStream, vectors: Vectors, half: str
+) -> None:
     stream.send(AHEAD)
     with stream.run() as driver:
         stream.wait_for_batches(2, driver)
@@ -173,8 +177,8 @@ def test_half_a_driver_follows_the_other(stream: DrivenStream, vectors: Vectors,
         wait_until(lambda: not processes_of(driver), timeout_s=30)
     if half == "java":
         assert driver.returncode == 2, output
-        told = output.splitlines()[-1]
-        assert told.startswith("embedstream: Spark's JVM has ended by signal 9"), output
+        last_line = output.splitlines()[-1]
+        assert last_line.startswith("embedstream: Spark's JVM has ended by signal 9"), output
 
     stream.finish()
 

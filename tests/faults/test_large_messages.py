@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 
 def noise(side: int) -> bytes:
-    """A picture that does not compress, of three bytes for each pixel."""
+    """An image that does not compress, of three bytes for each pixel."""
     pixels = np.random.default_rng(7).integers(0, 256, (side, side, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "BMP")

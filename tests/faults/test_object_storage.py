@@ -65,7 +65,7 @@ def store() -> Iterator[Store]:
         yield Store(url, client)
 
 
-def test_a_stream_is_killed_and_goes_on(
+def test_a_killed_stream_resumes(
     store: Store, spark: SparkSession, topic: Topic, tmp_path: Path, vectors: Vectors
 ) -> None:
     bucket = store.make("embeddings")
@@ -83,11 +83,11 @@ def test_a_stream_is_killed_and_goes_on(
             refusal, _ = second.communicate(timeout=120)
         kill(driver)
     with stream.run(*settings, until="drained", environment=KEYS) as again:
-        told, _ = again.communicate(timeout=240)
+        output, _ = again.communicate(timeout=240)
 
     assert second.returncode == 2
     assert f"pid {driver.pid}" in refusal
-    assert again.returncode == 0, told
+    assert again.returncode == 0, output
     rows = check_outcomes(store.download(bucket, tmp_path / "copy") / "table", topic.positions())
     assert {row["content_sha256"] for row in rows.values()} == vectors.keys()
     assert all(row["error"] is None for row in rows.values())
@@ -97,8 +97,8 @@ def test_a_stream_is_killed_and_goes_on(
 
     assert replay.returncode == 0, replay.stderr
     after = check_outcomes(store.download(bucket, tmp_path / "after") / "table", topic.positions())
-    anew = {each for each in rows if after[each]["processed_at"] > rows[each]["processed_at"]}
-    assert anew == {Position(topic.name, 0, offset) for offset in range(10)}
+    repeated = {each for each in rows if after[each]["processed_at"] > rows[each]["processed_at"]}
+    assert repeated == {Position(topic.name, 0, offset) for offset in range(10)}
 
 
 def test_files_of_a_bucket_become_a_table(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The servers of references are all out of order: the micro-batch waits, and no row tells of it."""
+"""All servers of references are down: the micro-batch waits, and no row has an error of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MESSAGES = 40
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A server of pictures that is out of order."""
+    """A server of images that is down."""
     with open_site() as site:
         site.otherwise = lambda visit: visit.answer(503)
         yield site
@@ -59,7 +59,7 @@ def config(site: Site, topic: Topic, configure: Configure) -> StreamConfig:
 
 
 def repair(site: Site) -> None:
-    """Let the site have its pictures again."""
+    """Let the site serve its images again."""
     data = io.BytesIO()
     Image.effect_noise((40, 40), 50).convert("RGB").save(data, "PNG")
     site.otherwise = lambda visit: visit.answer(200, data.getvalue())
@@ -89,7 +89,7 @@ def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
     check_all_good(config, topic)
 
 
-def test_an_outage_that_ends_in_the_pause_is_not_noticed(
+def test_an_outage_that_ends_during_the_pause_has_no_effect(
     spark: SparkSession, site: Site, topic: Topic, config: StreamConfig
 ) -> None:
     stream = start_stream(spark, config, prepared(config), until="drained")
@@ -103,6 +103,6 @@ def test_an_outage_that_ends_in_the_pause_is_not_noticed(
 def _wait_for_a_pause(site: Site) -> None:
     deadline, seen = time.monotonic() + 60, -1
     while len(site.requests) < 20 or len(site.requests) > seen:
-        assert time.monotonic() < deadline, "the references are not asked for"
+        assert time.monotonic() < deadline, "the references are not requested"
         seen = len(site.requests)
         time.sleep(0.3)

@@ -52,7 +52,7 @@ def test_a_partition_added_to_a_running_stream_is_read_from_its_first_message(
 
 
 @pytest.mark.long
-def test_what_retention_took_of_an_added_partition_is_told_and_gone_past(
+def test_messages_lost_in_an_added_partition_are_named_and_skipped(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     """It was added, filled and trimmed while no stream ran."""

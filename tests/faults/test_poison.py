@@ -24,7 +24,9 @@ CODES = {
 }
 
 
-def test_poison_fails_alone_and_the_stream_goes_on(topic: Topic, tmp_path: Path) -> None:
+def test_a_poisonous_message_fails_alone_and_the_stream_continues(
+    topic: Topic, tmp_path: Path
+) -> None:
     messages = [image(f"good-{index}", tiny_picture()) for index in range(12)]
     for index, comment in enumerate(CODES):
         messages.insert(1 + 3 * index, image(comment, poisoned(comment)))

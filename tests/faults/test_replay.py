@@ -1,4 +1,4 @@
-"""Messages are embedded again, in place of their rows or with another model beside them."""
+"""Messages are embedded again: a replay replaces their rows, a backfill adds another model's."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def replaying(
     spark: SparkSession, config: StreamConfig, *, kind: Kind = "replay", **selection: object
 ) -> Replay:
     consent = Consent(model_change=kind == "backfill")
-    checked = check_start(spark, config, print, consent, beside_a_driver=True)
+    checked = check_start(spark, config, print, consent, purpose="replay")
     assert checked is not None
     chosen = Selection(**selection)  # type: ignore[arg-type]
     return Replay(spark, config, checked.model, checked.topics, kind=kind, selection=chosen)
 
 
 def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
-    """Do all that is left; what that was."""
+    """Do all that is left, and return what that was."""
     plan = replay.plan(chunk_rows=chunk_rows)
     reports = [replay.run(chunk) for chunk in plan.chunks]
     assert sum(report.rows for report in reports) == plan.rows
@@ -69,7 +69,7 @@ def send_references(topic: Topic, folder: Path, count: int) -> None:
     )
 
 
-def test_failures_give_way_to_what_the_second_attempt_brings(
+def test_a_replay_replaces_failures_and_leaves_good_rows(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 4)
@@ -82,19 +82,19 @@ def test_failures_give_way_to_what_the_second_attempt_brings(
     plan = finish(replaying(spark, referring, failures=True))
 
     assert one.rows == 1
-    assert (plan.rows, plan.gone) == (5, 0)
+    assert (plan.rows, plan.lost) == (5, 0)
     after = check_outcomes(tmp_path / "table", topic.positions())
-    mended = [
+    repaired = [
         row for position, row in after.items() if _is_good(row) and not _is_good(before[position])
     ]
-    assert [row["image_id"] for row in mended] == ["2"]
-    assert mended[0]["attributes"] == [("shelf", "top")]
+    assert [row["image_id"] for row in repaired] == ["2"]
+    assert repaired[0]["attributes"] == [("shelf", "top")]
     for position, row in before.items():
-        # What was good stays as it was; what failed again is told anew.
+        # Good rows stay as they were; rows that failed again have a new error.
         assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
 
 
-def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
+def test_a_replay_fetches_references_of_deleted_messages_and_counts_lost_images(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
     send_references(topic, tmp_path / "pictures", 6)
@@ -108,12 +108,12 @@ def test_what_kafka_has_deleted_is_had_by_its_reference_or_is_counted(
 
     plan = finish(replaying(spark, referring))
 
-    assert (plan.rows, plan.gone) == (6, 6)
+    assert (plan.rows, plan.lost) == (6, 6)
     after = check_outcomes(tmp_path / "table", before)
     assert all(map(_is_good, after.values()))
-    told = ["image_id", "uri", "key", "timestamp", "attributes"]
+    kept = ["image_id", "uri", "key", "timestamp", "attributes"]
     for position, row in before.items():
-        assert [after[position][name] for name in told] == [row[name] for name in told]
+        assert [after[position][name] for name in kept] == [row[name] for name in kept]
 
 
 @pytest.mark.long
@@ -139,7 +139,7 @@ def test_a_selection_leaves_all_other_rows_as_they_are(
 
 
 @pytest.mark.long
-def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
+def test_an_interrupted_replay_resumes_and_a_finished_one_starts_over(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure()
@@ -156,7 +156,7 @@ def test_one_that_was_interrupted_goes_on_and_a_finished_one_begins_anew(
     check_outcomes(tmp_path / "table", topic.positions())
 
 
-def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
+def test_a_backfill_adds_another_models_rows_once(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure()
@@ -178,7 +178,7 @@ def test_a_backfill_adds_another_model_beside_the_first_and_is_repeatable(
 
 
 @pytest.mark.long
-def test_beside_the_live_stream_nothing_is_lost_or_doubled(
+def test_a_replay_during_the_live_stream_loses_and_doubles_nothing(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     """Both write to the same table, which is compacted at every other commit."""
@@ -228,5 +228,5 @@ def _is_good(row: Row) -> bool:
 def _await_rows(table: Path, topic: Topic, model: str) -> None:
     deadline = time.monotonic() + 120
     while read_rows(table, model_id=model).keys() != topic.positions():
-        assert time.monotonic() < deadline, "the live stream does not get on"
+        assert time.monotonic() < deadline, "the live stream makes no progress"
         time.sleep(0.2)

@@ -33,7 +33,7 @@ from streams import Topic, image, json_message, refusal
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 
 CANARY = "c4n4ry"
-"""Every secret begins so; the rest tells where it was."""
+"""Every secret begins with this; the rest says where it was."""
 
 ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": f"{CANARY}-environment",
@@ -51,8 +51,8 @@ PAGES = ["environment/", "jobs/", "stages/", "SQL/", "SQL/execution/?id=0", "Str
 
 
 @dataclass(frozen=True)
-class Told:
-    """All that a stream told while it ran, by where, and who may read what it wrote.
+class Traces:
+    """All that a stream printed, served and stored while it ran, and who may read its files.
 
     `addresses` are those at which its processes could be connected to.
     """
@@ -63,7 +63,7 @@ class Told:
     addresses: Set[str]
 
 
-def test_a_broker_that_refuses_a_password_is_told_without_it(
+def test_the_error_for_a_refused_password_does_not_contain_it(
     spark: SparkSession, configure: Callable[..., StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SASL_PASSWORD", ENVIRONMENT["SASL_PASSWORD"])
@@ -79,20 +79,20 @@ def test_a_broker_that_refuses_a_password_is_told_without_it(
 
 
 @pytest.mark.long
-def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
+def test_no_secret_is_printed_or_stored_anywhere(topic: Topic, tmp_path: Path) -> None:
     with open_site() as site:
         send_secrets(topic, site)
-        told = tell(topic, site, tmp_path)
+        traces = collect_traces(topic, site, tmp_path)
 
-    assert {name for name, text in told.texts.items() if CANARY in text} == set()
-    assert [row for row in told.rows.values() if CANARY in str(row)] == []
+    assert {name for name, text in traces.texts.items() if CANARY in text} == set()
+    assert [row for row in traces.rows.values() if CANARY in str(row)] == []
     # What is looked at is what there is to see.
-    environment = dict(json.loads(told.texts["api environment"])["sparkProperties"])
+    environment = dict(json.loads(traces.texts["api environment"])["sparkProperties"])
     assert environment["spark.executorEnv.VENDOR_LICENCE"] == "*********(redacted)"
     assert environment["spark.master"] == "local[2,4]"
-    assert " INFO " in told.texts["spark.log"]
-    assert "5 embeddings" in told.texts["output"]
-    codes = {name: row["error"] and row["error"]["code"] for name, row in told.rows.items()}
+    assert " INFO " in traces.texts["spark.log"]
+    assert "5 embeddings" in traces.texts["output"]
+    codes = {name: row["error"] and row["error"]["code"] for name, row in traces.rows.items()}
     assert codes == {
         "user": "reference_denied",
         "denied": "reference_denied",
@@ -102,14 +102,17 @@ def test_no_secret_is_told_anywhere(topic: Topic, tmp_path: Path) -> None:
         "malformed": "message_malformed",
         **dict.fromkeys(["signed", "header", "field", "again", "plain"]),
     }
-    assert told.rows["signed"]["uri"] == f"{site.url}/signed?id=1&X-Amz-Signature=[redacted]"
-    assert dict(told.rows["header"]["attributes"]) == {"authorization": "[redacted]", "shop": "42"}
+    assert traces.rows["signed"]["uri"] == f"{site.url}/signed?id=1&X-Amz-Signature=[redacted]"
+    assert dict(traces.rows["header"]["attributes"]) == {
+        "authorization": "[redacted]",
+        "shop": "42",
+    }
 
     # Nobody else may look into what is written, the table excepted.
     folders = dict.fromkeys(["checkpoint", "table/_embedstream", "scratch"], 0o700)
-    assert told.modes == {**folders, "model": 0o600, "known": 0o600}
+    assert traces.modes == {**folders, "model": 0o600, "known": 0o600}
     # Nor may anybody elsewhere connect.
-    assert {address.removeprefix("::ffff:") for address in told.addresses} == {"127.0.0.1"}
+    assert {address.removeprefix("::ffff:") for address in traces.addresses} == {"127.0.0.1"}
 
 
 def send_secrets(topic: Topic, site: Site) -> None:
@@ -151,7 +154,7 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def tell(topic: Topic, site: Site, folder: Path) -> Told:
+def collect_traces(topic: Topic, site: Site, folder: Path) -> Traces:
     """Run the stream, and look at it in every way."""
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -182,7 +185,7 @@ def tell(topic: Topic, site: Site, folder: Path) -> Told:
         assert driver.returncode == 0, output
     assert list(temporary.iterdir()) == []
     found = check_outcomes(folder / "table", topic.positions()).values()
-    return Told(
+    return Traces(
         texts={
             **pages,
             "output": output,
@@ -233,7 +236,7 @@ def secret_config(topic: Topic, site: Site, folder: Path, ui: int) -> Path:
 
 def log_at_info(folder: Path) -> Path:
     """A configuration of the log: where Python drives Spark, only loggers with a level of their own
-    tell more than warnings."""
+    log more than warnings."""
     path = folder / "log4j2.properties"
     path.write_text(
         """

@@ -1,4 +1,4 @@
-"""A broker with TLS and passwords: who is let in, and what is told to who is not."""
+"""A broker with TLS and passwords: which clients it accepts, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WRONG = "wrong-b71e08"
 
 @dataclass(frozen=True)
 class SecuredBroker:
-    """The address of a broker, and the certificate of who has signed its own."""
+    """The address of a broker, and the certificate of the authority that signed its own."""
 
     servers: str
     authority: Path
@@ -107,7 +107,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
 
 @dataclass(frozen=True)
 class Authority:
-    """One who signs certificates."""
+    """A certificate authority."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -178,7 +178,7 @@ def positions(topic: Topic, secured: SecuredBroker) -> set[Position]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-def test_messages_come_and_go_with_a_password_over_tls(
+def test_messages_are_sent_and_read_with_a_password_over_tls(
     spark: SparkSession,
     secured: SecuredBroker,
     topic: Topic,
@@ -201,7 +201,7 @@ def test_messages_come_and_go_with_a_password_over_tls(
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-def test_a_wrong_password_is_told_with_the_setting_and_without_the_password(
+def test_the_error_for_a_wrong_password_names_the_setting_but_not_the_password(
     spark: SparkSession,
     secured: SecuredBroker,
     configure: Configure,
@@ -218,7 +218,7 @@ def test_a_wrong_password_is_told_with_the_setting_and_without_the_password(
     assert WRONG not in message
 
 
-def test_a_password_that_breaks_its_setting_is_not_told_either(
+def test_the_error_for_a_malformed_password_setting_does_not_contain_it(
     spark: SparkSession,
     secured: SecuredBroker,
     configure: Configure,
@@ -233,7 +233,7 @@ def test_a_password_that_breaks_its_setting_is_not_told_either(
     assert WRONG not in message
 
 
-def test_a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting(
+def test_the_error_for_an_untrusted_certificate_names_the_setting(
     spark: SparkSession, secured: SecuredBroker, configure: Configure, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.pem"
@@ -247,7 +247,7 @@ def test_a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting(
     assert "kafka.ssl.truststore" in message
 
 
-def test_a_truststore_that_is_not_there_is_told(
+def test_a_missing_truststore_is_named(
     spark: SparkSession, secured: SecuredBroker, configure: Configure
 ) -> None:
     changed = {
@@ -260,14 +260,14 @@ def test_a_truststore_that_is_not_there_is_told(
 
 
 @pytest.mark.long
-def test_a_client_without_tls_is_told_of_the_options(
+def test_the_error_for_a_client_without_tls_names_the_options(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     assert "kafka.options" in refusal(spark, configure(), "topics")
 
 
 @pytest.mark.parametrize("wrong", ["sasl_plain_password", "ssl_cafile"])
-def test_a_producer_that_is_not_let_in_is_told_with_the_setting(
+def test_the_error_for_a_refused_producer_names_the_setting(
     secured: SecuredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     authority = secured.authority
@@ -285,7 +285,7 @@ def test_a_producer_that_is_not_let_in_is_told_with_the_setting(
 
 
 @pytest.mark.long
-def test_the_commands_keep_the_password_to_themselves(
+def test_the_commands_print_no_password(
     secured: SecuredBroker, topic: Topic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_config(topic, tmp_path)
@@ -303,14 +303,14 @@ def test_the_commands_keep_the_password_to_themselves(
     check_outcomes(tmp_path / "table", positions(topic, secured))
     assert refused.returncode == 1, refused.stdout
     assert "FAIL topics" in refused.stdout
-    told = [sent.stdout, ran.stdout, refused.stdout]
+    printed = [sent.stdout, ran.stdout, refused.stdout]
     kept = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     for secret in (PASSWORD, WRONG):
-        assert not [text for text in told + kept if secret in text]
+        assert not [text for text in printed + kept if secret in text]
 
 
 def sending(folder: Path, topic: str, to: SecuredBroker) -> list[str]:
-    """The arguments that send a picture; the password is in the environment."""
+    """The arguments that send an image; the password is in the environment."""
     picture = folder / "cat.jpg"
     picture.write_bytes(tiny_picture())
     settings = {

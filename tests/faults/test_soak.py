@@ -49,7 +49,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment: rows in the table, and what each kind of process has; the largest of its kind."""
+    """The rows in the table at one moment, and the largest usage of each kind of process."""
 
     second: float
     rows: int
@@ -92,7 +92,7 @@ def printed(driver: subprocess.Popen[str]) -> Iterator[list[str]]:
 def endure(
     stream: DrivenStream, driver: subprocess.Popen[str], broker: Broker, chance: random.Random
 ) -> tuple[list[Sample], list[tuple[float, str]]]:
-    """Faults by chance until the time is over; what was seen, and what was done when."""
+    """Cause random faults until the time is over; return the samples, and when each fault was."""
     provoke: dict[str, Callable[[], None]] = {
         "worker killed": lambda: kill_worker(driver, chance),
         "broker killed": lambda: restart(broker),
@@ -153,23 +153,24 @@ def sampled(second: float, stream: DrivenStream, driver: subprocess.Popen[str]) 
     return Sample(
         second,
         rows,
-        {kind: max(told["rss"] for of, told in seen if of == kind) for kind, _ in seen},
-        {kind: max(told["files"] for of, told in seen if of == kind) for kind, _ in seen},
-        {kind: max(told["threads"] for of, told in seen if of == kind) for kind, _ in seen},
+        *(
+            {kind: max(usage[name] for of, usage in seen if of == kind) for kind, _ in seen}
+            for name in ("rss", "files", "threads")
+        ),
     )
 
 
 def seen_processes(driver: subprocess.Popen[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for process in processes_of(driver):
         try:
-            told = {
+            usage = {
                 "rss": process.memory_info().rss / 2**20,
                 "files": process.num_fds(),
                 "threads": process.num_threads(),
             }
-            yield kind_of(process), told
+            yield kind_of(process), usage
         except psutil.Error:
-            # It ended meanwhile.
+            # It has ended since.
             continue
 
 
@@ -209,8 +210,8 @@ def middle(samples: list[Sample], of: str, kind: str) -> float:
 def keep(samples: list[Sample], faults: list[tuple[float, str]]) -> None:
     if RESULTS is None:
         return
-    told = {"samples": [asdict(one) for one in samples], "faults": faults}
-    Path(RESULTS, "soak.json").write_text(json.dumps(told) + "\n")
+    results = {"samples": [asdict(one) for one in samples], "faults": faults}
+    Path(RESULTS, "soak.json").write_text(json.dumps(results) + "\n")
     plot(samples, faults, Path(RESULTS, "soak.png"))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from deltalake import DeltaTable, Field
 from deltalake.schema import PrimitiveType
-from pyspark.errors import StreamingQueryException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import SparkSession
 
 from drivers import running, wait_until
@@ -17,7 +19,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.resume import explain_failure
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
-from embedstream.table.delta import was_altered
+from embedstream.table.delta import find_conflict
 from oracle import check_outcomes
 from small import send_pictures, write_config
 from streams import Topic, drain, prepared, refusal
@@ -77,9 +79,9 @@ def test_a_table_altered_in_mid_batch_ends_the_query_and_the_micro_batch_is_repe
         other.sql(f"ALTER TABLE {table} ADD COLUMN label_{columns} STRING")
         columns += 1
 
-    error = stream.query.exception()
-    assert error is not None
-    assert was_altered(error)
+    with pytest.raises(StreamingQueryException) as error:
+        stream.query.awaitTermination()
+    assert find_conflict(error.value) == "altered"
     drain(spark, config)
 
     rows = check_outcomes(Path(config.table.path), topic.positions())
@@ -137,6 +139,40 @@ def add_column(table: Path, name: str) -> None:
     """
     while name not in DeltaTable(table).schema().to_arrow().names:
         DeltaTable(table).alter.add_columns(Field(name, PrimitiveType("string")))
+
+
+def test_conflicts_of_commits_are_recognized_by_their_type(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "table")
+    table = f"delta.`{path}`"
+    spark.range(4).write.format("delta").save(path)
+
+    def merge_while(change: Callable[[], object]) -> Exception:
+        """Return the error of a merge during which another process changes the table."""
+
+        def source(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+            for frame in frames:
+                change()
+                yield frame
+
+        rows = spark.range(0, 1, 1, 1).mapInPandas(source, "id long")
+        rows.createOrReplaceTempView("changes")
+        merge = f"MERGE INTO {table} t USING changes s ON t.id = s.id WHEN MATCHED THEN DELETE"
+        try:
+            spark.sql(merge)
+        except (PySparkException, Py4JJavaError) as error:
+            return error
+        raise AssertionError("Delta accepted the merge")
+
+    assert find_conflict(merge_while(lambda: DeltaTable(path).delete())) == "concurrent"
+    spark.range(4).write.format("delta").mode("append").save(path)
+
+    def alter() -> None:
+        DeltaTable(path).alter.set_table_properties({"delta.appendOnly": "false"})
+
+    assert find_conflict(merge_while(alter)) == "altered"
+    assert find_conflict(ValueError("DELTA_CONCURRENT_APPEND")) is None
 
 
 def test_another_model_needs_consent_and_marks_its_rows(

@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 
 from drivers import running
 from embedstream.config.sections import StreamConfig
-from embedstream.recovery.claim import claimed
-from embedstream.stream.job import prepare_table
+from embedstream.recovery.claim import claim_stream
+from embedstream.table.delta import create_table
 from embedstream_core.errors import SetupError
 from oracle import check_outcomes
 from small import send_pictures, write_config
@@ -40,14 +40,17 @@ def test_the_same_checkpoint_and_the_same_table_are_refused_also_after_vacuum(
     same_table = config.model_copy(update={"checkpoint": str(tmp_path / "other")})
     same_checkpoint = configure(table={"path": str(tmp_path / "elsewhere")})
     send_pictures(topic, 4)
-    prepare_table(spark, config, prepared(config))
+    create_table(spark, config.table, model_id=prepared(config).card.model_id)
 
-    with claimed(spark, config):
+    with claim_stream(spark, config):
         message = refusal(spark, config, "driver")
         assert f"pid {os.getpid()}, since 20" in message
         assert f"checkpoint '{config.checkpoint}' on the table '{config.table.path}'" in message
         for second in (config, same_table, same_checkpoint):
-            with pytest.raises(SetupError, match="another driver runs"), claimed(spark, second):
+            with (
+                pytest.raises(SetupError, match="another driver runs"),
+                claim_stream(spark, second),
+            ):
                 pass
         # The first, which was refused the table, gave its checkpoint back.
         assert not list(tmp_path.glob("other/**/*.json"))

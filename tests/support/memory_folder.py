@@ -29,16 +29,16 @@ class MemoryFolder(Folder):
     def check_reachable(self) -> None:
         pass
 
-    def folder(self, name: str) -> MemoryFolder:
+    def get_folder(self, name: str) -> MemoryFolder:
         return MemoryFolder(location=f"{self.location}/{name}", files=self.files)
 
-    def keeps_writers_apart(self) -> bool:
+    def has_exclusive_create(self) -> bool:
         return True
 
     def make_private(self) -> None:
         pass
 
-    def sizes(self) -> dict[str, int]:
+    def list_sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for path, content in self._within(self.location).items():
             name, *inner = path.split("/")
@@ -70,7 +70,7 @@ class MemoryFolder(Folder):
         self.files.pop(f"{self.location}/{name}", None)
 
     def remove_if_empty(self) -> None:
-        if not self.sizes():
+        if not self.list_sizes():
             for name in self._within(self.location):
                 self.delete(name)
 

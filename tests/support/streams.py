@@ -47,12 +47,12 @@ class Topic:
 def image(name: str, content: bytes | None, **headers: str) -> OutgoingMessage:
     """A message of image bytes; without content, a tombstone."""
     pairs = tuple((key, value.encode()) for key, value in headers.items())
-    return OutgoingMessage(name, key=name, value=content, headers=pairs)
+    return OutgoingMessage(name, content, pairs)
 
 
 def json_message(name: str, **fields: object) -> OutgoingMessage:
     """A message in JSON."""
-    return OutgoingMessage(name, key=name, value=json.dumps(fields).encode())
+    return OutgoingMessage(name, json.dumps(fields).encode())
 
 
 def prepared(config: StreamConfig | BulkFilesConfig) -> PreparedModel:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.recovery.claim import claimed
+from embedstream.recovery.claim import claim_stream
 from embedstream.recovery.lost_messages import LostRange
-from embedstream.recovery.resume import settle
-from embedstream.stream.job import prepare_table
+from embedstream.recovery.resume import prepare_resumption
 from embedstream.stream.preflight import Consent, check_start
+from embedstream.table.delta import create_table
 from streams import drain
 
 __all__ = ["start"]
@@ -19,10 +19,11 @@ def start(
     spark: SparkSession, config: StreamConfig, *, adopt: bool = False, accept_loss: bool = False
 ) -> list[LostRange]:
     """Check, claim, settle and drain; what was lost. Fails where a check does."""
-    checked = check_start(spark, config, print, Consent(adopt=adopt, loss=accept_loss))
+    consent = Consent(adopt=adopt, loss=accept_loss)
+    checked = check_start(spark, config, print, consent)
     assert checked is not None
-    prepare_table(spark, config, checked.model)
-    with claimed(spark, config):
-        found = settle(spark, config, checked.writers, adopt=adopt, accept_loss=accept_loss)
+    create_table(spark, config.table, model_id=checked.model.card.model_id)
+    with claim_stream(spark, config):
+        found = prepare_resumption(spark, config, checked.writers, consent)
         drain(spark, found.config)
     return list(found.lost)

@@ -1,4 +1,4 @@
-"""A column of images becomes a column of embeddings; all batch doors build on this."""
+"""A column of images becomes a column of embeddings; the other batch APIs build on this."""
 
 from __future__ import annotations
 
@@ -105,11 +105,7 @@ def prepare_embedder(
     head: Head = "cut",
     config: DataFrameConfig | None = None,
 ) -> Embedder:
-    """Prepare an encoder on the driver and send it to the workers.
-
-    Raises:
-        SetupError: as `image_vectorizer` does.
-    """
+    """Prepare an encoder on the driver and send it to the workers."""
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     chosen = choose_precision(spark, prepare(settings, head=head), settings)
     return build_embedder(spark, chosen.model, settings, config or DataFrameConfig())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 
 from embedstream.api.columns import image_vectorizer
-from embedstream.api.image_columns import find_columns, find_images
+from embedstream.api.image_columns import find_columns, find_image_column
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.table.rows import COLUMN_TYPE
 from embedstream_core.errors import SetupError
@@ -34,7 +34,7 @@ def featurize(
         SetupError: the column holds no images, a name is taken, or the encoder, its weights or a
             setting is wrong; nothing was started.
     """
-    images = find_images(df, input)
+    images = find_image_column(df, input)
     for added in COLUMN_TYPE:
         for taken in find_columns(df, added.name):
             if taken.dataType != added.dataType:

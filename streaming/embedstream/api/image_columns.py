@@ -24,7 +24,7 @@ __all__ = [
     "IMAGES_ARE",
     "find_column",
     "find_columns",
-    "find_images",
+    "find_image_column",
     "read_entries",
     "require_images",
 ]
@@ -48,7 +48,7 @@ _IMAGE_MODES = {0: ("L", "L"), 16: ("RGB", "BGR"), 24: ("RGBA", "BGRA")}
 _NO_IMAGE = Failure(Code.IMAGE_EMPTY, Stage.MESSAGE, "the image is null")
 
 
-def find_images(df: DataFrame, name: str) -> Column:
+def find_image_column(df: DataFrame, name: str) -> Column:
     """Find a column of images as `find_column` does.
 
     Raises:
@@ -140,10 +140,10 @@ def _read_image_struct(image: Mapping[str, Any]) -> Entry:
     try:
         mode, order = _IMAGE_MODES[image["mode"]]
         size = image["width"], image["height"]
-        picture = Image.frombytes(mode, size, image["data"], "raw", order)
+        pixels = Image.frombytes(mode, size, image["data"], "raw", order)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"the image struct does not hold pixels of 8 bits a channel: {error!r}"
         return Failure(Code.IMAGE_CORRUPT, Stage.DECODE, reason)
     file = io.BytesIO()
-    picture.save(file, "BMP")
+    pixels.save(file, "BMP")
     return Item("", content=file.getvalue())

@@ -75,7 +75,7 @@ def read_images(
         # Spark's column `path` holds plain names; only a name that is not UTF-8 is escaped.
         rows = [
             (f"file:{file}" if file.encode(errors="replace").decode() == file else uri, uri, None)
-            for file, uri in zip(listing.files, listing.references(), strict=True)
+            for file, uri in zip(listing.files, listing.build_references(), strict=True)
         ]
         files = spark.createDataFrame(rows, "path string, uri string, content binary")
         # For many files, Spark's one partition per core would be too large.

@@ -58,7 +58,7 @@ class ImageLabeler:
         labels = self.embedder.model.card.labels
         for outcomes in self.embedder.embed(read_batches()):
             rows = [
-                rank(one.vector, labels, k=k or 0) if isinstance(one, Embedding) else None
+                rank_labels(one.vector, labels, k=k or 0) if isinstance(one, Embedding) else None
                 for one, k in zip(outcomes, counts.pop(0), strict=True)
             ]
             yield pa.array(rows, to_arrow_type(_TYPE))
@@ -78,7 +78,7 @@ def image_labeler(
     return ImageLabeler(prepare_embedder(spark, encoder=encoder, head="kept", config=config))
 
 
-def rank(logits: np.ndarray, labels: Sequence[str], *, k: int) -> list[dict[str, Any]]:
+def rank_labels(logits: np.ndarray, labels: Sequence[str], *, k: int) -> list[dict[str, Any]]:
     """Return the `k` likeliest labels; probabilities are the softmax of the logits."""
     weights = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = weights / weights.sum()

@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from embedstream.api.columns import image_vectorizer
-from embedstream.api.image_columns import find_columns, find_images
+from embedstream.api.image_columns import find_columns, find_image_column
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, Section
 from embedstream.spark.connect import get_session_key
@@ -36,7 +36,7 @@ class _ImageTransformer(
         Params._dummy(),
         "encoder",
         "an encoder's name, or the settings of the configuration's section `encoder`",
-        lambda value: _settings(
+        lambda value: _dump_settings(
             EncoderConfig, {"name": value} if isinstance(value, str) else value
         ),
     )
@@ -44,11 +44,11 @@ class _ImageTransformer(
         Params._dummy(),
         "config",
         "bounds: settings of the configuration's sections references, decode and pipeline",
-        lambda value: _settings(DataFrameConfig, value),
+        lambda value: _dump_settings(DataFrameConfig, value),
     )
 
     _input_kwargs: dict[str, Any]
-    _open: ClassVar[Callable[..., Callable[..., Column]]]
+    _make_function: ClassVar[Callable[..., Callable[..., Column]]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,14 +57,17 @@ class _ImageTransformer(
 
     def _prepare(self, df: DataFrame) -> tuple[Callable[..., Column], Column]:
         """Return the function of columns and its input, with the output column's name checked."""
-        image = find_images(df, self.getInputCol())
+        image = find_image_column(df, self.getInputCol())
         if taken := find_columns(df, self.getOutputCol()):
             raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
         encoder = EncoderConfig.model_validate(self.getOrDefault(self.encoder))
         config = DataFrameConfig.model_validate(self.getOrDefault(self.config))
         key = get_session_key(df.sparkSession), encoder, config
         if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, self._open(df.sparkSession, encoder=encoder, config=config)
+            self._prepared = (
+                key,
+                self._make_function(df.sparkSession, encoder=encoder, config=config),
+            )
         return self._prepared[1], image
 
 
@@ -76,7 +79,7 @@ class ImageFeaturizer(_ImageTransformer):
     `errorCol` if that is set.
     """
 
-    _open = staticmethod(partial(image_vectorizer, returns="outcome"))
+    _make_function = staticmethod(partial(image_vectorizer, returns="outcome"))
 
     outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's convention
         Params._dummy(), "outputType", "vector or array", TypeConverters.toString
@@ -122,7 +125,7 @@ class ImagePredictor(_ImageTransformer):
     null for an image that cannot be decoded.
     """
 
-    _open = staticmethod(image_labeler)
+    _make_function = staticmethod(image_labeler)
 
     topK: ClassVar[Param[int]] = Param(  # noqa: N815
         Params._dummy(), "topK", "how many classes", TypeConverters.toInt
@@ -147,7 +150,7 @@ class ImagePredictor(_ImageTransformer):
         return dataset.withColumn(self.getOutputCol(), label(image, self.getOrDefault(self.topK)))
 
 
-def _settings(section: type[Section], value: Any) -> dict[str, Any]:
+def _dump_settings(section: type[Section], value: Any) -> dict[str, Any]:
     """Return settings as in a configuration, which is how a pipeline is saved."""
     given = value if isinstance(value, section) else section.model_validate(value)
     settings: dict[str, Any] = given.model_dump(mode="json", exclude_unset=True)

@@ -10,7 +10,9 @@ from typing import Generic, TypeVar
 
 from pyspark.sql import DataFrame
 
-__all__ = ["Chunk", "ChunkReport", "commit_chunk"]
+from embedstream.worker.counts import CommitReport
+
+__all__ = ["Chunk", "commit_chunk"]
 
 Part = TypeVar("Part")
 
@@ -23,21 +25,7 @@ class Chunk(Generic[Part]):
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkReport:
-    """A chunk that was committed."""
-
-    embeddings: int
-    failures: Counter[str]
-    duration_s: float
-
-    @property
-    def rows(self) -> int:
-        """The number of outcomes of both kinds."""
-        return self.embeddings + self.failures.total()
-
-
-def commit_chunk(outcomes: DataFrame, commit: Callable[[DataFrame], None]) -> ChunkReport:
+def commit_chunk(outcomes: DataFrame, commit: Callable[[DataFrame], None]) -> CommitReport:
     """Compute the outcomes once, count them, and commit them if there are any."""
     started = time.monotonic()
     cached = outcomes.persist()
@@ -48,5 +36,8 @@ def commit_chunk(outcomes: DataFrame, commit: Callable[[DataFrame], None]) -> Ch
     finally:
         cached.unpersist()
     failures = Counter({code: count for code, count in counts if code is not None})
-    embeddings = sum(count for code, count in counts if code is None)
-    return ChunkReport(embeddings, failures, time.monotonic() - started)
+    return CommitReport(
+        embeddings=sum(count for code, count in counts if code is None),
+        failures=failures,
+        duration_s=time.monotonic() - started,
+    )

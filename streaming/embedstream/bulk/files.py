@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
+from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
-from embedstream.stream.job import prepare_table
-from embedstream.table.delta import check_model, check_table
+from embedstream.table.delta import check_model, check_table, create_table
+from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
@@ -49,7 +49,7 @@ class Files:
         self._spark = spark
         self._table = config.table.path
         listing = list_files(spark, source)
-        self._uris = listing.references()
+        self._uris = listing.build_references()
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
@@ -63,7 +63,7 @@ class Files:
             id_header="",
             transport=config.pipeline.transport,
         )
-        prepare_table(spark, config, model)
+        create_table(spark, config.table, model_id=model.card.model_id)
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
@@ -77,7 +77,7 @@ class Files:
         parts = [uris[start : start + size] for start in range(0, len(uris), size)]
         return [Chunk(part, len(part)) for part in parts]
 
-    def run(self, chunk: Chunk[str]) -> ChunkReport:
+    def run(self, chunk: Chunk[str]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         # The messages that would refer to these files; none came from Kafka.
         rows = self._spark.createDataFrame([(uri,) for uri in chunk.parts], "uri string")
@@ -109,7 +109,7 @@ def _restrict_references(
         raise SetupError(f"there are no files at '{source}'{hidden}")
     if listing.folder is not None:
         return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
-    parts = urlsplit(listing.references()[0])
+    parts = urlsplit(listing.build_references()[0])
     if parts.scheme != "s3":
         raise SetupError(
             f"'{source}' has the scheme {parts.scheme}; batch reads local files and s3a://"

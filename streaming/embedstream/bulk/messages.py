@@ -17,18 +17,19 @@ from embedstream.config.sections import KafkaConfig
 from embedstream.kafka.source import MESSAGE_COLUMNS, build_client_options
 from embedstream.kafka.topics import TopicState
 from embedstream.spark.sizing import count_parallel_tasks
-from embedstream.table.delta import literal
+from embedstream.table.delta import quote_literal
 from embedstream_core.redaction import REDACTED
 
-__all__ = ["POSITION", "locate_messages", "read_again", "write_condition"]
+__all__ = ["POSITION", "locate_messages", "read_messages_again", "write_condition"]
 
 POSITION = ["topic", "partition", "offset"]
+"""The columns that identify a message."""
 
 
 def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
     """Return the SQL condition that a row of the table is in one of the ranges."""
     return " OR ".join(
-        f"({alias}topic = {literal(one.topic)} AND {alias}partition = {one.partition} "
+        f"({alias}topic = {quote_literal(one.topic)} AND {alias}partition = {one.partition} "
         f"AND {alias}offset BETWEEN {one.first} AND {one.last})"
         for one in ranges
     )
@@ -37,8 +38,8 @@ def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
 def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFrame:
     """Add two columns: whether Kafka has the message, and whether the row has a reference.
 
-    They are `in_kafka` and `refers`. A reference that held a secret was stored without it, and
-    cannot be fetched.
+    They are `in_kafka` and `has_reference`. A reference that held a secret was stored without it,
+    and cannot be fetched.
     """
     held = [
         (f.col("topic") == name) & (f.col("partition") == number) & (f.col("offset") >= offset)
@@ -46,11 +47,11 @@ def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFr
         for number, offset in state.earliest.items()
     ]
     in_kafka = reduce(Column.__or__, held, f.lit(False))
-    refers = f.col("uri").isNotNull() & ~f.col("uri").contains(REDACTED)
-    return rows.withColumns({"in_kafka": in_kafka, "refers": refers})
+    has_reference = f.col("uri").isNotNull() & ~f.col("uri").contains(REDACTED)
+    return rows.withColumns({"in_kafka": in_kafka, "has_reference": has_reference})
 
 
-def read_again(
+def read_messages_again(
     spark: SparkSession,
     config: KafkaConfig,
     topics: Mapping[str, TopicState],
@@ -65,7 +66,7 @@ def read_again(
         if state is not None and one.last >= (first := state.earliest.get(one.partition, 2**63)):
             held = OffsetRange(one.topic, one.partition, max(one.first, first), one.last)
             by_partition[one.topic, one.partition].append(held)
-    messages = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("refers")))
+    messages = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("has_reference")))
     # One read takes one range of each partition.
     for layer in zip_longest(*by_partition.values()):
         read = _read_ranges(spark, config, [one for one in layer if one is not None])

@@ -25,8 +25,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from embedstream.bulk.chunks import Chunk, ChunkReport, commit_chunk
-from embedstream.bulk.messages import POSITION, locate_messages, read_again, write_condition
+from embedstream.bulk.chunks import Chunk, commit_chunk
+from embedstream.bulk.messages import (
+    POSITION,
+    locate_messages,
+    read_messages_again,
+    write_condition,
+)
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
@@ -34,10 +39,10 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer
-from embedstream.table.delta import table_name
+from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
+from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
-from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import PreparedModel
 
 __all__ = ["Plan", "Replay"]
@@ -55,10 +60,10 @@ _MERGE_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chunks that are left, and the number of selected messages that are lost (`gone`)."""
+    """The chunks that are left, and the number of selected messages that are lost."""
 
     chunks: Sequence[Chunk[OffsetRange]]
-    gone: int
+    lost: int
 
     @property
     def rows(self) -> int:
@@ -103,21 +108,20 @@ class Replay:
         self._began = datetime.now(UTC)
         note = json.dumps({**work, "began": self._began.isoformat()}, default=str)
         if not self._folder.create(self._note, note):
-            try:
-                began = json.loads(self._folder.read(self._note) or "")["began"]
-                self._began = datetime.fromisoformat(began)
-            except (ValueError, KeyError, TypeError) as error:
-                raise SetupError(
-                    f"{config.table.path}/{self._note}, which says when the {kind} began, cannot "
-                    f"be read ({error}); delete it to start over"
-                ) from None
+            began = self._folder.parse(
+                self._note,
+                lambda text: datetime.fromisoformat(json.loads(text)["began"]),
+                meaning=f"which says when the {kind} began",
+                remedy="delete it to start over",
+            )
+            self._began = began or self._began
 
     def plan(self, *, chunk_rows: int | None = None) -> Plan:
         """Return the work that is left; a chunk has as many rows as a commit of the stream."""
         located = self._locate_remaining()
-        gone = located.where(~(f.col("in_kafka") | f.col("refers"))).count()
+        lost = located.where(~(f.col("in_kafka") | f.col("has_reference"))).count()
         spans = (
-            located.where(f.col("in_kafka") | f.col("refers"))
+            located.where(f.col("in_kafka") | f.col("has_reference"))
             .groupBy("topic", "partition", f.floor(f.col("offset") / _SPAN).alias("span"))
             .agg(f.count("*").alias("rows"), f.min("offset").alias("first"), f.max("offset"))
             .orderBy("span", "topic", "partition")
@@ -135,12 +139,14 @@ class Replay:
                 chunks[-1] = Chunk((*chunks[-1].parts, part), chunks[-1].rows + rows)
             else:
                 chunks.append(Chunk((part,), rows))
-        return Plan(chunks, gone)
+        return Plan(chunks, lost)
 
-    def run(self, chunk: Chunk[OffsetRange]) -> ChunkReport:
+    def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
-        messages = read_again(self._spark, self._config.kafka, self._topics, located, chunk.parts)
+        messages = read_messages_again(
+            self._spark, self._config.kafka, self._topics, located, chunk.parts
+        )
         outcomes = featurize_messages(messages, self._featurizer)
         return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 
@@ -187,12 +193,12 @@ class Replay:
         for attempt in range(1, _MERGE_ATTEMPTS + 1):
             try:
                 self._spark.sql(
-                    f"MERGE INTO {table_name(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "
+                    f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "
                     f"AS s ON {identity} AND ({ranges}) {action}"
                 )
                 return
             except (PySparkException, Py4JJavaError) as error:
                 # The live stream compacts the table's files now and then, also during a merge.
-                if attempt == _MERGE_ATTEMPTS or "DELTA_CONCURRENT" not in str(error):
+                if attempt == _MERGE_ATTEMPTS or find_conflict(error) != "concurrent":
                     raise
                 time.sleep(0.2 * 2**attempt)

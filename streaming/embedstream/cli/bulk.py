@@ -12,12 +12,13 @@ from embedstream.bulk.selection import Kind, Selection
 from embedstream.cli import console
 from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.recovery.claim import table_claimed
+from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.bulk.chunks import Chunk, ChunkReport
+    from embedstream.bulk.chunks import Chunk
+    from embedstream.worker.counts import CommitReport
 
 __all__ = ["run_files", "run_replay"]
 
@@ -46,24 +47,24 @@ def run_replay(
 
         consent = Consent(model_change=kind == "backfill")
         checked = check_start(
-            spark, config, console.print_finding, consent, beside_a_driver=True, preparation=prepare
+            spark, config, console.print_finding, consent, purpose="replay", preparation=prepare
         )
         if checked is None:
             raise SetupError(f"the {kind} was not started: fix the failed checks above")
         table = config.table.path
-        if checked.table_rows is None:
+        if not checked.table_exists:
             raise SetupError(f"there is no table at '{table}' yet; start the stream first")
         with (
             explain_errors({"table.path": config.table.path}, explain_chunk_error),
-            table_claimed(spark, table, checkpoint=config.checkpoint),
+            claim_table(spark, table, checkpoint=config.checkpoint),
         ):
             replay = Replay(
                 spark, config, checked.model, checked.topics, kind=kind, selection=selection
             )
             plan = replay.plan(chunk_rows=chunk_rows)
-            if plan.gone:
+            if plan.lost:
                 console.print_text(
-                    f"{plan.gone} lost: Kafka has deleted them, and their rows hold no reference"
+                    f"{plan.lost} lost: Kafka has deleted them, and their rows hold no reference"
                 )
             reports = _run_chunks(plan.chunks, replay.run, stop, noun="message")
             if len(reports) == len(plan.chunks):
@@ -92,7 +93,7 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
                     f"{files.hidden} hidden left out: files and folders whose names begin with a "
                     "dot, and what Spark and Delta write next to data"
                 )
-            with table_claimed(spark, config.table.path):
+            with claim_table(spark, config.table.path):
                 chunks = files.plan(chunk_rows=chunk_rows)
                 reports = _run_chunks(chunks, files.run, stop, noun="file")
         console.print_text(f"table: {config.table.path}")
@@ -101,16 +102,16 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
 
 def _run_chunks(
     chunks: Sequence[Chunk[Part]],
-    run: Callable[[Chunk[Part]], ChunkReport],
+    run: Callable[[Chunk[Part]], CommitReport],
     stop: threading.Event,
     *,
     noun: str,
-) -> list[ChunkReport]:
+) -> list[CommitReport]:
     """Run one chunk after the other and print the progress; return fewer reports if stopped."""
     rows = sum(chunk.rows for chunk in chunks)
     in_chunks = console.format_count(len(chunks), "chunk")
     console.print_text(f"{console.format_count(rows, noun)} to embed, in {in_chunks}")
-    reports: list[ChunkReport] = []
+    reports: list[CommitReport] = []
     done, started = 0, time.monotonic()
     for number, chunk in enumerate(chunks, 1):
         if stop.is_set():

@@ -13,9 +13,9 @@ from rich.status import Status
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from embedstream.bulk.chunks import ChunkReport
     from embedstream.stream.preflight import Finding
-    from embedstream.stream.progress import BatchReport, Totals
+    from embedstream.stream.progress import MicroBatchReport, Totals
+    from embedstream.worker.counts import CommitReport
 
 __all__ = [
     "format_count",
@@ -69,7 +69,7 @@ def print_finding(finding: Finding) -> bool:
     return finding.passed
 
 
-def print_micro_batch(report: BatchReport) -> None:
+def print_micro_batch(report: MicroBatchReport) -> None:
     """Print a line for a committed micro-batch."""
     line = f"batch {report.batch_id:<4}  {_format_report(report)}"
     if report.tombstones:
@@ -81,7 +81,7 @@ def print_micro_batch(report: BatchReport) -> None:
     print_text(line)
 
 
-def print_chunk(report: ChunkReport, *, number: int, of: int, left_s: float) -> None:
+def print_chunk(report: CommitReport, *, number: int, of: int, left_s: float) -> None:
     """Print a line for a committed chunk, with an estimate of the time that is left."""
     left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
     print_text(f"chunk {number}/{of}  {_format_report(report)}  about {left} left")
@@ -109,7 +109,7 @@ def format_failures(failures: Counter[str]) -> str:
     return f"{failures.total()} failures{f' ({codes})' if codes else ''}"
 
 
-def _format_report(report: BatchReport | ChunkReport) -> str:
+def _format_report(report: CommitReport) -> str:
     return (
         f"{report.rows:>5} rows  {report.embeddings:>5} embeddings  "
         f"{report.failures.total():>3} failures  {report.rows / report.duration_s:>6.1f} rows/s"

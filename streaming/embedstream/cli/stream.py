@@ -19,17 +19,17 @@ from embedstream.cli import console
 from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import check_topics
-from embedstream.recovery.claim import HeldClaim, claimed
+from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
-from embedstream.stream.progress import Margin, ProgressListener, Totals
+from embedstream.stream.progress import ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.stream.job import Stream, Until
-    from embedstream.stream.preflight import Checked, Consent
+    from embedstream.stream.preflight import Consent, PreflightResult
 
 __all__ = ["check_stream", "examine_stream", "run_stream"]
 
@@ -81,7 +81,7 @@ def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Total
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        return _run_checked(spark, config, checked, consent, stop, until)
+        return _run_after_checks(spark, config, checked, consent, stop, until)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -92,16 +92,17 @@ def _warm_workers(spark: SparkSession) -> None:
         _log.info("the workers were not started ahead of time", exc_info=True)
 
 
-def _run_checked(
+def _run_after_checks(
     spark: SparkSession,
     config: StreamConfig,
-    checked: Checked,
+    checked: PreflightResult,
     consent: Consent,
     stop: threading.Event,
     until: Until,
 ) -> Totals:
-    from embedstream.recovery.resume import explain_failure, settle
-    from embedstream.stream.job import prepare_table, start_stream
+    from embedstream.recovery.resume import explain_failure, prepare_resumption
+    from embedstream.stream.job import start_stream
+    from embedstream.table.delta import create_table
 
     def explain(error: Exception) -> str | None:
         if not isinstance(error, StreamingQueryException):
@@ -110,21 +111,19 @@ def _run_checked(
         return explain_failure(spark, config) or cause
 
     counts = OutcomeCounts.start(spark)
-    margin = Margin(lambda: check_topics(spark, config.kafka))
+    margin = RetentionMargin(lambda: check_topics(spark, config.kafka))
     listener = ProgressListener(console.print_micro_batch, counts.take, margin)
     spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
-        prepare_table(spark, config, checked.model)
-        with claimed(spark, config) as claim:
-            settled = settle(
-                spark, config, checked.writers, adopt=consent.adopt, accept_loss=consent.loss
-            )
-            for loss in settled.lost:
+        create_table(spark, config.table, model_id=checked.model.card.model_id)
+        with claim_stream(spark, config) as claim:
+            resumption = prepare_resumption(spark, config, checked.writers, consent)
+            for loss in resumption.lost:
                 console.print_text(f"lost: {loss}")
-            arguments = spark, settled.config, checked.model
+            arguments = spark, resumption.config, checked.model
             start = partial(start_stream, *arguments, until=until, counts=counts)
-            model_loads = _run_queries(spark, settled.config, start, stop, claim)
+            model_loads = _run_queries(spark, resumption.config, start, stop, claim)
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -145,7 +144,7 @@ def _run_queries(
     the stream is started again and repeats it.
     """
     from embedstream.stream.job import stop_stream
-    from embedstream.table.delta import check_table, was_altered
+    from embedstream.table.delta import check_table, find_conflict
 
     console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     model_loads, timeout_s = 0, config.trigger.stop_timeout_s
@@ -164,8 +163,11 @@ def _run_queries(
                     )
             return model_loads + stream.model.loads
         except StreamingQueryException as error:
-            if not was_altered(error):
+            if find_conflict(error) != "altered":
                 raise
         model_loads += stream.model.loads
         check_table(spark, config.table.path)
+        if stop.is_set():
+            console.print_text("the table was altered: the next start repeats the micro-batch")
+            return model_loads
         console.print_text("the table was altered: the micro-batch in flight is repeated")

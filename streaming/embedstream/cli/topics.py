@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from embedstream.cli import console
 from embedstream.config.secrets import resolve_options, reveal
-from embedstream.config.yaml import parse_value
+from embedstream.config.yaml import read_yaml
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import find_running_broker
-from embedstream.kafka.produce import find_images, image_messages, produce
+from embedstream.kafka.produce import find_image_files, image_messages, produce
 from embedstream_core.errors import SetupError
 
 __all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
@@ -34,9 +34,9 @@ def read_client_settings(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise SetupError(f"--client takes NAME=VALUE, as security_protocol=SSL; not '{pair}'")
-        settings[name] = parse_value(name, value)
+        settings[name] = read_yaml(value, f"the value of {name}", typed=True)
     texts = reveal(resolve_options(settings))
-    # Kafka's client for Python, unlike the one for Java, takes numbers and truth values as such.
+    # Kafka's client for Python, unlike the one for Java, takes numbers and booleans as such.
     return settings | {
         name: text for name, text in texts.items() if isinstance(settings[name], str)
     }
@@ -52,7 +52,7 @@ def send_images(
     settings: dict[str, Any],
 ) -> bool:
     """Send images and print those that were not sent; return whether all were."""
-    images = find_images(paths)
+    images = find_image_files(paths)
     if partitions is not None:
         create_topic(servers, topic, partitions=partitions, client_settings=settings)
     unsent: list[str] = []
@@ -62,7 +62,7 @@ def send_images(
         on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),
     )
     failed = produce(messages, bootstrap_servers=servers, topic=topic, client_settings=settings)
-    unsent += [f"{message.name}: {reason}" for message, reason in failed]
+    unsent += [f"{message.key}: {reason}" for message, reason in failed]
     for line in unsent:
         console.print_error(f"not sent: {line}")
     sent = len(images) - len(unsent)

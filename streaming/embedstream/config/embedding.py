@@ -71,7 +71,7 @@ class ReferencesConfig(Section):
     s3_region: str | None = None
     """The region of the buckets."""
 
-    def policy(self, *, max_bytes: int) -> FetchPolicy:
+    def build_policy(self, *, max_bytes: int) -> FetchPolicy:
         """Return what may be fetched, images up to `max_bytes` each.
 
         Raises:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from embedstream.config.locations import make_absolute, make_local
-from embedstream.config.yaml import TruthText
+from embedstream.config.yaml import BooleanText
 
 __all__ = ["LocalFolder", "Location", "Section", "Switch", "Time"]
 
@@ -41,8 +41,8 @@ class Section(BaseModel):
 
 
 def _read_switch(value: object) -> object:
-    """Return `on` or `off` for any truth value; YAML reads both as one."""
-    truth = value.truth if isinstance(value, TruthText) else value
+    """Return `on` or `off` for a boolean; YAML reads both as one."""
+    truth = value.value if isinstance(value, BooleanText) else value
     return {True: "on", False: "off"}[truth] if isinstance(truth, bool) else value
 
 

@@ -14,10 +14,7 @@ __all__ = ["find_map", "find_section", "follow_keys", "list_keys", "takes_text"]
 
 
 def follow_keys(keys: Sequence[str]) -> tuple[int, list[object]]:
-    """Return how many of the keys are fields, each in the one before, and the last field's types.
-
-    A field that may be null, or that has several types, has them all.
-    """
+    """Follow keys from section to section; return how many are fields, and the last one's types."""
     types: list[object] = [StreamConfig]
     for depth, name in enumerate(keys):
         section = find_section(types)

@@ -19,7 +19,7 @@ from embedstream.config.yaml import read_yaml
 __all__ = ["load_config", "load_files_config"]
 
 ENVIRONMENT_PREFIX = "EMBEDSTREAM_"
-_MAY_BE_MEANT = re.compile(r"embedstream[_.-]", re.IGNORECASE)
+_RESEMBLES_OURS = re.compile(r"embedstream[_.-]", re.IGNORECASE)
 
 # Other variables with that prefix, and the purpose of each.
 _OTHER_VARIABLES: Mapping[str, str] = {
@@ -31,7 +31,9 @@ _OTHER_VARIABLES: Mapping[str, str] = {
 }
 
 # Kubernetes sets such variables in each container for each service, which may be embedstream.
-_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+_KUBERNETES_VARIABLE = re.compile(
+    r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$"
+)
 
 _NULLS = ("", "~", "null")
 
@@ -96,7 +98,7 @@ def _assign(tree: dict[str, Any], settings: Iterable[tuple[list[str], Any]]) -> 
 
 def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:
     for name, value in sorted(environment.items()):
-        if not _MAY_BE_MEANT.match(name) or name in _OTHER_VARIABLES:
+        if not _RESEMBLES_OURS.match(name) or name in _OTHER_VARIABLES:
             continue
         written = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
         depth, types = follow_keys([key.lower() for key in written])
@@ -106,7 +108,7 @@ def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[list[str
             below = (key.lower() if key.isupper() else key for key in written[depth:])
             keys = [*(key.lower() for key in written[:depth]), *below]
             yield keys, _read_value(name, value, keys)
-        elif not _OF_A_SERVICE.search(name):
+        elif not _KUBERNETES_VARIABLE.search(name):
             raise ConfigError(explain_variable(name, ENVIRONMENT_PREFIX, _OTHER_VARIABLES))
 
 
@@ -127,7 +129,7 @@ def _read_override(override: str) -> tuple[list[str], Any]:
 def _read_value(name: str, value: str, keys: Sequence[str]) -> object:
     """Read a value that is not from a file: a text literally, anything else as YAML.
 
-    For a text, YAML decides on quotes, null and truth values alone.
+    For a text, YAML decides only on quotes, null and booleans.
     """
     text, subject = value.strip(), f"the value of {name}"
     if not takes_text(keys) or text.lower() in _NULLS:

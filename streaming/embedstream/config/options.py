@@ -116,7 +116,7 @@ def check_kafka_options(options: Values, *, max_offsets_per_trigger: int | None)
     Raises:
         ValueError: an option is refused, or Spark does not have it; the message names it.
     """
-    _refuse_doubles(options)
+    _refuse_duplicates(options)
     for name, value in reveal(options).items():
         _refuse_own(name, _KAFKA_KEYS, _KAFKA_FIXED, section="kafka")
         if _find_spelling(name, _KAFKA_NUMBERS) and not value.isdecimal():
@@ -143,7 +143,7 @@ def check_spark_options(options: Values, *, jars: Literal["fetch", "provided"]) 
     Raises:
         ValueError: a setting is refused, or is not one of Spark's; the message names it.
     """
-    _refuse_doubles(options)
+    _refuse_duplicates(options)
     needed = dict(_SPARK_NEEDED)
     if jars == "fetch":
         needed[_CATALOG] = (
@@ -169,7 +169,7 @@ def _refuse_own(
         raise ValueError(f"'{name}' cannot be set: {fixed[known]}")
 
 
-def _refuse_doubles(options: Values) -> None:
+def _refuse_duplicates(options: Values) -> None:
     first: dict[str, str] = {}
     for name in options:
         if (other := first.setdefault(name.lower(), name)) != name:

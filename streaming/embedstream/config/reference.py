@@ -9,7 +9,7 @@ import yaml
 
 from embedstream.config.sections import StreamConfig
 
-__all__ = ["configuration_reference"]
+__all__ = ["build_reference"]
 
 _INTRODUCTION = """\
 <!-- Written by `make docs` from the models in streaming/embedstream/config; edit those instead. -->
@@ -65,7 +65,7 @@ _LIMITS = {"minimum": "from {}", "maximum": "up to {}", "pattern": "like `{}`"}
 _DOCUMENT_END = "...\n"
 
 
-def configuration_reference() -> str:
+def build_reference() -> str:
     """Return the page in Markdown: how to give a key, then each part of `StreamConfig` in order.
 
     Its tables list every key of the models, and nothing else.
@@ -117,4 +117,4 @@ def _format_type(schema: dict[str, Any], plural: str = "") -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(configuration_reference())
+    sys.stdout.write(build_reference())

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, SecretStr, TypeAdapter, ValidationError
 
 from embedstream.config.errors import ConfigError
-from embedstream.config.yaml import TruthText
+from embedstream.config.yaml import BooleanText
 from embedstream_core.redaction import NAMES_OF_SECRETS
 
 __all__ = [
@@ -36,7 +36,7 @@ NAMES_OF_SECRET_SETTINGS = (
 
 _SECRET_NAME = re.compile(NAMES_OF_SECRET_SETTINGS, re.IGNORECASE)
 # Settings that hold no secret but its place, its lifetime or its provider.
-_OF_A_SECRET = re.compile(
+_NOT_A_SECRET = re.compile(
     r"key(gen|provider|size)|secretkeyref|pullsecrets|[.]secrets[.]|[.]security[.]credentials[.]"
     r"|application_credentials$|tokeniz|client[.]id$"
     r"|(algorithm|binding|class|count|dir|duration|enabled|endpoint|expiry|file|impl|interval|itemkey|length"
@@ -62,7 +62,7 @@ def holds_secret(name: str, value: str) -> bool:
         return False
     bare = _AZURE_ACCOUNT.sub(r"\1", name)
     # The dot ends `fs.azure.sas.CONTAINER`, whose account was removed.
-    is_named = _SECRET_NAME.search(f"{bare}.") and not _OF_A_SECRET.search(bare)
+    is_named = _SECRET_NAME.search(f"{bare}.") and not _NOT_A_SECRET.search(bare)
     # A pattern of secrets contains their names.
     is_in_value = not name.lower().endswith("regex") and _SECRET_IN_VALUE.search(value)
     return bool(is_named or is_in_value)
@@ -95,8 +95,8 @@ def resolve_options(options: Mapping[str, object]) -> dict[str, str | SecretStr]
 
 def _as_text(value: object) -> str:
     """Return a value as Kafka, Spark and Delta write it, whether YAML has a type for it or not."""
-    if isinstance(value, TruthText):
-        value = value.truth
+    if isinstance(value, BooleanText):
+        value = value.value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):

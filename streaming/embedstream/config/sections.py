@@ -1,4 +1,4 @@
-"""The configuration of a stream: frozen models, of which inner code receives its section."""
+"""The configuration of a stream, as frozen models; inner code receives only its section."""
 
 from __future__ import annotations
 

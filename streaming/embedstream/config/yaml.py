@@ -9,7 +9,7 @@ import yaml
 
 from embedstream.config.errors import ConfigError
 
-__all__ = ["TruthText", "parse_value", "read_yaml"]
+__all__ = ["BooleanText", "read_yaml"]
 
 # PyYAML quotes aliases and tags in its errors, and a password may begin like one. Its own names of
 # the parts of a document, such as '<block end>', and single characters are kept.
@@ -18,19 +18,19 @@ _QUOTED_INPUT = re.compile(r"""(['"])[^<\s]\S{2,}\1""")
 _TAG = "tag:yaml.org,2002:"
 
 
-class TruthText(str):
-    """The text of a truth value in YAML: `true`, `Yes`, `off`."""
+class BooleanText(str):
+    """The text of a boolean in YAML: `true`, `Yes`, `off`."""
 
     __slots__ = ()
 
     @property
-    def truth(self) -> bool:
+    def value(self) -> bool:
         """The value of the text."""
         return self.lower() in ("true", "yes", "on")
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads numbers, dates and truth values as the text that was written.
+    """Loads numbers, dates and booleans as the text that was written.
 
     A topic may be called 2024, and an application `on`.
     """
@@ -47,9 +47,9 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_truth(self, node: yaml.ScalarNode) -> TruthText:
-        """Read a truth value as its text."""
-        return TruthText(self.construct_scalar(node))
+    def construct_boolean(self, node: yaml.ScalarNode) -> BooleanText:
+        """Read a boolean as its text."""
+        return BooleanText(self.construct_scalar(node))
 
 
 _TYPED = {f"{_TAG}{kind}" for kind in ("int", "float", "timestamp")}
@@ -57,28 +57,18 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TYPED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_constructor(f"{_TAG}bool", _Loader.construct_truth)
+_Loader.add_constructor(f"{_TAG}bool", _Loader.construct_boolean)
 
 
-def read_yaml(text: str, subject: str) -> Any:
-    """Read a part of a configuration: maps, lists, texts, `TruthText`s, and None.
+def read_yaml(text: str, subject: str, *, typed: bool = False) -> Any:
+    """Read a part of a configuration: maps, lists, texts, `BooleanText`s, and None.
+
+    With `typed`, for settings without a key, numbers, dates and booleans are Python's.
 
     Raises:
         ConfigError: the text is not YAML. The message names the subject and repeats no input.
     """
-    return _read(text, subject, _Loader)
-
-
-def parse_value(name: str, value: str) -> object:
-    """Read a setting that the configuration has no key for, with numbers and truth values.
-
-    Raises:
-        ConfigError: the value is not YAML. The message does not repeat it.
-    """
-    return _read(value, f"the value of {name}", yaml.SafeLoader)
-
-
-def _read(text: str, subject: str, loader: type[yaml.SafeLoader]) -> Any:
+    loader = yaml.SafeLoader if typed else _Loader
     try:
         return yaml.load(text, loader)  # noqa: S506, since both loaders are safe
     except yaml.MarkedYAMLError as error:

@@ -57,7 +57,7 @@ class TrainingJob:
         """The folder of the labelled images."""
         return self.folder / "examples"
 
-    def share(self, part: str, rank: int = 0, processes: int = 1) -> LabelledImages:
+    def select_share(self, part: str, rank: int = 0, processes: int = 1) -> LabelledImages:
         """Return the images of one process in a part, `train` or `held_out`."""
         files = sorted((self.examples / f"part={part}").glob("*.parquet"))
         return replace(self.images, files=tuple(files[rank::processes]))
@@ -157,8 +157,8 @@ def _train_share(job: TrainingJob) -> None:
         trainer = Trainer(
             job.card,
             load_model(job.card, job.folder / START),
-            training=job.share("train", rank, processes),
-            held_out=job.share("held_out", rank, processes),
+            training=job.select_share("train", rank, processes),
+            held_out=job.select_share("held_out", rank, processes),
             classes=job.classes,
             settings=job.settings,
             device=device,

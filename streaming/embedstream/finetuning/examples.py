@@ -103,8 +103,8 @@ def write_examples(
             .option("parquet.block.size", _ROW_GROUP_BYTES)
             .parquet(job.examples.as_uri())
         )
-    shares = [job.share("train", rank, num_processes).rows for rank in range(num_processes)]
-    held = job.share("held_out").rows
+    shares = [job.select_share("train", rank, num_processes).rows for rank in range(num_processes)]
+    held = job.select_share("held_out").rows
     if not all(shares) or not held:
         raise SetupError(
             f"there are too few images: {held} held out, and to train on for each process: "

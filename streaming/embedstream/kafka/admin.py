@@ -111,5 +111,6 @@ def _accepts_connections(server: str) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), port), timeout=_CONNECT_TIMEOUT_S):
             return True
-    except OSError:
+    # For a name that DNS does not allow, such as `a..b`, Python raises UnicodeError.
+    except (OSError, UnicodeError):
         return False

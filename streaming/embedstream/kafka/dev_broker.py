@@ -41,6 +41,8 @@ _LOG_FILE = "broker.log"
 _PROPERTIES_FILE = "server.properties"
 _SHOWN_LOG_LINES = 15
 _POLL_S = 0.1
+# A process's start is given by the system's clock, which may be corrected while it runs.
+_CLOCK_DRIFT_S = 5.0
 
 _PROPERTIES = {
     "process.roles": "broker,controller",
@@ -58,7 +60,7 @@ _PROPERTIES = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # After a kill the broker waits this long for its former self; the default is 9 s.
+    # After a kill, the broker waits until its previous session expires; the default is 9 s.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
     # The default, 128 MiB, is a quarter of the heap.
@@ -68,11 +70,12 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that was started in `folder`."""
+    """A broker that was started in `folder`; `started` is in seconds since 1970."""
 
     folder: Path
     port: int
     pid: int
+    started: float
 
     @property
     def bootstrap_servers(self) -> str:
@@ -163,10 +166,13 @@ def _read_state(folder: Path) -> Broker | None:
 
 
 def _is_alive(broker: Broker) -> bool:
-    # The system may have given the number to another process.
+    # The system may have given the number to another process. The command line does not identify
+    # the broker: it is empty until the process has loaded its program.
     try:
-        return str(broker.folder / _PROPERTIES_FILE) in psutil.Process(broker.pid).cmdline()
-    except psutil.Error:
+        process = psutil.Process(broker.pid)
+        is_same = abs(process.create_time() - broker.started) < _CLOCK_DRIFT_S
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -208,8 +214,10 @@ def _launch(folder: Path, port: int, properties: Mapping[str, str]) -> Broker:
         process = run([*java, "kafka.Kafka", str(server_properties)])
     # Otherwise Popen warns that it is left with a living child: this one is to outlive it.
     process.returncode = 0
-    (folder / _STATE_FILE).write_text(json.dumps({"port": chosen, "pid": process.pid}))
-    return Broker(folder, chosen, process.pid)
+    started = psutil.Process(process.pid).create_time()
+    state = {"port": chosen, "pid": process.pid, "started": started}
+    (folder / _STATE_FILE).write_text(json.dumps(state))
+    return Broker(folder, chosen, process.pid, started)
 
 
 def _write_properties(folder: Path, port: int, properties: Mapping[str, str]) -> Path:

@@ -1,4 +1,4 @@
-"""Images from files to a Kafka topic."""
+"""Send images from files to a Kafka topic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from embedstream.kafka.admin import read_end_offsets
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
-__all__ = ["OutgoingMessage", "find_images", "image_message", "image_messages", "produce"]
+__all__ = [
+    "MAX_QUEUED_BYTES",
+    "OutgoingMessage",
+    "find_image_files",
+    "image_message",
+    "image_messages",
+    "produce",
+]
 
 _PRODUCER_SETTINGS = {
     # Above any broker's limit, so that the broker refuses a large message and gives the reason.
@@ -27,21 +34,23 @@ _PRODUCER_SETTINGS = {
     "max_in_flight_requests_per_connection": 1,
 }
 
-# kafka-python queues without bound, and gives up what the broker does not have after two minutes.
-_MAX_QUEUED_BYTES = 64 * 2**20
+MAX_QUEUED_BYTES = 64 * 2**20
+"""Bytes that are sent before `produce` waits for their acknowledgements.
+
+kafka-python queues without bound, and gives up what the broker does not have after two minutes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """One Kafka message; reports call it `name`."""
+    """One Kafka message."""
 
-    name: str
     key: str
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+def find_image_files(paths: Iterable[Path]) -> list[Path]:
     """Return the given files, and the images in the given folders, sorted within each.
 
     In folders the suffix identifies an image, in any case; hidden files and folders count too.
@@ -99,9 +108,9 @@ def image_message(path: Path, *, form: Literal["bytes", "reference"]) -> Outgoin
     image_id = path.as_posix()
     if form == "reference":
         value = json.dumps({"id": image_id, "uri": path.absolute().as_uri()}).encode()
-        return OutgoingMessage(image_id, key=image_id, value=value)
+        return OutgoingMessage(image_id, value)
     headers = (("file_name", os.fsencode(path.name)),)
-    return OutgoingMessage(image_id, key=image_id, value=path.read_bytes(), headers=headers)
+    return OutgoingMessage(image_id, path.read_bytes(), headers)
 
 
 def produce(
@@ -148,7 +157,7 @@ def produce(
                 continue
             future.add_errback(lambda error, sent=message: record(sent, error))
             queued_bytes += len(message.value or b"")
-            if queued_bytes > _MAX_QUEUED_BYTES:
+            if queued_bytes > MAX_QUEUED_BYTES:
                 producer.flush()
                 queued_bytes = 0
         producer.flush()

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import KafkaConfig
 from embedstream.kafka.source import build_client_options, to_epoch_ms
-from embedstream.spark.errors import find_root_cause, list_causes
+from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
 __all__ = ["TopicState", "check_topics", "find_offsets_at"]
@@ -80,11 +80,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
 def find_offsets_at(
     spark: SparkSession, config: KafkaConfig, time: datetime, topics: Mapping[str, TopicState]
 ) -> dict[str, dict[int, int]]:
-    """Return each partition's first offset that is not before a time, or its end without one.
-
-    Raises:
-        SetupError: as `check_topics`.
-    """
+    """Return each partition's first offset that is not before a time, or its end without one."""
     jvm: Any = spark.sparkContext._jvm
     spec = jvm.org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(to_epoch_ms(time))
     positions = [(topic, number) for topic, state in topics.items() for number in state.end]
@@ -148,7 +144,7 @@ def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
 
 def _explain_refusal(servers: str, error: Exception) -> str:
     cause = find_root_cause(error)
-    kinds = {one.getClass().getSimpleName() for one in list_causes(error)}
+    kinds = name_causes(error)
     if kinds & {"SaslAuthenticationException", "UnsupportedSaslMechanismException"}:
         return (
             f"Kafka at {servers} refuses the credentials ({cause}); correct kafka.sasl.mechanism "

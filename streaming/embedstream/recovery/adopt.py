@@ -1,9 +1,9 @@
-"""Resume after the last message that has a row, where the table is there without its checkpoint.
+"""Resume without a checkpoint, after the last message of each partition that has a row.
 
 The table has all of a micro-batch's rows or none, so a partition's rows have no gap before the last
-one. Not in the table: messages without a value, so those after the last row are read again, and
-again make no row; and rows that were deleted at the end of a partition, which come back. A
-partition without any row starts where the configuration says.
+one. Messages without a value that follow the last row are read again, and make no row again. Rows
+that were deleted at the end of a partition come back. A partition without any row starts where the
+configuration says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
 from embedstream_core.errors import SetupError
 
-__all__ = ["adopt_table", "begin_after"]
+__all__ = ["adopt_table", "choose_starts"]
 
 _SPECIAL = {"latest": -1, "earliest": -2}
 
@@ -30,10 +30,10 @@ def adopt_table(
     *,
     checkpoint: Checkpoint,
 ) -> tuple[StreamConfig, list[LostRange]]:
-    """Return the configuration that begins where the table ends, and what was lost after its rows.
+    """Return the configuration that starts where the table ends, and what was lost after its rows.
 
     Raises:
-        SetupError: The checkpoint's folder says that the stream begins elsewhere.
+        SetupError: The checkpoint has another start for a partition.
     """
     table = spark.read.format("delta").load(config.table.path)
     ends: Offsets = {}
@@ -46,27 +46,26 @@ def adopt_table(
     if config.kafka.starting_timestamp is not None:
         otherwise = find_offsets_at(spark, config.kafka, config.kafka.starting_timestamp, topics)
     lost = find_lost_ranges(ends, topics)
-    offsets = begin_after(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
+    offsets = choose_starts(skip_lost(ends, lost), topics, otherwise, checkpoint=checkpoint)
     kafka = config.kafka.model_copy(
         update={"starting_offsets": offsets, "starting_timestamp": None}
     )
     return config.model_copy(update={"kafka": kafka}), lost
 
 
-def begin_after(
+def choose_starts(
     ends: Offsets,
     topics: Mapping[str, TopicState],
     otherwise: str | Offsets,
     *,
     checkpoint: Checkpoint,
 ) -> Offsets:
-    """Return where each partition begins: where the table ends, or else `otherwise`.
+    """Return the offset at which each partition starts: where the table ends, or `otherwise`.
 
     Raises:
-        SetupError: A partition has no offset, or the checkpoint has another one for it. Spark
-            prefers a beginning that it has written down to the one that it is given.
+        SetupError: A partition has no offset, or the checkpoint, which Spark prefers, has another.
     """
-    initial = checkpoint.initial()
+    initial = checkpoint.read_initial()
     offsets: Offsets = {name: {} for name in topics}
     for name, number in ((name, number) for name, state in topics.items() for number in state.end):
         offset = ends.get(name, {}).get(number)

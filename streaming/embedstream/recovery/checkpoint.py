@@ -42,19 +42,19 @@ class Checkpoint:
     @cached_property
     def planned(self) -> set[int]:
         """The micro-batches in `offsets`."""
-        return _list_numbers(self.folder.folder("offsets"))
+        return _list_numbers(self.folder.get_folder("offsets"))
 
     @cached_property
     def committed(self) -> set[int]:
         """The micro-batches in `commits`."""
-        return _list_numbers(self.folder.folder("commits"))
+        return _list_numbers(self.folder.get_folder("commits"))
 
     @property
     def last_planned(self) -> int:
         """The last micro-batch in `offsets`; -1 if there is none."""
         return max(self.planned, default=-1)
 
-    def query_id(self) -> str | None:
+    def read_query_id(self) -> str | None:
         """Return the id by which the table knows this checkpoint's query; None without its file."""
         if (text := self._read("metadata")) is None:
             return None
@@ -63,44 +63,44 @@ class Checkpoint:
                 return query
         raise DamagedFile("holds no query id")
 
-    def last_in_table(self, known: Writers) -> int:
+    def find_last_in_table(self, writers: Writers) -> int:
         """Return the query's last micro-batch that the table has; -1 if there is none."""
         try:
-            query = self.query_id() or ""
+            query = self.read_query_id() or ""
         except DamagedFile:
             return -1
-        return known[query].batch if query in known else -1
+        return writers[query].micro_batch if query in writers else -1
 
-    def ends(self, batch: int) -> Offsets:
+    def read_ends(self, micro_batch: int) -> Offsets:
         """Return the offsets at which a planned micro-batch ends."""
-        lines = self._read_lines("offsets", batch)
+        lines = self._read_lines("offsets", micro_batch)
         if len(lines) < 3:
             raise DamagedFile(f"has {len(lines)} lines where Spark writes 3")
         _parse(lines[1])
         return _parse_offsets(lines[-1])
 
-    def check_commit(self, batch: int) -> None:
+    def check_commit(self, micro_batch: int) -> None:
         """Check that Spark can read a micro-batch's file in `commits`."""
-        _parse(self._read_lines("commits", batch)[-1])
+        _parse(self._read_lines("commits", micro_batch)[-1])
 
-    def initial(self) -> Offsets | None:
+    def read_initial(self) -> Offsets | None:
         """Return where the first micro-batch begins; None before Spark has recorded it."""
         text = self._read("sources/0/0")
         return None if text is None else _parse_offsets(text.rpartition("\n")[2])
 
-    def next_offsets(self, known: Writers) -> Offsets:
+    def read_next_offsets(self, writers: Writers) -> Offsets:
         """Return the offsets that are read next; none before the first start."""
-        in_table = self.last_in_table(known)
+        in_table = self.find_last_in_table(writers)
         done = self.committed | {number for number in self.planned if number <= in_table}
-        return self.ends(max(done)) if done else self.initial() or {}
+        return self.read_ends(max(done)) if done else self.read_initial() or {}
 
-    def choose_batch_to_skip(self, known: Writers) -> int:
+    def choose_micro_batch_to_skip(self, writers: Writers) -> int:
         """Return the micro-batch in flight if the table lacks it, else the next one."""
         last = self.last_planned
-        is_done = last in self.committed or last <= self.last_in_table(known)
+        is_done = last in self.committed or last <= self.find_last_in_table(writers)
         return last + 1 if is_done else last
 
-    def skip_to(self, batch: int, offsets: Offsets) -> None:
+    def skip_to(self, micro_batch: int, offsets: Offsets) -> None:
         """Add or replace a micro-batch, without messages, so that it ends at these offsets.
 
         Raises:
@@ -109,16 +109,16 @@ class Checkpoint:
         """
         last = self.last_planned
         version, state, *_ = self._read_lines("offsets", last)
-        commits = self.folder.folder("commits")
-        if batch > last:
+        commits = self.folder.get_folder("commits")
+        if micro_batch > last:
             # Otherwise Spark would repeat it, and the next one needs it committed.
             commits.create(str(last), _COMMIT)
         text = "\n".join([version, state, json.dumps(offsets)])
-        self.folder.folder("offsets").replace(str(batch), text)
-        commits.create(str(batch), _COMMIT)
+        self.folder.get_folder("offsets").replace(str(micro_batch), text)
+        commits.create(str(micro_batch), _COMMIT)
 
-    def _read_lines(self, kind: str, batch: int) -> list[str]:
-        text = self._read(f"{kind}/{batch}")
+    def _read_lines(self, kind: str, micro_batch: int) -> list[str]:
+        text = self._read(f"{kind}/{micro_batch}")
         if text is None:
             raise DamagedFile("is not there")
         if not text:
@@ -135,7 +135,7 @@ class Checkpoint:
 
 
 def _list_numbers(folder: Folder) -> set[int]:
-    return {int(name) for name in folder.sizes() if name.isdigit()}
+    return {int(name) for name in folder.list_sizes() if name.isdigit()}
 
 
 def _parse_offsets(line: str) -> Offsets:

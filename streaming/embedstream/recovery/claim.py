@@ -26,7 +26,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim_file import LEASE_S, Claim, ClaimFile, ClaimLost, Clock
 from embedstream.spark.folder import OWN_FOLDER, Folder
 
-__all__ = ["RENEW_S", "ClaimLost", "HeldClaim", "check_unclaimed", "claimed", "table_claimed"]
+__all__ = ["RENEW_S", "ClaimLost", "HeldClaim", "check_unclaimed", "claim_stream", "claim_table"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class HeldClaim:
             self.renew()
 
 
-def claimed(spark: SparkSession, config: StreamConfig) -> HeldClaim:
+def claim_stream(spark: SparkSession, config: StreamConfig) -> HeldClaim:
     """Return a claim on checkpoint and table for a `with` block; the table must exist.
 
     Raises:
@@ -105,7 +105,7 @@ def claimed(spark: SparkSession, config: StreamConfig) -> HeldClaim:
     return _hold(spark, locations, table=config.table.path, checkpoint=config.checkpoint)
 
 
-def table_claimed(
+def claim_table(
     spark: SparkSession, table: str, *, checkpoint: str = ""
 ) -> AbstractContextManager[object]:
     """Return a claim on the table for a writer other than the stream, if the storage needs one.
@@ -117,7 +117,7 @@ def table_claimed(
     Raises:
         SetupError: On entering, a driver holds the table; the message names it.
     """
-    if Folder(spark, table).keeps_writers_apart():
+    if Folder(spark, table).has_exclusive_create():
         return nullcontext()
     return _hold(spark, (table,), table=table, checkpoint=checkpoint)
 

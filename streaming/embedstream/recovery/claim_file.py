@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from embedstream.spark.folder import Folder, UnreadableFile
+from embedstream.spark.folder import Folder
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = ["LEASE_S", "Claim", "ClaimFile", "ClaimLost", "Clock"]
@@ -110,18 +110,14 @@ class ClaimFile:
 
     def read(self) -> Claim | None:
         """Return the claim; None without a file."""
-        try:
-            text = self.folder.read(_FILE)
-            if text is None:
-                return None
+
+        def parse(text: str) -> Claim:
             fields: dict[str, Any] = json.loads(text)
             processes = {int(pid): float(start) for pid, start in fields.pop("processes").items()}
             return Claim(**fields, processes=processes)
-        except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SetupError(
-                f"the claim {self.path} cannot be read ({error}); if no other driver runs, delete "
-                "the file"
-            ) from None
+
+        remedy = "delete it if no other driver runs"
+        return self.folder.parse(_FILE, parse, meaning="the claim of a driver", remedy=remedy)
 
     def read_ended(self) -> Claim | None:
         """Return a claim that has ended; None without a file.

@@ -16,7 +16,7 @@ from embedstream.recovery.checkpoint import Checkpoint, DamagedFile, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.lost_messages import (
     find_lost_ranges,
-    read_due,
+    read_due_offsets,
     read_skipped_batches,
     refuse_losses,
 )
@@ -25,7 +25,7 @@ from embedstream.spark.folder import Folder
 from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Finding", "check_messages", "diagnose", "find_checkpoint_problems"]
+__all__ = ["Finding", "check_messages", "diagnose", "find_checkpoint_problems", "run_checks"]
 
 _ADOPT = "start with `embedstream run --adopt`, which continues after the table's last messages"
 _START_OVER = f"move the checkpoint away and {_ADOPT}"
@@ -40,14 +40,23 @@ class Finding:
     detail: str
 
 
+def run_checks(checks: Mapping[str, Callable[[], str]]) -> Iterator[Finding]:
+    """Run checks, which return a detail or raise SetupError; yield each finding at once."""
+    for subject, check in checks.items():
+        try:
+            yield Finding(subject, True, check())
+        except SetupError as error:
+            yield Finding(subject, False, str(error))
+
+
 def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
     """Check the table's log, the checkpoint, the topics and the driver."""
     table = Folder(spark, config.table.path)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
     in_log = find_log_problems(table, thorough=True)
-    known = None if in_log else read_writers(spark, config.table.path)
+    writers = None if in_log else read_writers(spark, config.table.path)
     in_checkpoint = find_checkpoint_problems(
-        checkpoint, known, table=config.table.path, thorough=True
+        checkpoint, writers, table=config.table.path, thorough=True
     )
     done = f"{config.checkpoint}: {len(checkpoint.committed)} micro-batches done"
     for subject, problems, detail in (
@@ -59,19 +68,15 @@ def diagnose(spark: SparkSession, config: StreamConfig) -> Iterator[Finding]:
             yield Finding(subject, True, detail)
     checks: Mapping[str, Callable[[], str]] = {
         "topics": lambda: check_messages(
-            checkpoint, table, known or {}, check_topics(spark, config.kafka)
+            checkpoint, table, writers or {}, check_topics(spark, config.kafka)
         ),
         "driver": lambda: check_unclaimed(spark, config),
     }
-    for subject, check in checks.items():
-        try:
-            yield Finding(subject, True, check())
-        except SetupError as error:
-            yield Finding(subject, False, str(error))
+    yield from run_checks(checks)
 
 
 def check_messages(
-    checkpoint: Checkpoint, table: Folder, known: Writers, topics: Mapping[str, TopicState]
+    checkpoint: Checkpoint, table: Folder, writers: Writers, topics: Mapping[str, TopicState]
 ) -> str:
     """Check that the topics are those that were read, and still have what is read next.
 
@@ -81,7 +86,7 @@ def check_messages(
     for folder in (checkpoint.folder, table):
         check_ids(folder, topics)
     try:
-        due = read_due(checkpoint, known, topics)
+        due = read_due_offsets(checkpoint, writers, topics)
     except DamagedFile:
         return f"{', '.join(topics)}: how far they were read is unknown, see checkpoint"
     refuse_losses(find_lost_ranges(due, topics))
@@ -89,41 +94,41 @@ def check_messages(
 
 
 def find_checkpoint_problems(
-    checkpoint: Checkpoint, known: Writers | None, *, table: str, thorough: bool
+    checkpoint: Checkpoint, writers: Writers | None, *, table: str, thorough: bool
 ) -> list[str]:
     """Return what is wrong in a checkpoint's files, and between it and its table.
 
-    `known` are the table's writers, None where its log cannot be read. Unless `thorough`, only the
-    files are read that Spark reads at a start, and a checkpoint may be missing.
+    `writers` is None if the table's log cannot be read. Unless `thorough`, read only the files that
+    Spark reads at a start, and accept that there is no checkpoint.
     """
     if not checkpoint.planned and not checkpoint.committed:
-        if not thorough or not known:
+        if not thorough or not writers:
             return []
         return [
             f"there is no checkpoint at '{checkpoint.folder.location}', and the query "
-            f"{', '.join(known)} wrote to the table: its messages would be read again; restore "
+            f"{', '.join(writers)} wrote to the table: its messages would be read again; restore "
             f"the checkpoint, or {_ADOPT}"
         ]
-    in_table = None if known is None else checkpoint.last_in_table(known)
+    in_table = None if writers is None else checkpoint.find_last_in_table(writers)
     problems = [
         *_find_in_offsets(checkpoint, in_table, thorough=thorough),
         *_find_in_commits(checkpoint, in_table, thorough=thorough),
     ]
     try:
-        damage = "" if checkpoint.query_id() else "is missing"
+        damage = "" if checkpoint.read_query_id() else "is missing"
     except DamagedFile as error:
         damage = str(error)
     if damage:
         remedy = _START_OVER
-        if known and len(known) == 1:
-            line = f'{{"id":"{next(iter(known))}"}}'
+        if writers and len(writers) == 1:
+            line = f'{{"id":"{next(iter(writers))}"}}'
             remedy = f"delete .metadata.crc and write into it the table's only writer: {line}"
         problems.append(
             f"metadata {damage}: the table would not recognize the query, and the rows of a "
             f"repeated micro-batch would be doubled; {remedy}"
         )
     # A damaged file may be the reason why checkpoint and table disagree.
-    return problems or ([] if known is None else _compare_with_table(checkpoint, known, table))
+    return problems or ([] if writers is None else _compare_with_table(checkpoint, writers, table))
 
 
 def _find_in_offsets(
@@ -133,7 +138,7 @@ def _find_in_offsets(
     first = min(checkpoint.planned, default=0)
     for batch in range(first if thorough else max(first, last - 1), last + 1):
         try:
-            checkpoint.ends(batch)
+            checkpoint.read_ends(batch)
         except DamagedFile as error:
             is_done = batch < last or batch in checkpoint.committed
             if batch < last - 1:
@@ -173,21 +178,21 @@ def _find_in_commits(
                 yield f"commits/{batch} {error}: Spark cannot start; {remedy}"
 
 
-def _compare_with_table(checkpoint: Checkpoint, known: Writers, table: str) -> list[str]:
-    query, last = checkpoint.query_id() or "", checkpoint.last_planned
+def _compare_with_table(checkpoint: Checkpoint, writers: Writers, table: str) -> list[str]:
+    query, last = checkpoint.read_query_id() or "", checkpoint.last_planned
     try:
         done = max(checkpoint.committed - read_skipped_batches(checkpoint), default=-1)
     except SetupError as error:
         return [str(error)]
-    if query not in known:
+    if query not in writers:
         disagreement = (
             f"metadata names the query {query}, which never wrote to the table '{table}': the "
             "checkpoint belongs to another table, or the table was replaced; correct table.path or "
             "checkpoint, or "
         )
         return [disagreement + _START_OVER] if done >= 0 else []
-    in_table = known[query].batch
-    newest = max(known, key=lambda one: known[one].updated_ms)
+    in_table = writers[query].micro_batch
+    newest = max(writers, key=lambda one: writers[one].updated_ms)
     if newest != query:
         disagreement = (
             f"metadata names the query {query}, but the query {newest} wrote to the table after "

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 
 from embedstream.kafka.topics import TopicState
 from embedstream.recovery.checkpoint import Checkpoint, Offsets, Writers
-from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
+from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream_core.errors import SetupError
 
 __all__ = [
     "LostRange",
     "find_lost_ranges",
-    "read_due",
+    "read_due_offsets",
     "read_skipped_batches",
     "record_losses",
     "refuse_losses",
@@ -45,7 +45,9 @@ class LostRange:
         )
 
 
-def read_due(checkpoint: Checkpoint, known: Writers, topics: Mapping[str, TopicState]) -> Offsets:
+def read_due_offsets(
+    checkpoint: Checkpoint, writers: Writers, topics: Mapping[str, TopicState]
+) -> Offsets:
     """Return the offsets that are read next; none before the first start.
 
     They include partitions that were added since, which Spark reads from offset 0. Before the
@@ -56,7 +58,7 @@ def read_due(checkpoint: Checkpoint, known: Writers, topics: Mapping[str, TopicS
         SetupError: A partition ends before its offset: the topic is another one, or its broker
             lost messages.
     """
-    due = checkpoint.next_offsets(known)
+    due = checkpoint.read_next_offsets(writers)
     for name in due.keys() & topics.keys():
         for number, offset in due[name].items():
             end = topics[name].end.get(number, offset)
@@ -127,11 +129,9 @@ def read_skipped_batches(checkpoint: Checkpoint) -> set[int]:
     Raises:
         SetupError: The file of losses is damaged.
     """
-    try:
-        text = checkpoint.folder.read(_FILE) or ""
+
+    def parse(text: str) -> set[int]:
         return {json.loads(line)["skipped_by"] for line in text.splitlines()} - {None}
-    except (UnreadableFile, ValueError, TypeError, KeyError) as error:
-        raise SetupError(
-            f"{checkpoint.folder.location}/{_FILE}, the losses that were accepted, cannot be read "
-            f"({error}); repair or delete its last line"
-        ) from None
+
+    meaning, remedy = "the losses that were accepted", "repair or delete its last line"
+    return checkpoint.folder.parse(_FILE, parse, meaning=meaning, remedy=remedy) or set()

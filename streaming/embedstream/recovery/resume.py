@@ -1,6 +1,7 @@
 """Where a start resumes: after the checkpoint, after the table's rows, or after a loss.
 
-`plan` only reads; `settle` writes, once the checks have passed and the driver holds its claim.
+`plan_resumption` only reads. `prepare_resumption` writes, once the checks have passed and the
+driver holds its claim.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from embedstream.recovery.checkpoint import Checkpoint, DamagedFile, Writers
 from embedstream.recovery.lost_messages import (
     LostRange,
     find_lost_ranges,
-    read_due,
+    read_due_offsets,
     record_losses,
     refuse_losses,
     skip_lost,
@@ -28,7 +29,27 @@ from embedstream.table.delta import check_table
 from embedstream.table.delta_log import read_writers
 from embedstream_core.errors import SetupError
 
-__all__ = ["Resumption", "explain_failure", "go_past", "plan", "settle"]
+__all__ = [
+    "NO_CONSENT",
+    "Consent",
+    "Resumption",
+    "explain_failure",
+    "plan_resumption",
+    "prepare_resumption",
+    "skip_losses",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a start may do because the user allowed it."""
+
+    model_change: bool = False
+    adopt: bool = False
+    loss: bool = False
+
+
+NO_CONSENT = Consent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,70 +63,67 @@ class Resumption:
     adopts: bool
 
 
-def plan(
-    spark: SparkSession, config: StreamConfig, topics: Mapping[str, TopicState], *, adopt: bool
+def plan_resumption(
+    spark: SparkSession, config: StreamConfig, topics: Mapping[str, TopicState], consent: Consent
 ) -> Resumption:
     """Return how a start with this configuration would resume; write nothing.
 
     Raises:
         SetupError: A topic is not the one that was read before, or it ends before the offset up to
-            which it was read, or the checkpoint cannot be read.
+            which it was read, or the checkpoint cannot be read, or Kafka deleted unread messages
+            and nothing allows the start to skip them.
     """
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    known = read_writers(spark, config.table.path)
+    writers = read_writers(spark, config.table.path)
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):
         check_ids(folder, topics)
     try:
-        if adopt and known and not checkpoint.planned:
-            adopted, lost = adopt_table(spark, config, topics, checkpoint=checkpoint)
-            return Resumption(adopted, topics, known, lost, adopts=True)
-        due = read_due(checkpoint, known, topics)
+        adopts = bool(consent.adopt and writers and not checkpoint.planned)
+        if adopts:
+            config, lost = adopt_table(spark, config, topics, checkpoint=checkpoint)
+        else:
+            lost = find_lost_ranges(read_due_offsets(checkpoint, writers, topics), topics)
     except DamagedFile as error:
         raise SetupError(
             f"the checkpoint '{config.checkpoint}' does not say where to resume, because its file "
             f"{error}; run `embedstream doctor`"
         ) from None
-    return Resumption(config, topics, known, find_lost_ranges(due, topics), adopts=False)
+    if not consent.loss and config.kafka.on_data_loss == "fail":
+        refuse_losses(lost)
+    return Resumption(config, topics, writers, lost, adopts)
 
 
-def settle(
-    spark: SparkSession,
-    config: StreamConfig,
-    known: Writers,
-    *,
-    adopt: bool,
-    accept_loss: bool,
+def prepare_resumption(
+    spark: SparkSession, config: StreamConfig, writers: Writers, consent: Consent
 ) -> Resumption:
-    """Plan once more, now that no other driver can interfere, and write what the start needs.
+    """Plan again, now that no other driver can interfere, and write what the start needs.
 
-    Written are the ids of the topics, into the folders of checkpoint and table, and accepted
-    losses. `known` are the table's writers as the checks found them.
+    Write the ids of the topics to the folders of checkpoint and table, and record accepted losses.
+    `writers` are the table's writers as the checks found them.
 
     Raises:
         SetupError: Another driver wrote to the table since the checks, or Kafka deleted more.
     """
-    found = plan(spark, config, check_topics(spark, config.kafka), adopt=adopt)
-    if found.writers != known:
+    found = plan_resumption(spark, config, check_topics(spark, config.kafka), consent)
+    if found.writers != writers:
         raise SetupError(
             f"another driver wrote to the table '{config.table.path}' while this one started; if "
             "it has ended, start again"
         )
-    if not accept_loss and config.kafka.on_data_loss == "fail":
-        refuse_losses(found.lost)
     checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    if found.lost and accept_loss and not found.adopts:
-        go_past(checkpoint, known, found.topics, found.lost)
+    if found.lost and consent.loss and not found.adopts:
+        skip_losses(checkpoint, writers, found.topics, found.lost)
     elif found.lost:
-        # Adopted offsets begin after the loss; and Spark goes past it by itself if it may.
+        # Adopted offsets start after the loss, and with `on_data_loss: continue` Spark skips it.
         record_losses(checkpoint.folder, found.lost)
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):
         record_ids(folder, found.topics)
     return found
 
 
-def go_past(
+def skip_losses(
     checkpoint: Checkpoint,
-    known: Writers,
+    writers: Writers,
     topics: Mapping[str, TopicState],
     lost: Sequence[LostRange],
 ) -> None:
@@ -114,15 +132,15 @@ def go_past(
     Raises:
         SetupError: The checkpoint's last file in `offsets` cannot be read.
     """
-    batch = checkpoint.choose_batch_to_skip(known)
+    batch = checkpoint.choose_micro_batch_to_skip(writers)
     # First the record: a micro-batch that is not in the table, and not recorded, would look like
     # missing rows.
     record_losses(checkpoint.folder, lost, skipped_by=batch)
     try:
-        checkpoint.skip_to(batch, skip_lost(read_due(checkpoint, known, topics), lost))
+        checkpoint.skip_to(batch, skip_lost(read_due_offsets(checkpoint, writers, topics), lost))
     except DamagedFile as error:
         raise SetupError(
-            f"the checkpoint '{checkpoint.folder.location}' cannot go past the loss: its last "
+            f"the checkpoint '{checkpoint.folder.location}' cannot skip the loss: its last "
             f"file in offsets {error}; without such a file nothing is done yet, so delete the "
             "checkpoint"
         ) from None
@@ -133,7 +151,7 @@ def explain_failure(spark: SparkSession, config: StreamConfig) -> str | None:
     try:
         check_table(spark, config.table.path)
         topics = check_topics(spark, config.kafka)
-        refuse_losses(plan(spark, config, topics, adopt=False).lost)
+        plan_resumption(spark, config, topics, NO_CONSENT)
     except SetupError as error:
         return str(error)
     return None

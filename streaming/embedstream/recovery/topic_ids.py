@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from embedstream.kafka.topics import TopicState
-from embedstream.spark.folder import OWN_FOLDER, Folder, UnreadableFile
+from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream_core.errors import SetupError
 
 __all__ = ["check_ids", "record_ids"]
@@ -47,11 +47,9 @@ def record_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
 
 
 def _read(folder: Folder) -> dict[str, dict[str, str]]:
-    try:
-        recorded = json.loads(folder.read(_FILE) or "{}")
-        return {name: {"id": kept["id"], "noted": kept["noted"]} for name, kept in recorded.items()}
-    except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SetupError(
-            f"{folder.location}/{_FILE}, the ids of the topics, cannot be read ({error}); restore "
-            "it, or delete it if no topic was created again"
-        ) from None
+    def parse(text: str) -> dict[str, dict[str, str]]:
+        topics = json.loads(text or "{}").items()
+        return {name: {"id": topic["id"], "noted": topic["noted"]} for name, topic in topics}
+
+    remedy = "restore it, or delete it if no topic was created again"
+    return folder.parse(_FILE, parse, meaning="the ids of the topics", remedy=remedy) or {}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
-
-__all__ = ["describe_error", "find_root_cause", "list_causes", "summarize_error"]
+__all__ = ["describe_error", "find_root_cause", "list_causes", "name_causes"]
 
 
 def describe_error(error: Exception) -> str:
@@ -28,17 +26,14 @@ def list_causes(error: Exception) -> list[Any]:
     return found
 
 
+def name_causes(error: Exception) -> set[str]:
+    """Return the class names of the Java exceptions behind an error, without their packages."""
+    return {cause.getClass().getSimpleName() for cause in list_causes(error)}
+
+
 def find_root_cause(error: Exception) -> str:
     """Return the message of the innermost Java exception, or of the error if there is none."""
     found = list_causes(error)
     if not found:
         return str(error)
     return str(found[-1].getMessage() or found[-1].getClass().getSimpleName())
-
-
-def summarize_error(error: Exception) -> str:
-    """Return the message of the outermost Java exception, or the first line of another error."""
-    if not isinstance(error, Py4JJavaError):
-        return str(error).partition("\n")[0]
-    cause = error.java_exception
-    return str(cause.getMessage() or cause.getClass().getSimpleName())

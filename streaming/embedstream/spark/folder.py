@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
-from embedstream.spark.errors import summarize_error
+from embedstream.spark.errors import find_root_cause
 from embedstream.spark.hadoop import locate
 from embedstream_core.atomic_files import open_draft, replace_file
-from embedstream_core.errors import EmbedstreamError
+from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = ["OWN_FOLDER", "Folder", "UnreadableFile"]
+
+Parsed = TypeVar("Parsed")
 
 OWN_FOLDER = "_embedstream"
 """The folder of embedstream's own files, next to those of Spark and Delta.
@@ -24,7 +27,7 @@ Delta ignores names that begin with an underscore, and VACUUM leaves them alone.
 """
 
 # Here Hadoop refuses no second writer: one process's Delta commit could replace another's.
-_LETS_BOTH_WRITE = {"file", "s3", "s3a", "s3n"}
+_WITHOUT_EXCLUSIVE_CREATE = {"file", "s3", "s3a", "s3n"}
 
 # HDFS and local disks refuse a second file by themselves; object stores only with this option.
 _CONDITIONAL_CREATE = "fs.option.create.conditional.overwrite"
@@ -51,14 +54,14 @@ class Folder:
         with locate(self.spark, self.location) as (system, path):
             system.exists(path)
 
-    def folder(self, name: str) -> Folder:
+    def get_folder(self, name: str) -> Folder:
         """Return a folder inside this one."""
         return Folder(self.spark, f"{self.location}/{name}")
 
-    def keeps_writers_apart(self) -> bool:
+    def has_exclusive_create(self) -> bool:
         """Return whether the file system refuses one of two processes that create the same file."""
         with locate(self.spark, self.location) as (system, _):
-            return system.getUri().getScheme() not in _LETS_BOTH_WRITE
+            return system.getUri().getScheme() not in _WITHOUT_EXCLUSIVE_CREATE
 
     def make_private(self) -> None:
         """Create a local folder if there is none, for its owner alone.
@@ -70,7 +73,7 @@ class Folder:
             if (local := _find_on_disk(system, path)) is not None:
                 _make_private(local)
 
-    def sizes(self) -> dict[str, int]:
+    def list_sizes(self) -> dict[str, int]:
         """Return the names in the folder with their bytes, without hidden ones; {} if absent."""
         with locate(self.spark, self.location) as (system, path):
             listed = system.listStatus(path) if system.exists(path) else ()
@@ -92,7 +95,23 @@ class Folder:
             except UnicodeDecodeError:
                 raise UnreadableFile("it is not UTF-8 text") from None
             except Exception as error:
-                raise UnreadableFile(summarize_error(error)) from None
+                raise UnreadableFile(find_root_cause(error)) from None
+
+    def parse(
+        self, name: str, read: Callable[[str], Parsed], *, meaning: str, remedy: str
+    ) -> Parsed | None:
+        """Return what `read` makes of a file's text; None if there is no file.
+
+        Raises:
+            SetupError: the file is damaged; the message says what it means and what to do.
+        """
+        try:
+            text = self.read(name)
+            return None if text is None else read(text)
+        except (UnreadableFile, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SetupError(
+                f"{self.location}/{name}, {meaning}, cannot be read ({error}); {remedy}"
+            ) from None
 
     def create(self, name: str, text: str) -> bool:
         """Write a new file; return False, and leave the file as it is, if there is one already.
@@ -142,7 +161,7 @@ class Folder:
     def remove_if_empty(self) -> None:
         """Remove the folder if it holds nothing but hidden files; an absent one is not an error."""
         with locate(self.spark, self.location) as (system, path):
-            if system.exists(path) and not self.sizes():
+            if system.exists(path) and not self.list_sizes():
                 for status in system.listStatus(path):
                     system.delete(status.getPath(), False)
                 system.delete(path, False)

@@ -11,7 +11,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from embedstream.config.locations import get_scheme
-from embedstream.spark.errors import find_root_cause, list_causes
+from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
 __all__ = ["explain_location", "locate"]
@@ -49,8 +49,8 @@ def locate(spark: SparkSession, location: str, name: str = "") -> Iterator[tuple
         path = jvm.org.apache.hadoop.fs.Path(f"{location}/{name}" if name else location)
         yield path.getFileSystem(java_context.hadoopConfiguration()), path
     except (Py4JJavaError, PySparkException) as error:
-        kinds = {cause.getClass().getSimpleName() for cause in list_causes(error)}
-        raise SetupError(explain_location(location, kinds, find_root_cause(error))) from error
+        reason = explain_location(location, name_causes(error), find_root_cause(error))
+        raise SetupError(reason) from error
 
 
 def explain_location(location: str, kinds: set[str], reason: str) -> str:

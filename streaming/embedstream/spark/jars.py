@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -62,35 +62,25 @@ def find_jars_folder() -> Path:
     return Path(folder) if folder else Path.home() / ".cache" / "embedstream" / "jars"
 
 
-def fetch_jars(
-    names: Iterable[str],
-    folder: Path,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> list[Path]:
+def fetch_jars(names: Iterable[str], folder: Path) -> list[Path]:
     """Put every jar of the named sets in `folder` and return their paths, in the list's order.
 
     Downloads only missing jars. Every returned file has its listed sha256, and no file appears
-    half-written, so several processes may fetch into one folder at once. `on_progress` receives the
-    number of jars that are ready and the number of all.
+    half-written, so several processes may fetch into one folder at once.
 
     Raises:
         SetupError: a jar cannot be downloaded or written, or has another checksum.
     """
     jars = list(dict.fromkeys(jar for name in names for jar in read_jar_set(name)))
-    paths: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-            for path in pool.map(partial(_fetch, folder=folder), jars):
-                paths.append(path)
-                if on_progress:
-                    on_progress(len(paths), len(jars))
+            return list(pool.map(partial(_fetch, folder=folder), jars))
     except OSError as error:
         raise SetupError(
             f"cannot write to {folder}: {error.strerror or error}; free some space, or set "
             "EMBEDSTREAM_JARS to a folder that can be written"
         ) from error
-    return paths
 
 
 def _fetch(jar: Jar, *, folder: Path) -> Path:

@@ -54,7 +54,7 @@ class Listing:
     sizes: Mapping[str, int] | None = None
     spark_path: str = ""
 
-    def references(self) -> list[str]:
+    def build_references(self) -> list[str]:
         """Return references to the files, as the core fetches them."""
         if self.folder is not None:
             return [Path(file).as_uri() for file in self.files]

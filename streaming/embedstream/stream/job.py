@@ -10,7 +10,7 @@ from typing import Literal
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
@@ -21,7 +21,7 @@ from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
 from embedstream_core.models.prepare import PreparedModel
 
-__all__ = ["Stream", "Until", "build_featurizer", "prepare_table", "start_stream", "stop_stream"]
+__all__ = ["Stream", "Until", "build_featurizer", "start_stream", "stop_stream"]
 
 Until = Literal["stopped", "drained"]
 
@@ -45,10 +45,10 @@ def start_stream(
 ) -> Stream:
     """Start the query, which runs until it is stopped, or until it has read what the topics hold.
 
-    Takes no lock: the caller must hold `claimed(...)` while the query runs, as `embedstream run`
-    does.
+    Takes no lock: the caller must hold `claim_stream(...)` while the query runs, as `embedstream
+    run` does.
     """
-    prepare_table(spark, config, model)
+    create_table(spark, config.table, model_id=model.card.model_id)
     set_model(spark, config.table.path, model.card.model_id)
     Folder(spark, config.checkpoint).make_private()
     function = replace(build_featurizer(spark, config, model), counts=counts)
@@ -74,28 +74,14 @@ def start_stream(
     return Stream(query, function.embedder.model)
 
 
-def prepare_table(
-    spark: SparkSession, config: StreamConfig | BulkFilesConfig, model: PreparedModel
-) -> None:
-    """Create the table unless it exists; this comes before its folder is claimed.
-
-    Delta creates no table in a folder that holds a file, such as a claim, or a log without an
-    entry, which a driver leaves that is killed while it creates the table.
-    """
-    Folder(spark, f"{config.table.path}/_delta_log").remove_if_empty()
-    create_table(
-        spark,
-        config.table.path,
-        model_id=model.card.model_id,
-        properties=config.table.properties,
-    )
-
-
 def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished", "interrupted"]:
     """Let the micro-batch in flight finish and commit, then stop the query.
 
     After `timeout_s` the micro-batch is interrupted; the next start repeats it, and no row is
     doubled.
+
+    Raises:
+        StreamingQueryException: the query failed before it was stopped.
     """
     deadline = time.monotonic() + timeout_s
     in_flight = _next_batch_id(query)
@@ -104,6 +90,9 @@ def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished
             query.stop()
             return "interrupted"
         time.sleep(0.05)
+    if not query.isActive:
+        # `stop` would not raise the error that ended the query.
+        query.awaitTermination()
     query.stop()
     return "finished"
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from embedstream.config.sections import EncoderConfig, StreamConfig
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import choose_messages_per_trigger
 from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
-from embedstream.recovery.doctor import Finding, find_checkpoint_problems
-from embedstream.recovery.lost_messages import refuse_losses
-from embedstream.recovery.resume import plan
+from embedstream.recovery.doctor import Finding, find_checkpoint_problems, run_checks
+from embedstream.recovery.resume import NO_CONSENT, Consent, plan_resumption
 from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
@@ -28,230 +27,193 @@ from embedstream_core.errors import SetupError
 from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.prepare import PreparedModel
 
-__all__ = ["Checked", "Consent", "Finding", "check_start"]
-
-Topics = Mapping[str, TopicState]
-_Value = TypeVar("_Value")
+__all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
 
 
 @dataclass(frozen=True, slots=True)
-class Consent:
-    """What a start may do because the user asked for it."""
-
-    model_change: bool = False
-    adopt: bool = False
-    loss: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The results that a start needs.
-
-    `table_rows` is None before the table is created, and `writers` are those of the table that the
-    checkpoint was compared with.
-    """
+class PreflightResult:
+    """What the checks found. `writers` are those of the table; none for a replay."""
 
     model: PreparedModel
-    topics: Topics
-    table_rows: int | None
+    topics: Mapping[str, TopicState]
+    table_exists: bool
     writers: Writers
-
-
-class _Result(NamedTuple, Generic[_Value]):
-    """The detail that a check reports, and a value for later checks, even if it failed."""
-
-    detail: str
-    value: _Value | None = None
-    passed: bool = True
-
-
-class _Table(NamedTuple):
-    """`rows` and `choice` are None before the table is created, `choice` also without a model."""
-
-    rows: int | None
-    choice: Choice | None = None
 
 
 def check_start(
     spark: SparkSession,
     config: StreamConfig,
     report: Callable[[Finding], object],
-    consent: Consent = Consent(),
+    consent: Consent = NO_CONSENT,
     *,
-    beside_a_driver: bool = False,
+    purpose: Literal["stream", "replay"] = "stream",
     preparation: Callable[[], PreparedModel] | None = None,
-) -> Checked | None:
+) -> PreflightResult | None:
     """Run every check and report each finding at once; return None if a check failed.
 
-    Later checks run even if an earlier one failed, without the value that it would have returned.
-    `beside_a_driver` skips the checks of checkpoint and driver, for writers that run next to a
-    stream. `preparation` returns the model if its preparation has begun already.
+    Later checks run even if an earlier one failed, without the value that it would have found. A
+    replay runs next to a stream: neither checkpoint nor driver is checked. `preparation` returns
+    the model if its preparation has begun already.
     """
-    failed = False
-
-    def run(subject: str, check: Callable[[], _Result[_Value]]) -> _Value | None:
-        nonlocal failed
-        try:
-            detail, value, passed = check()
-        except SetupError as error:
-            detail, value, passed = str(error), None, False
-        failed = failed or not passed
-        report(Finding(subject, passed, detail))
-        return value
-
-    known = None
-    model = run("encoder", lambda: _prepare(preparation or (lambda: prepare(config.encoder))))
-    run("device", lambda: _check_device(spark, config.encoder, model))
-    run("workers", lambda: _check_workers(spark, config))
-    topics = run("topics", lambda: _check_topics(spark, config))
-    run("references", lambda: _check_references(config))
-    table = run("table", lambda: _check_table(spark, config, model, consent))
-    choice = run("precision", lambda: _choose_precision(spark, config, model, table))
-    if not beside_a_driver:
-        known = run("checkpoint", lambda: _check_checkpoint(spark, config, consent, topics, table))
-        run("driver", lambda: _Result[None](check_unclaimed(spark, config)))
-    if failed or choice is None or topics is None or table is None:
+    found = _Preflight(spark, config, consent, preparation or (lambda: prepare(config.encoder)))
+    checks = {
+        "encoder": found.prepare_encoder,
+        "device": found.check_device,
+        "workers": found.check_workers,
+        "topics": found.check_topics,
+        "references": found.check_references,
+        "table": found.check_table,
+        "precision": found.choose_precision,
+    }
+    if purpose == "stream":
+        checks |= {
+            "checkpoint": found.check_checkpoint,
+            "driver": lambda: check_unclaimed(spark, config),
+        }
+    passed = True
+    for finding in run_checks(checks):
+        report(finding)
+        passed = passed and finding.passed
+    if not passed or found.choice is None or found.topics is None:
         return None
-    return Checked(choice.model, topics, table.rows, known or {})
-
-
-def _prepare(preparation: Callable[[], PreparedModel]) -> _Result[PreparedModel]:
-    card, tensors = model = preparation()
-    megabytes = len(tensors) / 1e6
-    return _Result(
-        f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}", model
+    return PreflightResult(
+        found.choice.model, found.topics, found.table_rows is not None, found.writers
     )
 
 
-def _check_device(
-    spark: SparkSession, config: EncoderConfig, model: PreparedModel | None
-) -> _Result[None]:
-    if str(spark.sparkContext.master).startswith("local["):
-        device = find_device(config.device)
-        # The encoder of a model from a registry is named by its card alone.
-        name = model.card.encoder if model else config.name
-        reason = find_obstacle(config.backend, device, fixed=is_fixed(name))
-        used = f"torch ({config.backend} is not usable: {reason})" if reason else config.backend
-        images = config.batch_size or choose_batch_size(device)
-        return _Result(f"{device.type}, {used}, {images} images a forward pass")
-    granted = spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
-    if config.device == "cuda" and granted in ("", "0"):
-        raise SetupError(
-            "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
-            "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
-        )
-    return _Result(f"{config.device}; {granted or 0} GPUs an executor")
+@dataclass
+class _Preflight:
+    """The checks; each returns a detail, and keeps what later checks need."""
 
+    spark: SparkSession
+    config: StreamConfig
+    consent: Consent
+    preparation: Callable[[], PreparedModel]
+    model: PreparedModel | None = None
+    topics: Mapping[str, TopicState] | None = None
+    table_is_known: bool = False
+    table_rows: int | None = None
+    choice: Choice | None = None
+    writers: Writers = field(default_factory=dict)
 
-def _check_workers(spark: SparkSession, config: StreamConfig) -> _Result[None]:
-    if spark.conf.get("spark.python.worker.reuse", "true") != "true":
-        raise SetupError(
-            "spark.python.worker.reuse is false: every task would load the model again; "
-            "remove it from spark.options"
-        )
-    limits = config.pipeline
-    return _Result(
-        f"{spark.sparkContext.master}: {count_parallel_tasks(spark)} tasks at once, torch threads "
-        f"in each: {count_task_cores(spark)}; Arrow batches to {limits.arrow_batch_rows} rows or "
-        f"{limits.arrow_batch_bytes / 2**20:g} MiB, read ahead to {limits.read_ahead_rows} rows or "
-        f"{limits.read_ahead_bytes / 2**20:g} MiB"
-    )
+    def prepare_encoder(self) -> str:
+        card, tensors = self.model = self.preparation()
+        megabytes = len(tensors) / 1e6
+        return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
 
-
-def _check_topics(spark: SparkSession, config: StreamConfig) -> _Result[Topics]:
-    topics = check_topics(spark, config.kafka)
-    named = ", ".join(f"{name} ({len(state.end)} partitions)" for name, state in topics.items())
-    most = choose_messages_per_trigger(spark, config.kafka)
-    return _Result(
-        f"{config.kafka.bootstrap_servers}: {named}; up to {most} messages a micro-batch", topics
-    )
-
-
-def _check_references(config: StreamConfig) -> _Result[None]:
-    policy = config.references.policy(max_bytes=config.decode.max_image_bytes)
-    for folder in policy.folders:
-        if not folder.exists():
+    def check_device(self) -> str:
+        encoder = self.config.encoder
+        if str(self.spark.sparkContext.master).startswith("local["):
+            device = find_device(encoder.device)
+            # The encoder of a model from a registry is named by its card alone.
+            name = self.model.card.encoder if self.model else encoder.name
+            reason = find_obstacle(encoder.backend, device, fixed=is_fixed(name))
+            unusable = f"torch ({encoder.backend} is not usable: {reason})"
+            images = encoder.batch_size or choose_batch_size(device)
+            used = unusable if reason else encoder.backend
+            return f"{device.type}, {used}, {images} images a forward pass"
+        granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
+        if encoder.device == "cuda" and granted in ("", "0"):
             raise SetupError(
-                f"references.folders names '{folder}', but there is no folder here; create it, or "
-                "take it off the list"
+                "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
+                "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
             )
-    allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
-    return _Result(f"allowed: {', '.join(allowed)}" if allowed else "none allowed")
+        return f"{encoder.device}; {granted or 0} GPUs an executor"
 
+    def check_workers(self) -> str:
+        if self.spark.conf.get("spark.python.worker.reuse", "true") != "true":
+            raise SetupError(
+                "spark.python.worker.reuse is false: every task would load the model again; "
+                "remove it from spark.options"
+            )
+        limits = self.config.pipeline
+        return (
+            f"{self.spark.sparkContext.master}: {count_parallel_tasks(self.spark)} tasks at once, "
+            f"torch threads in each: {count_task_cores(self.spark)}; Arrow batches to "
+            f"{limits.arrow_batch_rows} rows or {limits.arrow_batch_bytes / 2**20:g} MiB, read "
+            f"ahead to {limits.read_ahead_rows} rows or {limits.read_ahead_bytes / 2**20:g} MiB"
+        )
 
-def _check_table(
-    spark: SparkSession, config: StreamConfig, model: PreparedModel | None, consent: Consent
-) -> _Result[_Table]:
-    path = config.table.path
-    folder = Folder(spark, path)
-    if problems := find_log_problems(folder, thorough=False):
-        raise SetupError("; ".join(problems))
-    check_writable("table.path", path)
-    rows = check_table(spark, path)
-    if rows is None:
-        if folder.sizes().keys() - {"_delta_log"} or folder.folder("_delta_log").sizes():
+    def check_topics(self) -> str:
+        kafka = self.config.kafka
+        self.topics = check_topics(self.spark, kafka)
+        named = [f"{name} ({len(state.end)} partitions)" for name, state in self.topics.items()]
+        most = choose_messages_per_trigger(self.spark, kafka)
+        return f"{kafka.bootstrap_servers}: {', '.join(named)}; up to {most} messages a micro-batch"
+
+    def check_references(self) -> str:
+        max_bytes = self.config.decode.max_image_bytes
+        policy = self.config.references.build_policy(max_bytes=max_bytes)
+        for folder in policy.folders:
+            if not folder.exists():
+                raise SetupError(
+                    f"references.folders names '{folder}', but there is no folder here; create "
+                    "it, or take it off the list"
+                )
+        allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
+        return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
+
+    def check_table(self) -> str:
+        spark, path = self.spark, self.config.table.path
+        folder = Folder(spark, path)
+        if problems := find_log_problems(folder, thorough=False):
+            raise SetupError("; ".join(problems))
+        check_writable("table.path", path)
+        rows = check_table(spark, path)
+        if rows is None and (
+            folder.list_sizes().keys() - {"_delta_log"}
+            or folder.get_folder("_delta_log").list_sizes()
+        ):
             raise SetupError(
                 f"table.path '{path}' holds files that are no Delta table; choose a path of its "
                 "own for the table"
             )
-        return _Result(f"{path}: will be created", _Table(None))
-    choice = choose_precision(spark, model, config.encoder, table=path) if model else None
-    try:
-        if choice and not consent.model_change:
-            remedy = (
-                "choose another table and checkpoint, or continue with --allow-model-change "
-                "(each row has its model_id)"
+        self.table_is_known, self.table_rows = True, rows
+        if rows is None:
+            return f"{path}: will be created"
+        if self.model:
+            self.choice = choose_precision(spark, self.model, self.config.encoder, table=path)
+            if not self.consent.model_change:
+                remedy = (
+                    "choose another table and checkpoint, or continue with --allow-model-change "
+                    "(each row has its model_id)"
+                )
+                check_model(spark, path, self.choice.model.card.model_id, remedy=remedy)
+        return f"{path}: {rows} rows"
+
+    def choose_precision(self) -> str:
+        if self.model is None:
+            raise SetupError("not chosen, because there is no encoder")
+        if self.choice is None:
+            self.choice = choose_precision(self.spark, self.model, self.config.encoder)
+        return f"{self.choice.precision}, {self.choice.reason}"
+
+    def check_checkpoint(self) -> str:
+        spark, config, consent = self.spark, self.config, self.consent
+        path, table = config.checkpoint, config.table.path
+        checkpoint = Checkpoint(Folder(spark, path))
+        done = len(checkpoint.committed)
+        if done and self.table_is_known and self.table_rows is None:
+            raise SetupError(
+                f"the checkpoint '{path}' has finished {done} micro-batches, but there is no table "
+                f"at '{table}': their rows would be missing; restore the table, or start over with "
+                "another checkpoint"
             )
-            check_model(spark, path, choice.model.card.model_id, remedy=remedy)
-    except SetupError as error:
-        return _Result(str(error), _Table(rows, choice), passed=False)
-    return _Result(f"{path}: {rows} rows", _Table(rows, choice))
-
-
-def _choose_precision(
-    spark: SparkSession, config: StreamConfig, model: PreparedModel | None, table: _Table | None
-) -> _Result[Choice]:
-    if model is None:
-        raise SetupError("not chosen, because there is no encoder")
-    choice = (table and table.choice) or choose_precision(spark, model, config.encoder)
-    return _Result(f"{choice.precision}, {choice.reason}", choice)
-
-
-def _check_checkpoint(
-    spark: SparkSession,
-    config: StreamConfig,
-    consent: Consent,
-    topics: Topics | None,
-    table: _Table | None,
-) -> _Result[Writers]:
-    path = config.checkpoint
-    checkpoint = Checkpoint(Folder(spark, path))
-    done = len(checkpoint.committed)
-    if done and table and table.rows is None:
-        raise SetupError(
-            f"the checkpoint '{path}' has finished {done} micro-batches, but there is no table at "
-            f"'{config.table.path}': their rows would be missing; restore the table, or start over "
-            "with another checkpoint"
-        )
-    if table and table.rows and not checkpoint.planned and not consent.adopt:
-        raise SetupError(
-            f"the table has {table.rows} rows, but there is no checkpoint at '{path}': its "
-            "messages would be read again; restore the checkpoint, continue after the table's last "
-            "messages with --adopt, or choose another table"
-        )
-    check_writable("checkpoint", path)
-    is_readable = not find_log_problems(Folder(spark, config.table.path), thorough=False)
-    known = read_writers(spark, config.table.path) if is_readable else None
-    if problems := find_checkpoint_problems(
-        checkpoint, known, table=config.table.path, thorough=False
-    ):
-        raise SetupError("; ".join(problems))
-    detail = f"{done} micro-batches done" if done else "new"
-    if known is not None and topics is not None:
-        resumption = plan(spark, config, topics, adopt=consent.adopt)
-        if not consent.loss and config.kafka.on_data_loss == "fail":
-            refuse_losses(resumption.lost)
-        known = resumption.writers
-        if resumption.adopts:
-            detail = "new, continues after the table's last messages"
-    return _Result(f"{path}: {detail}", known)
+        if self.table_rows and not checkpoint.planned and not consent.adopt:
+            raise SetupError(
+                f"the table has {self.table_rows} rows, but there is no checkpoint at '{path}': "
+                "its messages would be read again; restore the checkpoint, continue after the "
+                "table's last messages with --adopt, or choose another table"
+            )
+        check_writable("checkpoint", path)
+        is_readable = not find_log_problems(Folder(spark, table), thorough=False)
+        writers = read_writers(spark, table) if is_readable else None
+        if problems := find_checkpoint_problems(checkpoint, writers, table=table, thorough=False):
+            raise SetupError("; ".join(problems))
+        detail = f"{done} micro-batches done" if done else "new"
+        if writers is not None and self.topics is not None:
+            resumption = plan_resumption(spark, config, self.topics, consent)
+            self.writers = resumption.writers
+            if resumption.adopts:
+                detail = "new, continues after the table's last messages"
+        return f"{path}: {detail}"

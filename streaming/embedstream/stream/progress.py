@@ -21,20 +21,20 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.worker.counts import Kinds
+from embedstream.worker.counts import CommitReport, Kinds
 from embedstream_core.errors import SetupError
 
-__all__ = ["BatchReport", "Margin", "ProgressListener", "Totals"]
+__all__ = ["MicroBatchReport", "ProgressListener", "RetentionMargin", "Totals"]
 
 _log = logging.getLogger(__name__)
 
-_ASK_EVERY_S = 30.0
+_REFRESH_S = 30.0
 
 _Offsets = dict[tuple[str, int], int]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatchReport(CommitReport):
     """A committed micro-batch.
 
     Tombstones are counted only on tables without generated, identity or default columns.
@@ -46,16 +46,8 @@ class BatchReport:
     batch_id: int
     messages: int
     tombstones: int
-    embeddings: int
-    failures: Counter[str]
-    duration_s: float
     lag: int | None
     margin: int | None = None
-
-    @property
-    def rows(self) -> int:
-        """The number of rows in the table."""
-        return self.embeddings + self.failures.total()
 
 
 @dataclass(slots=True)
@@ -78,7 +70,7 @@ class Totals:
         """The rows per busy second; 0 before the first micro-batch."""
         return self.rows / self.busy_s if self.busy_s else 0.0
 
-    def add(self, report: BatchReport) -> None:
+    def add(self, report: MicroBatchReport) -> None:
         """Add a micro-batch."""
         self.batches += 1
         self.tombstones += report.tombstones
@@ -88,23 +80,25 @@ class Totals:
 
 
 @dataclass(slots=True)
-class Margin:
-    """How far the reader is ahead of Kafka's oldest messages; asks Kafka every half minute."""
+class RetentionMargin:
+    """How far the reader is ahead of Kafka's oldest messages, which are read every half minute."""
 
-    ask: Callable[[], Mapping[str, TopicState]]
+    read_topics: Callable[[], Mapping[str, TopicState]]
     clock: Callable[[], float] = time.monotonic
-    _asked_at: float = field(default=-math.inf, init=False)
+    _read_at: float = field(default=-math.inf, init=False)
     _oldest: _Offsets = field(default_factory=dict, init=False)
 
-    def of(self, source: Any) -> int | None:
+    def measure(self, source: Any) -> int | None:
         """Return the least margin of the partitions with unread messages.
 
         None before Kafka has answered.
         """
-        if self.clock() - self._asked_at >= _ASK_EVERY_S:
-            self._asked_at = self.clock()
+        if self.clock() - self._read_at >= _REFRESH_S:
+            self._read_at = self.clock()
             try:
-                self._oldest = _flatten({name: one.earliest for name, one in self.ask().items()})
+                self._oldest = _flatten(
+                    {name: one.earliest for name, one in self.read_topics().items()}
+                )
             except SetupError as error:
                 # The query reports an outage.
                 _log.info("the retention margin is not updated: %s", error)
@@ -135,15 +129,14 @@ class ProgressListener(StreamingQueryListener):
 
     def __init__(
         self,
-        on_batch: Callable[[BatchReport], None],
+        on_batch: Callable[[MicroBatchReport], None],
         take_counts: Callable[[str, int], Kinds],
-        margin: Margin | None = None,
+        margin: RetentionMargin | None = None,
     ) -> None:
         self._on_batch = on_batch
         self._take_counts = take_counts
         self._margin = margin
         self.totals = Totals()
-        self.last_batch_id = -1
         self.ended = False
         self._running: set[uuid.UUID] = set()
 
@@ -167,7 +160,7 @@ class ProgressListener(StreamingQueryListener):
         source = progress.sources[0] if progress.sources else None
         behind = source.metrics.get("maxOffsetsBehindLatest") if source else None
         lag = None if behind is None else int(behind)
-        report = BatchReport(
+        report = MicroBatchReport(
             batch_id=progress.batchId,
             messages=counts.total() + tombstones,
             tombstones=tombstones,
@@ -175,9 +168,8 @@ class ProgressListener(StreamingQueryListener):
             failures=Counter({code: count for code, count in counts.items() if code is not None}),
             duration_s=progress.durationMs["triggerExecution"] / 1000,
             lag=lag,
-            margin=self._margin.of(source) if self._margin and lag else None,
+            margin=self._margin.measure(source) if self._margin and lag else None,
         )
-        self.last_batch_id = report.batch_id
         self.totals.add(report)
         self._on_batch(report)
 

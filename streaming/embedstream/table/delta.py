@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import Literal
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
+from embedstream.config.sections import TableConfig
+from embedstream.spark.errors import name_causes
 from embedstream.spark.folder import Folder
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -22,11 +24,11 @@ __all__ = [
     "create_table",
     "embeddings",
     "failures",
-    "literal",
+    "find_conflict",
+    "quote_literal",
+    "quote_table",
+    "read_properties",
     "set_model",
-    "table_name",
-    "table_properties",
-    "was_altered",
 ]
 
 MODEL_PROPERTY = "embedstream.model_id"
@@ -46,22 +48,34 @@ _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
 }
 
-_ABSENT = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
+# Delta's exceptions for a commit of another writer.
+_ALTERED = {"MetadataChangedException", "ProtocolChangedException"}
+_CONCURRENT = {
+    "ConcurrentAppendException",
+    "ConcurrentDeleteDeleteException",
+    "ConcurrentDeleteReadException",
+    "ConcurrentTransactionException",
+    "ConcurrentWriteException",
+}
+
+_NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
-def create_table(
-    spark: SparkSession, path: str, *, model_id: str, properties: Mapping[str, str] | None = None
-) -> None:
-    """Create the outcome table at a path, unless it exists.
+def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> None:
+    """Create the outcome table, unless it exists.
 
-    The table must exist before the stream starts, so that readers and an empty first micro-batch
-    find it.
+    This comes before the start of the stream, so that readers and an empty first micro-batch find
+    the table, and before its folder is claimed: Delta creates no table in a folder that holds a
+    file, such as a claim, or a log without an entry, as a driver leaves that is killed here.
     """
-    merged = {**PROPERTIES, **(properties or {}), MODEL_PROPERTY: model_id}
+    Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
+    merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: model_id}
     columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
-    settings = ", ".join(f"{literal(name)} = {literal(value)}" for name, value in merged.items())
+    settings = ", ".join(
+        f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
+    )
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {table_name(path)} ({columns}) USING delta "
+        f"CREATE TABLE IF NOT EXISTS {quote_table(table.path)} ({columns}) USING delta "
         f"TBLPROPERTIES ({settings})"
     )
 
@@ -89,7 +103,7 @@ def compact(spark: SparkSession, path: str) -> None:
     for name, value in _COMPACTION.items():
         if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
-    session.sql(f"OPTIMIZE {table_name(path)}")
+    session.sql(f"OPTIMIZE {quote_table(path)}")
 
 
 def embeddings(spark: SparkSession, path: str) -> DataFrame:
@@ -128,7 +142,7 @@ def check_table(spark: SparkSession, path: str) -> int | None:
         ]
         rows = table.count()
     except AnalysisException as error:
-        if error.getCondition() in _ABSENT:
+        if error.getCondition() in _NO_TABLE:
             return None
         first_line = str(error).partition("\n")[0]
         raise SetupError(
@@ -149,39 +163,45 @@ def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -
     Raises:
         SetupError: another model fills it; `remedy` ends the message.
     """
-    filled_by = table_properties(spark, path).get(MODEL_PROPERTY)
+    filled_by = read_properties(spark, path).get(MODEL_PROPERTY)
     if filled_by and filled_by != model_id:
         raise SetupError(
             f"the table holds embeddings of '{filled_by}', and encoder gives '{model_id}'; {remedy}"
         )
 
 
-def was_altered(error: Exception) -> bool:
-    """Return whether Delta refused a whole micro-batch because the table was altered."""
-    # Of a failed query PySpark keeps only the text, which contains the error's condition.
-    return re.search(r"DELTA_(METADATA|PROTOCOL)_CHANGED", str(error)) is not None
+def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
+    """Return why Delta refused a commit that can be repeated; None if the error is another one.
+
+    `altered`: the table's columns or properties changed since the writer read them. `concurrent`:
+    another commit changed files that the writer read.
+    """
+    causes = name_causes(error)
+    if causes & _ALTERED:
+        return "altered"
+    return "concurrent" if causes & _CONCURRENT else None
 
 
-def table_properties(spark: SparkSession, path: str) -> dict[str, str]:
+def read_properties(spark: SparkSession, path: str) -> dict[str, str]:
     """Return the properties of an existing table."""
-    rows = spark.sql(f"SHOW TBLPROPERTIES {table_name(path)}").collect()
+    rows = spark.sql(f"SHOW TBLPROPERTIES {quote_table(path)}").collect()
     return {row["key"]: row["value"] for row in rows}
 
 
 def set_model(spark: SparkSession, path: str, model_id: str) -> None:
     """Record the model that fills the table from now on."""
     spark.sql(
-        f"ALTER TABLE {table_name(path)} SET TBLPROPERTIES "
-        f"({literal(MODEL_PROPERTY)} = {literal(model_id)})"
+        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
+        f"({quote_literal(MODEL_PROPERTY)} = {quote_literal(model_id)})"
     )
 
 
-def table_name(path: str) -> str:
+def quote_table(path: str) -> str:
     """Return the name of the table at a path in SQL."""
     return f"delta.`{path.replace('`', '``')}`"
 
 
-def literal(text: str) -> str:
+def quote_literal(text: str) -> str:
     """Return a text as a literal in SQL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

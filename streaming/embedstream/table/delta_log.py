@@ -22,7 +22,7 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
 class Writer:
     """A streaming query that wrote to the table: its last micro-batch there, and when."""
 
-    batch: int
+    micro_batch: int
     updated_ms: int
 
 
@@ -32,8 +32,8 @@ def find_log_problems(table: Folder, *, thorough: bool) -> list[str]:
     Unless `thorough`, read only the entries that Delta reads to open the table: those after the
     log's last checkpoint.
     """
-    log = table.folder("_delta_log")
-    sizes = log.sizes()
+    log = table.get_folder("_delta_log")
+    sizes = log.list_sizes()
     entries = {int(m[1]): name for name in sizes if (m := _ENTRY.fullmatch(name))}
     checkpoint = max((int(m[1]) for name in sizes if (m := _CHECKPOINT.match(name))), default=-1)
     first = min(entries, default=0) if thorough and checkpoint >= 0 else checkpoint + 1

@@ -123,7 +123,7 @@ def build_outcome_batch(
     *,
     model_id: str,
 ) -> pa.RecordBatch:
-    """Return the rows of one input Arrow batch; otherwise the same as `outcome_frame`."""
+    """Return the rows of one input Arrow batch; otherwise the same as `build_outcome_frame`."""
     now = pa.scalar(pd.Timestamp.now("UTC"), _ARROW_SCHEMA.field("processed_at").type)
     columns = _list_columns(origins, outcomes) | {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},

@@ -1,4 +1,4 @@
-"""The way of one model: driver, broadcast, one file per executor, one engine per worker."""
+"""How a model reaches the workers: a broadcast, one file per executor, one engine per worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tensors:
     name: str
     content: Broadcast[bytes] | None
 
-    def file(self) -> Path:
+    def get_file(self) -> Path:
         """Return the file on this executor's disk, which its workers map and so share.
 
         The executor's first worker writes it.
@@ -71,7 +71,7 @@ class BroadcastModel:
         def load() -> Path:
             if self.counter is not None:
                 self.counter.add(1)
-            return self.tensors.file()
+            return self.tensors.get_file()
 
         cpu_threads = _current_task().cpus()
         return get_engine(
@@ -81,10 +81,10 @@ class BroadcastModel:
     def time_precisions(self) -> Timing:
         """Time this worker's forward passes in each precision."""
         return time_precisions(
-            self.card, self.tensors.file(), self.settings, cuda_index=_find_gpu()
+            self.card, self.tensors.get_file(), self.settings, cuda_index=_find_gpu()
         )
 
-    def embedding_cache_file(self, *decoding: object) -> Path:
+    def get_embedding_cache_file(self, *decoding: object) -> Path:
         """Return the file in which this executor's workers cache embeddings.
 
         The file's name is a hash of everything that can change a vector, with `decoding` by its

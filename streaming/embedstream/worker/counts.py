@@ -11,10 +11,25 @@ from pyspark.sql import SparkSession
 
 from embedstream_core.records import Failure, Outcome
 
-__all__ = ["Kinds", "OutcomeCounts"]
+__all__ = ["CommitReport", "Kinds", "OutcomeCounts"]
 
 Kinds = Counter[str | None]
 """Failures by error code, and embeddings under None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitReport:
+    """The outcomes of a commit to the table, and the seconds that it took."""
+
+    embeddings: int
+    failures: Counter[str]
+    duration_s: float
+
+    @property
+    def rows(self) -> int:
+        """The number of outcomes of both kinds."""
+        return self.embeddings + self.failures.total()
+
 
 _Tally = Counter[tuple[str | None, str | None, str | None]]
 

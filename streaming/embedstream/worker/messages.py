@@ -32,7 +32,7 @@ __all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize_messages"]
 
 _ITEM_COLUMNS = ["topic", "partition", "offset", "key", "value", "headers"]
 
-Batch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
+ArrowBatch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,29 @@ class Featurizer:
     transport: Transport
     counts: OutcomeCounts | None = None
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def __call__(self, batches: Iterator[ArrowBatch]) -> Iterator[ArrowBatch]:
         """Yield one outcome row per message, in order.
 
         Raises:
             SystemicError: the failure is not the fault of a single message.
         """
-        under_way: deque[tuple[Batch, list[Origin]]] = deque()
+        in_flight: deque[tuple[ArrowBatch, list[Origin]]] = deque()
         build = build_outcome_batch if self.transport == "arrow" else build_outcome_frame
 
         def read_batches() -> Iterator[list[Entry]]:
             for batch in batches:
                 carried, entries, origins = self._read(batch)
-                under_way.append((carried, origins))
+                in_flight.append((carried, origins))
                 yield entries
 
         model_id = self.embedder.model.card.model_id
         for outcomes in self.embedder.embed(read_batches()):
-            carried, origins = under_way.popleft()
+            carried, origins = in_flight.popleft()
             if self.counts is not None:
                 self.counts.add(outcomes)
             yield build(carried, origins, outcomes, model_id=model_id)
 
-    def _read(self, batch: Batch) -> tuple[Batch, list[Entry], list[Origin]]:
+    def _read(self, batch: ArrowBatch) -> tuple[ArrowBatch, list[Entry], list[Origin]]:
         """Return the columns that stay as they are, the parsed messages, and their origins."""
         # Bytes are copied once, out of Arrow: Pillow would copy a view of them too, and a view
         # would keep its whole batch in memory, images included. That holds for `carried` too.

@@ -16,7 +16,7 @@ from embedstream.config.sections import EncoderConfig
 from embedstream.spark.connect import get_session_key, is_connect
 from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import count_parallel_tasks
-from embedstream.table.delta import MODEL_PROPERTY, table_properties
+from embedstream.table.delta import MODEL_PROPERTY, read_properties
 from embedstream.worker.broadcast import broadcast_model
 from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
@@ -55,11 +55,7 @@ _timings: dict[tuple[object, ...], Timing] = {}
 
 
 def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
-    """Prepare and check the configured model; with `precision: auto` it is still in float32.
-
-    Raises:
-        SetupError: as `prepare_model`.
-    """
+    """Prepare and check the configured model; with `precision: auto` it is still in float32."""
     declared = config.preprocessing
     preprocessing = Preprocessing(**dict(declared)) if declared else None
     model = prepare_model(
@@ -104,7 +100,7 @@ def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision 
     """
     wanted = ModelId.parse(model_id)
     forms = {str(wanted.in_precision(one)): one for one in PRECISIONS}
-    filled_by = table_properties(spark, table).get(MODEL_PROPERTY, "")
+    filled_by = read_properties(spark, table).get(MODEL_PROPERTY, "")
     if filled_by in forms:
         return forms[filled_by]
     rows = spark.read.format("delta").load(table).where(f.col("model_id").isin([*forms]))

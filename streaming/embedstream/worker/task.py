@@ -104,7 +104,7 @@ class Embedder:
     def _open_embedding_cache(self) -> AbstractContextManager[EmbeddingCache | None]:
         if self.dedupe_entries is None:
             return nullcontext()
-        path = self.model.embedding_cache_file(self.decode_limits, self.fidelity)
+        path = self.model.get_embedding_cache_file(self.decode_limits, self.fidelity)
         return EmbeddingCache(path, entries=self.dedupe_entries)
 
 
@@ -122,7 +122,7 @@ def build_embedder(
     decode, pipeline = bounds.decode, bounds.pipeline
     return Embedder(
         model=broadcast_model(spark, model, encoder),
-        fetch_policy=bounds.references.policy(max_bytes=decode.max_image_bytes),
+        fetch_policy=bounds.references.build_policy(max_bytes=decode.max_image_bytes),
         decode_limits=decode.limits,
         fidelity=decode.fidelity,
         pipeline_limits=PipelineLimits(

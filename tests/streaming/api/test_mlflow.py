@@ -327,7 +327,9 @@ def test_a_function_named_by_a_registry_is_not_called(logged: Any) -> None:
 
 
 @pytest.mark.long
-def test_it_can_be_trained(spark: SparkSession, logged: Any, tmp_path: Path) -> None:
+def test_a_registered_encoder_can_be_trained(
+    spark: SparkSession, logged: Any, tmp_path: Path
+) -> None:
     contents, labels = digits(60)
     rows = [(content, str(label)) for content, label in zip(contents, labels, strict=True)]
     images = spark.createDataFrame(rows, "content binary, label string").cache()

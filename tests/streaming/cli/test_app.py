@@ -442,7 +442,7 @@ def test_a_file_that_vanished_is_reported_and_the_others_are_sent(
     topic: Topic, image: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = image.parent / "gone.png"
-    monkeypatch.setattr("embedstream.cli.topics.find_images", lambda paths: [gone, *paths])
+    monkeypatch.setattr("embedstream.cli.topics.find_image_files", lambda paths: [gone, *paths])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
     ended = embedstream("produce", image, *at)

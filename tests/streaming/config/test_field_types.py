@@ -18,7 +18,7 @@ from embedstream.config.sections import KafkaConfig
     ("given", "value"),
     [("true", "true"), ("Yes", "true"), ("off", "false"), ("'yes'", "yes"), ("0123", "0123")],
 )
-def test_an_option_is_a_truth_value_as_spark_writes_it(
+def test_a_boolean_option_is_written_as_spark_writes_it(
     tmp_path: Path, given: str, value: str
 ) -> None:
     config = load(tmp_path, {}, f"spark.options.spark.x={given}")
@@ -26,7 +26,7 @@ def test_an_option_is_a_truth_value_as_spark_writes_it(
 
 
 @pytest.mark.parametrize(("given", "value"), [("on", "on"), ("true", "on"), ("no", "off")])
-def test_a_switch_is_a_truth_value(tmp_path: Path, given: str, value: str) -> None:
+def test_a_switch_is_a_boolean(tmp_path: Path, given: str, value: str) -> None:
     assert load(tmp_path, {}, f"pipeline.dedupe={given}").pipeline.dedupe == value
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from embedstream.config.load import load_config
-from embedstream.config.reference import configuration_reference
+from embedstream.config.reference import build_reference
 from embedstream.config.sections import StreamConfig
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -28,24 +28,22 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def cells(key: str) -> list[str]:
     """The type and the default that the reference gives for a key."""
-    (row,) = [
-        line for line in configuration_reference().splitlines() if line.startswith(f"| `{key}` |")
-    ]
+    (row,) = [line for line in build_reference().splitlines() if line.startswith(f"| `{key}` |")]
     return row.split(" | ")[1:3]
 
 
 def test_the_page_is_up_to_date() -> None:
-    stale = PAGE.read_text(encoding="utf-8") != configuration_reference()
+    stale = PAGE.read_text(encoding="utf-8") != build_reference()
     assert not stale, "docs/configuration.md differs from the models: run `make docs`"
 
 
 def test_each_key_has_one_row_in_the_order_of_the_models() -> None:
-    rows = re.findall(r"^\| `([a-z0-9_.]+)` \|", configuration_reference(), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \|", build_reference(), re.MULTILINE)
     assert rows == list(keys(StreamConfig))
 
 
 def test_each_row_has_four_cells_with_text() -> None:
-    rows = [line for line in configuration_reference().splitlines() if line.startswith("| `")]
+    rows = [line for line in build_reference().splitlines() if line.startswith("| `")]
     for row in rows:
         inner = re.split(r"(?<!\\)\|", row)[1:-1]
         assert len(inner) == 4, row
@@ -84,7 +82,7 @@ def test_types_and_defaults_are_readable(key: str, kind: str, default: str) -> N
 @pytest.fixture
 def shortest(tmp_path: Path) -> Path:
     """The one YAML file that the page shows."""
-    (example,) = re.findall(r"```yaml\n(.*?)```", configuration_reference(), re.DOTALL)
+    (example,) = re.findall(r"```yaml\n(.*?)```", build_reference(), re.DOTALL)
     path = tmp_path / "shortest.yaml"
     path.write_text(example, encoding="utf-8")
     return path
@@ -95,10 +93,10 @@ def test_the_shortest_file_loads(shortest: Path) -> None:
 
 
 def test_the_overrides_that_the_page_shows_work(shortest: Path) -> None:
-    variables = dict(re.findall(r"`(EMBEDSTREAM_\w+)=(\w+)`", configuration_reference()))
+    variables = dict(re.findall(r"`(EMBEDSTREAM_\w+)=(\w+)`", build_reference()))
     assert load_config(shortest, environment=variables).kafka.subscribe == "cats"
 
-    shown = re.findall(r"`--set '?([^'` ]+=[^'`]+)'?`", configuration_reference())
+    shown = re.findall(r"`--set '?([^'` ]+=[^'`]+)'?`", build_reference())
     config = load_config(shortest, shown, environment={})
     assert config.kafka.subscribe == "cats"
     assert config.references.hosts == ("images.example.com",)

@@ -36,7 +36,7 @@ from embedstream_core.training.examples import LabelledImages
 
 
 def test_fetching_has_one_set_of_defaults() -> None:
-    policy = ReferencesConfig().policy(max_bytes=DecodeConfig().max_image_bytes)
+    policy = ReferencesConfig().build_policy(max_bytes=DecodeConfig().max_image_bytes)
 
     assert policy == FetchPolicy()
 

@@ -139,13 +139,15 @@ def test_two_processes_learn_from_the_decodable_images(trained: Trained) -> None
 
 def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None:
     made = trained.encoder
-    told = json.loads((trained.folder / "encoder.json").read_text())
+    description = json.loads((trained.folder / "encoder.json").read_text())
     before, after = prepare(SMALL).card, prepare(made.config).card
     some = labelled.where("label IS NULL")
 
     assert made.path == trained.folder / "encoder.safetensors"
-    assert made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest() == told["sha256"]
-    assert told["trained_blocks"] == ["_conv_head", "_bn1"]
+    assert (
+        made.sha256 == hashlib.sha256(made.path.read_bytes()).hexdigest() == description["sha256"]
+    )
+    assert description["trained_blocks"] == ["_conv_head", "_bn1"]
     assert made.config.preprocessing == SMALL.preprocessing
     assert after.dimension == before.dimension
     assert after.model_id.startswith(f"efficientnet_lite0/encoder/{made.sha256[:12]}")

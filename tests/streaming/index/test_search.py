@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
+from embedstream.config.sections import TableConfig
 from embedstream.index.search import (
     Neighbour,
     Vector,
@@ -26,7 +27,7 @@ from embedstream.index.search import (
     find_nearest,
     find_newest_model,
 )
-from embedstream.table.delta import create_table, table_name
+from embedstream.table.delta import create_table, quote_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
@@ -284,7 +285,7 @@ def test_tables_of_sparks_newer_features_are_searched(
     properties, statements = FEATURES[feature]
     table = spark_table(spark, tmp_path, properties)
     for statement in statements:
-        spark.sql(statement.format(table_name(table)))
+        spark.sql(statement.format(quote_table(table)))
 
     neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=10)
 
@@ -304,7 +305,7 @@ def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path:
 def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -> str:
     """Three rows in one file of a table that Spark has made."""
     table = str(folder / "table")
-    create_table(spark, table, model_id=MODEL, properties=properties)
+    create_table(spark, TableConfig(path=table, properties=properties), model_id=MODEL)
     vectors = {"same": [1.0, 0.0], "right-angle": [0.0, 1.0], "opposite": [-1.0, 0.0]}
     rows = [row(name, one, offset=n) for n, (name, one) in enumerate(vectors.items())]
     whole = [{name: one.get(name) for name in OUTCOME_SCHEMA.names} for one in rows]

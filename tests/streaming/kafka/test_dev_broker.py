@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from drivers import wait_until
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import (
     MAX_MESSAGE_BYTES,
@@ -92,7 +94,7 @@ def listening_addresses(broker: Broker) -> set[str]:
     return {one.laddr.ip.removeprefix("::ffff:") for one in listening}
 
 
-def test_a_message_comes_back(broker: Broker) -> None:
+def test_a_sent_message_is_read(broker: Broker) -> None:
     create_topic(broker.bootstrap_servers, "large", partitions=1)
     produce(broker, "large", LARGE_MESSAGE)
     assert consume(broker, "large") == LARGE_MESSAGE
@@ -187,10 +189,22 @@ def test_a_port_in_use_is_an_error(folder: Path) -> None:
 
 def test_another_process_with_the_same_pid_is_left_alone(folder: Path) -> None:
     folder.mkdir()
-    state = f'{{"port": 9092, "pid": {os.getpid()}}}'
+    state = f'{{"port": 9092, "pid": {os.getpid()}, "started": 0.0}}'
     (folder / "broker.json").write_text(state)
     assert find_running_broker(folder) is None
     assert not stop_broker(folder)
+
+
+def test_a_process_is_the_broker_before_it_has_loaded_its_program(folder: Path) -> None:
+    """Linux shows an empty command line until then."""
+    folder.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        started = psutil.Process(process.pid).create_time()
+        state = {"port": 9092, "pid": process.pid, "started": started}
+        (folder / "broker.json").write_text(json.dumps(state))
+        assert find_running_broker(folder) == Broker(folder, 9092, process.pid, started)
+        process.kill()
+        wait_until(lambda: find_running_broker(folder) is None)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES
 from embedstream.kafka.produce import (
+    MAX_QUEUED_BYTES,
     OutgoingMessage,
-    find_images,
+    find_image_files,
     image_message,
     image_messages,
     produce,
@@ -69,7 +70,7 @@ def files(folder: Path, *names: str) -> list[Path]:
 def test_a_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
     b, deep, upper, a = files(tmp_path, "b.png", "b/deep/c.JPG", "z/d.JpEg", "a.webp")
     files(tmp_path, "notes.txt", "b/archive.zip", "no-suffix")
-    assert find_images([tmp_path]) == [a, deep, b, upper]
+    assert find_image_files([tmp_path]) == [a, deep, b, upper]
 
 
 @pytest.mark.parametrize(
@@ -78,53 +79,52 @@ def test_a_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
 )
 def test_every_suffix_of_an_image_is_found(tmp_path: Path, suffix: str) -> None:
     found = files(tmp_path, f"picture.{suffix}")
-    assert find_images([tmp_path]) == found
+    assert find_image_files([tmp_path]) == found
 
 
 def test_hidden_files_and_unusual_names_are_found(tmp_path: Path) -> None:
     found = files(tmp_path, ".hidden.png", ".thumbnails/a.png", "_DSC0001.JPG", "a [1] {b}.png")
-    assert find_images([tmp_path]) == found
+    assert find_image_files([tmp_path]) == found
 
 
 def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "picture.heic")
-    assert find_images([path]) == [path]
+    assert find_image_files([path]) == [path]
 
 
 def test_paths_keep_their_order(tmp_path: Path) -> None:
     last, inner = files(tmp_path, "z.png", "folder/a.png")
-    assert find_images([last, tmp_path / "folder", last]) == [last, inner, last]
+    assert find_image_files([last, tmp_path / "folder", last]) == [last, inner, last]
 
 
 def test_a_folder_with_an_image_suffix_is_not_an_image(tmp_path: Path) -> None:
     (inner,) = files(tmp_path, "album.jpg/a.png")
-    assert find_images([tmp_path]) == [inner]
+    assert find_image_files([tmp_path]) == [inner]
 
 
 def test_a_broken_link_is_not_an_image(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert find_images([tmp_path]) == [path]
+    assert find_image_files([tmp_path]) == [path]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     absent = tmp_path / "absent"
     with pytest.raises(SetupError, match="does not exist; name files") as error:
-        find_images([path, absent])
+        find_image_files([path, absent])
     assert f"'{absent}'" in str(error.value)
 
 
 def test_a_folder_without_an_image_is_an_error_that_lists_the_suffixes(tmp_path: Path) -> None:
     files(tmp_path, "notes.txt")
     with pytest.raises(SetupError, match=r"no image \(\.apng, \.bmp, .*, \.jfif, .*, \.webp\)"):
-        find_images([tmp_path])
+        find_image_files([tmp_path])
 
 
 def test_a_message_of_bytes(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
     assert image_message(path, form="bytes") == OutgoingMessage(
-        name=str(path),
         key=str(path),
         value="möwe 1.png".encode(),
         headers=(("file_name", "möwe 1.png".encode()),),
@@ -134,7 +134,7 @@ def test_a_message_of_bytes(tmp_path: Path) -> None:
 def test_a_message_of_a_reference(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
     message = image_message(path, form="reference")
-    assert message.key == message.name == str(path)
+    assert message.key == str(path)
     assert message.headers == ()
     assert json.loads(message.value or b"") == {
         "id": str(path),
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> 
         on_unreadable=skipped.__setitem__,
     )
 
-    assert [message.name for message in messages] == [str(first), str(last)]
+    assert [message.key for message in messages] == [str(first), str(last)]
     assert skipped == {
         tmp_path / "b.png": "cannot be read: No such file or directory",
         tmp_path: "cannot be read: Is a directory",
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> 
 def test_a_path_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 300)
     with pytest.raises(SetupError, match="cannot be read: File name too long") as error:
-        find_images([path])
+        find_image_files([path])
     assert f"'{path}'" in str(error.value)
 
 
@@ -227,16 +227,12 @@ def test_a_message_that_is_too_large_is_reported_and_the_others_arrive(topic: To
 
 @pytest.mark.kafka
 def test_messages_that_follow_a_refused_one_arrive(topic: Topic) -> None:
-    def messages() -> Iterator[OutgoingMessage]:
-        yield image("cat", bytes(MAX_MESSAGE_BYTES))
-        # The broker refuses the message in well under this time.
-        time.sleep(3)
-        yield image("cat", b"1")
-        yield image("dog", b"2")
+    # So many bytes that the refusals are there before the next message is sent.
+    refused = [image("cat", bytes(MAX_MESSAGE_BYTES))] * (MAX_QUEUED_BYTES // MAX_MESSAGE_BYTES + 1)
 
-    failed = produce(messages(), bootstrap_servers=topic.bootstrap_servers, topic=topic.name)
+    failed = send(topic, *refused, image("cat", b"1"), image("dog", b"2"))
 
-    assert [reason for _, reason in failed] == [TOO_LARGE]
+    assert [reason for _, reason in failed] == [TOO_LARGE] * len(refused)
     assert {one.value for one in received(topic)} == {b"1", b"2"}
 
 
@@ -254,16 +250,17 @@ def test_messages_are_made_as_they_are_sent(topic: Topic) -> None:
 
 @pytest.mark.kafka
 def test_a_missing_topic_is_an_error_before_anything_is_sent(topic: Topic) -> None:
-    asked: list[OutgoingMessage] = []
-    messages = (asked.append(one) or one for one in [image("cat", b"1")])  # type: ignore[func-returns-value]
+    sent: list[OutgoingMessage] = []
+    messages = (sent.append(one) or one for one in [image("cat", b"1")])  # type: ignore[func-returns-value]
     with pytest.raises(SetupError, match=r"no topic 'absent' at 127\.0\.0\.1:\d+; create it first"):
         produce(messages, bootstrap_servers=topic.bootstrap_servers, topic="absent")
-    assert asked == []
+    assert sent == []
 
 
-def test_a_missing_broker_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(SetupError, match=r"nothing listens at 127\.0\.0\.1:1; .*broker start"):
-        produce([image("cat", b"1")], bootstrap_servers="127.0.0.1:1", topic="images")
+@pytest.mark.parametrize("servers", ["127.0.0.1:1", "127.0.0.1:99999", "no-port", "a..b:9092"])
+def test_a_missing_broker_is_an_error_with_a_remedy(servers: str) -> None:
+    with pytest.raises(SetupError, match=rf"nothing listens at {servers}; .*broker start"):
+        produce([image("cat", b"1")], bootstrap_servers=servers, topic="images")
 
 
 @pytest.mark.kafka

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedstream.recovery.adopt import begin_after
+from embedstream.recovery.adopt import choose_starts
 from embedstream.recovery.checkpoint import Checkpoint
 from embedstream_core.errors import SetupError
 from memory_folder import MemoryFolder
@@ -31,7 +31,7 @@ def checkpoint() -> Checkpoint:
 def test_partitions_without_a_row_begin_where_the_configuration_says(
     checkpoint: Checkpoint, otherwise: str | dict[str, dict[int, int]], rest: tuple[int, int]
 ) -> None:
-    assert begin_after(ENDS, TOPICS, otherwise, checkpoint=checkpoint) == {
+    assert choose_starts(ENDS, TOPICS, otherwise, checkpoint=checkpoint) == {
         "images": {0: 6, 1: rest[0]},
         "more": {0: rest[1]},
     }
@@ -42,14 +42,14 @@ def test_a_partition_without_row_and_offset_is_refused(
     checkpoint: Checkpoint, otherwise: dict[str, dict[int, int]]
 ) -> None:
     with pytest.raises(SetupError, match=r"no offset for topic .* of which the table has no row"):
-        begin_after(ENDS, TOPICS, otherwise, checkpoint=checkpoint)
+        choose_starts(ENDS, TOPICS, otherwise, checkpoint=checkpoint)
 
 
 def test_a_beginning_that_spark_has_recorded_must_be_the_same(checkpoint: Checkpoint) -> None:
     checkpoint.folder.create("sources/0/0", '\0v1\n{"images":{"0":6,"1":5}}')
-    assert begin_after(ENDS, TOPICS, "earliest", checkpoint=checkpoint)["images"][0] == 6
+    assert choose_starts(ENDS, TOPICS, "earliest", checkpoint=checkpoint)["images"][0] == 6
     checkpoint.folder.replace("sources/0/0", '\0v1\n{"images":{"0":0}}')
     with pytest.raises(
         SetupError, match=r"partition 0, offset 6.* and has done nothing; delete it"
     ):
-        begin_after(ENDS, TOPICS, "earliest", checkpoint=checkpoint)
+        choose_starts(ENDS, TOPICS, "earliest", checkpoint=checkpoint)

@@ -68,7 +68,7 @@ def test_a_claim_is_held_in_both_folders_and_released(files: list[ClaimFile]) ->
     with HeldClaim(files, claim) as held:
         assert [file.read() for file in files] == [claim, claim]
         held.verify()
-    assert [file.folder.sizes() for file in files] == [{}, {}]
+    assert [file.folder.list_sizes() for file in files] == [{}, {}]
 
 
 def test_a_second_driver_is_refused_by_name(files: list[ClaimFile]) -> None:
@@ -200,5 +200,5 @@ def test_a_claim_is_lost_once_it_was_not_renewed_for_a_lease(clock: Clock) -> No
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"processes": []}'])
 def test_a_claim_that_cannot_be_read_is_refused(files: list[ClaimFile], text: str) -> None:
     files[0].folder.create("claim.json", text)
-    with pytest.raises(SetupError, match=r"the claim checkpoint/claim\.json cannot be read"):
+    with pytest.raises(SetupError, match=r"checkpoint/claim\.json, the claim of a driver, cannot"):
         files[0].take(own())

@@ -113,7 +113,7 @@ def test_each_damage_is_named_and_keeps_a_stream_from_starting(
         (lose_checkpoint, f"there is no checkpoint at.*{QUERY} wrote to the table.*--adopt"),
     ],
 )
-def test_damage_that_a_start_does_not_meet_is_the_doctors_alone(
+def test_damage_that_a_start_does_not_read_is_found_by_the_doctor_alone(
     stream: MemoryStream, damage: Callable[[MemoryStream], None], problem: str
 ) -> None:
     damage(stream)
@@ -205,7 +205,9 @@ def test_a_log_that_is_cut_off_at_its_end_puts_the_checkpoint_ahead(stream: Memo
     assert START_OVER in problem
 
 
-def test_a_micro_batch_that_only_went_past_a_loss_is_not_missed(stream: MemoryStream) -> None:
+def test_a_micro_batch_that_only_skipped_a_loss_is_not_reported_as_missing(
+    stream: MemoryStream,
+) -> None:
     stream.writers[QUERY] = Writer(1, 1000)
     stream.checkpoint.create("_embedstream/losses.jsonl", LOSS)
     assert stream.problems() == []

@@ -10,13 +10,13 @@ from embedstream.recovery.checkpoint import DamagedFile
 from embedstream.recovery.lost_messages import (
     LostRange,
     find_lost_ranges,
-    read_due,
+    read_due_offsets,
     read_skipped_batches,
     record_losses,
     refuse_losses,
     skip_lost,
 )
-from embedstream.recovery.resume import go_past
+from embedstream.recovery.resume import skip_losses
 from embedstream.table.delta_log import Writer
 from embedstream_core.errors import SetupError
 from memory_stream import QUERY, MemoryStream, topics
@@ -31,12 +31,12 @@ def stream() -> MemoryStream:
 
 def test_the_next_offsets_are_those_after_the_last_done_micro_batch(stream: MemoryStream) -> None:
     now = topics({0: 9, 1: 9})
-    assert read_due(stream.look(), stream.writers, now) == {"images": {0: 6, 1: 6}}
+    assert read_due_offsets(stream.look(), stream.writers, now) == {"images": {0: 6, 1: 6}}
     stream.plan(3, end=8)
-    assert read_due(stream.look(), stream.writers, now) == {"images": {0: 6, 1: 6}}
+    assert read_due_offsets(stream.look(), stream.writers, now) == {"images": {0: 6, 1: 6}}
     # Its rows are in the table, but the driver ended before it noted that.
     stream.writers[QUERY] = Writer(3, 2000)
-    assert read_due(stream.look(), stream.writers, now) == {"images": {0: 8, 1: 8}}
+    assert read_due_offsets(stream.look(), stream.writers, now) == {"images": {0: 8, 1: 8}}
 
 
 def test_before_the_first_micro_batch_the_recorded_beginning_is_next() -> None:
@@ -44,22 +44,22 @@ def test_before_the_first_micro_batch_the_recorded_beginning_is_next() -> None:
     for batch in range(3):
         stream.checkpoint.delete(f"offsets/{batch}")
         stream.checkpoint.delete(f"commits/{batch}")
-    assert read_due(stream.look(), {}, topics({0: 9, 1: 9})) == {"images": {0: 0, 1: 0}}
+    assert read_due_offsets(stream.look(), {}, topics({0: 9, 1: 9})) == {"images": {0: 0, 1: 0}}
     stream.checkpoint.files.clear()
-    assert read_due(stream.look(), {}, topics({0: 9, 1: 9})) == {}
+    assert read_due_offsets(stream.look(), {}, topics({0: 9, 1: 9})) == {}
 
 
 def test_partitions_and_topics_that_were_added_are_read_from_offset_0(
     stream: MemoryStream,
 ) -> None:
     now = topics({0: 9, 1: 9, 2: 4}) | topics({0: 3}, name="more")
-    due = read_due(stream.look(), stream.writers, now)
+    due = read_due_offsets(stream.look(), stream.writers, now)
     assert due == {"images": {0: 6, 1: 6, 2: 0}, "more": {0: 0}}
 
 
 def test_a_partition_that_ends_before_the_next_offset_is_refused(stream: MemoryStream) -> None:
     with pytest.raises(SetupError, match=r"partition 1 ends at offset 2, but .* up to offset 6"):
-        read_due(stream.look(), stream.writers, topics({0: 6, 1: 2}))
+        read_due_offsets(stream.look(), stream.writers, topics({0: 6, 1: 2}))
 
 
 def test_nothing_is_lost_while_kafka_has_what_is_next() -> None:
@@ -94,20 +94,20 @@ def test_losses_are_appended_to_a_file(stream: MemoryStream) -> None:
 def pass_losses(stream: MemoryStream) -> dict[str, dict[int, int]]:
     """Go past the losses; the next offsets after that."""
     now = topics({0: 9, 1: 9}, earliest={0: 7, 1: 8})
-    lost = find_lost_ranges(read_due(stream.look(), stream.writers, now), now)
-    go_past(stream.look(), stream.writers, now, lost)
+    lost = find_lost_ranges(read_due_offsets(stream.look(), stream.writers, now), now)
+    skip_losses(stream.look(), stream.writers, now, lost)
     assert stream.problems() == []
-    due = read_due(stream.look(), stream.writers, now)
+    due = read_due_offsets(stream.look(), stream.writers, now)
     assert find_lost_ranges(due, now) == []
     return due
 
 
-def test_an_empty_micro_batch_goes_past_a_loss(stream: MemoryStream) -> None:
+def test_an_empty_micro_batch_skips_a_loss(stream: MemoryStream) -> None:
     assert pass_losses(stream) == {"images": {0: 7, 1: 8}}
     checkpoint = stream.look()
     assert (checkpoint.planned, checkpoint.committed) == ({0, 1, 2, 3}, {0, 1, 2, 3})
     assert read_skipped_batches(checkpoint) == {3}
-    assert checkpoint.ends(2) == {"images": {0: 6, 1: 6}}
+    assert checkpoint.read_ends(2) == {"images": {0: 6, 1: 6}}
 
 
 def test_a_loss_within_a_planned_micro_batch_replaces_it(stream: MemoryStream) -> None:
@@ -126,14 +126,14 @@ def test_a_planned_micro_batch_that_the_table_has_is_committed_first(stream: Mem
     assert read_skipped_batches(stream.look()) == {4}
 
 
-def test_a_checkpoint_without_a_micro_batch_cannot_go_past_a_loss() -> None:
+def test_a_checkpoint_without_a_micro_batch_cannot_skip_a_loss() -> None:
     stream = MemoryStream(writers={})
     stream.checkpoint.files.clear()
     with pytest.raises(SetupError, match="its last file in offsets is not there; without such"):
-        go_past(stream.look(), {}, topics({0: 9}), LOST)
+        skip_losses(stream.look(), {}, topics({0: 9}), LOST)
 
 
 def test_a_damaged_file_gives_no_offsets(stream: MemoryStream) -> None:
     stream.checkpoint.replace("offsets/2", "v1\n{}\n")
     with pytest.raises(DamagedFile):
-        read_due(stream.look(), stream.writers, topics({0: 9}))
+        read_due_offsets(stream.look(), stream.writers, topics({0: 9}))

@@ -60,16 +60,16 @@ def write(place: tuple[Folder, Write]) -> Write:
 class TestFolder:
     def test_a_folder_that_is_not_there_is_empty(self, folder: Folder) -> None:
         folder.check_reachable()
-        assert folder.sizes() == {}
+        assert folder.list_sizes() == {}
         assert folder.read("file") is None
         folder.delete("file")
         folder.remove_if_empty()
-        assert folder.sizes() == {}
+        assert folder.list_sizes() == {}
 
     def test_a_created_file_is_read_and_listed_with_its_bytes(self, folder: Folder) -> None:
         assert folder.create("file", "Grüße")
         assert folder.read("file") == "Grüße"
-        assert folder.sizes() == {"file": 7}
+        assert folder.list_sizes() == {"file": 7}
 
     def test_a_file_is_not_created_twice(self, folder: Folder) -> None:
         assert folder.create("file", "first")
@@ -91,48 +91,48 @@ class TestFolder:
         assert folder.create("other", "")
         folder.replace("other", "third")
         assert folder.read("other") == "third"
-        assert folder.sizes() == {"file": 6, "other": 5}
+        assert folder.list_sizes() == {"file": 6, "other": 5}
 
     def test_an_empty_file_is_there(self, folder: Folder) -> None:
         assert folder.create("file", "")
         assert not folder.create("file", "")
         assert folder.read("file") == ""
-        assert folder.sizes() == {"file": 0}
+        assert folder.list_sizes() == {"file": 0}
 
     def test_a_deleted_file_is_gone_and_can_be_created(self, folder: Folder) -> None:
         folder.create("file", "first")
         folder.create("other", "stays")
         folder.delete("file")
         assert folder.read("file") is None
-        assert folder.sizes() == {"other": 5}
+        assert folder.list_sizes() == {"other": 5}
         assert folder.create("file", "second")
 
     def test_a_folder_within_holds_its_own_files(self, folder: Folder) -> None:
-        inner = folder.folder("inner")
+        inner = folder.get_folder("inner")
         inner.create("file", "inside")
         folder.create("file", "outside")
         assert inner.location == f"{folder.location}/inner"
-        assert inner.sizes() == {"file": 6}
+        assert inner.list_sizes() == {"file": 6}
         assert folder.read("inner/file") == "inside"
-        assert folder.sizes().keys() == {"inner", "file"}
+        assert folder.list_sizes().keys() == {"inner", "file"}
         folder.create("inner/deep/file", "deeper")
-        assert inner.folder("deep").read("file") == "deeper"
+        assert inner.get_folder("deep").read("file") == "deeper"
 
     def test_hidden_files_are_not_listed(self, folder: Folder, write: Write) -> None:
         write(".hidden", b"1")
         write("file", b"1")
-        assert folder.sizes() == {"file": 1}
+        assert folder.list_sizes() == {"file": 1}
 
     def test_only_a_folder_without_visible_files_is_removed(
         self, folder: Folder, write: Write
     ) -> None:
         write("inner/.hidden", b"1")
-        folder.folder("inner").remove_if_empty()
-        assert folder.sizes() == {}
+        folder.get_folder("inner").remove_if_empty()
+        assert folder.list_sizes() == {}
         write("inner/.hidden", b"1")
         write("inner/file", b"1")
-        folder.folder("inner").remove_if_empty()
-        assert folder.folder("inner").sizes() == {"file": 1}
+        folder.get_folder("inner").remove_if_empty()
+        assert folder.get_folder("inner").list_sizes() == {"file": 1}
         assert folder.read("inner/.hidden") == "1"
 
     def test_what_is_no_text_cannot_be_read(self, folder: Folder, write: Write) -> None:

@@ -44,7 +44,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["local", "hadoop"])
 def address(request: pytest.FixtureRequest, spark: SparkSession, pictures: Path) -> Address:
-    """How a path of the folder is given: as it is, or on a file system that only Hadoop knows."""
+    """Writes a path as it is, or on a file system that only Hadoop knows."""
     if request.param == "local":
         return str
     root = pictures.parent
@@ -54,7 +54,7 @@ def address(request: pytest.FixtureRequest, spark: SparkSession, pictures: Path)
 
 
 def names(spark: SparkSession, path: str) -> list[str]:
-    """The files below the folder of pictures."""
+    """The files below the folder of images."""
     return [file.partition("/.pictures/")[2] for file in list_files(spark, path).files]
 
 
@@ -115,7 +115,7 @@ def test_a_uri_of_a_file_is_read_with_and_without_escapes(
 
 def test_references_lead_back_to_the_files(spark: SparkSession, pictures: Path) -> None:
     found = list_files(spark, str(pictures))
-    assert found.references() == [Path(file).as_uri() for file in found.files]
+    assert found.build_references() == [Path(file).as_uri() for file in found.files]
 
 
 def test_relative_paths_and_home_are_known(
@@ -148,7 +148,7 @@ def test_links_are_followed_and_each_folder_is_listed_once(
 def test_a_name_that_is_not_utf_8_is_listed(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.jpg")).touch()
     found = list_files(spark, str(tmp_path))
-    assert found.references() == [f"{tmp_path.as_uri()}/%FF.jpg"]
+    assert found.build_references() == [f"{tmp_path.as_uri()}/%FF.jpg"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")

@@ -54,10 +54,10 @@ def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    opened: list[bool] = []
 
     def refuse(*_: object, lasting: bool) -> NoReturn:
-        asked.append(lasting)
+        opened.append(lasting)
         raise SetupError("no Java")
 
     monkeypatch.setattr(cli_session, "open_session", refuse)
@@ -74,7 +74,7 @@ def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SetupError, match="no Java"):
             run_stream(config, until=until)
 
-    assert dict(zip(get_args(Until), asked, strict=True)) == {"stopped": True, "drained": False}
+    assert dict(zip(get_args(Until), opened, strict=True)) == {"stopped": True, "drained": False}
 
 
 def test_a_configured_java_option_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_images
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
-from embedstream.table.delta import embeddings, failures, table_name
+from embedstream.table.delta import embeddings, failures, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
@@ -39,14 +39,14 @@ PICTURES = Path(skimage.data.__file__).parent
 
 
 def picture(name: str = "chelsea.png", *, size: int = 64) -> bytes:
-    """A real picture, made small."""
+    """A small photograph."""
     data = io.BytesIO()
     Image.open(PICTURES / name).convert("RGB").resize((size, size)).save(data, "JPEG")
     return data.getvalue()
 
 
 def pictures(count: int) -> list[bytes]:
-    """Real pictures, each with bytes of its own."""
+    """Photographs, each with bytes of its own."""
     names = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"]
     return [picture(names[index % 4], size=40 + index) for index in range(count)]
 
@@ -154,7 +154,7 @@ def test_later_messages_are_appended_and_earlier_ones_not_repeated(
     assert len(_checked(config, topic)) == 21
 
 
-def test_stopped_in_mid_stream_it_finishes_the_batch_and_resumes(
+def test_a_stopped_stream_finishes_the_micro_batch_and_resumes(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     contents = pictures(36)
@@ -257,7 +257,7 @@ def test_outcomes_are_counted_whatever_columns_the_table_has(
     config = configure(kafka={"max_offsets_per_trigger": 2})
     columns = ", ".join(f"`{one.name}` {one.dataType.simpleString()}" for one in OUTCOME_SCHEMA)
     spark.sql(
-        f"CREATE TABLE {table_name(config.table.path)} ({columns}{extra}) USING delta "
+        f"CREATE TABLE {quote_table(config.table.path)} ({columns}{extra}) USING delta "
         "TBLPROPERTIES ('delta.feature.allowColumnDefaults' = 'supported')"
     )
     contents = [picture(), b"no image", b"", picture(), picture()]

@@ -1,4 +1,4 @@
-"""Maintenance goes on after a failure, which is logged with its traceback."""
+"""Maintenance continues after a failure, which is logged with its traceback."""
 
 from __future__ import annotations
 

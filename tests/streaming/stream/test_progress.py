@@ -15,7 +15,7 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.stream.progress import BatchReport, Margin, ProgressListener, Totals
+from embedstream.stream.progress import MicroBatchReport, ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import Kinds
 from embedstream_core.errors import Code, SetupError
 
@@ -27,8 +27,8 @@ QUERY = {
 
 def batch_report(
     batch_id: int = 0, *, embeddings: int = 0, duration_s: float = 1.0, **failures: int
-) -> BatchReport:
-    return BatchReport(
+) -> MicroBatchReport:
+    return MicroBatchReport(
         batch_id=batch_id,
         messages=embeddings + sum(failures.values()),
         tombstones=0,
@@ -91,8 +91,8 @@ def counted(*triggers: dict[str, Any]) -> Callable[[str, int], Kinds]:
     return lambda run, batch: +counts.pop((run, batch))
 
 
-def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[BatchReport]]:
-    reports: list[BatchReport] = []
+def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[MicroBatchReport]]:
+    reports: list[MicroBatchReport] = []
     listener = ProgressListener(reports.append, counted(*triggers))
     for one in triggers:
         listener.onQueryProgress(event(one))
@@ -129,7 +129,7 @@ def test_two_totals_share_nothing() -> None:
     assert second.failures == Counter()
 
 
-def test_rows_of_a_batch_are_embeddings_and_failures() -> None:
+def test_rows_of_a_micro_batch_are_embeddings_and_failures() -> None:
     assert batch_report(embeddings=5, image_empty=1, image_corrupt=2).rows == 8
 
 
@@ -148,7 +148,7 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
     listener, reports = listen(trigger)
 
     assert reports == [
-        BatchReport(
+        MicroBatchReport(
             batch_id=7,
             messages=13,
             tombstones=4,
@@ -158,7 +158,6 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
             lag=31,
         )
     ]
-    assert listener.last_batch_id == 7
     assert (listener.totals.batches, listener.totals.rows) == (1, 9)
 
 
@@ -197,7 +196,6 @@ def test_a_trigger_without_messages_is_not_reported() -> None:
     listener, reports = listen(progress(3, read=0))
     assert reports == []
     assert listener.totals == Totals()
-    assert listener.last_batch_id == -1
 
 
 @pytest.mark.parametrize(
@@ -232,25 +230,25 @@ def test_only_the_end_of_the_query_ends_the_listener() -> None:
 
 
 class Kafka:
-    """A topic of which retention has deleted some messages; it counts how often it is asked."""
+    """A topic of which retention has deleted some messages; it counts the requests."""
 
     def __init__(self, earliest: dict[int, int]) -> None:
         self.earliest = earliest
-        self.asked = 0
+        self.requests = 0
         self.away = False
 
     def __call__(self) -> dict[str, TopicState]:
-        self.asked += 1
+        self.requests += 1
         if self.away:
             raise SetupError("no Kafka broker answers")
         return {"images": TopicState("id", self.earliest, {})}
 
 
 def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
-    """What is reported of micro-batches that end so many seconds after one another."""
+    """Return the reported margins of micro-batches that end `seconds` after one another."""
     now = [0.0]
-    reports: list[BatchReport] = []
-    margin = Margin(kafka, clock=lambda: now[0])
+    reports: list[MicroBatchReport] = []
+    margin = RetentionMargin(kafka, clock=lambda: now[0])
     listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
     for one in triggers:
         listener.onQueryProgress(event(one))
@@ -272,20 +270,20 @@ def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:
     assert margins(kafka, behind(read, {"0": 200, "1": 50, "2": 90})) == [30]
 
 
-def test_kafka_is_asked_for_its_oldest_messages_every_half_minute() -> None:
+def test_kafkas_oldest_offsets_are_read_every_half_minute() -> None:
     kafka = Kafka({0: 0})
     batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
     assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
-    assert kafka.asked == 2
+    assert kafka.requests == 2
 
 
-def test_kafka_is_not_asked_when_all_is_read() -> None:
+def test_kafkas_oldest_offsets_are_not_read_without_a_lag() -> None:
     kafka = Kafka({0: 0})
     assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
-    assert kafka.asked == 0
+    assert kafka.requests == 0
 
 
-def test_without_an_answer_there_is_no_margin() -> None:
+def test_without_kafkas_offsets_there_is_no_margin() -> None:
     kafka = Kafka({0: 0})
     kafka.away = True
     assert margins(kafka, behind({"0": 5}, {"0": 10})) == [None]

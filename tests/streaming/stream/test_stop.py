@@ -1,0 +1,47 @@
+"""A query that fails while it is being stopped is reported, not taken for one that has finished."""
+
+from __future__ import annotations
+
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyspark.errors import StreamingQueryException
+
+from embedstream.cli.stream import _run_queries
+from embedstream.stream.job import stop_stream
+
+
+class Query:
+    """A query whose micro-batch in flight fails; as in Spark, `stop` does not raise that."""
+
+    def __init__(self) -> None:
+        self.isActive = True
+        self.lastProgress: Any = None
+
+    @property
+    def status(self) -> dict[str, bool]:
+        self.isActive = False
+        return {"isTriggerActive": True}
+
+    def stop(self) -> None:
+        self.isActive = False
+
+    def awaitTermination(self) -> None:  # noqa: N802
+        raise StreamingQueryException("the disk is full")
+
+
+def test_a_query_that_fails_while_it_is_stopped_raises_its_error() -> None:
+    query: Any = Query()
+    with pytest.raises(StreamingQueryException, match="the disk is full"):
+        stop_stream(query, timeout_s=10)
+
+
+def test_the_command_ends_with_the_error_of_a_query_that_fails_while_it_is_stopped() -> None:
+    config: Any = SimpleNamespace(trigger=SimpleNamespace(stop_timeout_s=10.0))
+    stream: Any = SimpleNamespace(query=Query(), model=SimpleNamespace(loads=1))
+    stop, unused = Event(), SimpleNamespace()
+    stop.set()
+    with pytest.raises(StreamingQueryException, match="the disk is full"):
+        _run_queries(unused, config, lambda: stream, stop, unused)  # type: ignore[arg-type]
