@@ -23,10 +23,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from embedstream_core.media.image.decode import DecodeLimits, Pixels, open_image
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import Fidelity, Isolation
+from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
 from free import PREPROCESSING
 from images import jpegs
 from report import bars, print_table, write_result

@@ -39,12 +39,15 @@ HERE = Path(__file__).resolve().parent
 # Where the package is not installed.
 sys.path.append(str(HERE.parent / "core"))
 
-from embedstream_core.engine.engine import Engine  # noqa: E402
-from embedstream_core.media.image.decode import DecodeLimits, Pixels, Preprocessing, open_image  # noqa: E402
-from embedstream_core.media.image.fast_jpeg import render_quickly  # noqa: E402
-from embedstream_core.models.encoders.catalog import find_encoder  # noqa: E402
-from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits  # noqa: E402
-from embedstream_core.records import Embedding, Item  # noqa: E402
+from embedstream_core.engine.engine import Engine
+from embedstream_core.media.image.decode import open_image
+from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.models.encoders.catalog import find_encoder
+from embedstream_core.pipeline.pipeline import Pipeline
+from embedstream_core.records import Embedding, Item
+from embedstream_core.settings import DecodeLimits, PipelineLimits
 
 ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""

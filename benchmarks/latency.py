@@ -23,7 +23,7 @@ from commits import await_rows, latencies, percentiles
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream, stop_stream
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import lines, print_table, write_result
 from stream_runs import (

@@ -26,7 +26,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream
 from embedstream.table.delta import PROPERTIES
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
 from stream_runs import CORES, opened, send, settings, workplace

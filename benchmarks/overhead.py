@@ -32,11 +32,14 @@ import free
 from embedstream.config.sections import StreamConfig, Transport
 from embedstream.table.rows import OUTCOME_SCHEMA, Origin, build_outcome_batch, build_outcome_frame
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import DecodeLimits, Picture, open_image
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.opened_image import Picture
 from embedstream_core.messages.parse import Message, parse_message
-from embedstream_core.models.prepare import PreparedModel, load_prepared
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.prepare import load_prepared
 from embedstream_core.records import Embedding, Item
+from embedstream_core.settings import DecodeLimits
 from images import jpegs, write_images
 from report import bars, print_table, write_result
 from stream_runs import (

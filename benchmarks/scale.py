@@ -25,7 +25,7 @@ import pyspark
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import bars, print_table, write_result
 from stream_runs import Workplace, drain, fill, opened, settings, workplace

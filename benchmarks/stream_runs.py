@@ -26,7 +26,8 @@ from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.spark.session import open_session
 from embedstream.stream.job import build_featurizer, start_stream
 from embedstream.worker.messages import featurize_messages
-from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.prepare import ModelSpec, prepare_model
 
 __all__ = [
     "CORES",

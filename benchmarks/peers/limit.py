@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import torch
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import DecodeLimits, open_image
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
+from embedstream_core.settings import DecodeLimits
 from protocol import CORES, Backend, Precision, Run, serve
 
 

@@ -27,7 +27,7 @@ from embedstream.index.search import embed_images
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from oracle import check_outcomes
 from pictures import real_pictures
 from streams import Topic, image, prepared

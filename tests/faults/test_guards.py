@@ -22,7 +22,8 @@ from pyspark.sql import SparkSession
 import odd_encoder
 from embedstream.config.sections import StreamConfig
 from embedstream.stream.job import start_stream
-from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.prepare import ModelSpec, prepare_model
 from oracle import check_outcomes, read_rows
 from pictures import encoded, exif_orientation
 from small import send_pictures, tiny_picture

@@ -123,7 +123,7 @@ def preprocessing(
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Any:
     """How an encoder wants its pictures; it has these five attributes."""
-    from embedstream_core.media.image.decode import Preprocessing
+    from embedstream_core.media.image.preprocessing import Preprocessing
 
     return Preprocessing(resize_px, crop_px, interpolation, mean, std)
 
@@ -222,7 +222,7 @@ def load_encoder(name: str, weights: object = "random", *, prepared: Any = None)
 OWN_MODULE = """
 import torch, torchvision
 from torch import nn
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """
 """How a module of a user begins whose function gives an encoder: `module:function`."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.models.encoders.catalog import Encoder, PublishedWeights
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
 PREPROCESSING = Preprocessing(8, 8, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 

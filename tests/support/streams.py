@@ -15,7 +15,7 @@ from embedstream.stream.job import Stream, start_stream
 from embedstream.stream.preflight import Consent, Finding, check_start
 from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.model import prepare
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from oracle import Position
 
 __all__ = ["Topic", "drain", "image", "json_message", "prepared", "refusal"]

@@ -16,7 +16,8 @@ from torch import nn
 
 from embedstream_core.engine.rewrite import RoundedLayer, has_depthwise_convolutions, rewrite_model
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Pixels, Preprocessing
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend

@@ -12,7 +12,8 @@ from torch import nn
 
 from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
 from embedstream_core.errors import SetupError, SystemicError
-from embedstream_core.media.image.decode import Pixels, Preprocessing
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.models.probe import find_flaw, make_probe_images

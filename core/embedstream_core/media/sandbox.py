@@ -26,7 +26,9 @@ import numpy as np
 
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, Stage, decode_error
-from embedstream_core.media.image.decode import Picture, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.records import Failure
 from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
 

@@ -22,7 +22,6 @@ from embedstream_core.models.files.file_formats import PROGRAMS, open_program
 from embedstream_core.models.files.state_dicts import State, pack_state
 from embedstream_core.models.mlflow_store import is_registered, read_registered
 from embedstream_core.models.networks import (
-    RANDOM_NAME,
     assemble,
     check_digest,
     check_sha256,
@@ -31,16 +30,7 @@ from embedstream_core.models.networks import (
 from embedstream_core.models.probe import embed_probes
 from embedstream_core.records import Vectors
 
-__all__ = [
-    "RANDOM_NAME",
-    "Head",
-    "ModelCard",
-    "ModelSpec",
-    "PreparedModel",
-    "load_model",
-    "load_prepared",
-    "prepare_model",
-]
+__all__ = ["Head", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
 
 Head = Literal["cut", "kept"]
 

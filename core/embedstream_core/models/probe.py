@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Pixels, Preprocessing
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors

@@ -6,9 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from embedstream_core.media.image.decode import Picture, Preprocessing, open_image
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.opened_image import OpenedImage
+from embedstream_core.media.image.opened_image import OpenedImage, Picture
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 

@@ -11,7 +11,8 @@ from itertools import chain
 import torch
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import Picture, Preprocessing
+from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
@@ -20,7 +21,7 @@ from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Failure, Outcome
 from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
 
-__all__ = ["Pipeline", "PipelineLimits"]
+__all__ = ["Pipeline"]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
-from embedstream_core.media.image.decode import Picture
+from embedstream_core.media.image.opened_image import Picture
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Embedding, Entry, Failure, Outcome

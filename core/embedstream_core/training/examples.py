@@ -18,9 +18,11 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import ItemError, SetupError
-from embedstream_core.media.image.decode import DecodeLimits, Pixels, Preprocessing, open_image
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.settings import Fidelity
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.settings import DecodeLimits, Fidelity
 
 __all__ = ["Example", "Features", "LabelledImages", "Source", "collate", "repeat", "shuffle"]
 

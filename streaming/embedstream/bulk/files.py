@@ -23,7 +23,7 @@ from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
 from embedstream_core.errors import SetupError
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.redaction import redact_uri
 
 __all__ = ["Files"]

@@ -43,7 +43,7 @@ from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Plan", "Replay"]
 

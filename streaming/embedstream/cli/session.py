@@ -22,7 +22,7 @@ from embedstream.spark.session import open_session
 from embedstream_core.errors import EmbedstreamError
 
 if TYPE_CHECKING:
-    from embedstream_core.models.prepare import PreparedModel
+    from embedstream_core.models.card import PreparedModel
 
 __all__ = ["StreamFailed", "catch_stop_signals", "explain_errors", "open_session_and_model"]
 

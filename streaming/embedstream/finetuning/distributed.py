@@ -22,7 +22,8 @@ from embedstream.spark.connect import is_connect
 from embedstream.spark.sizing import count_parallel_tasks, count_task_gpus
 from embedstream_core.engine.engine import find_device
 from embedstream_core.errors import SetupError, SystemicError
-from embedstream_core.models.prepare import ModelCard, load_model
+from embedstream_core.models.card import ModelCard
+from embedstream_core.models.prepare import load_model
 from embedstream_core.training.checkpoint import Epoch, read_finished_epochs
 from embedstream_core.training.examples import LabelledImages
 from embedstream_core.training.settings import TrainingSettings

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import ItemError, SetupError
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.settings import DecodeLimits
 
 __all__ = ["check_sheet_path", "draw_contact_sheet", "save_sheet"]
 

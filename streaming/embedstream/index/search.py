@@ -17,7 +17,8 @@ from embedstream_core.errors import SetupError
 from embedstream_core.fetch.fetcher import deny_references
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.mlflow_store import format_registered_uri
-from embedstream_core.models.prepare import RANDOM_NAME, ModelSpec, load_prepared, prepare_model
+from embedstream_core.models.networks import RANDOM_NAME
+from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item
 

@@ -19,7 +19,7 @@ from embedstream.worker.broadcast import BroadcastModel
 from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Stream", "Until", "build_featurizer", "start_stream", "stop_stream"]
 

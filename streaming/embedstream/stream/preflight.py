@@ -24,8 +24,8 @@ from embedstream.worker.model import Choice, choose_precision, prepare
 from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
-from embedstream_core.models.prepare import PreparedModel
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
 

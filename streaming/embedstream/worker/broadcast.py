@@ -20,7 +20,7 @@ from embedstream_core.atomic_files import replace_file
 from embedstream_core.engine.cache import get_engine
 from embedstream_core.engine.engine import Engine
 from embedstream_core.engine.precision import Timing, time_precisions
-from embedstream_core.models.prepare import ModelCard, PreparedModel
+from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.settings import EngineSettings
 
 __all__ = ["BroadcastModel", "broadcast_model"]

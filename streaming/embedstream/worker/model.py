@@ -20,10 +20,11 @@ from embedstream.table.delta import MODEL_PROPERTY, read_properties
 from embedstream.worker.broadcast import broadcast_model
 from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import PRECISIONS, ModelId, Precision
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
-from embedstream_core.models.prepare import Head, ModelSpec, PreparedModel, prepare_model
+from embedstream_core.models.prepare import Head, ModelSpec, prepare_model
 
 if TYPE_CHECKING:
     import pandas as pd

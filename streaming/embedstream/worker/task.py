@@ -16,14 +16,13 @@ from embedstream.worker.broadcast import BroadcastModel, broadcast_model
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
-from embedstream_core.media.image.decode import DecodeLimits
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.models.prepare import PreparedModel
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Outcome
-from embedstream_core.settings import FetchPolicy, Fidelity, Isolation
+from embedstream_core.settings import DecodeLimits, FetchPolicy, Fidelity, Isolation, PipelineLimits
 
 __all__ = ["Embedder", "build_embedder"]
 

@@ -12,10 +12,11 @@ import torch
 from embedstream_core.engine.backends import BACKENDS, find_obstacle
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import Backend
+from embedstream_core.settings import Backend, DecodeLimits
 from pictures import real_pictures
 
 CPU = torch.device("cpu")

@@ -15,12 +15,15 @@ from torch import nn
 from torchvision import transforms
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import Precision
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.catalog import find_encoder
-from embedstream_core.models.prepare import ModelSpec, PreparedModel, load_prepared, prepare_model
+from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
+from embedstream_core.settings import DecodeLimits
 from pictures import real_pictures
 
 CPU = torch.device("cpu")

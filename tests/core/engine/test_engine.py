@@ -13,7 +13,7 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine, choose_batch_size, find_device
 from embedstream_core.errors import SetupError, SystemicError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import Precision
 
 Pixels = npt.NDArray[np.uint8]

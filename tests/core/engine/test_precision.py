@@ -13,9 +13,10 @@ from torch import nn
 
 from embedstream_core.engine.precision import Timing, apply_precision, time_precisions
 from embedstream_core.errors import SystemicError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import ModelId, Precision
-from embedstream_core.models.prepare import ModelSpec, PreparedModel, prepare_model
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.prepare import ModelSpec, prepare_model
 from embedstream_core.settings import EngineSettings
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import Isolation
+from embedstream_core.settings import DecodeLimits, Isolation
 from pictures import real_pictures
 
 PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

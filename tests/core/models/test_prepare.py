@@ -19,15 +19,11 @@ import torchvision
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.models.encoders.catalog import Encoder, PublishedWeights, find_encoder
-from embedstream_core.models.prepare import (
-    ModelSpec,
-    PreparedModel,
-    load_model,
-    load_prepared,
-    prepare_model,
-)
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
+from embedstream_core.models.encoders.catalog import find_encoder
+from embedstream_core.models.prepare import ModelSpec, load_model, load_prepared, prepare_model
 
 State = dict[str, torch.Tensor]
 
@@ -435,7 +431,7 @@ def test_weights_at_an_address_are_refused(weights: str) -> None:
 _OWN = """
 import random, torch
 from torch import nn
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -487,7 +483,7 @@ def test_a_module_without_values_is_refused(
 ) -> None:
     (tmp_path / "own_lazy.py").write_text(
         "from torch import nn\n"
-        "from embedstream_core.media.image.decode import Preprocessing\n"
+        "from embedstream_core.media.image.preprocessing import Preprocessing\n"
         "def make():\n"
         "    own = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
         "    return own, Preprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"

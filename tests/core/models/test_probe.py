@@ -9,7 +9,7 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.probe import find_flaw, make_probe_images
 

@@ -25,12 +25,18 @@ from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.messages.parse import Message, parse_message
-from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item, Outcome
-from embedstream_core.settings import FetchPolicy, Isolation, MessageFormat
+from embedstream_core.settings import (
+    DecodeLimits,
+    FetchPolicy,
+    Isolation,
+    MessageFormat,
+    PipelineLimits,
+)
 from pictures import encoded, mutated
 
 PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))

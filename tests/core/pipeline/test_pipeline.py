@@ -20,12 +20,13 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
 from embedstream_core.media.image.formats import READERS
 from embedstream_core.media.image.opened_image import OpenedImage
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.settings import DecodeLimits, PipelineLimits
 
 SIDE = 4
 PATIENCE_S = 10

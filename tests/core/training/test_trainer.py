@@ -19,9 +19,11 @@ from PIL import Image
 from torch import nn
 
 from embedstream_core.errors import Code, SetupError
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.catalog import find_encoder
-from embedstream_core.models.prepare import ModelSpec, PreparedModel, load_prepared, prepare_model
+from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
+from embedstream_core.settings import DecodeLimits
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
 from embedstream_core.training.examples import Example, LabelledImages, shuffle

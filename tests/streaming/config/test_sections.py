@@ -15,7 +15,7 @@ from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
 from embedstream.config.secrets import reveal
 from embedstream.worker.model import prepare
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 
 CONFIGURATIONS = sorted((Path(__file__).parents[3] / "conf").glob("*.yaml"))
 

@@ -22,14 +22,17 @@ from embedstream.worker.task import build_embedder
 from embedstream_core.engine.backends import BACKENDS
 from embedstream_core.engine.engine import Engine
 from embedstream_core.fetch.fetcher import SCHEMES
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, render
+from embedstream_core.media.image.decode import render
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.settings import (
     Backend,
+    DecodeLimits,
     EngineSettings,
     FetchPolicy,
     Isolation,
+    PipelineLimits,
     SchemeName,
 )
 from embedstream_core.training.examples import LabelledImages

@@ -30,17 +30,7 @@ from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixe
 from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
 from embedstream_core.settings import DecodeLimits, Fidelity
 
-__all__ = [
-    "DecodeLimits",
-    "OpenedImage",
-    "Picture",
-    "Pixels",
-    "Preprocessing",
-    "apply_orientation",
-    "open_image",
-    "render",
-    "uses_draft",
-]
+__all__ = ["apply_orientation", "open_image", "render", "uses_draft"]
 
 # Pillow warns about metadata that it skips, such as broken EXIF: only the pixels matter here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

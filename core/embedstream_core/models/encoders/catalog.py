@@ -17,7 +17,7 @@ import difflib
 from collections.abc import Callable, Mapping
 
 from embedstream_core.errors import SetupError
-from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_head
+from embedstream_core.models.encoders.architecture import Encoder
 from embedstream_core.models.encoders.efficientnet_lite import find_efficientnet_lite0
 from embedstream_core.models.encoders.own import find_own_encoder
 from embedstream_core.models.encoders.timm import find_timm_encoder
@@ -27,7 +27,7 @@ from embedstream_core.models.encoders.torchvision import (
 )
 from embedstream_core.models.files.file_kinds import EXPORT_ADVICE
 
-__all__ = ["ENCODERS", "Encoder", "PublishedWeights", "cut_head", "find_encoder", "list_encoders"]
+__all__ = ["ENCODERS", "find_encoder", "list_encoders"]
 
 ENCODERS: Mapping[str, Callable[[], Encoder]] = {"efficientnet_lite0": find_efficientnet_lite0}
 

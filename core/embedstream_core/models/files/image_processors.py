@@ -20,8 +20,9 @@ from PIL import Image
 
 from embedstream_core.errors import SetupError, explain
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
-from embedstream_core.media.image.preprocessing import CropMode, Interpolation
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import CropMode, Interpolation, Preprocessing
+from embedstream_core.settings import DecodeLimits
 
 __all__ = ["PROCESSOR_FILES", "read_preprocessing"]
 

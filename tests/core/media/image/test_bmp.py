@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.settings import DecodeLimits
 
 SIDE = 8
 AS_STORED = Preprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))

@@ -14,16 +14,10 @@ from PIL import Image
 from torchvision import transforms
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Picture,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
-from embedstream_core.media.image.preprocessing import Interpolation
-from embedstream_core.settings import Fidelity
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.opened_image import Picture, Pixels
+from embedstream_core.media.image.preprocessing import Interpolation, Preprocessing
+from embedstream_core.settings import DecodeLimits, Fidelity
 from pictures import encoded, mutated, png_of, real_pictures
 
 SIDE = 8

@@ -13,16 +13,11 @@ from torchvision import transforms
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image import fast_jpeg
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Picture,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.preprocessing import Interpolation
-from embedstream_core.settings import Fidelity
+from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.image.preprocessing import Interpolation, Preprocessing
+from embedstream_core.settings import DecodeLimits, Fidelity
 from pictures import encoded, mutated, real_pictures
 
 BILINEAR = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -12,13 +12,10 @@ import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.settings import DecodeLimits
 from pictures import encoded, exif_orientation
 
 SIDE = 8

@@ -17,7 +17,7 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code
-from embedstream_core.media.image.decode import Preprocessing
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item, Outcome
 

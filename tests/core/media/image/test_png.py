@@ -13,16 +13,11 @@ import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Picture,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.opened_image import Picture, Pixels
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import Isolation
+from embedstream_core.settings import DecodeLimits, Isolation
 from pictures import encoded, exif_orientation, png_chunk, png_of, real_pictures
 
 SIDE = 8

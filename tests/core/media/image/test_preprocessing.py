@@ -10,15 +10,11 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from embedstream_core.media.image.decode import (
-    DecodeLimits,
-    Pixels,
-    Preprocessing,
-    open_image,
-    render,
-)
+from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.preprocessing import CropMode
+from embedstream_core.media.image.opened_image import Pixels
+from embedstream_core.media.image.preprocessing import CropMode, Preprocessing
+from embedstream_core.settings import DecodeLimits
 from pictures import encoded, exif_orientation, real_pictures
 
 MEAN = (0.485, 0.456, 0.406)

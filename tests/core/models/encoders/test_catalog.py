@@ -16,14 +16,9 @@ import torchvision
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import Preprocessing
-from embedstream_core.models.encoders.catalog import (
-    Encoder,
-    PublishedWeights,
-    cut_head,
-    find_encoder,
-    list_encoders,
-)
+from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_head
+from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from small_models import DECLARED, forward, small_network
 

@@ -19,14 +19,9 @@ import small_models
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.model_id import Precision
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
-from embedstream_core.models.prepare import (
-    ModelSpec,
-    PreparedModel,
-    load_model,
-    load_prepared,
-    prepare_model,
-)
+from embedstream_core.models.prepare import ModelSpec, load_model, load_prepared, prepare_model
 from embedstream_core.settings import Backend
 from small_models import (
     DECLARED,

@@ -15,9 +15,11 @@ from packaging.version import Version
 from PIL import Image
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image, render
+from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.preprocessing import Preprocessing
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_preprocessing
 from embedstream_core.models.prepare import prepare_model
+from embedstream_core.settings import DecodeLimits
 from pictures import encoded
 from small_models import DECLARED, SIDE, huggingface_model
 
