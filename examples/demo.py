@@ -26,7 +26,7 @@ from embedstream.index.images import read_file_content, read_kafka_content
 from embedstream.index.search import embed_images, find_nearest, find_newest_model
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
-from embedstream.kafka.produce import OutgoingMessage, image_message, produce
+from embedstream.kafka.produce import OutgoingMessage, build_message, produce
 from embedstream_core.errors import EmbedstreamError
 
 FOLDER = Path("demo-data")
@@ -72,7 +72,7 @@ def send_pictures(servers: str) -> None:
     rounds = LATER_RUNS if sent else FIRST_RUN
     pictures = list(make_pictures(first=sent, rounds=rounds))
     messages = [
-        image_message(path, form="reference" if index % 3 == 2 else "bytes")
+        build_message(path, form="reference" if index % 3 == 2 else "bytes")
         for index, path in enumerate(pictures)
     ]
     if not sent:

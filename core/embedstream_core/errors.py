@@ -29,7 +29,7 @@ __all__ = [
     "Stage",
     "SystemicError",
     "TransientError",
-    "decode_error",
+    "build_decode_error",
     "explain",
 ]
 
@@ -88,7 +88,7 @@ class ItemError(EmbedstreamError):
         self.message = message
 
 
-def decode_error(code: Code, message: str) -> ItemError:
+def build_decode_error(code: Code, message: str) -> ItemError:
     """Return the error of an image that cannot be decoded."""
     return ItemError(code, Stage.DECODE, message)
 

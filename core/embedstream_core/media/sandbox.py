@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from embedstream_core.boundary import attempt
-from embedstream_core.errors import Code, Stage, decode_error
+from embedstream_core.errors import Code, Stage, build_decode_error
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Picture
 from embedstream_core.media.image.preprocessing import Preprocessing
@@ -66,10 +66,10 @@ class SandboxedDecoder:
                 if not connection.poll(self.isolation.timeout_s):
                     self._end_child()
                     message = f"decoding took longer than {self.isolation.timeout_s:g} s"
-                    raise decode_error(Code.DECODER_TIMEOUT, message)
+                    raise build_decode_error(Code.DECODER_TIMEOUT, message)
                 answer = json.loads(connection.recv_bytes())
                 if "code" in answer:
-                    raise decode_error(Code(answer["code"]), answer["message"])
+                    raise build_decode_error(Code(answer["code"]), answer["message"])
                 side = self.preprocessing.crop_px
                 pixels = np.frombuffer(connection.recv_bytes(), np.uint8).reshape(side, side, 3)
                 return Picture(pixels, **answer)
@@ -77,7 +77,7 @@ class SandboxedDecoder:
                 status = self._end_child()
                 reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                 message = f"the decoder ended by {reason}"
-                raise decode_error(Code.DECODER_CRASHED, message) from None
+                raise build_decode_error(Code.DECODER_CRASHED, message) from None
 
     def close(self) -> None:
         """End the child process, if there is one."""

@@ -11,7 +11,7 @@ from embedstream.config.secrets import resolve_options, reveal
 from embedstream.config.yaml import read_yaml
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import find_running_broker
-from embedstream.kafka.produce import find_image_files, image_messages, produce
+from embedstream.kafka.produce import build_messages, find_image_files, produce
 from embedstream_core.errors import SetupError
 
 __all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
@@ -56,7 +56,7 @@ def send_images(
     if partitions is not None:
         create_topic(servers, topic, partitions=partitions, client_settings=settings)
     unsent: list[str] = []
-    messages = image_messages(
+    messages = build_messages(
         console.track_sending(images),
         form=form,
         on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),

@@ -19,9 +19,9 @@ from embedstream_core.settings import FORMATS
 __all__ = [
     "MAX_QUEUED_BYTES",
     "OutgoingMessage",
+    "build_message",
+    "build_messages",
     "find_image_files",
-    "image_message",
-    "image_messages",
     "produce",
 ]
 
@@ -78,7 +78,7 @@ def find_image_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def image_messages(
+def build_messages(
     paths: Iterable[Path],
     *,
     form: Literal["bytes", "reference"],
@@ -90,14 +90,14 @@ def image_messages(
     """
     for path in paths:
         try:
-            message = image_message(path, form=form)
+            message = build_message(path, form=form)
         except OSError as error:
             on_unreadable(path, f"cannot be read: {error.strerror}")
         else:
             yield message
 
 
-def image_message(path: Path, *, form: Literal["bytes", "reference"]) -> OutgoingMessage:
+def build_message(path: Path, *, form: Literal["bytes", "reference"]) -> OutgoingMessage:
     """Return a file as a message: its bytes, or a JSON reference to it.
 
     The key, and so the image's id, is the path as it was given.

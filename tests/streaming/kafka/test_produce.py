@@ -15,9 +15,9 @@ from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES
 from embedstream.kafka.produce import (
     MAX_QUEUED_BYTES,
     OutgoingMessage,
+    build_message,
+    build_messages,
     find_image_files,
-    image_message,
-    image_messages,
     produce,
 )
 from embedstream_core.errors import SetupError
@@ -124,7 +124,7 @@ def test_a_folder_without_an_image_is_an_error_that_lists_the_suffixes(tmp_path:
 
 def test_a_message_of_bytes(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
-    assert image_message(path, form="bytes") == OutgoingMessage(
+    assert build_message(path, form="bytes") == OutgoingMessage(
         key=str(path),
         value="möwe 1.png".encode(),
         headers=(("file_name", "möwe 1.png".encode()),),
@@ -133,7 +133,7 @@ def test_a_message_of_bytes(tmp_path: Path) -> None:
 
 def test_a_message_of_a_reference(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe 1.png")
-    message = image_message(path, form="reference")
+    message = build_message(path, form="reference")
     assert message.key == str(path)
     assert message.headers == ()
     assert json.loads(message.value or b"") == {
@@ -147,19 +147,19 @@ def test_a_relative_path_is_the_id_but_not_the_reference(
 ) -> None:
     files(tmp_path, "pictures/cat.png")
     monkeypatch.chdir(tmp_path)
-    message = image_message(Path("pictures/cat.png"), form="reference")
+    message = build_message(Path("pictures/cat.png"), form="reference")
     assert json.loads(message.value or b"") == {
         "id": "pictures/cat.png",
         "uri": (tmp_path / "pictures" / "cat.png").as_uri(),
     }
-    assert image_message(Path("pictures/cat.png"), form="bytes").key == "pictures/cat.png"
+    assert build_message(Path("pictures/cat.png"), form="bytes").key == "pictures/cat.png"
 
 
 def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
     first, last = files(tmp_path, "a.png", "c.png")
     skipped: dict[Path, str] = {}
 
-    messages = image_messages(
+    messages = build_messages(
         [first, tmp_path / "b.png", tmp_path, last],
         form="bytes",
         on_unreadable=skipped.__setitem__,
@@ -183,7 +183,7 @@ def test_a_path_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_messages_arrive_with_key_value_and_headers(topic: Topic, tmp_path: Path) -> None:
     (path,) = files(tmp_path, "möwe.png")
     sent = [
-        image_message(path, form="bytes"),
+        build_message(path, form="bytes"),
         image("cat", b"\x00\xff", shop="42", place="Zürich"),
         image("plain", b""),
     ]

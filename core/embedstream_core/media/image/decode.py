@@ -24,7 +24,7 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from embedstream_core.errors import Code, ItemError, decode_error
+from embedstream_core.errors import Code, ItemError, build_decode_error
 from embedstream_core.media.image.formats import read_header
 from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
 from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
@@ -45,12 +45,12 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
         ItemError: empty, too large, of a format that is not allowed, or not an image.
     """
     if not content:
-        raise decode_error(Code.IMAGE_EMPTY, "the image has no bytes")
+        raise build_decode_error(Code.IMAGE_EMPTY, "the image has no bytes")
     _check_limit(len(content), limits.max_bytes, f"{len(content)} bytes")
     opened = read_header(content, limits.formats)
     width, height = opened.size
     if width < 1 or height < 1:
-        raise decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
+        raise build_decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
     _check_limit(width * height, limits.max_pixels, f"{width}x{height} pixels")
     _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
     return opened
@@ -59,7 +59,7 @@ def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
 def _check_limit(value: int, limit: int, description: str) -> None:
     if value > limit:
         message = f"the image has {description}; the limit is {limit}"
-        raise decode_error(Code.IMAGE_TOO_LARGE, message)
+        raise build_decode_error(Code.IMAGE_TOO_LARGE, message)
 
 
 def render(
@@ -102,7 +102,7 @@ def render(
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
         message = f"the image cannot be decoded: {type(error).__name__}: {error}"
-        raise decode_error(Code.IMAGE_CORRUPT, message) from error
+        raise build_decode_error(Code.IMAGE_CORRUPT, message) from error
     return Picture(pixels, width=opened.width, height=opened.height)
 
 

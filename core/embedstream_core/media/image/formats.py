@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from embedstream_core.errors import Code, ItemError, decode_error
+from embedstream_core.errors import Code, ItemError, build_decode_error
 from embedstream_core.media.image.bmp import open_bmp
 from embedstream_core.media.image.gif import open_gif
 from embedstream_core.media.image.jpeg import open_jpeg
@@ -42,18 +42,18 @@ def read_header(content: bytes, formats: tuple[str, ...]) -> OpenedImage:
             break
     else:
         message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}"
-        raise decode_error(Code.IMAGE_UNSUPPORTED, message)
+        raise build_decode_error(Code.IMAGE_UNSUPPORTED, message)
     try:
         return reader(content)
     except NotImplementedError as error:
         message = f"the {name} is unsupported: {error}"
-        raise decode_error(Code.IMAGE_UNSUPPORTED, message) from None
+        raise build_decode_error(Code.IMAGE_UNSUPPORTED, message) from None
     except ValueError as error:
-        raise decode_error(Code.IMAGE_CORRUPT, f"the {name} is broken: {error}") from None
+        raise build_decode_error(Code.IMAGE_CORRUPT, f"the {name} is broken: {error}") from None
     except Image.DecompressionBombError as error:
-        raise decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None
+        raise build_decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None
     except (ItemError, MemoryError):
         raise
     except Exception as error:
         message = f"the header cannot be read: {type(error).__name__}: {error}"
-        raise decode_error(Code.IMAGE_CORRUPT, message) from error
+        raise build_decode_error(Code.IMAGE_CORRUPT, message) from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from PIL import JpegImagePlugin
 
-from embedstream_core.errors import Code, decode_error
+from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_jpeg"]
@@ -90,7 +90,9 @@ def _read_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     while found := _MARKER.search(content, position):
         count += 1
         if count > _MAX_SEGMENTS:
-            raise decode_error(Code.IMAGE_TOO_LARGE, f"the JPEG has over {_MAX_SEGMENTS} segments")
+            raise build_decode_error(
+                Code.IMAGE_TOO_LARGE, f"the JPEG has over {_MAX_SEGMENTS} segments"
+            )
         marker = content[found.end() - 1]
         # libjpeg ends at a second start.
         if marker in (_EOI, _SOI):

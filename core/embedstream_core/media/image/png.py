@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from embedstream_core.errors import Code, decode_error
+from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_png"]
@@ -70,7 +70,9 @@ class _Chunk(NamedTuple):
         while position + 8 <= len(content):
             count += 1
             if count > _MAX_CHUNKS:
-                raise decode_error(Code.IMAGE_TOO_LARGE, f"the PNG has over {_MAX_CHUNKS} chunks")
+                raise build_decode_error(
+                    Code.IMAGE_TOO_LARGE, f"the PNG has over {_MAX_CHUNKS} chunks"
+                )
             length, kind = struct.unpack_from(">I4s", content, position)
             if kind == b"IEND":
                 return
