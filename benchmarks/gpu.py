@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--images 8192] [--decode-threads 16] [--pictures images.parquet]
 
 The pipeline runs as a task runs it: items of bytes in batches of 256, decoded by many threads ahead
-of one engine in bfloat16. Beside it, in the same rounds: decoding alone with the same threads, and
+of one engine in bfloat16. In the same rounds: decoding alone with the same threads, and
 the engine alone on decoded pictures. No pipeline is faster than the slower of the two. The split is
 of the engine's work for one full batch: stacking, the copy to the device, the forward pass with its
 normalization, and the copy back.

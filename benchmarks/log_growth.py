@@ -1,4 +1,4 @@
-"""What a micro-batch costs on a long log, and while the table's files are compacted beside it.
+"""The cost of a micro-batch with a long log, and while the table's files are compacted.
 
     python benchmarks/log_growth.py [--batches 100] [--commits 2000]
 

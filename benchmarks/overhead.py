@@ -1,11 +1,11 @@
-"""What embedstream costs beside decoding: images a second with an encoder that costs nothing.
+"""The cost of embedstream apart from decoding: images/s with an encoder that computes nothing.
 
     python benchmarks/overhead.py [--images 1000] [--rounds 2]
 
 The same 500x375 JPEGs go, in turns and on two cores, through decoding alone (threads, no Spark),
 through embedstream over a DataFrame, and from Kafka to Delta, with both values of
 `pipeline.transport`, and in micro-batches larger than they come. A share is the median of the
-ratios to the decoding beside it. Then two profiles say where the time goes: Spark's own account of
+ratios to decoding alone in the same round. Then two profiles say where the time goes: Spark's own account of
 the last stream's micro-batches (`durationMs`), and the pieces of a worker's task, each timed alone
 on the same images in one thread without Spark, from one batch in Arrow to the next.
 """

@@ -4,7 +4,7 @@
 
 Every system featurizes the same 500x375 JPEGs with ResNet-50 on two cores. It is warmed with one
 pass; then it and the limit take turns, so that the machine's drift meets both alike. A system's
-figure is the median of its rounds, its share the median of its ratios to the limit beside it.
+figure is the median of its rounds, its share the median of its ratios to the limit in the same round.
 """
 
 from __future__ import annotations

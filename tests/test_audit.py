@@ -1,4 +1,4 @@
-"""Known vulnerabilities fail the tests; a database out of reach does not, and is told."""
+"""Known vulnerabilities fail the audit; an unreachable database does not, but is reported."""
 
 from __future__ import annotations
 
