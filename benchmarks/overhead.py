@@ -4,10 +4,10 @@
 
 The same 500x375 JPEGs go, in turns and on two cores, through decoding alone (threads, no Spark),
 through embedstream over a DataFrame, and from Kafka to Delta, with both values of
-`pipeline.transport`, and in micro-batches larger than they come. A share is the median of the
-ratios to decoding alone in the same round. Then two profiles say where the time goes: Spark's own account of
-the last stream's micro-batches (`durationMs`), and the pieces of a worker's task, each timed alone
-on the same images in one thread without Spark, from one batch in Arrow to the next.
+`pipeline.transport`, and in larger micro-batches than the default. A share is the median of the
+ratios to decoding alone in the same round. Two profiles then show where the time goes: Spark's
+`durationMs` of the last stream's micro-batches, and the parts of a worker's task, each timed alone
+on the same images in one thread without Spark, from one Arrow batch to the next.
 """
 
 from __future__ import annotations

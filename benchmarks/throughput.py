@@ -2,9 +2,9 @@
 
     python benchmarks/throughput.py [--images 250] [--rounds 4] [--precision float32] [--only …]
 
-Every system featurizes the same 500x375 JPEGs with ResNet-50 on two cores. It is warmed with one
-pass; then it and the limit take turns, so that the machine's drift meets both alike. A system's
-figure is the median of its rounds, its share the median of its ratios to the limit in the same round.
+Every system featurizes the same 500x375 JPEGs with ResNet-50 on two cores. After one warm-up pass,
+the system and the limit alternate, so that the machine's drift affects both. A system's figure is
+the median of its rounds, its share the median of its ratios to the limit in the same round.
 """
 
 from __future__ import annotations

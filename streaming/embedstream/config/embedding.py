@@ -126,8 +126,8 @@ class EncoderConfig(Section):
     Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
     `squash` and `border`. Required for `onnx` and `keras`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
-    """The hash that the weights file must have, or the beginning of it; for `random`, the hash in its
-    `model_id`."""
+    """The hash that the weights file must have, or the beginning of it; for `random`, the hash in
+    its `model_id`."""
     device: Device = EngineSettings.device
     """`auto` is the task's GPU if it has one."""
     precision: Literal["auto", Precision] = "auto"
