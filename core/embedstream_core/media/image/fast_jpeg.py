@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import simplejpeg
+from importlib.util import find_spec
+
 import torch
 from torch.nn.functional import interpolate
 
@@ -13,8 +14,14 @@ from embedstream_core.settings import Fidelity
 
 __all__ = ["render_quickly"]
 
-# Torch's kernel for bytes is vectorized for these processors only.
-_IS_FASTER = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+# Torch's kernel for bytes is vectorized for these processors only. A GPU machine with little more
+# than torch has no simplejpeg.
+_IS_FASTER = (
+    torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    and find_spec("simplejpeg") is not None
+)
+if _IS_FASTER:
+    import simplejpeg
 
 # This path scales the whole image, and `render` only the crop: far less of a long, narrow image.
 _MAX_SCALED_CROPS = 4
