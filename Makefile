@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs site clean
 
 help:
-	@echo "make demo        run the whole job on this machine, on real pictures"
+	@echo "make demo        run the whole job on this machine, on real images"
 	@echo "make test        lint, type check and test, in less than 10 minutes on two cores"
 	@echo "make test-unit   only the quick tests that need no JVM, in less than a minute"
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"

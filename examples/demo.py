@@ -85,7 +85,7 @@ def send_pictures(servers: str) -> None:
 def make_pictures(*, first: int, rounds: int) -> Iterator[Path]:
     PICTURES.mkdir(exist_ok=True)
     total = rounds * len(SCENES)
-    for index in track(range(total), description="making pictures", console=console):
+    for index in track(range(total), description="making images", console=console):
         scene = SCENES[index % len(SCENES)]
         path = PICTURES / f"{Path(scene).stem}-{first + index:04}.jpg"
         path.write_bytes(variation(scene, seed=first + index))

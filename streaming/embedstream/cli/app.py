@@ -65,10 +65,10 @@ def run(
     config: ConfigPath,
     overrides: Overrides = None,
     available_now: Annotated[
-        bool, typer.Option("--available-now", help="Stop after what the topics hold now.")
+        bool, typer.Option("--available-now", help="Stop when all present messages are read.")
     ] = False,
     allow_model_change: Annotated[
-        bool, typer.Option("--allow-model-change", help="Continue another model's table.")
+        bool, typer.Option("--allow-model-change", help="Accept a table of another model.")
     ] = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Without a checkpoint, continue after the table's rows.")
@@ -101,7 +101,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Find problems of checkpoint, table and topics, and their fixes; write nothing."""
+    """Find problems in checkpoint, table and topics and print their fixes; write nothing."""
     settings = read_config(config, overrides)
     from embedstream.cli.stream import examine_stream
 
@@ -129,7 +129,7 @@ def replay(
     ] = None,
     chunk_rows: ChunkRows = None,
 ) -> None:
-    """Embed messages of the table again and replace their rows; the live stream may run."""
+    """Embed messages of the table again and replace their rows."""
     settings = read_config(config, overrides)
     selection = Selection(tuple(offsets or ()), since, until, failures, tuple(code or ()))
     from embedstream.cli.bulk import run_replay
@@ -141,17 +141,25 @@ def replay(
 def backfill(
     config: ConfigPath,
     encoder: Annotated[str, typer.Option(help="The other encoder's name, as in encoder.name.")],
-    weights: Annotated[str, typer.Option(help="Its weights, as in encoder.weights.")] = "default",
-    sha256: Annotated[str | None, typer.Option(help="The hash that they must have.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Its weights, as in encoder.weights; published ones by default."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The sha256 that its weights must have.")
+    ] = None,
     overrides: Overrides = None,
     since: Since = None,
     until: Until = None,
     chunk_rows: ChunkRows = None,
 ) -> None:
-    """Embed the table's messages with another model too; the live stream may run."""
-    settings = read_config(config, overrides)
-    other = {"name": encoder, "weights": weights, "sha256": sha256}
-    settings = settings.model_copy(update={"encoder": settings.encoder.model_copy(update=other)})
+    """Embed the table's messages with another model too, adding rows."""
+    # The file's weights are those of the stream's model.
+    other = [f"encoder.name={encoder}", "encoder.weights=default", "encoder.sha256=null"]
+    settings = read_config(config, [*other, *(overrides or ())])
+    given = {"weights": weights, "sha256": sha256}
+    update = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={"encoder": settings.encoder.model_copy(update=update)})
     from embedstream.cli.bulk import run_replay
 
     selection = Selection(since=since, until=until)
@@ -164,8 +172,8 @@ def batch(
         str, typer.Option("--from", help="A file, a folder and all below it, a pattern, or a URI.")
     ],
     table: Annotated[str, typer.Option(help="The Delta table; created if there is none.")],
-    encoder: Annotated[str, typer.Option(help="As encoder.name.")] = "resnet50",
-    weights: Annotated[str, typer.Option(help="As encoder.weights.")] = "default",
+    encoder: Annotated[str, typer.Option(help="The encoder, as in encoder.name.")] = "resnet50",
+    weights: Annotated[str, typer.Option(help="Its weights, as in encoder.weights.")] = "default",
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,7 +184,7 @@ def batch(
     ] = None,
     chunk_rows: ChunkRows = None,
 ) -> None:
-    """Embed the files at a path; run again, it embeds what is left and what is new.
+    """Embed the files at a path; run it again to embed the rest and new files.
 
     The exit code is 1 if every file that was to be embedded failed.
     """
@@ -201,7 +209,7 @@ def produce(
         bool, typer.Option("--as-reference", help="Send file:// references, not bytes.")
     ] = False,
     partitions: Annotated[
-        int | None, typer.Option(help="Create a missing topic with so many partitions.")
+        int | None, typer.Option(help="Partitions of the topic if it is created.")
     ] = None,
     client: Annotated[
         list[str] | None,
@@ -271,7 +279,9 @@ def jars(
 @broker_app.command("start")
 def start(
     folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")
+    ] = 0,
 ) -> None:
     """Start the broker in the background and print its address."""
     from embedstream.kafka.dev_broker import start_broker

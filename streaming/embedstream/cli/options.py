@@ -72,8 +72,7 @@ ChunkRows = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="About so many rows in one commit; by default, 1,024 for each core, or 65,536 for "
-        "each GPU.",
+        help="Rows per commit, approximately; by default 1,024 per core, or 65,536 per GPU.",
     ),
 ]
 BrokerFolder = Annotated[Path, typer.Option(help="The broker's folder: its data and its log.")]

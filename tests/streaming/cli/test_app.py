@@ -18,6 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from embedstream.cli.app import app, main
+from embedstream.config.sections import EncoderConfig
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES, find_running_broker, stop_broker
 from pictures import real_pictures
 from streams import Topic
@@ -532,3 +533,36 @@ def test_a_client_setting_is_used(
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
     ended = embedstream("produce", image, *at, "--client", setting)
     assert ended.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "weights", "sha256"),
+    [
+        ([], "default", None),
+        (["--set", "encoder.weights=random"], "random", None),
+        (["--weights", "mine.pt", "--sha256", "c0ffee00"], "mine.pt", "c0ffee00"),
+        (["--weights", "mine.pt", "--set", "encoder.weights=random"], "mine.pt", None),
+    ],
+)
+def test_backfill_takes_weights_from_its_options_and_overrides_not_from_the_file(
+    tmp_path: Path,
+    embedstream: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    weights: str,
+    sha256: str | None,
+) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        "{kafka: {bootstrap_servers: x, subscribe: y}, table: {path: t}, checkpoint: c,"
+        " encoder: {name: resnet50, weights: old.pt, sha256: deadbeef}}"
+    )
+    run: list[EncoderConfig] = []
+    monkeypatch.setattr(
+        "embedstream.cli.bulk.run_replay", lambda config, **_: run.append(config.encoder)
+    )
+
+    embedstream("backfill", path, "--encoder", "resnet18", *arguments)
+
+    (encoder,) = run
+    assert (encoder.name, encoder.weights, encoder.sha256) == ("resnet18", weights, sha256)
