@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Generator
 from typing import Any
@@ -75,3 +76,11 @@ def _replace_surrogates(value: Any) -> Any:
             return {key: _replace_surrogates(each) for key, each in value.items()}
         case _:
             return value
+
+
+@pytest.fixture(autouse=True)
+def enabled_loggers() -> None:
+    """Enable our loggers: `logging.config.fileConfig`, as alembic calls it, disables all others."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("embedstream") and isinstance(logger, logging.Logger):
+            logger.disabled = False
