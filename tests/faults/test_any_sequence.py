@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,19 +15,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from drivers import python_workers
 from embedstream.config.sections import StreamConfig
 from embedstream.index.search import embed_images
-from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
 from embedstream_core.models.card import PreparedModel
 from oracle import check_outcomes
 from pictures import real_pictures
+from small import shrink
 from streams import Topic, image, prepared
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long]
@@ -114,8 +111,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
 def live(spark: SparkSession, broker: Broker, folder: Path, operations: list[Operation]) -> None:
     """Start the stream before each operation; in the end process what is left, and check it."""
     LOG.info("%s", [(operation.__name__, argument) for operation, argument in operations])
-    topic = Topic(f"life-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
-    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    topic = Topic.create(broker.bootstrap_servers, partitions=2, prefix="life")
     config = StreamConfig.model_validate(
         {
             "kafka": {
@@ -193,13 +189,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 
 def pictures() -> list[bytes]:
     """Real ones, made tiny."""
-    return [_tiny(content) for content in islice(real_pictures().values(), PICTURES)]
-
-
-def _tiny(content: bytes) -> bytes:
-    data = io.BytesIO()
-    Image.open(io.BytesIO(content)).convert("RGB").resize((40, 40)).save(data, "JPEG")
-    return data.getvalue()
+    return [shrink(content) for content in islice(real_pictures().values(), PICTURES)]
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

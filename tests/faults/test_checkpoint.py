@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,8 +75,7 @@ class Copy:
 def done(
     spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Topic, Path]:
-    topic = Topic(f"checkpoints-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
-    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    topic = Topic.create(broker.bootstrap_servers, partitions=2, prefix="checkpoints")
     folder = tmp_path_factory.mktemp("done")
     send_pictures(topic, 12)
     start(spark, _config(topic, folder))

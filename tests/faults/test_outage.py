@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
 from fetch_places import Site, open_site
@@ -40,9 +38,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def topic(broker: Broker) -> Topic:
     """One partition, and so one task: all references are in it."""
-    topic = Topic(f"outage-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
-    create_topic(broker.bootstrap_servers, topic.name, partitions=1)
-    return topic
+    return Topic.create(broker.bootstrap_servers, partitions=1, prefix="outage")
 
 
 @pytest.fixture

@@ -9,19 +9,16 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from embedstream.kafka.dev_broker import Broker, find_running_broker, start_broker, stop_broker
+from embedstream.kafka.dev_broker import Broker, find_running_broker, start_broker
+from stream_fixtures import run_broker
 
 __all__ = ["broker", "come_back", "kill", "standing_still"]
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker for these tests to ill-treat; it keeps its port."""
-    folder = tmp_path_factory.mktemp("broker")
-    try:
-        yield start_broker(folder)
-    finally:
-        stop_broker(folder)
+    """A broker that these tests kill and stop; it keeps its port."""
+    yield from run_broker(tmp_path_factory.mktemp("broker"))
 
 
 def process(broker: Broker) -> psutil.Process:

@@ -245,18 +245,21 @@ def read_config(
         return load_config(Path("config.yaml"), overrides, environment=environment or {})
 
 
+class Session:
+    """As much of a session as the options depend on: two tasks run at once."""
+
+    class conf:  # noqa: N801
+        @staticmethod
+        def get(name: str, default: str | None = None) -> str | None:
+            return default
+
+    class sparkContext:  # noqa: N801
+        defaultParallelism = 2  # noqa: N815
+
+
 def kafka_options(config: Any) -> dict[str, str]:
     """What Spark's Kafka source is told in the end."""
     from embedstream.kafka.source import build_source_options
-
-    class Session:
-        class conf:  # noqa: N801
-            @staticmethod
-            def get(name: str, default: str | None = None) -> str | None:
-                return default
-
-        class sparkContext:  # noqa: N801
-            defaultParallelism = 2  # noqa: N815
 
     with told():
         return build_source_options(Session, config.kafka)  # type: ignore[arg-type]

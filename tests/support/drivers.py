@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,17 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
-from PIL import Image
 from pyspark.sql import SparkSession
 
 from embedstream.config.load import load_config
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import Until
 from oracle import Position, Row, check_outcomes, read_rows
 from pictures import real_pictures
-from small import write_config
+from small import shrink, write_config
 from streams import Topic, image
 from streams_by_start import start
 
@@ -250,8 +246,7 @@ def check_files(folder: Path) -> None:
 
 def undisturbed_vectors(spark: SparkSession, broker: Broker, folder: Path) -> Vectors:
     """The embedding of each picture, from a stream that nothing disturbs."""
-    topic = Topic(f"undisturbed-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
-    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
+    topic = Topic.create(broker.bootstrap_servers, partitions=2, prefix="undisturbed")
     stream = DrivenStream.of(spark, topic, folder)
     stream.send(PICTURES)
     stream.finish()
@@ -265,13 +260,7 @@ def undisturbed_vectors(spark: SparkSession, broker: Broker, folder: Path) -> Ve
 @cache
 def _pictures() -> list[bytes]:
     """Real pictures, made tiny, and each another."""
-    return list(islice(dict.fromkeys(map(_tiny, real_pictures().values())), PICTURES))
-
-
-def _tiny(content: bytes) -> bytes:
-    data = io.BytesIO()
-    Image.open(io.BytesIO(content)).convert("RGB").resize((40, 40)).save(data, "JPEG")
-    return data.getvalue()
+    return list(islice(dict.fromkeys(map(shrink, real_pictures().values())), PICTURES))
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -11,19 +11,23 @@ from PIL import Image
 
 from streams import Topic, image
 
-__all__ = ["POISON", "poisoned", "send_pictures", "tiny_picture", "write_config"]
+__all__ = ["POISON", "poisoned", "send_pictures", "shrink", "tiny_picture", "write_config"]
 
 
 POISON = Path(__file__).parent / "poison"
 """A folder for PYTHONPATH, in which decoding a poisoned picture ends as its comment says."""
 
 
+def shrink(content: bytes) -> bytes:
+    """The picture as a JPEG of 40 by 40 pixels."""
+    data = io.BytesIO()
+    Image.open(io.BytesIO(content)).convert("RGB").resize((40, 40)).save(data, "JPEG")
+    return data.getvalue()
+
+
 def tiny_picture() -> bytes:
     """A real picture, made tiny."""
-    data = io.BytesIO()
-    picture = Image.open(Path(skimage.data.__file__).parent / "coffee.png")
-    picture.resize((40, 40)).save(data, "JPEG")
-    return data.getvalue()
+    return shrink((Path(skimage.data.__file__).parent / "coffee.png").read_bytes())
 
 
 def poisoned(comment: str) -> bytes:

@@ -5,7 +5,6 @@ They import what they need where they need it: every test loads this module, and
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +18,23 @@ if TYPE_CHECKING:
     from embedstream.kafka.dev_broker import Broker
     from streams import Topic
 
-__all__ = ["broker", "configure", "spark", "topic"]
+__all__ = ["broker", "configure", "run_broker", "spark", "topic"]
 
 
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker on a free port; it has no topic yet."""
+def run_broker(folder: Path) -> Iterator[Broker]:
+    """Run a broker on a free port; it has no topic yet."""
     from embedstream.kafka.dev_broker import start_broker, stop_broker
 
-    folder = tmp_path_factory.mktemp("broker")
     try:
         yield start_broker(folder)
     finally:
         stop_broker(folder)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker of all tests that do not end it."""
+    yield from run_broker(tmp_path_factory.mktemp("broker"))
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +60,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def topic(broker: Broker) -> Topic:
     """A new topic of two partitions."""
-    from embedstream.kafka.admin import create_topic
     from streams import Topic
 
-    topic = Topic(f"images-{uuid.uuid4().hex[:8]}", broker.bootstrap_servers)
-    create_topic(broker.bootstrap_servers, topic.name, partitions=2)
-    return topic
+    return Topic.create(broker.bootstrap_servers, partitions=2)
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.kafka.admin import read_end_offsets
+from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.produce import OutgoingMessage, produce
 from embedstream.stream.job import Stream, start_stream
 from embedstream.stream.preflight import Consent, Finding, check_start
@@ -27,6 +28,12 @@ class Topic:
 
     name: str
     bootstrap_servers: str
+
+    @classmethod
+    def create(cls, bootstrap_servers: str, *, partitions: int, prefix: str = "images") -> Topic:
+        topic = cls(f"{prefix}-{uuid.uuid4().hex[:8]}", bootstrap_servers)
+        create_topic(bootstrap_servers, topic.name, partitions=partitions)
+        return topic
 
     def send(self, messages: Iterable[OutgoingMessage]) -> None:
         failed = produce(messages, bootstrap_servers=self.bootstrap_servers, topic=self.name)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from case_doors import Session
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
 from embedstream.config.sections import KafkaConfig, SparkConfig, StreamConfig
@@ -15,18 +16,6 @@ from embedstream.kafka.source import build_source_options, choose_messages_per_t
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 KAFKA: dict[str, Any] = {"bootstrap_servers": "localhost:9092", "subscribe": "images"}
-
-
-class Session:
-    """As much of a session as the options depend on: two tasks run at once."""
-
-    class conf:  # noqa: N801
-        @staticmethod
-        def get(name: str, default: str | None = None) -> str | None:
-            return default
-
-    class sparkContext:  # noqa: N801
-        defaultParallelism = 2  # noqa: N815
 
 
 def options(given: dict[str, str], **settings: Any) -> dict[str, str]:

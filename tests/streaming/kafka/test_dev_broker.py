@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -56,8 +55,7 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def kept(own_folder: Path) -> Topic:
     """A topic in the broker of `own_folder` that holds one message."""
     servers = start_broker(own_folder).bootstrap_servers
-    topic = Topic(f"kept-{uuid.uuid4().hex[:8]}", servers)
-    create_topic(servers, topic.name, partitions=1)
+    topic = Topic.create(servers, partitions=1, prefix="kept")
     topic.send([image("cat", b"value")])
     return topic
 

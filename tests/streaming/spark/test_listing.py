@@ -49,8 +49,8 @@ def address(request: pytest.FixtureRequest, spark: SparkSession, pictures: Path)
         return str
     root = pictures.parent
     settings = spark.sparkContext._jsc.hadoopConfiguration()
-    settings.set(f"fs.viewfs.mounttable.{root.name}.link./root", root.as_uri())
-    return lambda path: f"viewfs://{root.name}/root/{path.relative_to(root)}"
+    settings.set(f"fs.viewfs.mounttable.{root.name}.link./images", root.as_uri())
+    return lambda path: f"viewfs://{root.name}/images/{path.relative_to(root)}"
 
 
 def names(spark: SparkSession, path: str) -> list[str]:
