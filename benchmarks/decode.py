@@ -27,7 +27,7 @@ from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
+from embedstream_core.settings import DecodeSettings, Fidelity, Isolation
 from free import PREPROCESSING
 from images import jpegs
 from report import bars, print_table, write_result
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     decoder = SandboxedDecoder(
-        PREPROCESSING, DecodeLimits(), fidelity="exact", isolation=Isolation()
+        PREPROCESSING, DecodeSettings(), fidelity="exact", isolation=Isolation()
     )
     with closing(decoder):
         ways = {**WAYS, "isolated": lambda content: decoder.decode(content).pixels}
@@ -68,7 +68,7 @@ def _reference(content: bytes) -> Pixels:
 
 def _own(fidelity: Fidelity) -> Decode:
     def decode(content: bytes) -> Pixels:
-        opened = open_image(content, DecodeLimits())
+        opened = open_image(content, DecodeSettings())
         return render_quickly(content, opened, PREPROCESSING, fidelity=fidelity).pixels
 
     return decode

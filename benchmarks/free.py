@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
 __all__ = ["NAME", "encoder"]
 
 NAME = "free:encoder"
 
-PREPROCESSING = Preprocessing(
+PREPROCESSING = ImagePreprocessing(
     resize_px=256,
     crop_px=224,
     interpolation="bilinear",

@@ -43,11 +43,11 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
-from embedstream_core.settings import DecodeLimits, PipelineLimits
+from embedstream_core.settings import DecodeSettings, PipelineLimits
 
 ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""
@@ -79,7 +79,9 @@ def main() -> None:
     _report(rounds, split, engine.batch_size, arguments)
 
 
-def _engine(device: torch.device, arguments: argparse.Namespace) -> tuple[Engine, Preprocessing]:
+def _engine(
+    device: torch.device, arguments: argparse.Namespace
+) -> tuple[Engine, ImagePreprocessing]:
     """ResNet-50 with random weights, which are as fast as trained ones."""
     encoder = find_encoder("resnet50")
     torch.manual_seed(0)
@@ -119,10 +121,10 @@ def _noise(seed: int) -> bytes:
 
 
 def _decode_rate(
-    contents: Sequence[bytes], preprocessing: Preprocessing, threads: int
+    contents: Sequence[bytes], preprocessing: ImagePreprocessing, threads: int
 ) -> tuple[float, list[Pixels]]:
     def decode(content: bytes) -> Pixels:
-        return render_quickly(content, open_image(content, DecodeLimits()), preprocessing).pixels
+        return render_quickly(content, open_image(content, DecodeSettings()), preprocessing).pixels
 
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -142,7 +144,7 @@ def _forward_rate(engine: Engine, pictures: Sequence[Pixels], count: int) -> flo
 
 def _pipeline_rate(
     engine: Engine,
-    preprocessing: Preprocessing,
+    preprocessing: ImagePreprocessing,
     contents: Sequence[bytes],
     arguments: argparse.Namespace,
 ) -> float:

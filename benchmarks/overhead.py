@@ -39,7 +39,7 @@ from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.records import Embedding, Item
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.settings import DecodeSettings
 from images import jpegs, write_images
 from report import bars, print_table, write_result
 from stream_runs import (
@@ -118,7 +118,7 @@ def _decode_rate(contents: Sequence[bytes]) -> float:
 
 
 def _decoded(content: bytes) -> Picture:
-    return render_quickly(content, open_image(content, DecodeLimits()), free.PREPROCESSING)
+    return render_quickly(content, open_image(content, DecodeSettings()), free.PREPROCESSING)
 
 
 def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]:

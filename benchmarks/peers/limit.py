@@ -18,7 +18,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.settings import DecodeSettings
 from protocol import CORES, Backend, Precision, Run, serve
 
 
@@ -39,7 +39,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     def run() -> tuple[int, float]:
         started = time.perf_counter()
         pictures = [
-            render_quickly(content, open_image(content, DecodeLimits()), preprocessing).pixels
+            render_quickly(content, open_image(content, DecodeSettings()), preprocessing).pixels
             for content in contents
         ]
         decoded = time.perf_counter()

@@ -1,6 +1,6 @@
 """The one model of all peers: torchvision's ResNet-50 without its head, with seeded weights.
 
-Preprocessing is the one that the weights' documentation states
+ImagePreprocessing is the one that the weights' documentation states
 (https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet50.html).
 """
 

@@ -56,6 +56,14 @@ class Code(StrEnum):
     IMAGE_UNSUPPORTED = "image_unsupported"
     IMAGE_CORRUPT = "image_corrupt"
     IMAGE_TOO_LARGE = "image_too_large"
+    TEXT_EMPTY = "text_empty"
+    TEXT_MALFORMED = "text_malformed"
+    TEXT_TOO_LARGE = "text_too_large"
+    AUDIO_EMPTY = "audio_empty"
+    AUDIO_UNSUPPORTED = "audio_unsupported"
+    AUDIO_CORRUPT = "audio_corrupt"
+    AUDIO_TOO_LARGE = "audio_too_large"
+    MEDIA_UNSUPPORTED = "media_unsupported"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMEOUT = "decoder_timeout"
     DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
@@ -89,7 +97,7 @@ class ItemError(EmbedstreamError):
 
 
 def build_decode_error(code: Code, message: str) -> ItemError:
-    """Return the error of an image that cannot be decoded."""
+    """Return the error of content that cannot be decoded."""
     return ItemError(code, Stage.DECODE, message)
 
 

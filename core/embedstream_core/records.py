@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from embedstream_core.errors import Code, Stage
 
-__all__ = ["Embedding", "Entry", "Failure", "Item", "Outcome", "Vectors"]
+__all__ = ["Embedding", "Entry", "Failure", "Item", "Media", "Outcome", "Vectors"]
 
 Vectors = npt.NDArray[np.float32]
 """Of shape (samples, dimension)."""
@@ -18,36 +18,58 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to embed; exactly one of its bytes, `content`, and its reference, `uri`, is set."""
+    """Something to embed; exactly one of its bytes, `content`, and its reference, `uri`, is set.
+
+    `media_type` is the MIME type that the message itself declares: `text/plain` for a text in JSON.
+    """
 
     image_id: str
     content: bytes | None = None
     uri: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a row says of its content; None where it does not apply.
+
+    `type` is a MIME type. `width` and `height` are an image's own, in pixels, before any scaling
+    and after its EXIF orientation. `truncated` says whether the model got only the beginning.
+    """
+
+    type: str
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    characters: int | None = None
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The outcome of an item that was embedded.
-
-    `vector` is a float32 array of shape (dimension,). `width` and `height` are the image's own, in
-    pixels, before any scaling and after its EXIF orientation.
-    """
+    """The outcome of an item that was embedded; `vector` is float32 of shape (dimension,)."""
 
     vector: npt.NDArray[np.float32]
-    width: int
-    height: int
+    media: Media
     content_sha256: str
+    model_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The outcome of an item without a vector; `content_sha256` is set if its bytes were read."""
+    """The outcome of an item without a vector.
+
+    `content_sha256` and `media` are set if its bytes were read; `media.type` is then what they seem
+    to be. `model_id` is None until an encoder is chosen.
+    """
 
     code: Code
     stage: Stage
     message: str
     content_sha256: str | None = None
+    media: Media | None = None
+    model_id: str | None = None
 
 
 Outcome = Embedding | Failure

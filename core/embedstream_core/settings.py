@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "AUDIO_FORMATS",
     "DEFAULT_SCHEMES",
     "FORMATS",
+    "AudioFormat",
     "Backend",
-    "DecodeLimits",
+    "DecodeSettings",
     "Device",
     "EngineSettings",
     "FetchPolicy",
@@ -28,6 +30,8 @@ __all__ = [
     "ImageFormat",
     "Isolation",
     "MessageFormat",
+    "ModalityName",
+    "Normalization",
     "PipelineLimits",
     "SchemeName",
 ]
@@ -36,9 +40,13 @@ MessageFormat = Literal["auto", "image", "json"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 Fidelity = Literal["exact", "fast"]
+ModalityName = Literal["image", "text", "audio"]
+Normalization = Literal["none", "l2"]
+AudioFormat = Literal["WAV", "FLAC", "OGG", "MP3"]
 Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["torch", "compile", "openvino"]
 
+AUDIO_FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
 FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
@@ -59,11 +67,12 @@ _LEAST = {
 
 
 @dataclass(frozen=True)
-class DecodeLimits:
-    """Limits that are checked before any pixel is decoded.
+class DecodeSettings:
+    """Limits that are checked before anything is decoded, and how faithfully images are.
 
-    `max_scans` bounds the passes over a JPEG: encoders make about ten, and one of a few bytes costs
-    as much as one over the whole image.
+    `max_bytes`, `max_pixels`, `max_scans` and `formats` are those of images. `max_scans` bounds the
+    passes over a JPEG: encoders make about ten, and one of a few bytes costs as much as one over
+    the whole image. Lengths of audio are in seconds, sample rates in Hz.
     """
 
     max_bytes: int = 32 * 2**20
@@ -71,6 +80,14 @@ class DecodeLimits:
     max_pixels: int = 89_478_485
     max_scans: int = 100
     formats: tuple[str, ...] = FORMATS
+    fidelity: Fidelity = "exact"
+    max_text_bytes: int = 2**20
+    max_text_characters: int = 100_000
+    max_audio_bytes: int = 64 * 2**20
+    max_audio_s: float = 600.0
+    max_audio_channels: int = 8
+    max_audio_rate_hz: int = 192_000
+    audio_formats: tuple[str, ...] = AUDIO_FORMATS
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,7 @@ class FetchPolicy:
     buckets: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     max_redirects: int = 0
-    max_bytes: int = DecodeLimits.max_bytes
+    max_bytes: int = DecodeSettings.max_bytes
     timeout_s: float = 10.0
     attempts: int = 3
     backoff_s: float = 0.2

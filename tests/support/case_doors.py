@@ -123,26 +123,26 @@ def preprocessing(
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Any:
     """How an encoder wants its pictures; it has these five attributes."""
-    from embedstream_core.media.image.preprocessing import Preprocessing
+    from embedstream_core.media.image.preprocessing import ImagePreprocessing
 
-    return Preprocessing(resize_px, crop_px, interpolation, mean, std)
+    return ImagePreprocessing(resize_px, crop_px, interpolation, mean, std)
 
 
 def decode(content: bytes, prepared: Any) -> Any:
     """The pixels that an encoder with that preprocessing is given, uint8 of (side, side, 3)."""
     from embedstream_core.media.image.decode import open_image
     from embedstream_core.media.image.fast_jpeg import render_quickly
-    from embedstream_core.settings import DecodeLimits
+    from embedstream_core.settings import DecodeSettings
 
-    return render_quickly(content, open_image(content, DecodeLimits()), prepared).pixels
+    return render_quickly(content, open_image(content, DecodeSettings()), prepared).pixels
 
 
 def header(content: bytes) -> tuple[int, int]:
     """Width and height, as `read_images` gives them."""
     from embedstream_core.media.image.decode import open_image
-    from embedstream_core.settings import DecodeLimits
+    from embedstream_core.settings import DecodeSettings
 
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     return opened.width, opened.height
 
 
@@ -222,8 +222,10 @@ def load_encoder(name: str, weights: object = "random", *, prepared: Any = None)
 OWN_MODULE = """
 import torch, torchvision
 from torch import nn
-from embedstream_core.media.image.preprocessing import Preprocessing
-PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+PREPROCESSING = ImagePreprocessing(
+    256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+)
 """
 """How a module of a user begins whose function gives an encoder: `module:function`."""
 

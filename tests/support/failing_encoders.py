@@ -11,7 +11,7 @@ import torch
 from pyspark import SparkFiles, TaskContext
 from torch import nn
 
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
 __all__ = ["hang", "sticky_error"]
@@ -56,7 +56,7 @@ def _raise() -> None:
 
 
 def _encoder(name: str, fail: Callable[[], None]) -> Encoder:
-    preprocessing = Preprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    preprocessing = ImagePreprocessing(32, 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     weights = PublishedWeights("none", preprocessing, "none", "", lambda: Path())
     return Encoder(name, lambda: FailsOnce(name, fail), {"none": weights}, cut=lambda model: "head")
 

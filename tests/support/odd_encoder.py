@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
-PREPROCESSING = Preprocessing(8, 8, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+PREPROCESSING = ImagePreprocessing(8, 8, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class Odd(nn.Module):

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.prepare import ModelSpec
 
 # Keras reads it at import; set here, it holds for all tests of a process.
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 SIDE = 32
-DECLARED = Preprocessing(40, SIDE, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+DECLARED = ImagePreprocessing(40, SIDE, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 Vectors = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ def small_network() -> nn.Module:
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 8)).eval()
 
 
-def network_and_preprocessing() -> tuple[nn.Module, Preprocessing]:
+def network_and_preprocessing() -> tuple[nn.Module, ImagePreprocessing]:
     return small_network(), DECLARED
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from embedstream_core.engine.rewrite import RoundedLayer, has_depthwise_convolutions, rewrite_model
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend
@@ -49,7 +49,7 @@ class Normalize(nn.Module):
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: ImagePreprocessing) -> None:
         super().__init__()
         # Repeated to the length of an image's row, because torch is slow on rows of three values.
         mean, std = (
@@ -103,7 +103,7 @@ class _TorchForward:
 
 
 def _open_torch(
-    model: nn.Module, preprocessing: Preprocessing, placement: Placement
+    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
 ) -> _TorchForward:
     if placement.device.type == "cpu":
         # Let malloc keep what a forward pass frees for the next one, in the whole process. By
@@ -128,7 +128,9 @@ def _open_torch(
     )
 
 
-def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
+def _open_compiled(
+    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
+) -> Forward:
     forward = _open_torch(model, preprocessing, placement)
     compiled = replace(forward, model=torch.compile(forward.model, dynamic=False))
 
@@ -141,7 +143,9 @@ def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Pl
     return embed
 
 
-def _open_openvino(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
+def _open_openvino(
+    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
+) -> Forward:
     import openvino
 
     rounds = placement.dtype == torch.bfloat16 and not has_depthwise_convolutions(model)
@@ -174,7 +178,7 @@ def _open_openvino(model: nn.Module, preprocessing: Preprocessing, placement: Pl
     return lambda pixels: np.asarray(compiled(pixels)[0])
 
 
-BACKENDS: Mapping[Backend, Callable[[nn.Module, Preprocessing, Placement], Forward]] = {
+BACKENDS: Mapping[Backend, Callable[[nn.Module, ImagePreprocessing, Placement], Forward]] = {
     "torch": _open_torch,
     "compile": _open_compiled,
     "openvino": _open_openvino,

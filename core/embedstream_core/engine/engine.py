@@ -13,7 +13,7 @@ from torch import nn
 from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.models.probe import find_flaw, make_probe_images
@@ -50,7 +50,7 @@ class Engine:
     def start(
         cls,
         model: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: ImagePreprocessing,
         *,
         device: torch.device,
         precision: Precision = "float32",
@@ -107,7 +107,7 @@ class Engine:
         starts = range(0, len(images), size)
         return np.concatenate([self.embed(images[start : start + size]) for start in starts])
 
-    def check(self, preprocessing: Preprocessing) -> None:
+    def check(self, preprocessing: ImagePreprocessing) -> None:
         """Embed two images that every encoder must distinguish.
 
         Raises:

@@ -28,9 +28,9 @@ from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, Stage, build_decode_error
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Picture
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.records import Failure
-from embedstream_core.settings import DecodeLimits, Fidelity, Isolation
+from embedstream_core.settings import DecodeSettings, Fidelity, Isolation
 
 __all__ = ["SandboxedDecoder"]
 
@@ -44,8 +44,8 @@ class SandboxedDecoder:
     Threads may share it. Unlike decoding in this process, it copies the bytes and the pixels.
     """
 
-    preprocessing: Preprocessing
-    limits: DecodeLimits
+    preprocessing: ImagePreprocessing
+    limits: DecodeSettings
     _: KW_ONLY
     fidelity: Fidelity
     isolation: Isolation

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import ModelId, Precision
 
 __all__ = [
@@ -38,7 +38,7 @@ class ModelCard:
     encoder: str
     model_id: str
     dimension: int
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
     license: str
     tensors_sha256: str
     labels: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
@@ -55,10 +55,10 @@ class ModelSpec:
     encoder: str
     weights: str = "default"
     sha256: str | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: ImagePreprocessing | None = None
     head: Head = "cut"
 
-    def choose_preprocessing(self, weights: PublishedWeights) -> Preprocessing:
+    def choose_preprocessing(self, weights: PublishedWeights) -> ImagePreprocessing:
         """Return the declared preprocessing or the published one; raise SetupError without one."""
         preprocessing = self.preprocessing or weights.preprocessing
         if preprocessing is None:

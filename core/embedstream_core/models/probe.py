@@ -14,7 +14,7 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
@@ -42,7 +42,7 @@ def find_flaw(vectors: Vectors) -> str | None:
     return None
 
 
-def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
+def embed_probes(model: nn.Module, preprocessing: ImagePreprocessing) -> Vectors:
     """Return a model's vectors of the probe images: float32 of shape (2, dimension).
 
     Raises:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import OpenedImage, Picture
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
+from embedstream_core.settings import DecodeSettings, Fidelity, PipelineLimits
 
 __all__ = ["InProcessDecoder"]
 
@@ -24,8 +24,8 @@ class InProcessDecoder:
     decoded alone. `watchdog` limits the time of each image to `limits.decode_timeout_s`.
     """
 
-    preprocessing: Preprocessing
-    decode_limits: DecodeLimits
+    preprocessing: ImagePreprocessing
+    decode_limits: DecodeSettings
     fidelity: Fidelity
     limits: PipelineLimits
     threads: int

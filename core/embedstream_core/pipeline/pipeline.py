@@ -12,14 +12,14 @@ import torch
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.opened_image import Picture
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.steps import CachedSteps, Decoded, PlainSteps, Steps, prepare
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Failure, Outcome
-from embedstream_core.settings import DecodeLimits, Fidelity, PipelineLimits
+from embedstream_core.settings import DecodeSettings, Fidelity, PipelineLimits
 
 __all__ = ["Pipeline"]
 
@@ -60,10 +60,10 @@ class Pipeline:
     """
 
     engine: Engine
-    preprocessing: Preprocessing
+    preprocessing: ImagePreprocessing
     _: KW_ONLY
     fetch: Callable[[str], bytes]
-    decode_limits: DecodeLimits = field(default_factory=DecodeLimits)
+    decode_limits: DecodeSettings = field(default_factory=DecodeSettings)
     fidelity: Fidelity = "exact"
     limits: PipelineLimits = field(default_factory=PipelineLimits)
     embedding_cache: EmbeddingCache | None = None

@@ -9,7 +9,7 @@ from torch import nn
 
 from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.probe import make_probe_images
 from embedstream_core.training.settings import TrainingSettings
 
@@ -17,7 +17,7 @@ __all__ = ["select_blocks"]
 
 
 def select_blocks(
-    body: nn.Module, preprocessing: Preprocessing, settings: TrainingSettings
+    body: nn.Module, preprocessing: ImagePreprocessing, settings: TrainingSettings
 ) -> list[str]:
     """Select the modules to train and freeze all other parameters of the body.
 

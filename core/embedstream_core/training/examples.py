@@ -21,8 +21,8 @@ from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
-from embedstream_core.settings import DecodeLimits, Fidelity
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.settings import DecodeSettings, Fidelity
 
 __all__ = ["Example", "Features", "LabelledImages", "Source", "collate", "repeat", "shuffle"]
 
@@ -50,8 +50,8 @@ class LabelledImages:
     """
 
     files: tuple[Path, ...]
-    preprocessing: Preprocessing
-    limits: DecodeLimits
+    preprocessing: ImagePreprocessing
+    limits: DecodeSettings
     fidelity: Fidelity = "exact"
     threads: int = 1
 

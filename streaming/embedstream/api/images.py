@@ -23,7 +23,7 @@ from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.records import Failure
-from embedstream_core.settings import DecodeLimits, FetchPolicy
+from embedstream_core.settings import DecodeSettings, FetchPolicy
 
 __all__ = ["read_images"]
 
@@ -88,7 +88,7 @@ def read_images(
 class _Reader:
     """Reads the files of one partition; Spark calls it on a worker."""
 
-    limits: DecodeLimits
+    limits: DecodeSettings
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         schema = to_arrow_schema(_IMAGES_TYPE)

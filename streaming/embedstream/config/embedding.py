@@ -8,13 +8,13 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from embedstream.config.field_types import LocalFolder, Section, Switch
-from embedstream_core.media.image.preprocessing import CropMode, Interpolation, Preprocessing
+from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing, Interpolation
 from embedstream_core.model_id import Precision
 from embedstream_core.settings import (
     DEFAULT_SCHEMES,
     FORMATS,
     Backend,
-    DecodeLimits,
+    DecodeSettings,
     Device,
     EngineSettings,
     FetchPolicy,
@@ -94,7 +94,7 @@ class PreprocessingConfig(Section):
     """Subtracted from each channel, whose values are 0 to 1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     """The divisor of each channel after that."""
-    crop_mode: CropMode = Preprocessing.crop_mode
+    crop_mode: CropMode = ImagePreprocessing.crop_mode
     """`center` scales the shorter side to `resize_px`; `squash` scales both sides to it and ignores
     the aspect ratio; `border` scales the longer side and fills the rest with `mean`."""
 
@@ -146,11 +146,11 @@ class EncoderConfig(Section):
 class DecodeConfig(Section):
     """What is decoded, and how."""
 
-    max_image_bytes: PositiveInt = DecodeLimits.max_bytes
+    max_image_bytes: PositiveInt = DecodeSettings.max_bytes
     """Larger images are failures, before decoding."""
-    max_image_pixels: int = Field(DecodeLimits.max_pixels, gt=0, le=DecodeLimits.max_pixels)
+    max_image_pixels: int = Field(DecodeSettings.max_pixels, gt=0, le=DecodeSettings.max_pixels)
     """Larger images are failures, before decoding."""
-    max_scans: PositiveInt = DecodeLimits.max_scans
+    max_scans: PositiveInt = DecodeSettings.max_scans
     """Progressive JPEGs with more passes are failures, before decoding."""
     formats: tuple[ImageFormat, ...] = Field(FORMATS, min_length=1)
     """The formats that are decoded."""
@@ -163,9 +163,9 @@ class DecodeConfig(Section):
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
 
     @property
-    def limits(self) -> DecodeLimits:
+    def limits(self) -> DecodeSettings:
         """The limits that apply before any pixel is decoded."""
-        return DecodeLimits(
+        return DecodeSettings(
             max_bytes=self.max_image_bytes,
             max_pixels=self.max_image_pixels,
             max_scans=self.max_scans,

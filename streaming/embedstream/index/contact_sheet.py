@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.settings import DecodeSettings
 
 __all__ = ["check_sheet_path", "draw_contact_sheet", "save_sheet"]
 
@@ -22,7 +22,7 @@ _EMPTY = 238
 _SUFFIXES = (".png", ".jpg")
 
 # The whole image, with a border where it is not square.
-_WHOLE = Preprocessing(
+_WHOLE = ImagePreprocessing(
     _TILE, _TILE, "bicubic", mean=(_EMPTY / 255,) * 3, std=(1, 1, 1), crop_mode="border"
 )
 
@@ -89,7 +89,7 @@ def _draw_tile(
     sheet.paste((_EMPTY,) * 3, (left, top, left + _TILE, top + _TILE))
     try:
         if content is not None:
-            pixels = render(open_image(content, DecodeLimits()), _WHOLE).pixels
+            pixels = render(open_image(content, DecodeSettings()), _WHOLE).pixels
             sheet.paste(Image.fromarray(pixels), corner)
     except ItemError:
         # The tile stays empty.

@@ -20,7 +20,7 @@ from embedstream.table.delta import MODEL_PROPERTY, read_properties
 from embedstream.worker.broadcast import broadcast_model
 from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import PRECISIONS, ModelId, Precision
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
@@ -58,7 +58,7 @@ _timings: dict[tuple[object, ...], Timing] = {}
 def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     """Prepare and check the configured model; with `precision: auto` it is still in float32."""
     declared = config.preprocessing
-    preprocessing = Preprocessing(**dict(declared)) if declared else None
+    preprocessing = ImagePreprocessing(**dict(declared)) if declared else None
     model = prepare_model(
         ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
     )

@@ -22,7 +22,13 @@ from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Outcome
-from embedstream_core.settings import DecodeLimits, FetchPolicy, Fidelity, Isolation, PipelineLimits
+from embedstream_core.settings import (
+    DecodeSettings,
+    FetchPolicy,
+    Fidelity,
+    Isolation,
+    PipelineLimits,
+)
 
 __all__ = ["Embedder", "build_embedder"]
 
@@ -42,7 +48,7 @@ class Embedder:
 
     model: BroadcastModel
     fetch_policy: FetchPolicy
-    decode_limits: DecodeLimits
+    decode_limits: DecodeSettings
     fidelity: Fidelity
     pipeline_limits: PipelineLimits
     isolation: Isolation

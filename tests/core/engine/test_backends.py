@@ -13,10 +13,10 @@ from embedstream_core.engine.backends import BACKENDS, find_obstacle
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import Backend, DecodeLimits
+from embedstream_core.settings import Backend, DecodeSettings
 from pictures import real_pictures
 
 CPU = torch.device("cpu")
@@ -26,10 +26,10 @@ Vectors = npt.NDArray[np.float32]
 
 
 @cache
-def pictures(preprocessing: Preprocessing) -> list[npt.NDArray[np.uint8]]:
+def pictures(preprocessing: ImagePreprocessing) -> list[npt.NDArray[np.uint8]]:
     contents = list(real_pictures().values())[: 2 * BATCH_SIZE + 1]
     return [
-        render(open_image(content, DecodeLimits()), preprocessing).pixels for content in contents
+        render(open_image(content, DecodeSettings()), preprocessing).pixels for content in contents
     ]
 
 
@@ -97,7 +97,7 @@ def test_openvino_names_a_network_that_it_cannot_convert() -> None:
     with pytest.raises(SetupError, match=r"cannot convert Strange; set encoder\.backend to torch"):
         Engine.start(
             Strange(),
-            Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1)),
+            ImagePreprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1)),
             device=CPU,
             precision="float32",
             backend="openvino",

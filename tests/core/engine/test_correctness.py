@@ -16,14 +16,14 @@ from torchvision import transforms
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.settings import DecodeSettings
 from pictures import real_pictures
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def convert_to_rgb(content: bytes) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def torchvision_transform(preprocessing: Preprocessing) -> transforms.Compose:
+def torchvision_transform(preprocessing: ImagePreprocessing) -> transforms.Compose:
     mode = transforms.InterpolationMode(preprocessing.interpolation)
     return transforms.Compose(
         [
@@ -57,7 +57,7 @@ def torchvision_transform(preprocessing: Preprocessing) -> transforms.Compose:
 
 @torch.inference_mode()
 def reference_vectors(
-    model: nn.Module, preprocessing: Preprocessing, contents: Sequence[bytes]
+    model: nn.Module, preprocessing: ImagePreprocessing, contents: Sequence[bytes]
 ) -> npt.NDArray[np.float32]:
     """Embed one image at a time, as in torchvision's documentation."""
     transform = torchvision_transform(preprocessing)
@@ -129,6 +129,6 @@ def test_the_network_recognizes_the_image(
 ) -> None:
     preprocessing = find_encoder("efficientnet_lite0").default_weights.preprocessing
     assert preprocessing is not None
-    picture = render(open_image(real_pictures()[name], DecodeLimits()), preprocessing)
+    picture = render(open_image(real_pictures()[name], DecodeSettings()), preprocessing)
     (scores,) = classifier.embed([picture.pixels])
     assert int(scores.argmax()) in classes

@@ -13,7 +13,7 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine, choose_batch_size, find_device
 from embedstream_core.errors import SetupError, SystemicError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,8 +30,8 @@ def preprocessing(
     std: tuple[float, float, float] = (1, 1, 1),
     *,
     side: int = SIDE,
-) -> Preprocessing:
-    return Preprocessing(side, side, "bilinear", mean, std)
+) -> ImagePreprocessing:
+    return ImagePreprocessing(side, side, "bilinear", mean, std)
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("too many images")

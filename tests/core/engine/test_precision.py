@@ -13,13 +13,13 @@ from torch import nn
 
 from embedstream_core.engine.precision import Timing, apply_precision, time_precisions
 from embedstream_core.errors import SystemicError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import ModelId, Precision
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import ModelSpec, prepare_model
 from embedstream_core.settings import EngineSettings
 
-PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class OnlyFloat32(nn.Module):
@@ -31,7 +31,7 @@ class OnlyFloat32(nn.Module):
         return images.mean((2, 3))
 
 
-def only_float32() -> tuple[nn.Module, Preprocessing]:
+def only_float32() -> tuple[nn.Module, ImagePreprocessing]:
     return OnlyFloat32(), PREPROCESSING
 
 
@@ -50,11 +50,11 @@ class Slow(nn.Module):
         return images.mean((2, 3)) * self.weight
 
 
-def slow_in_float32() -> tuple[nn.Module, Preprocessing]:
+def slow_in_float32() -> tuple[nn.Module, ImagePreprocessing]:
     return Slow(torch.float32), PREPROCESSING
 
 
-def slow_in_bfloat16() -> tuple[nn.Module, Preprocessing]:
+def slow_in_bfloat16() -> tuple[nn.Module, ImagePreprocessing]:
     return Slow(torch.bfloat16), PREPROCESSING
 
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import DecodeLimits, Isolation
+from embedstream_core.settings import DecodeSettings, Isolation
 from pictures import real_pictures
 
-PREPROCESSING = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPROCESSING = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 POISON = Path(__file__).parents[2] / "support" / "poison"
 
 
@@ -39,7 +39,7 @@ def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sand
 
     def make(timeout_s: float = 20.0, memory_bytes: int = 2**30) -> SandboxedDecoder:
         isolation = Isolation(timeout_s, memory_bytes)
-        limits = DecodeLimits()
+        limits = DecodeSettings()
         decoder = SandboxedDecoder(PREPROCESSING, limits, fidelity="exact", isolation=isolation)
         opened.append(decoder)
         return decoder
@@ -62,7 +62,7 @@ def test_pixels_equal_those_of_decoding_in_process(
     decoder = open_decoder()
 
     for content in list(real_pictures().values())[:8]:
-        expected = render(open_image(content, DecodeLimits()), PREPROCESSING)
+        expected = render(open_image(content, DecodeSettings()), PREPROCESSING)
         picture = decoder.decode(content)
         np.testing.assert_array_equal(picture.pixels, expected.pixels)
         assert (picture.width, picture.height) == (expected.width, expected.height)
@@ -114,5 +114,5 @@ def test_threads_take_turns(open_decoder: Callable[..., SandboxedDecoder]) -> No
         pictures = list(pool.map(decoder.decode, contents))
 
     for content, picture in zip(contents, pictures, strict=True):
-        expected = render(open_image(content, DecodeLimits()), PREPROCESSING)
+        expected = render(open_image(content, DecodeSettings()), PREPROCESSING)
         np.testing.assert_array_equal(picture.pixels, expected.pixels)

@@ -19,7 +19,7 @@ import torchvision
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
@@ -27,7 +27,7 @@ from embedstream_core.models.prepare import ModelSpec, load_model, load_prepared
 
 State = dict[str, torch.Tensor]
 
-SMALL = Preprocessing(64, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SMALL = ImagePreprocessing(64, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def sha256_of(path: Path) -> str:
@@ -202,7 +202,7 @@ def unchanged(state: State) -> State:
 
 def small_vit() -> Encoder:
     """A vision transformer of torchvision that is quick to make."""
-    preprocessing = Preprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
+    preprocessing = ImagePreprocessing(16, 16, "bilinear", (0, 0, 0), (1, 1, 1))
     weights = PublishedWeights("none", preprocessing, "none", "", lambda: Path())
     sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12}
     build = partial(torchvision.models.VisionTransformer, image_size=16, patch_size=8, **sizes)
@@ -431,7 +431,7 @@ def test_weights_at_an_address_are_refused(weights: str) -> None:
 _OWN = """
 import random, torch
 from torch import nn
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -440,7 +440,7 @@ class Own(nn.Module):
         means = pictures.mean((2, 3))
         return {output}
 def make():
-    return Own(), Preprocessing({preprocessing})
+    return Own(), ImagePreprocessing({preprocessing})
 """
 
 
@@ -483,10 +483,10 @@ def test_a_module_without_values_is_refused(
 ) -> None:
     (tmp_path / "own_lazy.py").write_text(
         "from torch import nn\n"
-        "from embedstream_core.media.image.preprocessing import Preprocessing\n"
+        "from embedstream_core.media.image.preprocessing import ImagePreprocessing\n"
         "def make():\n"
         "    own = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
-        "    return own, Preprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"
+        "    return own, ImagePreprocessing(8, 8, 'bilinear', (0, 0, 0), (1, 1, 1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SetupError, match=r"'1\.weight' of the network is not a tensor with values"):

@@ -9,11 +9,11 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.probe import find_flaw, make_probe_images
 
-PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class Colour(nn.Module):

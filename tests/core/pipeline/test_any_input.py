@@ -25,13 +25,13 @@ from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 from embedstream_core.settings import (
-    DecodeLimits,
+    DecodeSettings,
     FetchPolicy,
     Isolation,
     MessageFormat,
@@ -39,7 +39,7 @@ from embedstream_core.settings import (
 )
 from pictures import encoded, mutated
 
-PREPROCESSING = Preprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 few = settings(max_examples=max(8, settings().max_examples // 6))
@@ -89,7 +89,7 @@ def fetcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
 @pytest.fixture(scope="module")
 def isolated() -> Iterator[SandboxedDecoder]:
     decoder = SandboxedDecoder(
-        PREPROCESSING, DecodeLimits(), fidelity="exact", isolation=Isolation()
+        PREPROCESSING, DecodeSettings(), fidelity="exact", isolation=Isolation()
     )
     yield decoder
     decoder.close()

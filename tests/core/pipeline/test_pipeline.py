@@ -22,15 +22,15 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
 from embedstream_core.media.image.formats import READERS
 from embedstream_core.media.image.opened_image import OpenedImage
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item, Outcome
-from embedstream_core.settings import DecodeLimits, PipelineLimits
+from embedstream_core.settings import DecodeSettings, PipelineLimits
 
 SIDE = 4
 PATIENCE_S = 10
-PREPROCESSING = Preprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1, 1, 1))
+PREPROCESSING = ImagePreprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1, 1, 1))
 
 Fetch = Callable[[str], bytes]
 
@@ -57,7 +57,7 @@ def pipeline(
     batch_size: int = 4,
     fetch: Fetch = no_fetch,
     limits: PipelineLimits | None = None,
-    decode_limits: DecodeLimits | None = None,
+    decode_limits: DecodeSettings | None = None,
     embedding_cache: EmbeddingCache | None = None,
 ) -> Pipeline:
     engine = Engine.start(
@@ -73,7 +73,7 @@ def pipeline(
         fetch=fetch,
         # As many threads on every machine.
         limits=limits or PipelineLimits(decode_threads=1),
-        decode_limits=decode_limits or DecodeLimits(),
+        decode_limits=decode_limits or DecodeSettings(),
         embedding_cache=embedding_cache,
     )
 
@@ -219,7 +219,7 @@ BAD_BYTES = [
     ids=["empty", "unsupported", "corrupt", "pixels", "bytes"],
 )
 def test_bad_bytes_fail_alone(content: bytes, code: Code, message: str, batch_size: int) -> None:
-    limits = DecodeLimits(max_bytes=5_000, max_pixels=10_000)
+    limits = DecodeSettings(max_bytes=5_000, max_pixels=10_000)
     entries = [item(1), Item("bad", content=content), item(2)]
 
     ((before, bad, after),) = pipeline(batch_size=batch_size, decode_limits=limits).run([entries])
@@ -519,7 +519,7 @@ class Decoding:
 
 
 PROBE = struct.Struct(">5sHH")
-PROBE_LIMITS = DecodeLimits(formats=("PROBE",))
+PROBE_LIMITS = DecodeSettings(formats=("PROBE",))
 
 
 def probe(width: int, height: int) -> Item:

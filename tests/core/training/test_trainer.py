@@ -19,11 +19,11 @@ from PIL import Image
 from torch import nn
 
 from embedstream_core.errors import Code, SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.settings import DecodeSettings
 from embedstream_core.training.blocks import select_blocks
 from embedstream_core.training.checkpoint import Epoch, export_tensors, read_finished_epochs
 from embedstream_core.training.examples import Example, LabelledImages, shuffle
@@ -31,13 +31,13 @@ from embedstream_core.training.settings import TrainingSettings
 from embedstream_core.training.trainer import Trainer, join_process_group
 
 SIDE = 16
-SMALL = Preprocessing(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SMALL = ImagePreprocessing(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, learning_rate=1e-2, blocks=1)
 
 Tensors = dict[str, torch.Tensor]
 
 
-def network() -> tuple[nn.Module, Preprocessing]:
+def network() -> tuple[nn.Module, ImagePreprocessing]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         convolution = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
@@ -83,7 +83,7 @@ def pictures(folder: Path, rows: Sequence[Example], *, files: int = 3) -> Labell
         }
         schema = pa.schema({"content": pa.binary(), "label": pa.int32()})
         pq.write_table(pa.table(columns, schema), folder / f"{index}.parquet")
-    return LabelledImages(tuple(sorted(folder.iterdir())), SMALL, DecodeLimits())
+    return LabelledImages(tuple(sorted(folder.iterdir())), SMALL, DecodeSettings())
 
 
 def run(

@@ -15,7 +15,7 @@ from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
 from embedstream.config.secrets import reveal
 from embedstream.worker.model import prepare
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 
 CONFIGURATIONS = sorted((Path(__file__).parents[3] / "conf").glob("*.yaml"))
 
@@ -99,7 +99,9 @@ def test_a_declared_preprocessing_reaches_the_model(tmp_path: Path) -> None:
 
     card = prepare(config.encoder).card
 
-    assert card.preprocessing == Preprocessing(40, 32, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
+    assert card.preprocessing == ImagePreprocessing(
+        40, 32, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.fetch.fetcher import SCHEMES
 from embedstream_core.media.image.decode import render
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.settings import (
     Backend,
-    DecodeLimits,
+    DecodeSettings,
     EngineSettings,
     FetchPolicy,
     Isolation,
@@ -45,7 +45,7 @@ def test_fetching_has_one_set_of_defaults() -> None:
 
 
 def test_decoding_has_one_set_of_limits() -> None:
-    assert DecodeConfig().limits == DecodeLimits()
+    assert DecodeConfig().limits == DecodeSettings()
 
 
 @pytest.mark.spark
@@ -55,7 +55,7 @@ def test_workers_get_the_defaults_of_the_core(spark: SparkSession) -> None:
     embedder = build_embedder(spark, model, EncoderConfig(), DataFrameConfig())
 
     assert embedder.fetch_policy == FetchPolicy()
-    assert embedder.decode_limits == DecodeLimits()
+    assert embedder.decode_limits == DecodeSettings()
     assert embedder.isolation == Isolation()
     assert embedder.model.settings == EngineSettings()
     # Spark decides the threads: those of a task here.
@@ -84,7 +84,9 @@ def test_a_declared_preprocessing_has_the_cores_fields() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     declared = PreprocessingConfig(resize_px=256, crop_px=224, mean=mean, std=std)
 
-    assert Preprocessing(**dict(declared)) == Preprocessing(256, 224, "bilinear", mean, std)
+    assert ImagePreprocessing(**dict(declared)) == ImagePreprocessing(
+        256, 224, "bilinear", mean, std
+    )
 
 
 def test_the_choices_are_exactly_the_implemented_schemes_and_backends() -> None:

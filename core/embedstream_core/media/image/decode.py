@@ -27,8 +27,8 @@ from PIL import ExifTags, Image, ImageOps
 from embedstream_core.errors import Code, ItemError, build_decode_error
 from embedstream_core.media.image.formats import read_header
 from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
-from embedstream_core.settings import DecodeLimits, Fidelity
+from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
+from embedstream_core.settings import DecodeSettings, Fidelity
 
 __all__ = ["apply_orientation", "open_image", "render", "uses_draft"]
 
@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def open_image(content: bytes, limits: DecodeLimits) -> OpenedImage:
+def open_image(content: bytes, limits: DecodeSettings) -> OpenedImage:
     """Read the header and apply the limits; no pixel is decoded.
 
     Raises:
@@ -63,7 +63,7 @@ def _check_limit(value: int, limit: int, description: str) -> None:
 
 
 def render(
-    opened: OpenedImage, preprocessing: Preprocessing, *, fidelity: Fidelity = "exact"
+    opened: OpenedImage, preprocessing: ImagePreprocessing, *, fidelity: Fidelity = "exact"
 ) -> Picture:
     """Decode, scale and crop an opened image.
 
@@ -106,7 +106,7 @@ def render(
     return Picture(pixels, width=opened.width, height=opened.height)
 
 
-def uses_draft(opened: OpenedImage, preprocessing: Preprocessing, fidelity: Fidelity) -> bool:
+def uses_draft(opened: OpenedImage, preprocessing: ImagePreprocessing, fidelity: Fidelity) -> bool:
     """Return whether `render` lets the JPEG decoder scale the image down."""
     is_large = min(opened.size) > 2 * preprocessing.resize_px
     return fidelity == "fast" and opened.format == "JPEG" and is_large
@@ -122,7 +122,7 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _scale_and_crop(
-    image: Image.Image, preprocessing: Preprocessing, orientation: int
+    image: Image.Image, preprocessing: ImagePreprocessing, orientation: int
 ) -> Image.Image:
     """Scale and crop a stored image; only the crop is computed."""
     crop = preprocessing.crop_px

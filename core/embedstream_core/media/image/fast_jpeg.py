@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from embedstream_core.media.image.decode import apply_orientation, render, uses_draft
 from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing, locate_crop
+from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
 from embedstream_core.settings import Fidelity
 
 __all__ = ["render_quickly"]
@@ -30,7 +30,7 @@ _MAX_SCALED_CROPS = 4
 def render_quickly(
     content: bytes,
     opened: OpenedImage,
-    preprocessing: Preprocessing,
+    preprocessing: ImagePreprocessing,
     *,
     fidelity: Fidelity = "exact",
 ) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["CropMode", "Interpolation", "Preprocessing", "locate_crop"]
+__all__ = ["CropMode", "ImagePreprocessing", "Interpolation", "locate_crop"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
@@ -17,7 +17,7 @@ _STORED_BOTTOM_UP = (3, 4, 6, 7)
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class ImagePreprocessing:
     """The input that an encoder expects: torchvision's Resize, CenterCrop and Normalize.
 
     `resize_px` is the shorter side's length after scaling, `crop_px` the side of the square cut
@@ -53,7 +53,7 @@ class Preprocessing:
 
 
 def locate_crop(
-    size: tuple[int, int], preprocessing: Preprocessing, orientation: int
+    size: tuple[int, int], preprocessing: ImagePreprocessing, orientation: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the scaled size of a stored image of `size`, and where the crop begins in it.
 

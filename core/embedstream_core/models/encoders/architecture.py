@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.failures import convert_errors
 
 __all__ = [
@@ -36,7 +36,7 @@ class PublishedWeights:
     """
 
     name: str
-    preprocessing: Preprocessing | None
+    preprocessing: ImagePreprocessing | None
     license: str
     sha256: str
     download: Callable[[], Path] | None

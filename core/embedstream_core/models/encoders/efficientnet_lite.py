@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import (
     Encoder,
     PublishedWeights,
@@ -28,7 +28,7 @@ def find_efficientnet_lite0() -> Encoder:
         name="imagenet",
         # The network was trained on (value - 127) / 128 with a margin of 32 pixels cut off:
         # tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py and preprocessing.py.
-        preprocessing=Preprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3),
+        preprocessing=ImagePreprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3),
         license="Apache-2.0",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         download=lambda: Path(EfficientnetLite0ModelFile.get_model_file_path()),

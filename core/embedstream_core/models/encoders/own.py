@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_nothing
 from embedstream_core.models.failures import convert_errors
 
@@ -47,12 +47,13 @@ def find_own_encoder(name: str) -> Encoder:
             raise SetupError(f"'{name}' returns an Encoder without weights; name at least one")
         case nn.Module():
             return Encoder(name, build, {weights.name: weights}, cut=cut_nothing)
-        case (nn.Module(), Preprocessing()):
+        case (nn.Module(), ImagePreprocessing()):
             weights = replace(weights, preprocessing=built[1])
             return Encoder(name, lambda: build()[0], {weights.name: weights}, cut=cut_nothing)
     given = type(built).__name__
     if isinstance(built, tuple):
         given = f"a tuple of {', '.join(type(part).__name__ for part in built)}"
     raise SetupError(
-        f"'{name}' returns {given}, not a module, a module and its Preprocessing, or an Encoder"
+        f"'{name}' returns {given}, not a module, a module and its ImagePreprocessing, or an "
+        "Encoder"
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import (
     Encoder,
     PublishedWeights,
@@ -80,7 +80,7 @@ class _Model(NamedTuple):
     name: str
     pretrained: Any
 
-    def read_preprocessing(self) -> tuple[Preprocessing | None, str]:
+    def read_preprocessing(self) -> tuple[ImagePreprocessing | None, str]:
         """Return the preprocessing of timm's evaluation, or None and the unsupported setting."""
         import timm.data
 
@@ -88,7 +88,7 @@ class _Model(NamedTuple):
         channels, height, width = data["input_size"]
         if channels != 3 or height != width:
             return None, f"input_size {data['input_size']}"
-        preprocessing = Preprocessing(
+        preprocessing = ImagePreprocessing(
             resize_px=int(height / data["crop_pct"]),
             crop_px=height,
             interpolation=data["interpolation"],

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
 
 __all__ = ["download_file", "find_torchvision_encoder", "list_torchvision_names"]
@@ -50,7 +50,7 @@ def find_torchvision_encoder(name: str) -> Encoder:
         transforms = member.transforms()
         weights[member.name] = PublishedWeights(
             name=member.name,
-            preprocessing=Preprocessing(
+            preprocessing=ImagePreprocessing(
                 resize_px=transforms.resize_size[0],
                 crop_px=transforms.crop_size[0],
                 interpolation=transforms.interpolation.value,

@@ -25,7 +25,7 @@ from torch import nn
 
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.huggingface import load_folder, pack_folder
 from embedstream_core.models.files.image_processors import read_preprocessing
@@ -58,7 +58,7 @@ class Program:
 
     load: Callable[[Path], nn.Module]
     pack: Callable[[Path], bytes]
-    read_preprocessing: Callable[[Path], Preprocessing | None] = lambda path: None
+    read_preprocessing: Callable[[Path], ImagePreprocessing | None] = lambda path: None
     fixed: bool = True
 
 

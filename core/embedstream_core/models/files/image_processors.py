@@ -1,4 +1,4 @@
-"""Read the image processor in a folder of transformers as a `Preprocessing`.
+"""Read the image processor in a folder of transformers as a `ImagePreprocessing`.
 
 transformers itself reads the folder, so settings that a file leaves out have the defaults of the
 processor's class. Each setting is then translated, or refused by its name. Classes also do things
@@ -21,8 +21,8 @@ from PIL import Image
 from embedstream_core.errors import SetupError, explain
 from embedstream_core.extras import require_extra
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import CropMode, Interpolation, Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing, Interpolation
+from embedstream_core.settings import DecodeSettings
 
 __all__ = ["PROCESSOR_FILES", "read_preprocessing"]
 
@@ -42,7 +42,7 @@ _TRANSLATED = re.compile(
 )
 
 
-def read_preprocessing(folder: Path) -> Preprocessing | None:
+def read_preprocessing(folder: Path) -> ImagePreprocessing | None:
     """Return the preprocessing of the folder's image processor; None if the folder has none.
 
     Raises:
@@ -88,7 +88,7 @@ class _Settings(NamedTuple):
     folder: Path
     values: Mapping[str, Any]
 
-    def translate(self) -> Preprocessing:
+    def translate(self) -> ImagePreprocessing:
         """Return the equivalent preprocessing, which is for values of 0 to 1."""
         if not self.values.get("do_resize"):
             raise self._build_refusal("do_resize", "false: its images have many sizes")
@@ -111,7 +111,7 @@ class _Settings(NamedTuple):
         std = self._read_channels("image_std", 255 * factor) if normalizes else (one, one, one)
         if 0 in std:
             raise self._build_refusal("image_std")
-        return Preprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
+        return ImagePreprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
 
     def _read_geometry(self) -> tuple[int, int, CropMode]:
         """Return resize_px, crop_px and crop_mode."""
@@ -155,7 +155,7 @@ class _Settings(NamedTuple):
         return _build_refusal(self.folder, f"{key} {reason or self.values.get(key)}")
 
 
-def _compare(processor: Any, preprocessing: Preprocessing) -> str:
+def _compare(processor: Any, preprocessing: ImagePreprocessing) -> str:
     """Return how an image differs when the processor prepares it; empty if it does not."""
     # Smooth, so that the scaling itself makes no difference, and half again as wide as high.
     colours: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(
@@ -170,7 +170,7 @@ def _compare(processor: Any, preprocessing: Preprocessing) -> str:
         return f"fails on an image ({explain(error)})"
     file = io.BytesIO()
     image.save(file, "PNG")
-    ours = render(open_image(file.getvalue(), DecodeLimits()), preprocessing).pixels
+    ours = render(open_image(file.getvalue(), DecodeSettings()), preprocessing).pixels
     side = preprocessing.crop_px
     if theirs.shape != (1, 3, side, side):
         return f"makes {theirs.shape} of an image"

@@ -11,11 +11,11 @@ import pytest
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.settings import DecodeSettings
 
 SIDE = 8
-AS_STORED = Preprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
+AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
 BLACK_WHITE = bytes([0, 0, 0, 0, 255, 255, 255, 0])
 # Blue, green, red, and an unused byte.
 COLOURS = bytes([30, 20, 10, 0, 60, 50, 40, 0, 90, 80, 70, 0, 120, 110, 100, 0])
@@ -43,7 +43,7 @@ def bmp(
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeLimits()), AS_STORED).pixels
+    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
 
 
 def assert_first(content: bytes, *colours: tuple[int, int, int]) -> None:

@@ -16,26 +16,26 @@ from torchvision import transforms
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Picture, Pixels
-from embedstream_core.media.image.preprocessing import Interpolation, Preprocessing
-from embedstream_core.settings import DecodeLimits, Fidelity
+from embedstream_core.media.image.preprocessing import ImagePreprocessing, Interpolation
+from embedstream_core.settings import DecodeSettings, Fidelity
 from pictures import encoded, mutated, png_of, real_pictures
 
 SIDE = 8
-PHOTO = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PHOTO = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def unscaled(side: int) -> Preprocessing:
-    return Preprocessing(side, side, "nearest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+def unscaled(side: int) -> ImagePreprocessing:
+    return ImagePreprocessing(side, side, "nearest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def decoded(
     content: bytes,
-    preprocessing: Preprocessing,
+    preprocessing: ImagePreprocessing,
     *,
-    limits: DecodeLimits | None = None,
+    limits: DecodeSettings | None = None,
     fidelity: Fidelity = "exact",
 ) -> Picture:
-    return render(open_image(content, limits or DecodeLimits()), preprocessing, fidelity=fidelity)
+    return render(open_image(content, limits or DecodeSettings()), preprocessing, fidelity=fidelity)
 
 
 def noise(channels: int, side: int = SIDE) -> Pixels:
@@ -59,7 +59,7 @@ def assert_pixels(content: bytes, expected: npt.NDArray[Any], *, tolerance: floa
     assert np.abs(picture.pixels - expected.astype(np.float64)).max() <= tolerance
 
 
-def failure(content: bytes, *, limits: DecodeLimits | None = None) -> ItemError:
+def failure(content: bytes, *, limits: DecodeSettings | None = None) -> ItemError:
     with pytest.raises(ItemError) as caught:
         decoded(content, PHOTO, limits=limits)
     assert caught.value.stage == Stage.DECODE
@@ -264,7 +264,7 @@ def test_scaling_equals_torchvision(
         [transforms.Resize(resize_px, mode, antialias=True), transforms.CenterCrop(224)]
     )
     expected = np.asarray(transform(flattened(content)))
-    preprocessing = Preprocessing(resize_px, 224, interpolation, PHOTO.mean, PHOTO.std)
+    preprocessing = ImagePreprocessing(resize_px, 224, interpolation, PHOTO.mean, PHOTO.std)
     picture = decoded(content, preprocessing)
     assert np.abs(picture.pixels.astype(int) - expected).max() <= most
 
@@ -300,17 +300,17 @@ def test_no_bytes() -> None:
 
 def test_too_many_bytes() -> None:
     content = encoded(Image.fromarray(noise(3)))
-    error = failure(content, limits=DecodeLimits(max_bytes=len(content) - 1))
+    error = failure(content, limits=DecodeSettings(max_bytes=len(content) - 1))
     assert error.code == Code.IMAGE_TOO_LARGE
     assert str(len(content)) in error.message
-    decoded(content, PHOTO, limits=DecodeLimits(max_bytes=len(content)))
+    decoded(content, PHOTO, limits=DecodeSettings(max_bytes=len(content)))
 
 
 def test_too_many_pixels() -> None:
     content = encoded(Image.fromarray(noise(3)))
-    error = failure(content, limits=DecodeLimits(max_pixels=SIDE * SIDE - 1))
+    error = failure(content, limits=DecodeSettings(max_pixels=SIDE * SIDE - 1))
     assert error.code == Code.IMAGE_TOO_LARGE
-    decoded(content, PHOTO, limits=DecodeLimits(max_pixels=SIDE * SIDE))
+    decoded(content, PHOTO, limits=DecodeSettings(max_pixels=SIDE * SIDE))
 
 
 @pytest.mark.parametrize("side", [9_500, 13_000, 20_000])

@@ -16,15 +16,15 @@ from embedstream_core.media.image import fast_jpeg
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Picture
-from embedstream_core.media.image.preprocessing import Interpolation, Preprocessing
-from embedstream_core.settings import DecodeLimits, Fidelity
+from embedstream_core.media.image.preprocessing import ImagePreprocessing, Interpolation
+from embedstream_core.settings import DecodeSettings, Fidelity
 from pictures import encoded, mutated, real_pictures
 
-BILINEAR = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+BILINEAR = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PREPROCESSINGS = [
     BILINEAR,
-    Preprocessing(255, 224, "bicubic", BILINEAR.mean, BILINEAR.std),
-    Preprocessing(224, 224, "bilinear", BILINEAR.mean, BILINEAR.std),
+    ImagePreprocessing(255, 224, "bicubic", BILINEAR.mean, BILINEAR.std),
+    ImagePreprocessing(224, 224, "bilinear", BILINEAR.mean, BILINEAR.std),
 ]
 
 
@@ -34,14 +34,14 @@ def photo(size: tuple[int, int] = (500, 375), **options: Any) -> bytes:
 
 
 def rendered_quickly(
-    content: bytes, preprocessing: Preprocessing = BILINEAR, *, fidelity: Fidelity = "exact"
+    content: bytes, preprocessing: ImagePreprocessing = BILINEAR, *, fidelity: Fidelity = "exact"
 ) -> Picture:
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     return render_quickly(content, opened, preprocessing, fidelity=fidelity)
 
 
-def rendered(content: bytes, preprocessing: Preprocessing = BILINEAR) -> Picture:
-    return render(open_image(content, DecodeLimits()), preprocessing)
+def rendered(content: bytes, preprocessing: ImagePreprocessing = BILINEAR) -> Picture:
+    return render(open_image(content, DecodeSettings()), preprocessing)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ common = pytest.mark.usefixtures("without_pillow")
 @common
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 @pytest.mark.parametrize("name", [name for name in real_pictures() if name.endswith("jpg")])
-def test_pixels_equal_torchvisions(name: str, preprocessing: Preprocessing) -> None:
+def test_pixels_equal_torchvisions(name: str, preprocessing: ImagePreprocessing) -> None:
     content = real_pictures()[name]
     mode = transforms.InterpolationMode(preprocessing.interpolation)
     transform = transforms.Compose(
@@ -137,8 +137,8 @@ def converted(mode: str, format_: str = "JPEG") -> bytes:
     return encoded(Image.open(io.BytesIO(photo())).convert(mode), format_)
 
 
-def of_interpolation(name: Interpolation) -> Preprocessing:
-    return Preprocessing(256, 224, name, BILINEAR.mean, BILINEAR.std)
+def of_interpolation(name: Interpolation) -> ImagePreprocessing:
+    return ImagePreprocessing(256, 224, name, BILINEAR.mean, BILINEAR.std)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def of_interpolation(name: Interpolation) -> Preprocessing:
     ],
     ids=["CMYK", "grey", "PNG", "banner", "nearest", "lanczos"],
 )
-def test_pillow_decodes_everything_else(content: bytes, preprocessing: Preprocessing) -> None:
+def test_pillow_decodes_everything_else(content: bytes, preprocessing: ImagePreprocessing) -> None:
     picture = rendered_quickly(content, preprocessing)
     np.testing.assert_array_equal(picture.pixels, rendered(content, preprocessing).pixels)
 
 
 def test_fidelity_fast_scales_a_large_jpeg_in_the_decoder() -> None:
     content = photo((1600, 1200))
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     expected = render(opened, BILINEAR, fidelity="fast")
 
     picture = rendered_quickly(content, fidelity="fast")

@@ -14,21 +14,21 @@ from PIL import Image
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation
 
 SIDE = 8
-AS_STORED = Preprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
+AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
 RED, GREEN, WHITE = (200, 30, 10), (0, 255, 0), (255, 255, 255)
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeLimits()), AS_STORED).pixels
+    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
 
 
 def failure(content: bytes, *, formats: tuple[str, ...] | None = None) -> ItemError:
-    limits = DecodeLimits(formats=formats) if formats else DecodeLimits()
+    limits = DecodeSettings(formats=formats) if formats else DecodeSettings()
     with pytest.raises(ItemError) as caught:
         render(open_image(content, limits), AS_STORED)
     return caught.value
@@ -133,7 +133,7 @@ def test_a_webps_size_is_what_libwebp_reads(
     size: tuple[int, int], options: dict[str, object]
 ) -> None:
     content = encoded(Image.new("RGB", size), "WEBP", **options)
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     assert (opened.format, opened.size) == ("WEBP", size)
     assert opened.decode().size == size
 
@@ -142,7 +142,7 @@ def test_a_webps_size_is_what_libwebp_reads(
 def test_a_webps_orientation_is_applied(lossless: bool) -> None:
     image = Image.new("RGB", (30, 20), RED)
     content = encoded(image, "WEBP", lossless=lossless, exif=exif_orientation(3, b"\6\0"))
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     assert (opened.width, opened.height, opened.orientation) == (20, 30, 6)
 
 
@@ -161,11 +161,11 @@ def test_an_image_that_is_cut_short_is_corrupt(format_: str) -> None:
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_a_format_that_is_not_allowed_is_unsupported(format_: str) -> None:
     content = encoded(Image.new("RGB", (8, 8)), format_)
-    others = tuple(name for name in DecodeLimits().formats if name != format_)
+    others = tuple(name for name in DecodeSettings().formats if name != format_)
     error = failure(content, formats=others)
     assert error.code == Code.IMAGE_UNSUPPORTED
     assert ", ".join(others) in error.message
-    render(open_image(content, DecodeLimits(formats=(format_,))), AS_STORED)
+    render(open_image(content, DecodeSettings(formats=(format_,))), AS_STORED)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 import torch
-from embedstream_core.media.image.decode import DecodeLimits, Preprocessing, open_image
+from embedstream_core.media.image.decode import DecodeSettings, ImagePreprocessing, open_image
 from embedstream_core.engine.engine import Engine
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Item
@@ -200,7 +200,7 @@ def peak(action):
     action()
     return field("VmHWM") - before
 
-wanted = Preprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
+wanted = ImagePreprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
 engine = Engine.start(
     Mean(), wanted, device=torch.device("cpu"), precision="float32", cpu_threads=1
 )
@@ -214,7 +214,7 @@ def embed(contents):
 
 small, large = (Path(name).read_bytes() for name in sys.argv[1:3])
 embed([small])
-header = peak(lambda: open_image(large, DecodeLimits()))
+header = peak(lambda: open_image(large, DecodeSettings()))
 one = peak(lambda: embed([large]))
 # Other bytes each time, so that no two images are equal.
 many = peak(lambda: embed([large + bytes([number]) for number in range(12)]))

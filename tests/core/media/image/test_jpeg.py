@@ -13,18 +13,18 @@ from PIL import Image
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation, real_pictures
 
-AS_STORED = Preprocessing(64, 64, "nearest", (0, 0, 0), (1, 1, 1))
+AS_STORED = ImagePreprocessing(64, 64, "nearest", (0, 0, 0), (1, 1, 1))
 PHOTO = Image.open(io.BytesIO(real_pictures()["china.jpg"])).resize((64, 64))
 SEQUENTIAL = encoded(PHOTO, "JPEG")
 PROGRESSIVE = encoded(PHOTO, "JPEG", progressive=True)
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeLimits()), AS_STORED).pixels
+    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
 
 
 def failure(content: bytes) -> ItemError:
@@ -66,14 +66,14 @@ def test_only_scans_of_the_image_count(content: bytes) -> None:
 
 
 def test_scans_are_counted() -> None:
-    scans = open_image(PROGRESSIVE, DecodeLimits()).scans
+    scans = open_image(PROGRESSIVE, DecodeSettings()).scans
     # The number in libjpeg's default script for three colours.
     assert scans == 10
-    assert open_image(SEQUENTIAL, DecodeLimits()).scans == 1
-    exactly = DecodeLimits(max_scans=scans)
+    assert open_image(SEQUENTIAL, DecodeSettings()).scans == 1
+    exactly = DecodeSettings(max_scans=scans)
     assert open_image(PROGRESSIVE, exactly).scans == scans
     with pytest.raises(ItemError, match="scans; the limit is 9"):
-        open_image(PROGRESSIVE, DecodeLimits(max_scans=scans - 1))
+        open_image(PROGRESSIVE, DecodeSettings(max_scans=scans - 1))
 
 
 def test_scans_of_a_sequential_jpeg_are_counted_where_it_may_have_more() -> None:
@@ -90,7 +90,7 @@ def test_scans_of_a_sequential_jpeg_are_counted_where_it_may_have_more() -> None
 )
 def test_counting_takes_linear_time(hostile: bytes) -> None:
     start = time.process_time()
-    open_image(PROGRESSIVE[:-2] + hostile, DecodeLimits())
+    open_image(PROGRESSIVE[:-2] + hostile, DecodeSettings())
     assert time.process_time() - start < 1
 
 
@@ -99,7 +99,7 @@ def test_many_segments_are_refused_in_time(place: int) -> None:
     start = time.process_time()
     bomb = PROGRESSIVE[:place] + segment(0xE3, b"") * (8 << 20) + PROGRESSIVE[place:]
     with pytest.raises(ItemError, match="over 100000 segments") as caught:
-        open_image(bomb, DecodeLimits(max_bytes=len(bomb)))
+        open_image(bomb, DecodeSettings(max_bytes=len(bomb)))
     assert caught.value.code == Code.IMAGE_TOO_LARGE
     assert time.process_time() - start < 2
 

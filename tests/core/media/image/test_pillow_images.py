@@ -17,7 +17,7 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item, Outcome
 
@@ -67,7 +67,7 @@ def never(uri: str) -> bytes:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_each_has_an_outcome_in_time_and_memory_stays_flat(images: list[Path]) -> None:
-    preprocessing = Preprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
+    preprocessing = ImagePreprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
     engine = Engine.start(
         MeanColour(), preprocessing, device=torch.device("cpu"), precision="float32"
     )

@@ -15,13 +15,13 @@ from PIL import Image
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Picture, Pixels
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
-from embedstream_core.settings import DecodeLimits, Isolation
+from embedstream_core.settings import DecodeSettings, Isolation
 from pictures import encoded, exif_orientation, png_chunk, png_of, real_pictures
 
 SIDE = 8
-AS_STORED = Preprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
+AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
 COLOURS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 ROWS = [row.tobytes() for row in COLOURS]
 ORIENTED = exif_orientation(3, b"\6\0")
@@ -30,7 +30,7 @@ XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
 def decoded(content: bytes) -> Picture:
-    return render(open_image(content, DecodeLimits()), AS_STORED)
+    return render(open_image(content, DecodeSettings()), AS_STORED)
 
 
 def pixels(content: bytes) -> Pixels:
@@ -198,7 +198,7 @@ def broken_ones() -> list[bytes]:
 
 def test_broken_data_are_refused_on_either_path() -> None:
     isolated = SandboxedDecoder(
-        AS_STORED, DecodeLimits(), fidelity="exact", isolation=Isolation(memory_bytes=2**30)
+        AS_STORED, DecodeSettings(), fidelity="exact", isolation=Isolation(memory_bytes=2**30)
     )
     try:
         for content in broken_ones():
@@ -213,7 +213,7 @@ def test_broken_data_are_refused_on_either_path() -> None:
 def test_an_image_that_was_refused_once_is_refused_again() -> None:
     data = zlib.compress(b"".join(b"\0" + row for row in ROWS))
     content = SOUND[:33] + png_chunk(b"IDAT", data[: len(data) // 2]) + png_chunk(b"IEND", b"")
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     for _ in range(2):
         with pytest.raises(ItemError, match="truncated"):
             render(opened, AS_STORED)
@@ -332,7 +332,7 @@ def test_many_chunks_take_linear_time(chunk: bytes, code: Code | None) -> None:
     content = png_of(ROWS, SIDE, before=[chunk])
     start = time.process_time()
     try:
-        open_image(content, DecodeLimits())
+        open_image(content, DecodeSettings())
         found = None
     except ItemError as error:
         found = error.code
@@ -351,7 +351,7 @@ def test_data_in_chunks_of_one_byte_are_an_image() -> None:
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in whole))
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *whole.shape[1::-1], 8, 2, 0, 0, 0))
     split = b"".join(png_chunk(b"IDAT", packed[at : at + 1]) for at in range(len(packed)))
-    decoded = open_image(SOUND[:8] + header + split, DecodeLimits()).decode()
+    decoded = open_image(SOUND[:8] + header + split, DecodeSettings()).decode()
     np.testing.assert_array_equal(np.asarray(decoded), whole)
 
 

@@ -13,8 +13,8 @@ from torchvision import transforms
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import CropMode, Preprocessing
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing
+from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation, real_pictures
 
 MEAN = (0.485, 0.456, 0.406)
@@ -40,9 +40,9 @@ def of_timm(image: Image.Image, mode: CropMode, percent: float) -> Pixels:
     return np.asarray(transform(image).permute(1, 2, 0), np.uint8)
 
 
-def prepared(mode: CropMode, percent: float) -> Preprocessing:
+def prepared(mode: CropMode, percent: float) -> ImagePreprocessing:
     resize_px = int(224 / percent)
-    return Preprocessing(resize_px, 224, "bicubic", MEAN, (1, 1, 1), crop_mode=mode)
+    return ImagePreprocessing(resize_px, 224, "bicubic", MEAN, (1, 1, 1), crop_mode=mode)
 
 
 def assert_alike(found: Pixels, expected: Pixels) -> None:
@@ -59,7 +59,7 @@ def assert_alike(found: Pixels, expected: Pixels) -> None:
 def test_pixels_equal_timms(mode: CropMode, size: tuple[int, int], percent: float) -> None:
     image = photo(size)
     content = encoded(image)
-    picture = render(open_image(content, DecodeLimits()), prepared(mode, percent))
+    picture = render(open_image(content, DecodeSettings()), prepared(mode, percent))
     assert_alike(picture.pixels, of_timm(image, mode, percent))
     assert (picture.width, picture.height) == size
 
@@ -68,7 +68,7 @@ def test_pixels_equal_timms(mode: CropMode, size: tuple[int, int], percent: floa
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_pixels_of_jpegs_equal_timms(mode: CropMode, size: tuple[int, int]) -> None:
     content = encoded(photo(size), "JPEG")
-    opened = open_image(content, DecodeLimits())
+    opened = open_image(content, DecodeSettings())
     picture = render_quickly(content, opened, prepared(mode, 0.875))
     decoded = Image.open(io.BytesIO(content)).convert("RGB")
     assert_alike(picture.pixels, of_timm(decoded, mode, 0.875))
@@ -82,7 +82,7 @@ def test_the_displayed_image_is_prepared(mode: CropMode, orientation: int) -> No
     content = encoded(photo((453, 302)), exif=exif)
     with Image.open(io.BytesIO(content)) as image:
         upright = image.transpose(TRANSPOSED[orientation]) if orientation > 1 else image.copy()
-    picture = render(open_image(content, DecodeLimits()), prepared(mode, 1.0))
+    picture = render(open_image(content, DecodeSettings()), prepared(mode, 1.0))
     assert_alike(picture.pixels, of_timm(upright, mode, 1.0))
 
 
@@ -106,8 +106,8 @@ def test_a_crop_larger_than_the_image_is_padded_as_by_torchvision(
     steps = [transforms.Resize(resize_px, antialias=True), transforms.CenterCrop(224)]
     expected = np.asarray(transforms.Compose(steps)(image))
     content = encoded(image)
-    wanted = Preprocessing(resize_px, 224, "bilinear", MEAN, (1, 1, 1))
-    pixels = render_quickly(content, open_image(content, DecodeLimits()), wanted).pixels
+    wanted = ImagePreprocessing(resize_px, 224, "bilinear", MEAN, (1, 1, 1))
+    pixels = render_quickly(content, open_image(content, DecodeSettings()), wanted).pixels
     assert_alike(pixels, expected)
     assert (expected[0] == 0).all() or (expected[:, 0] == 0).all()
 
@@ -116,6 +116,6 @@ def test_a_crop_larger_than_the_image_is_padded_as_by_torchvision(
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_extreme_shapes_work(mode: CropMode, size: tuple[int, int]) -> None:
     content = encoded(Image.new("RGB", size, (10, 20, 30)))
-    pixels = render(open_image(content, DecodeLimits()), prepared(mode, 1.0)).pixels
+    pixels = render(open_image(content, DecodeSettings()), prepared(mode, 1.0)).pixels
     assert pixels.shape == (224, 224, 3)
     assert (pixels == (10, 20, 30)).all(axis=-1).any()

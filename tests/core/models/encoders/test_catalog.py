@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_head
 from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
@@ -239,7 +239,7 @@ def test_unknown_timm_names_list_the_nearest(name: str, nearest: str) -> None:
 
 def small_encoder() -> Encoder:
     """Return an encoder, as a `module:function` may."""
-    preprocessing = Preprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
+    preprocessing = ImagePreprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1))
     none = PublishedWeights("none", preprocessing, "CC0-1.0", "", lambda: Path("nowhere"))
     return Encoder("small", lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), {"none": none})
 
@@ -368,7 +368,7 @@ class Fails(nn.Module):
         ("mine:raises", "FileNotFoundError: shoes.pth"),
         ("mine:takes", "missing 1 required positional argument: 'path'"),
         ("mine:INSTANCE", "missing 1 required positional argument"),
-        ("mine:DECLARED", "TypeError: 'Preprocessing' object is not callable"),
+        ("mine:DECLARED", "TypeError: 'ImagePreprocessing' object is not callable"),
         ("mine:without_weights", "an Encoder without weights"),
         ("mine:raises_later", "FileNotFoundError: shoes.pth"),
         ("mine:cut_raises", "KeyError: 'head'"),

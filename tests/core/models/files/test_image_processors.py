@@ -16,10 +16,10 @@ from PIL import Image
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.preprocessing import Preprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_preprocessing
 from embedstream_core.models.prepare import prepare_model
-from embedstream_core.settings import DecodeLimits
+from embedstream_core.settings import DecodeSettings
 from pictures import encoded
 from small_models import DECLARED, SIDE, huggingface_model
 
@@ -36,76 +36,78 @@ def folder_with(
     return folder
 
 
-DONE: dict[str, tuple[dict[str, object], Preprocessing]] = {
+DONE: dict[str, tuple[dict[str, object], ImagePreprocessing]] = {
     "a class's own": (
         {"image_processor_type": "ViTImageProcessor"},
-        Preprocessing(224, 224, "bilinear", HALF, HALF, "squash"),
+        ImagePreprocessing(224, 224, "bilinear", HALF, HALF, "squash"),
     ),
     "of another class": (
         {"image_processor_type": "CLIPImageProcessor"},
-        Preprocessing(224, 224, "bicubic", *CLIP),
+        ImagePreprocessing(224, 224, "bicubic", *CLIP),
     ),
     "an older file": (
         {"feature_extractor_type": "CLIPFeatureExtractor", "size": 256, "crop_size": 224},
-        Preprocessing(256, 224, "bicubic", *CLIP),
+        ImagePreprocessing(256, 224, "bicubic", *CLIP),
     ),
     "single numbers": (
         {"image_processor_type": "ViTImageProcessor", "image_mean": 0.4, "image_std": 0.2},
-        Preprocessing(224, 224, "bilinear", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), "squash"),
+        ImagePreprocessing(224, 224, "bilinear", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), "squash"),
     ),
     "values of 0 to 2": (
         {"image_processor_type": "ViTImageProcessor", "rescale_factor": 1 / 127.5},
-        Preprocessing(224, 224, "bilinear", (0.25,) * 3, (0.25,) * 3, "squash"),
+        ImagePreprocessing(224, 224, "bilinear", (0.25,) * 3, (0.25,) * 3, "squash"),
     ),
     "values of 0 to 255": (
         {"image_processor_type": "ViTImageProcessor", "do_rescale": False},
-        Preprocessing(224, 224, "bilinear", (0.5 / 255,) * 3, (0.5 / 255,) * 3, "squash"),
+        ImagePreprocessing(224, 224, "bilinear", (0.5 / 255,) * 3, (0.5 / 255,) * 3, "squash"),
     ),
     "values as they are": (
         {"image_processor_type": "ViTImageProcessor", "do_normalize": False},
-        Preprocessing(224, 224, "bilinear", (0.0,) * 3, (1.0,) * 3, "squash"),
+        ImagePreprocessing(224, 224, "bilinear", (0.0,) * 3, (1.0,) * 3, "squash"),
     ),
     "squeezed, then cut": (
         {"image_processor_type": "ViTImageProcessor", "do_center_crop": True, "crop_size": 200},
-        Preprocessing(224, 200, "bilinear", HALF, HALF, "squash"),
+        ImagePreprocessing(224, 200, "bilinear", HALF, HALF, "squash"),
     ),
     "ConvNeXT, small": (
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}},
-        Preprocessing(256, 224, "bicubic", HALF, HALF),
+        ImagePreprocessing(256, 224, "bicubic", HALF, HALF),
     ),
     "ConvNeXT, large": (
         {"image_processor_type": "ConvNextImageProcessor"},
-        Preprocessing(384, 384, "bicubic", HALF, HALF, "squash"),
+        ImagePreprocessing(384, 384, "bicubic", HALF, HALF, "squash"),
     ),
     "a crop of a margin": (
         {"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 0.875},
-        Preprocessing(256, 224, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ImagePreprocessing(256, 224, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ),
     "resample by number": (
         {"image_processor_type": "CLIPImageProcessor", "resample": 1},
-        Preprocessing(224, 224, "lanczos", *CLIP),
+        ImagePreprocessing(224, 224, "lanczos", *CLIP),
     ),
     "padding that adds nothing": (
         {"image_processor_type": "ViTImageProcessor", "do_pad": True},
-        Preprocessing(224, 224, "bilinear", HALF, HALF, "squash"),
+        ImagePreprocessing(224, 224, "bilinear", HALF, HALF, "squash"),
     ),
     "scaled as floats": (
         {"image_processor_type": "DINOv3ViTImageProcessor"},
-        Preprocessing(224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash"),
+        ImagePreprocessing(
+            224, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash"
+        ),
     ),
 }
 # transformers passes the name on to torchvision, which accepts names since 0.28.
 if Version(torchvision.__version__) >= Version("0.28"):
     DONE["resample by name"] = (
         {"image_processor_type": "ViTImageProcessor", "resample": "bicubic"},
-        Preprocessing(224, 224, "bicubic", HALF, HALF, "squash"),
+        ImagePreprocessing(224, 224, "bicubic", HALF, HALF, "squash"),
     )
 
 
 @pytest.mark.parametrize(("settings", "expected"), DONE.values(), ids=DONE.keys())
 @pytest.mark.parametrize("name", PROCESSOR_FILES)
 def test_settings_are_translated(
-    name: str, settings: dict[str, object], expected: Preprocessing, tmp_path: Path
+    name: str, settings: dict[str, object], expected: ImagePreprocessing, tmp_path: Path
 ) -> None:
     found = read_preprocessing(folder_with(tmp_path, settings, name))
 
@@ -128,7 +130,7 @@ def test_an_image_is_prepared_as_by_transformers(
     colours = np.random.default_rng(1).integers(256, size=(5, 5, 3), dtype=np.uint8)
     image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
 
-    pixels = render(open_image(encoded(image, "PNG"), DecodeLimits()), preprocessing).pixels
+    pixels = render(open_image(encoded(image, "PNG"), DecodeSettings()), preprocessing).pixels
 
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     ours = (pixels / 255 - mean) / std

@@ -1,0 +1,18 @@
+"""The modalities by name, and the preprocessing that each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from embedstream_core.media.audio.preprocessing import AudioPreprocessing
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modality import Modality
+from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.settings import ModalityName
+
+__all__ = ["MODALITIES", "Preprocessing"]
+
+Preprocessing: TypeAlias = ImagePreprocessing | TextPreprocessing | AudioPreprocessing
+
+MODALITIES: Mapping[ModalityName, Modality[Any, Any]] = {}
