@@ -21,6 +21,7 @@ from embedstream_core.settings import (
     Fidelity,
     ImageFormat,
     Isolation,
+    Normalization,
     PipelineLimits,
     SchemeName,
 )
@@ -125,6 +126,8 @@ class EncoderConfig(Section):
     interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}`.
     Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
     `squash` and `border`. Required for `onnx` and `keras`."""
+    normalize: Normalization = "none"
+    """`l2` divides each embedding by its length, for indexes that want unit vectors."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
     """The hash that the weights file must have, or the beginning of it; for `random`, the hash in
     its `model_id`."""
@@ -163,13 +166,14 @@ class DecodeConfig(Section):
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
 
     @property
-    def limits(self) -> DecodeSettings:
-        """The limits that apply before any pixel is decoded."""
+    def settings(self) -> DecodeSettings:
+        """The limits that apply before anything is decoded."""
         return DecodeSettings(
             max_bytes=self.max_image_bytes,
             max_pixels=self.max_image_pixels,
             max_scans=self.max_scans,
             formats=self.formats,
+            fidelity=self.fidelity,
         )
 
 
