@@ -57,7 +57,7 @@ def describe(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Turn a Kafka topic of images into a Delta table of embeddings."""
+    """Turn a Kafka topic of images, texts or audio into a Delta table of embeddings."""
 
 
 @app.command()
@@ -260,6 +260,14 @@ def search(
     search_table(
         image, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
     )
+
+
+@app.command()
+def encoders() -> None:
+    """List the encoders: modality, floats, license, and whether their weights are here."""
+    from embedstream_core.models.encoders.listing import describe_encoders
+
+    console.print_encoders(describe_encoders())
 
 
 @app.command()

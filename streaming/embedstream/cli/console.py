@@ -10,17 +10,20 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from embedstream.stream.preflight import Finding
     from embedstream.stream.progress import MicroBatchReport, Totals
     from embedstream.worker.counts import CommitReport
+    from embedstream_core.models.encoders.listing import Listing
 
 __all__ = [
     "format_count",
     "format_failures",
     "print_chunk",
+    "print_encoders",
     "print_error",
     "print_finding",
     "print_micro_batch",
@@ -96,6 +99,18 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
     )
     print_text(f"the model was loaded {format_count(model_loads, 'time')}, once by each worker")
     print_text(f"table: {table}")
+
+
+def print_encoders(listings: Iterable[Listing]) -> None:
+    """Print a table of encoders."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "modality", "floats", "license", "weights"):
+        table.add_column(heading, justify="right" if heading == "floats" else "left", no_wrap=True)
+    for one in listings:
+        modalities = "any" if len(one.modalities) == 3 else " and ".join(one.modalities)
+        floats = "" if one.dimension is None else str(one.dimension)
+        table.add_row(Text(one.name), modalities, floats, one.license, Text(one.weights))
+    _console.print(table)
 
 
 def format_count(count: int, noun: str, plural: str = "s") -> str:

@@ -62,6 +62,7 @@ def find_torchvision_encoder(name: str) -> Encoder:
             sha256=Path(member.url).stem.rpartition("-")[2],
             download=partial(download_file, member.url),
             labels=partial(tuple, member.meta["categories"]),
+            is_here=_locate_download(member.url).exists,
         )
     return Encoder(
         name=name,
@@ -72,9 +73,13 @@ def find_torchvision_encoder(name: str) -> Encoder:
     )
 
 
+def _locate_download(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+
+
 def download_file(url: str) -> Path:
     """Download a file into torch's cache, unless it is there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    path = _locate_download(url)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)

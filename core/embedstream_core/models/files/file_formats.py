@@ -29,6 +29,7 @@ from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.huggingface import load_folder, pack_folder
 from embedstream_core.models.files.image_processors import read_inputs
+from embedstream_core.settings import ModalityName
 
 __all__ = ["PROGRAMS", "FixedModule", "Program", "is_fixed", "open_program"]
 
@@ -54,7 +55,8 @@ class Program:
     the same ones for the same model, and refuses files of another known kind. `read_inputs` reads
     the preprocessings that are stored with the weights, if any; `bind` completes one with what only
     the packed file has, such as a tokenizer. `default` returns the path that `weights: default`
-    means, if there is one; `extra` is the extra that runs it, where that has another name.
+    means, if there is one; `extra` is the extra that runs it, where that has another name. `dimension`
+    is that of the default.
     `fixed` programs load as a `FixedModule`.
     """
 
@@ -65,6 +67,8 @@ class Program:
     default: Callable[[], Path] | None = None
     license: str = "unknown"
     extra: str = ""
+    modalities: tuple[ModalityName, ...] = ("image",)
+    dimension: int | None = None
     fixed: bool = True
 
 
