@@ -82,7 +82,8 @@ class Encoder:
     of some published weights is None. `cut` removes the head, in place, and returns the name of
     the head's module. `rename` returns the network's name for a tensor of a weights file, or None
     for a tensor that only training uses. `plain` networks can be built without memory for their
-    weights: they compute with parameters and buffers only.
+    weights: they compute with parameters and buffers only. `dimension` is stated for networks whose
+    constructor computes with values, so that their size is not known without building them.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Encoder:
     cut: Callable[[nn.Module], str] = cut_head
     rename: Callable[[str], str | None] = str
     plain: bool = False
+    dimension: int | None = None
 
     def keep_head(self) -> Encoder:
         """Return the same encoder with its head on, which gives logits of classes."""

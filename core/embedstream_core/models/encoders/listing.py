@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
 
 from embedstream_core.errors import MissingExtra
-from embedstream_core.models.encoders.architecture import find_head
+from embedstream_core.models.encoders.architecture import Encoder, find_head
 from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
 from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.settings import ModalityName
@@ -42,13 +43,9 @@ def describe_encoders() -> Iterator[Listing]:
             yield Listing(name, ("image",), None, "unknown", str(error).partition(": ")[2])
             continue
         published = encoder.default_weights
-        # Without memory for the weights; the layer that is cut takes the embedding.
-        with torch.device("meta"):
-            network = encoder.build()
-        head = network.get_submodule(find_head(network))
-        width = head.in_features if isinstance(head, nn.Linear) else head.in_channels
         where = "here" if published.is_here() else "downloaded at the first use"
-        yield Listing(name, ("image",), int(str(width)), published.license, where)
+        dimension = encoder.dimension or _read_dimension(encoder)
+        yield Listing(name, ("image",), dimension, published.license, where)
     for name, program in PROGRAMS.items():
         if program.default is None:
             extra = program.extra or name
@@ -65,3 +62,11 @@ def describe_encoders() -> Iterator[Listing]:
     yield Listing("timm/<model>", ("image",), None, "the model's own", timm)
     yield Listing("<module>:<function>", ("image",), None, "yours", "made by a function of yours")
     yield Listing("mlflow", ("image", "text", "audio"), None, "the model's own", "in MLflow")
+
+
+def _read_dimension(encoder: Encoder) -> int:
+    """Return the inputs of the layer that is cut, of a network without memory for its weights."""
+    with torch.device("meta"):
+        network = encoder.build()
+    head: Any = network.get_submodule(find_head(network))
+    return int(head.in_features if isinstance(head, nn.Linear) else head.in_channels)
