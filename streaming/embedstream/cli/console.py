@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -102,15 +101,16 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
 
 
 def print_encoders(listings: Iterable[Listing]) -> None:
-    """Print a table of encoders."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "modality", "floats", "license", "weights"):
-        table.add_column(heading, justify="right" if heading == "floats" else "left", no_wrap=True)
+    """Print a line for each encoder, in columns."""
+    rows = [("name", "modality", "floats", "license", "weights")]
     for one in listings:
         modalities = "any" if len(one.modalities) == 3 else " and ".join(one.modalities)
-        floats = "" if one.dimension is None else str(one.dimension)
-        table.add_row(Text(one.name), modalities, floats, one.license, Text(one.weights))
-    _console.print(table)
+        dimension = str(one.dimension or "")
+        rows.append((one.name, modalities, dimension, one.license, one.weights))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        print_text("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())
 
 
 def format_count(count: int, noun: str, plural: str = "s") -> str:

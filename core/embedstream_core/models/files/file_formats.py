@@ -55,9 +55,8 @@ class Program:
     the same ones for the same model, and refuses files of another known kind. `read_inputs` reads
     the preprocessings that are stored with the weights, if any; `bind` completes one with what only
     the packed file has, such as a tokenizer. `default` returns the path that `weights: default`
-    means, if there is one; `extra` is the extra that runs it, where that has another name. `dimension`
-    is that of the default.
-    `fixed` programs load as a `FixedModule`.
+    means, if there is one, and `dimension` its floats; `extra` is the extra that runs the program,
+    where that has another name. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
