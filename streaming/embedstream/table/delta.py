@@ -25,6 +25,7 @@ __all__ = [
     "embeddings",
     "failures",
     "find_conflict",
+    "has_earlier_shape",
     "quote_literal",
     "quote_table",
     "read_properties",
@@ -118,10 +119,13 @@ def failures(spark: SparkSession, path: str) -> DataFrame:
     return table.select("error.*", *kept)
 
 
-def check_table(spark: SparkSession, path: str) -> int | None:
+def check_table(
+    spark: SparkSession, path: str, *, upgrade: str = "embedstream upgrade CONFIG"
+) -> int | None:
     """Check the columns of an existing table and count its rows; return None if there is no table.
 
-    The table may have more columns, if these may be null.
+    The table may have more columns, if these may be null. `upgrade` is the command that alters a
+    table of an earlier shape.
 
     Raises:
         SetupError: Spark cannot reach the path, no Delta table is there, a column is missing or has
@@ -130,6 +134,11 @@ def check_table(spark: SparkSession, path: str) -> int | None:
     Folder(spark, path).check_reachable()
     try:
         table = spark.read.format("delta").load(path)
+        if has_earlier_shape(table.schema):
+            raise SetupError(
+                f"the table '{path}' has the columns width and height of an earlier version, in "
+                f"place of media; alter it with `{upgrade}`, which keeps its rows"
+            )
         own, present = _types(OUTCOME_SCHEMA), _types(table.schema)
         problems = [
             f"column '{name}' is {present.get(name, 'missing')}, not {kind}"
@@ -155,6 +164,12 @@ def check_table(spark: SparkSession, path: str) -> int | None:
             "or alter the table"
         )
     return rows
+
+
+def has_earlier_shape(schema: StructType) -> bool:
+    """Return whether a table has the columns `width` and `height`, which `media` replaced."""
+    names = set(schema.names)
+    return "media" not in names and names >= {"width", "height"}
 
 
 def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -> None:
