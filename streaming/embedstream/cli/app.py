@@ -227,13 +227,14 @@ def batch(
 
 @app.command()
 def produce(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     topic: Annotated[str, typer.Option(help="The topic.")],
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="The brokers; by default the embedded one.")
     ] = None,
     as_reference: Annotated[
-        bool, typer.Option("--as-reference", help="Send file:// references, not bytes.")
+        bool,
+        typer.Option("--as-reference", help="Send references; lines are sent as they are."),
     ] = False,
     partitions: Annotated[
         int | None, typer.Option(help="Partitions of the topic if it is created.")
@@ -247,12 +248,16 @@ def produce(
     ] = None,
     folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
 ) -> None:
-    """Send images to a topic, acknowledged by every in-sync replica."""
-    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_images
+    """Send files to a topic, acknowledged by every in-sync replica.
+
+    A message for each image, audio file (.wav, .flac, .ogg, .opus, .mp3) and text (.txt), and for
+    each line of a .jsonl file.
+    """
+    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_files
 
     servers = bootstrap_servers or find_embedded_servers(folder)
     settings = read_client_settings(client or ())
-    all_sent = send_images(
+    all_sent = send_files(
         paths,
         topic,
         servers=servers,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedstream.cli import console
-from embedstream.index.contact_sheet import check_sheet_path, draw_contact_sheet, save_sheet
-from embedstream.index.images import read_file_content, read_kafka_content
+from embedstream.index.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
+from embedstream.index.contents import read_file_content, read_kafka_content
 from embedstream.index.search import Neighbour, embed_images, find_nearest, find_newest_model
 from embedstream_core.errors import SetupError
 
@@ -25,7 +25,7 @@ def search_table(
 ) -> None:
     """Print the k rows nearest to an image, and draw them on a contact sheet if `out` is given."""
 
-    def read_image(row: Neighbour) -> bytes | None:
+    def read_content(row: Neighbour) -> bytes | None:
         if row.uri is not None:
             return read_file_content(row.uri)
         return read_kafka_content(row, bootstrap_servers=servers) if servers else None
@@ -43,5 +43,5 @@ def search_table(
         source = row.uri or f"{row.topic}-{row.partition}-{row.offset}"
         console.print_text(f"{row.similarity:7.4f}  {row.image_id}  ({source})")
     if out is not None:
-        save_sheet(draw_contact_sheet([(image.name, content, neighbours)], read_image), out)
+        save_sheet(draw_contact_sheet([(Tile(image.name, content), neighbours)], read_content), out)
         console.print_text(f"contact sheet: {out}")
