@@ -38,7 +38,7 @@ from embedstream_core.media.image.opened_image import Picture
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
-from embedstream_core.records import Embedding, Item
+from embedstream_core.records import Embedding, Item, Media
 from embedstream_core.settings import DecodeSettings
 from images import jpegs, write_images
 from report import bars, print_table, write_result
@@ -161,14 +161,21 @@ def _task(
     with clock.piece("forward"):
         vectors = engine.embed([picture.pixels for picture in pictures])
     outcomes = [
-        Embedding(vector, picture.width, picture.height, sha256)
+        (
+            Embedding(
+                vector,
+                Media("image/jpeg", picture.width, picture.height),
+                sha256,
+                model.card.model_id,
+            ),
+        )
         for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True)
     ]
     with clock.piece("outcomes to Arrow"):
         if arrow:
-            build_outcome_batch(messages, origins, outcomes, model_id=model.card.model_id)
+            build_outcome_batch(messages, origins, outcomes)
         else:
-            frame = build_outcome_frame(messages, origins, outcomes, model_id=model.card.model_id)
+            frame = build_outcome_frame(messages, origins, outcomes)
             pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
     return clock.seconds
 
@@ -193,7 +200,7 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
 
 def _parsed(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
-    return parse_message(message, message_format="auto", id_header="image-id")
+    return parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
 
 
 class _Clock:

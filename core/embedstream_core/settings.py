@@ -36,7 +36,7 @@ __all__ = [
     "SchemeName",
 ]
 
-MessageFormat = Literal["auto", "image", "json"]
+MessageFormat = Literal["auto", "bytes", "json"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 Fidelity = Literal["exact", "fast"]

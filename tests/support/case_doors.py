@@ -169,7 +169,9 @@ def parse(
 
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     try:
-        item = parse_message(message, message_format=message_format, id_header="image-id")
+        item = parse_message(
+            message, message_format=message_format, id_header="image-id", accepts=("image",)
+        )
     except ItemError as error:
         return Parsed(str(error.code), error.message)
     return Parsed(None, "", item.image_id, item.uri, item.content)

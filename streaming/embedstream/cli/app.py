@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,10 @@ from embedstream.cli.options import (
     parse_offsets,
     read_config,
 )
-from embedstream_core.errors import Code, EmbedstreamError
+from embedstream_core.errors import Code, EmbedstreamError, SetupError
+
+if TYPE_CHECKING:
+    from embedstream.config.sections import BulkFilesConfig, StreamConfig
 
 __all__ = ["app", "main"]
 
@@ -106,6 +109,30 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
     from embedstream.cli.stream import examine_stream
 
     raise typer.Exit(0 if examine_stream(settings) else 1)
+
+
+@app.command()
+def upgrade(
+    config: Annotated[
+        Path | None, typer.Argument(help="A stream's YAML file; its table.path is altered.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Alter a table of an earlier version to the current columns; its rows stay."""
+    if (config is None) == (table is None):
+        raise typer.BadParameter("give either CONFIG or --table")
+    if config is not None:
+        settings: StreamConfig | BulkFilesConfig = read_config(config, overrides)
+    else:
+        from embedstream.config.load import load_files_config
+
+        settings = load_files_config({"table": {"path": table}}, overrides or ())
+    from embedstream.cli.upgrade import run_upgrade
+
+    run_upgrade(settings)
 
 
 @app.command()
@@ -200,13 +227,14 @@ def batch(
 
 @app.command()
 def produce(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     topic: Annotated[str, typer.Option(help="The topic.")],
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="The brokers; by default the embedded one.")
     ] = None,
     as_reference: Annotated[
-        bool, typer.Option("--as-reference", help="Send file:// references, not bytes.")
+        bool,
+        typer.Option("--as-reference", help="Send references; lines are sent as they are."),
     ] = False,
     partitions: Annotated[
         int | None, typer.Option(help="Partitions of the topic if it is created.")
@@ -220,12 +248,16 @@ def produce(
     ] = None,
     folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
 ) -> None:
-    """Send images to a topic, acknowledged by every in-sync replica."""
-    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_images
+    """Send files to a topic, acknowledged by every in-sync replica.
+
+    A message for each image, audio file (.wav, .flac, .ogg, .opus, .mp3) and text (.txt), and for
+    each line of a .jsonl file.
+    """
+    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_files
 
     servers = bootstrap_servers or find_embedded_servers(folder)
     settings = read_client_settings(client or ())
-    all_sent = send_images(
+    all_sent = send_files(
         paths,
         topic,
         servers=servers,
@@ -238,27 +270,33 @@ def produce(
 
 @app.command()
 def search(
-    image: Annotated[Path, typer.Argument(help="The query image.")],
     table: Annotated[str, typer.Option(help="The Delta table.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
     out: Annotated[
         Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
     ] = None,
     model_id: Annotated[
-        str | None, typer.Option(help="The model whose rows to search; by default the newest.")
+        str | None, typer.Option(help="The model whose rows to search; by default the table's.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="The weights file, if the model came from one.")
+        str | None, typer.Option(help="The file or folder that the model came from, if it did.")
     ] = None,
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="Kafka, for the sheet's images that are not in files.")
     ] = None,
 ) -> None:
-    """List the rows nearest to an image."""
+    """List the rows nearest to a file's content, or to a text."""
+    query = file if text is None else text
+    if query is None or (file and text is not None):
+        raise SetupError("give the query: a file, or --text, not both")
     from embedstream.cli.search import search_table
 
     search_table(
-        image, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
+        query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
     )
 
 

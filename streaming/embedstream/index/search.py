@@ -36,7 +36,10 @@ _ARROW_BATCH_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A row near the query. `similarity` is the cosine, from -1 to 1."""
+    """A row near the query. `similarity` is the cosine, from -1 to 1.
+
+    `media_type` and `duration_s` are those of the column `media`.
+    """
 
     similarity: float
     image_id: str
@@ -44,6 +47,8 @@ class Neighbour:
     topic: str
     partition: int
     offset: int
+    media_type: str | None = None
+    duration_s: float | None = None
 
 
 def list_models(table: str) -> list[str]:
@@ -139,6 +144,9 @@ def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Ne
     """
     opened = _open(table)
     columns = ", ".join(f'"{name}"' for name in _COLUMNS)
+    # A table of an earlier version has no such column, and can be searched.
+    if any(field.name == "media" for field in opened.schema().fields):
+        columns += ", media['type'] AS media_type, media['duration_s'] AS duration_s"
     escaped = model_id.replace("'", "''")
     condition = f"embedding IS NOT NULL AND model_id = '{escaped}'"
     unit = query / np.linalg.norm(query)

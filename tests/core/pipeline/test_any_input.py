@@ -136,7 +136,9 @@ def parsed(
 ) -> Item | Failure:
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     return attempt(
-        lambda: parse_message(message, message_format=message_format, id_header="image-id"),
+        lambda: parse_message(
+            message, message_format=message_format, id_header="image-id", accepts=("image",)
+        ),
         Stage.MESSAGE,
     )
 
@@ -170,7 +172,9 @@ json_values = st.recursive(
     max_leaves=12,
 )
 fields = st.dictionaries(
-    st.sampled_from(["id", "uri", "data", "payload", "schema"]) | any_text, json_values, max_size=6
+    st.sampled_from(["id", "uri", "data", "text", "payload", "schema"]) | any_text,
+    json_values,
+    max_size=6,
 )
 
 
@@ -185,7 +189,7 @@ def test_any_json(value: Any, key: bytes | None, fetcher: Fetcher) -> None:
     value=st.binary(max_size=60),
     key=st.none() | st.binary(max_size=20),
     headers=st.lists(st.tuples(any_text, st.none() | st.binary(max_size=20)), max_size=3),
-    message_format=st.sampled_from(["auto", "image", "json"]),
+    message_format=st.sampled_from(["auto", "bytes", "json"]),
 )
 def test_any_message(
     value: bytes,
