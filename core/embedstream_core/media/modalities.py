@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modality import Modality
+from embedstream_core.media.text.modality import TEXT
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.settings import ModalityName
 
@@ -15,4 +16,4 @@ __all__ = ["MODALITIES", "Preprocessing"]
 
 Preprocessing: TypeAlias = ImagePreprocessing | TextPreprocessing | AudioPreprocessing
 
-MODALITIES: Mapping[ModalityName, Modality[Any, Any]] = {}
+MODALITIES: Mapping[ModalityName, Modality[Any, Any]] = {"text": TEXT}
