@@ -146,7 +146,9 @@ def _find_end(content: bytes, position: int, first: _Frame) -> int | None:
 def _is_end(content: bytes, position: int) -> bool:
     """Return whether only tags or padding are left, or the beginning of a cut frame."""
     is_cut = len(content) - position < 4
-    return is_cut or content.startswith(_FINAL_TAGS, position) or not content[position:].strip(b"\0")
+    return (
+        is_cut or content.startswith(_FINAL_TAGS, position) or not content[position:].strip(b"\0")
+    )
 
 
 def _read_length(frame: bytes, first: _Frame) -> tuple[int | None, bytes]:
