@@ -288,7 +288,11 @@ def test_an_extractor_of_another_model_is_refused(tmp_path: Path) -> None:
     [
         (whisper, {"feature_size": 16, "chunk_length": 30}, "chunk_length 30"),
         (whisper, {"feature_size": 16, "chunk_length": 2, "dither": 0.1}, "dither 0.1"),
-        (ast, {"max_length": 64, "num_mel_bins": 16, "sampling_rate": 8000}, "sampling_rate 8000, not 16000"),
+        (
+            ast,
+            {"max_length": 64, "num_mel_bins": 16, "sampling_rate": 8000},
+            "sampling_rate 8000, not 16000",
+        ),
         (ast, {"num_mel_bins": 32}, "max_length 1024, where the model has 64"),
         (clap_audio, {"truncation": "other"}, "truncation 'other'"),
         (MODELS["wavlm"][0], {"feature_size": 80}, "feature_size 80, not 1"),
