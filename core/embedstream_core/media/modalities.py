@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from embedstream_core.media.audio.modality import AUDIO
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
 from embedstream_core.media.image.modality import IMAGE
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
@@ -20,4 +21,8 @@ Preprocessing: TypeAlias = ImagePreprocessing | TextPreprocessing | AudioPreproc
 Inputs: TypeAlias = Mapping[ModalityName, tuple[Preprocessing, ...]]
 """The modalities that are decoded, each with the preprocessings to decode for."""
 
-MODALITIES: Mapping[ModalityName, Modality[Any, Any]] = {"image": IMAGE, "text": TEXT}
+MODALITIES: Mapping[ModalityName, Modality[Any, Any]] = {
+    "image": IMAGE,
+    "text": TEXT,
+    "audio": AUDIO,
+}

@@ -207,10 +207,8 @@ def _read_program(
     spec: ModelSpec,
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
-    if spec.weights == "default" and program.default is not None:
-        path = program.default()
-    else:
-        path = Path(spec.weights).expanduser()
+    is_default = spec.weights == "default" and program.default is not None
+    path = program.default() if is_default else Path(spec.weights).expanduser()
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -221,7 +219,7 @@ def _read_program(
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
     # A declared preprocessing also replaces one that cannot be read.
     published = program.read_inputs(path) if spec.preprocessing is None else ()
-    name = path.name if path.is_dir() else path.stem
+    name = "default" if is_default else path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 

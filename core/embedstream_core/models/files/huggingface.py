@@ -14,6 +14,13 @@ from torch import nn
 
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.models.files import image_processors
+from embedstream_core.models.files.audio_models import (
+    AUDIO_MODEL_TYPES,
+    load_audio,
+    pack_audio,
+    read_audio_inputs,
+)
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.image_text_models import (
     load_image_text,
@@ -27,11 +34,7 @@ from embedstream_core.models.files.text_models import (
     pack_text,
     read_text_inputs,
 )
-from embedstream_core.models.files.vision_models import (
-    load_vision,
-    pack_vision,
-    read_vision_inputs,
-)
+from embedstream_core.models.files.vision_models import load_vision, pack_vision
 
 __all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs"]
 
@@ -70,6 +73,10 @@ def _holds_image_text(files: _Files) -> bool:
     return files.has_tokenizer and {"text_config", "vision_config"} <= files.config.keys()
 
 
+def _holds_audio(files: _Files) -> bool:
+    return files.config.get("model_type") in AUDIO_MODEL_TYPES
+
+
 def _holds_text(files: _Files) -> bool:
     if files.has_modules:
         return True
@@ -82,8 +89,9 @@ _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
         _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
     ),
+    "audio": FolderKind(_holds_audio, pack_audio, load_audio, read_audio_inputs),
     "text": FolderKind(_holds_text, pack_text, load_text, read_text_inputs),
-    "image": FolderKind(lambda files: True, pack_vision, load_vision, read_vision_inputs),
+    "image": FolderKind(lambda files: True, pack_vision, load_vision, image_processors.read_inputs),
 }
 
 

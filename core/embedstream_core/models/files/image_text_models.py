@@ -14,7 +14,8 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_preprocessing
+from embedstream_core.models.files import image_processors
+from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
@@ -85,5 +86,4 @@ def read_image_text_inputs(
     """
     max_tokens = read_max_tokens(folder, open_tokenizer(folder))
     text = TextPreprocessing(max_tokens, pooling="model")
-    image = read_preprocessing(folder)
-    return (text,) if image is None else (image, text)
+    return (*image_processors.read_inputs(folder), text)

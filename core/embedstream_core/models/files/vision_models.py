@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_preprocessing
+from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
@@ -18,7 +17,7 @@ from embedstream_core.models.files.packed_folders import (
     unpack,
 )
 
-__all__ = ["VisionModel", "load_vision", "pack_vision", "read_vision_inputs"]
+__all__ = ["VisionModel", "load_vision", "pack_vision"]
 
 
 class VisionModel(nn.Module):
@@ -64,14 +63,3 @@ def load_vision(packed: Path) -> nn.Module:
         kind = getattr(transformers, architecture) if projects else transformers.AutoModel
         model, pooled = load_transformer(kind, folder, config)
     return VisionModel(model, pooled=pooled)
-
-
-def read_vision_inputs(folder: Path) -> tuple[ImagePreprocessing, ...]:
-    """Return the preprocessing of the folder's image processor, if it has one.
-
-    Raises:
-        SetupError: a setting is not supported, or the processor cannot be read.
-        MissingExtra: transformers is not installed.
-    """
-    preprocessing = read_preprocessing(folder)
-    return () if preprocessing is None else (preprocessing,)
