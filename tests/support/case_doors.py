@@ -74,7 +74,7 @@ def embed(
     import torch
 
     from embedstream_core.engine.engine import Engine
-    from embedstream_core.models.prepare import LoadedModel
+    from embedstream_core.models.loaded import LoadedModel
     from embedstream_core.pipeline.pipeline import Pipeline
     from embedstream_core.records import Embedding, Item
     from embedstream_core.settings import PipelineLimits

@@ -12,7 +12,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modality import Sample
-from embedstream_core.models.prepare import LoadedModel
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Entry, Media, Outcome, Vectors
 

@@ -16,7 +16,7 @@ from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array, Sample
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
-from embedstream_core.models.prepare import LoadedModel
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.probe import find_flaw
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device, ModalityName, Normalization
