@@ -203,8 +203,13 @@ def _read_program(
             f"{what} cannot be read ({error.strerror}); give its path as encoder.weights"
         ) from error
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
-    # A declared preprocessing also replaces one that cannot be read.
-    published = program.read_inputs(path) if spec.preprocessing is None else ()
+    try:
+        published = program.read_inputs(path)
+    except SetupError:
+        # A declared preprocessing also replaces one that cannot be read.
+        if spec.preprocessing is None:
+            raise
+        published = ()
     name = path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
