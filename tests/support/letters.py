@@ -1,4 +1,4 @@
-"""A tiny modality, registered as text: a letter is a token, and a lower-case `x` is broken."""
+"""A tiny modality, registered as text: a letter is a token, and a double `x` is broken."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Letters:
         preprocessings: Sequence[TextPreprocessing],
         settings: DecodeSettings,
     ) -> list[Sample]:
-        if b"x" in content:
-            raise build_decode_error(Code.TEXT_MALFORMED, "there is an x")
+        if b"xx" in content:
+            raise build_decode_error(Code.TEXT_MALFORMED, "there is a double x")
         samples = [sample_of(content, one.max_tokens, self.inflate) for one in preprocessings]
         for sample in samples:
             self.on_decode(sample)
