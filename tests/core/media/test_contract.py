@@ -168,11 +168,10 @@ def test_limits_apply_before_anything_is_decoded(name: ModalityName) -> None:
 def test_mutations_raise_nothing_but_item_errors(name: ModalityName) -> None:
     source = random.Random(0)
     shortest = sorted(ROWS[name].contents, key=len)[:2]
+    preprocessing = ROWS[name].preprocessings[1]
     for _ in range(100):
         content = mutated(source.choice(shortest), source)
-        outcome = attempt(
-            partial(decode, name, content, ROWS[name].preprocessings[1]), Stage.DECODE
-        )
+        outcome = attempt(partial(decode, name, content, preprocessing), Stage.DECODE)
         assert not isinstance(outcome, Failure) or outcome.code != Code.INTERNAL_ERROR, outcome
 
 
