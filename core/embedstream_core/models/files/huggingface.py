@@ -33,7 +33,7 @@ from embedstream_core.models.files.vision_models import (
     read_vision_inputs,
 )
 
-__all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs"]
+__all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs", "recognise_folder"]
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -77,7 +77,8 @@ def _holds_text(files: _Files) -> bool:
     return speaks and not files.has_processor and "image_size" not in files.config
 
 
-# The first that matches; the last matches every folder.
+# The first that matches; the last matches every folder. Models of audio, which have processors and
+# sometimes tokenizers, belong at the top, recognised by their `model_type`.
 _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
         _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
@@ -87,9 +88,10 @@ _KINDS: Mapping[str, FolderKind] = {
 }
 
 
-def _recognise(folder: Path) -> FolderKind:
+def recognise_folder(folder: Path) -> str:
+    """Return the kind of a folder, or of an unpacked one: a key of `_KINDS`."""
     files = _Files(folder)
-    return next(kind for kind in _KINDS.values() if kind.matches(files))
+    return next(name for name, kind in _KINDS.items() if kind.matches(files))
 
 
 def pack_folder(folder: Path) -> bytes:
@@ -99,7 +101,7 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
-    return _recognise(folder).pack(folder)
+    return _KINDS[recognise_folder(folder)].pack(folder)
 
 
 def load_folder(packed: Path) -> nn.Module:
@@ -110,7 +112,7 @@ def load_folder(packed: Path) -> nn.Module:
         MissingExtra: transformers is not installed.
     """
     with unpack(packed, weights=False) as folder:
-        kind = _recognise(folder)
+        kind = _KINDS[recognise_folder(folder)]
     return kind.load(packed)
 
 
@@ -121,7 +123,7 @@ def read_inputs(folder: Path) -> tuple[Preprocessing, ...]:
         SetupError: a file cannot be read, or asks for what is not supported.
         MissingExtra: transformers is not installed.
     """
-    return _recognise(folder).read_inputs(folder)
+    return _KINDS[recognise_folder(folder)].read_inputs(folder)
 
 
 def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
