@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from embedstream_core.errors import SetupError
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.image_text_models import (
     load_image_text,
@@ -21,6 +23,7 @@ from embedstream_core.models.files.image_text_models import (
     read_image_text_inputs,
 )
 from embedstream_core.models.files.packed_folders import read_json, unpack
+from embedstream_core.models.files.sentence_modules import WAY_OUT
 from embedstream_core.models.files.text_models import (
     bind_tokenizer,
     load_text,
@@ -62,7 +65,10 @@ class _Files:
             True for pattern in _TOKENIZER_FILES for _ in folder.glob(pattern)
         )
         self.has_processor = any((folder / name).exists() for name in PROCESSOR_FILES)
-        self.config: Mapping[str, Any] = read_json(folder / "config.json")
+        path = folder / "config.json"
+        self.config: Mapping[str, Any] = read_json(path)
+        if not isinstance(self.config, dict):
+            raise SetupError(f"'{path}' is not a JSON object; write it with save_pretrained")
 
 
 def _holds_image_text(files: _Files) -> bool:
@@ -123,7 +129,8 @@ def read_inputs(folder: Path) -> tuple[Preprocessing, ...]:
         SetupError: a file cannot be read, or asks for what is not supported.
         MissingExtra: transformers is not installed.
     """
-    return _KINDS[recognise_folder(folder)].read_inputs(folder)
+    with convert_errors(f"the files of '{folder}' cannot be read", WAY_OUT):
+        return _KINDS[recognise_folder(folder)].read_inputs(folder)
 
 
 def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
@@ -133,6 +140,7 @@ def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
         SetupError: the tokenizer is not supported.
         MissingExtra: transformers is not installed.
     """
-    if isinstance(preprocessing, TextPreprocessing):
+    if not isinstance(preprocessing, TextPreprocessing):
+        return preprocessing
+    with convert_errors("the tokenizer of the encoder cannot be used", WAY_OUT):
         return bind_tokenizer(preprocessing, packed)
-    return preprocessing

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
+from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.packed_folders import read_json
 
 __all__ = ["WAY_OUT", "Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
@@ -51,18 +52,8 @@ def read_modules(folder: Path) -> tuple[SentenceModule, ...]:
     path = folder / "modules.json"
     if not path.exists():
         return SentenceModule("Transformer", folder), SentenceModule("Pooling", None)
-    modules = []
-    for line in read_json(path):
-        package, _, kind = line["type"].rpartition(".")
-        if package.partition(".")[0] != "sentence_transformers" or kind not in _SUPPORTED:
-            raise SetupError(
-                f"'{path}' names the module '{line['type']}', which is not supported; known: "
-                f"{', '.join(_SUPPORTED)}; {WAY_OUT}"
-            )
-        inner = folder / line["path"]
-        if not inner.resolve().is_relative_to(folder.resolve()):
-            raise SetupError(f"'{path}' names the path '{line['path']}' outside of its folder")
-        modules.append(SentenceModule(kind, inner))
+    with convert_errors(f"'{path}' cannot be read", "write it with sentence-transformers"):
+        modules = [_read_module(folder, line) for line in read_json(path)]
     kinds = [module.kind for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & {*kinds[2:]}:
         raise SetupError(
@@ -70,6 +61,19 @@ def read_modules(folder: Path) -> tuple[SentenceModule, ...]:
             f"pooling come first, and once; {WAY_OUT}"
         )
     return tuple(modules)
+
+
+def _read_module(folder: Path, line: Mapping[str, str]) -> SentenceModule:
+    package, _, kind = line["type"].rpartition(".")
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _SUPPORTED:
+        raise SetupError(
+            f"'{folder}' has the module '{line['type']}', which is not supported; known: "
+            f"{', '.join(_SUPPORTED)}; {WAY_OUT}"
+        )
+    inner = folder / line["path"]
+    if not inner.resolve().is_relative_to(folder.resolve()):
+        raise SetupError(f"'{folder}' has a module at '{line['path']}', outside of it")
+    return SentenceModule(kind, inner)
 
 
 def read_pooling(module: SentenceModule) -> tuple[str, ...]:

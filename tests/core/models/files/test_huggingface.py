@@ -99,6 +99,12 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
         read_inputs(tmp_path)
 
 
+def test_a_configuration_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(SetupError, match=r"config\.json' is not a JSON object"):
+        pack_folder(tmp_path)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="holds no"):
         pack_folder(tmp_path)
