@@ -158,7 +158,7 @@ def _decode(
             _check_limit(frames / rate_hz, max_s, f"more than {max_s:g} s")
             with np.errstate(all="ignore"):
                 # 4 % of the time of block.mean(axis=1), measured with two channels.
-                mono: Samples = sum(block.T) / np.float32(block.shape[1])
+                mono: Samples = sum(block.T, np.zeros(1, np.float32)) / np.float32(block.shape[1])
                 # A comparison with NaN is false.
                 is_sound = bool(np.abs(mono).max() <= _MAX_LEVEL)
             if not is_sound:

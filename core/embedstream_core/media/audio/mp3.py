@@ -112,8 +112,8 @@ def open_mp3(content: bytes) -> AudioHeader:
         if position != end:
             runs.append([position, position])
     stated, trimming = length or (0, b"")
-    if count < stated:
-        raise ValueError(f"it has {count} of {stated} frames")
+    if count < max(1, stated):
+        raise ValueError(f"it has {count} of {stated or 'its'} frames")
     data = b"".join(content[first_byte:end] for first_byte, end in runs)
     head = _write_length(start, count, len(data), trimming)
     return AudioHeader("MP3", first.rate_hz, first.channels, count * first.samples, head + data)

@@ -41,6 +41,7 @@ class _Page(NamedTuple):
     granule: int
     serial: int
     body: bytes
+    start: int
     end: int
 
 
@@ -82,7 +83,17 @@ def open_ogg(content: bytes) -> AudioHeader:
         channels, skipped = struct.unpack_from("<BH", first.body, 9)
         # The decoder may choose a lower rate; the times are in this one (RFC 7845, 4).
         rate_hz, last = _OPUS_HZ, max(0, last - skipped)
-    return AudioHeader("OGG", rate_hz, channels, last, content[: page.end])
+    stream = content[: page.start] + _mark_as_last(content[page.start : page.end])
+    return AudioHeader("OGG", rate_hz, channels, last, stream)
+
+
+def _mark_as_last(page: bytes) -> bytes:
+    """Return the page marked as the end, without which libsndfile refuses an Opus."""
+    if page[5] & _LAST:
+        return page
+    head = page[:5] + bytes([page[5] | _LAST]) + page[6:22]
+    checksum = _compute_checksum(head + bytes(4) + page[26:])
+    return head + checksum.to_bytes(4, "little") + page[26:]
 
 
 def _read_page(content: bytes, start: int) -> _Page:
@@ -102,7 +113,7 @@ def _read_page(content: bytes, start: int) -> _Page:
     page = b"".join([content[start : start + 22], bytes(4), content[start + 26 : end]])
     if _compute_checksum(page) != checksum:
         raise ValueError(f"the page at {start} is broken")
-    return _Page(flags, granule, serial, content[body_start:end], end)
+    return _Page(flags, granule, serial, content[body_start:end], start, end)
 
 
 def _compute_checksum(page: bytes) -> int:
