@@ -18,7 +18,7 @@ _FIRST, _LAST = 2, 4
 _HEAD = struct.Struct("<4sBBqIIIB")
 _OPUS_HZ = 48_000
 
-# How the first packet of each kind of stream begins; those without a header are not decoded here.
+# How the first packet of each kind of stream begins.
 _CODECS = {
     b"\x01vorbis": "Vorbis",
     b"OpusHead": "Opus",
