@@ -115,29 +115,29 @@ def whisper(folder: Path) -> None:
     save(folder, transformers.WhisperForConditionalGeneration, config, extractor)
 
 
-def embed_waves(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_waves(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.AutoModel.from_pretrained(folder)
     values = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
     return model(values).last_hidden_state.mean(1)
 
 
-def embed_ast(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_ast(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ASTModel.from_pretrained(folder)
     return model(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).pooler_output
 
 
-def embed_clap(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_clap(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ClapModel.from_pretrained(folder)
     features = extractor(clip, sampling_rate=16_000, return_tensors="pt")
     return model.get_audio_features(**features).pooler_output
 
 
-def embed_clap_audio(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_clap_audio(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ClapAudioModelWithProjection.from_pretrained(folder)
     return model(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).audio_embeds
 
 
-def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.WhisperModel.from_pretrained(folder)
     features = extractor(
         clip, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
@@ -148,7 +148,7 @@ def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
     return (states * mask).sum(1) / mask.sum(1)
 
 
-MODELS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Any, Samples], torch.Tensor]]] = {
+MODELS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Any, Samples], Any]]] = {
     "wav2vec2": (lambda folder: waves("Wav2Vec2", "group", folder), embed_waves),
     "wav2vec2-layer": (lambda folder: waves("Wav2Vec2", "layer", folder), embed_waves),
     "hubert": (lambda folder: waves("Hubert", "group", folder), embed_waves),
