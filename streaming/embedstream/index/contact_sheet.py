@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +25,9 @@ __all__ = ["Tile", "check_sheet_path", "draw_contact_sheet", "save_sheet"]
 _TILE, _CAPTION, _GAP = 168, 34, 10
 _NAME_LENGTH = 28
 _EMPTY = 238
+_CAPTION_SIZE = 11
+# Pillow's own font has no letters beyond ASCII, so one of the machine's is taken if there is one.
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf")
 _SUFFIXES = (".png", ".jpg")
 
 # Of a text in a tile, in pixels, but for the last.
@@ -105,8 +109,8 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, note: st
     sheet.paste((_EMPTY,) * 3, (left, top, left + _TILE, top + _TILE))
     kind = (tile.media_type or "image").partition("/")[0]
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(11)
-    short = Path(tile.name).name or tile.name
+    font = _load_font(_CAPTION_SIZE)
+    short = " ".join((Path(tile.name).name or tile.name).split())
     if kind == "audio":
         duration = "" if tile.duration_s is None else f"\n{tile.duration_s:.1f} s"
         _draw_lines(draw, corner, f"{short}{duration}")
@@ -119,15 +123,17 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, note: st
         except ItemError:
             # The tile stays empty.
             pass
-    if len(short) > _NAME_LENGTH:
+    if font.getlength(short) > _TILE:
         short = f"…{short[-_NAME_LENGTH + 1 :]}"
+    while font.getlength(short) > _TILE:
+        short = f"…{short[2:]}"
     draw.text((left, top + _TILE + 3), short, fill="black", font=font)
     draw.text((left, top + _TILE + 17), note, fill="#666666", font=font)
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
     """Draw as many lines of a text as fit into a tile; the last one of more ends in an ellipsis."""
-    font = ImageFont.load_default(_TEXT_SIZE)
+    font = _load_font(_TEXT_SIZE)
     fits = (_TILE - 2 * _MARGIN) // _LINE
     # More characters than a tile can hold, so that a long text is not measured.
     lines = list(itertools.islice(_wrap(text[:_MOST_CHARACTERS], font.getlength), fits + 1))
@@ -159,3 +165,14 @@ def _wrap(text: str, measure: Callable[[str], float]) -> Iterator[str]:
                     line = ""
                 line += character
         yield line
+
+
+@cache
+def _load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in _FONTS:
+        try:
+            # The other layout engine raises an error for some texts, such as control characters.
+            return ImageFont.truetype(name, size, layout_engine=ImageFont.Layout.BASIC)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
