@@ -92,7 +92,7 @@ def embed(
         engine, prepared, fetch=fetch or _no_references, limits=PipelineLimits(**limits)
     )
     return [
-        Outcome(None, "", one.vector, one.width, one.height)
+        Outcome(None, "", one.vector, one.media.width, one.media.height)
         if isinstance(one, Embedding)
         else Outcome(str(one.code), one.message)
         for batch in pipeline.run([items])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,8 +98,8 @@ def tile(
 
 
 def rows_with_ink(image: Image.Image) -> set[int]:
-    pixels = np.asarray(image)
-    return set(np.flatnonzero((pixels < 128).all(axis=2).any(axis=1)).tolist())
+    pixels: npt.NDArray[np.uint8] = np.asarray(image)
+    return set(np.flatnonzero(pixels.max(axis=2).min(axis=1) < 128).tolist())
 
 
 def lines_of(image: Image.Image) -> int:
