@@ -60,7 +60,7 @@ def describe(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Turn a Kafka topic of images into a Delta table of embeddings."""
+    """Turn a Kafka topic of images, texts or audio into a Delta table of embeddings."""
 
 
 @app.command()
