@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from embedstream.index import contact_sheet
 from embedstream.index.contact_sheet import Tile, draw_contact_sheet, save_sheet
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import SetupError
@@ -143,9 +144,20 @@ def test_odd_bytes_and_characters_are_drawn(content: bytes) -> None:
     assert lines_of(tile(content, "text/plain")[1]) == 1
 
 
-@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_bytes_can_be_drawn_as_a_text(content: bytes) -> None:
-    assert tile(content, "text/plain")[0].size == (168, 168)
+any_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@pytest.mark.parametrize("fonts", [contact_sheet._FONTS, ()], ids=["machine", "pillow"])
+@given(content=st.binary(max_size=60) | any_names.map(str.encode), name=any_names)
+def test_any_text_and_any_name_can_be_drawn(
+    fonts: tuple[str, ...], content: bytes, name: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contact_sheet, "_FONTS", fonts)
+        contact_sheet._load_font.cache_clear()
+        for media_type in ("text/plain", "audio/wav"):
+            draw_contact_sheet([(Tile(name, content, media_type), [])], lambda one: None)
+    contact_sheet._load_font.cache_clear()
 
 
 def test_a_tile_shows_the_duration_of_a_sound_without_its_bytes() -> None:
