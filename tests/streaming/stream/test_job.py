@@ -97,7 +97,7 @@ def test_bytes_references_and_bad_messages(
     assert dict(rows["coffee"]["attributes"]) == {"price": "7", "tags": '["a"]'}
     assert rows["coffee"]["uri"] == coffee.as_uri()
     assert rows["cat"]["content_sha256"] == rows["cat-again"]["content_sha256"]
-    assert (rows["cat"]["width"], rows["cat"]["height"]) == (64, 64)
+    assert (rows["cat"]["media"]["width"], rows["cat"]["media"]["height"]) == (64, 64)
     assert rows["cut"]["content_sha256"] is not None
 
 
