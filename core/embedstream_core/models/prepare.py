@@ -194,8 +194,8 @@ def _read_program(
     spec: ModelSpec,
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
-    is_default = spec.weights == "default" and program.default is not None
-    path = program.default() if is_default else Path(spec.weights).expanduser()
+    default = program.default if spec.weights == "default" else None
+    path = default() if default else Path(spec.weights).expanduser()
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -211,7 +211,7 @@ def _read_program(
         if spec.preprocessing is None:
             raise
         published = ()
-    name = "default" if is_default else path.name if path.is_dir() else path.stem
+    name = "default" if default else path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 
