@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,17 @@ def test_windows_are_those_of_the_model(name: str, folder: Path) -> None:
     # Three convolutions: ((4 - 1) * 4 + 8 - 1) * 5 + 10 samples for one frame.
     waves = AudioPreprocessing(16_000, 160_000, 160_000, (3 * 4 + 8 - 1) * 5 + 10)
     assert read_audio_inputs(folder) == (expected.get(name, waves),)
+
+
+def test_the_extractor_may_be_in_a_processors_file(tmp_path: Path) -> None:
+    whisper(tmp_path)
+    expected = read_audio_inputs(tmp_path)
+    alone = tmp_path / "preprocessor_config.json"
+    settings = {"feature_extractor": json.loads(alone.read_bytes())}
+    alone.unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    assert read_audio_inputs(tmp_path) == expected
+    load(tmp_path)
 
 
 # What is not supported.
