@@ -59,11 +59,15 @@ class ModelCard:
         for one in self.inputs:
             if isinstance(one, ImagePreprocessing):
                 return one
-        accepted = " and ".join(self.modalities)
-        raise SetupError(
-            f"the encoder '{self.encoder}' embeds {accepted}, not image; name an encoder of image, "
-            "see `embedstream encoders`"
-        )
+        raise _build_refusal(self, "image")
+
+
+def _build_refusal(card: ModelCard, modality: ModalityName) -> SetupError:
+    accepted = " and ".join(card.modalities)
+    return SetupError(
+        f"the encoder '{card.encoder}' embeds {accepted}, not {modality}; name an encoder of "
+        f"{modality}, see `embedstream encoders`"
+    )
 
 
 class PreparedModel(NamedTuple):
@@ -85,11 +89,7 @@ class PreparedModel(NamedTuple):
         """
         inputs = tuple(one for one in self.card.inputs if one.modality == modality)
         if not inputs:
-            accepted = " and ".join(self.card.modalities)
-            raise SetupError(
-                f"the encoder '{self.card.encoder}' embeds {accepted}, not {modality}; name an "
-                f"encoder of {modality}, see `embedstream encoders`"
-            )
+            raise _build_refusal(self.card, modality)
         return self._replace(card=replace(self.card, inputs=inputs))
 
 

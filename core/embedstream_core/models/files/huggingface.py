@@ -23,6 +23,7 @@ from embedstream_core.models.files.audio_models import (
     pack_audio,
     read_audio_inputs,
 )
+from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.image_text_models import (
     load_image_text,
@@ -90,8 +91,8 @@ def _holds_text(files: _Files) -> bool:
     return speaks and not files.has_processor and "image_size" not in files.config
 
 
-# The first that matches; the last matches every folder. Models of audio, which have processors and
-# sometimes tokenizers, belong at the top, recognised by their `model_type`.
+# The first that matches; the last matches every folder. Models of audio have processors and
+# sometimes tokenizers, so their `model_type` decides before those do.
 _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
         _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
@@ -115,6 +116,9 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
+    if folder.is_file():
+        refuse_other_kinds(folder, wanted=())
+        raise SetupError(f"'{folder}' is a file: give a folder that save_pretrained wrote")
     return _KINDS[recognise_folder(folder)].pack(folder)
 
 
