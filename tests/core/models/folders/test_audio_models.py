@@ -16,7 +16,7 @@ from clips import Samples, make_clip
 from embedstream_core.errors import SetupError
 from embedstream_core.media.audio.modality import AUDIO
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
-from embedstream_core.models.files.audio_models import load_audio, pack_audio, read_audio_inputs
+from embedstream_core.models.folders.audio_models import load_audio, pack_audio, read_audio_inputs
 
 transformers: Any = pytest.importorskip("transformers")
 

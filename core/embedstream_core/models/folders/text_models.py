@@ -18,22 +18,22 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files import tokenizer_files
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders import tokenizer_files
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,
     read_json,
     unpack,
 )
-from embedstream_core.models.files.sentence_modules import (
+from embedstream_core.models.folders.sentence_modules import (
     WAY_OUT,
     Pooling,
     build_head,
     read_modules,
     read_pooling,
 )
-from embedstream_core.models.files.tokenizer_files import (
+from embedstream_core.models.folders.tokenizer_files import (
     TOKENIZER_FILES,
     open_config,
     open_tokenizer,
