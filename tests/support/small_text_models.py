@@ -145,7 +145,8 @@ def load(folder: Path, encoder: str = "huggingface") -> tuple[nn.Module, TextPre
     program = PROGRAMS[encoder]
     packed = folder.parent / f"{folder.name}.packed"
     packed.write_bytes(program.pack(folder))
-    (text,) = [each for each in program.read_inputs(folder) if isinstance(each, TextPreprocessing)]
+    inputs = program.read_inputs(folder, None)
+    (text,) = [each for each in inputs if isinstance(each, TextPreprocessing)]
     bound = program.bind(text, packed)
     assert isinstance(bound, TextPreprocessing)
     return open_program(encoder, packed), bound

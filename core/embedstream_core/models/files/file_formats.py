@@ -27,6 +27,7 @@ from torch import nn
 
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.fixed_module import FixedModule
@@ -62,15 +63,17 @@ class Program:
     `load` makes a module of the packed file, or a ModuleDict with one for each modality. `pack`
     returns the bytes that are sent to the workers, the same ones for the same model, and refuses
     files of another known kind. `read_inputs` reads the preprocessings that are stored with the
-    weights, if any; `bind` completes one with what only the packed file has, such as a tokenizer.
-    `default` returns the path that `weights: default` means, if there is one, and `dimension` its
-    floats; `extra` is the extra that runs the program, where that has another name. `fixed`
-    programs load as a `FixedModule`.
+    weights, if any; a declared one of images takes the place of the stored one. `bind` completes
+    one with what only the packed file has, such as a tokenizer. `default` returns the path that
+    `weights: default` means, if there is one, and `dimension` its floats; `extra` is the extra that
+    runs the program, where that has another name. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
     pack: Callable[[Path], bytes]
-    read_inputs: Callable[[Path], tuple[Preprocessing, ...]] = lambda path: ()
+    read_inputs: Callable[[Path, ImagePreprocessing | None], tuple[Preprocessing, ...]] = (
+        lambda path, declared: ()
+    )
     bind: Callable[[Preprocessing, Path], Preprocessing] = lambda preprocessing, packed: (
         preprocessing
     )
@@ -241,7 +244,7 @@ PROGRAMS: Mapping[str, Program] = {
     "speech-embedding": Program(
         load_speech,
         pack=pack_speech,
-        read_inputs=read_speech_inputs,
+        read_inputs=lambda path, declared: read_speech_inputs(path),
         default=find_speech_embedding,
         license=LICENSE,
         extra="audio",

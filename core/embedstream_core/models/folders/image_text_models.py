@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.folders import image_processors
 from embedstream_core.models.folders.image_models import VisionModel
 from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
 from embedstream_core.models.folders.packed_folders import (
@@ -31,7 +29,7 @@ from embedstream_core.models.folders.tokenizer_files import (
     read_max_tokens,
 )
 
-__all__ = ["load_image_text", "pack_image_text", "read_image_text_inputs"]
+__all__ = ["load_image_text", "pack_image_text", "read_text_half"]
 
 
 class TextHalf(nn.Module):
@@ -77,15 +75,12 @@ def load_image_text(packed: Path) -> nn.ModuleDict:
     )
 
 
-def read_image_text_inputs(
-    folder: Path,
-) -> tuple[ImagePreprocessing | TextPreprocessing, ...]:
-    """Return the preprocessing of the images, if the folder has one, and that of the texts.
+def read_text_half(folder: Path) -> tuple[TextPreprocessing, ...]:
+    """Return the preprocessing of the texts.
 
     Raises:
         SetupError: a file cannot be read, or asks for what is not supported.
         MissingExtra: transformers is not installed.
     """
     max_tokens = read_max_tokens(folder, open_tokenizer(folder))
-    text = TextPreprocessing(max_tokens, pooling="model")
-    return (*image_processors.read_inputs(folder), text)
+    return (TextPreprocessing(max_tokens, pooling="model"),)
