@@ -14,6 +14,7 @@ import safetensors.torch
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
+from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
@@ -90,8 +91,8 @@ class ModelSpec:
                 f"{_EXAMPLE}"
             )
         for one in inputs:
-            # A published one may come from a user's function.
-            if isinstance(one, ImagePreprocessing) and (problem := one.find_problem()):
+            # A published one may come from a user's function, or from a folder's files.
+            if not isinstance(one, TextPreprocessing) and (problem := one.find_problem()):
                 raise SetupError(
                     f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
                 )
@@ -224,7 +225,8 @@ def _embed_all_probes(model: LoadedModel, normalize: Normalization) -> Vectors:
     if len(sizes := {one.shape[1] for one in vectors}) > 1:
         raise SetupError(
             f"the model gives vectors of {' and '.join(map(str, sorted(sizes)))} floats for "
-            f"{' and '.join(one.modality for one in model.inputs)}: they cannot be compared"
+            f"{' and '.join(one.modality for one in model.inputs)}, which cannot be "
+            "compared: choose a model that gives both the same size"
         )
     return vectors[0]
 

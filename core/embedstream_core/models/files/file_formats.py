@@ -31,6 +31,7 @@ from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.fixed_module import FixedModule
+from embedstream_core.models.files.onnx_session import open_session
 from embedstream_core.models.files.speech_embedding import (
     LICENSE,
     find_speech_embedding,
@@ -111,22 +112,15 @@ class _Onnx(FixedModule):
         super().__init__()
         with require_extra("onnx", feature="encoder 'onnx'"):
             import onnxruntime
-        self.runtime = onnxruntime
+        del onnxruntime
         self.content = path.read_bytes()
         self.session: Any = None
         self.output = ""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.session is None:
-            # Opened at the first pass, after the engine has set the number of threads.
-            options = self.runtime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            # Spinning threads would take the cores from other tasks and from decoding.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
-                self.session = self.runtime.InferenceSession(
-                    self.content, options, providers=["CPUExecutionProvider"]
-                )
+                self.session = open_session(self.content)
             except Exception as error:
                 raise SetupError(f"the onnx file cannot be opened: {error}") from error
             self.content = b""

@@ -33,8 +33,7 @@ from embedstream_core.models.folders.image_text_models import (
     pack_image_text,
     read_text_half,
 )
-from embedstream_core.models.folders.packed_folders import read_json, unpack
-from embedstream_core.models.folders.sentence_modules import WAY_OUT
+from embedstream_core.models.folders.packed_folders import WAY_OUT, read_json, unpack
 from embedstream_core.models.folders.text_models import (
     bind_tokenizer,
     load_text,

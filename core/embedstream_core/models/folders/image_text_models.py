@@ -67,7 +67,7 @@ def load_image_text(packed: Path) -> nn.ModuleDict:
         if not hasattr(model, method):
             raise SetupError(
                 f"{type(model).__name__} has no {method}: its images and texts have no vectors "
-                "that can be compared"
+                "that can be compared; choose a model such as CLIP or SigLIP"
             )
     masked = config.model_type not in PADDED_MODELS
     return nn.ModuleDict(

@@ -20,6 +20,7 @@ from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.models.folders import tokenizer_files
 from embedstream_core.models.folders.packed_folders import (
+    WAY_OUT,
     WEIGHT_FILES,
     load_transformer,
     pack_files,
@@ -27,7 +28,6 @@ from embedstream_core.models.folders.packed_folders import (
     unpack,
 )
 from embedstream_core.models.folders.sentence_modules import (
-    WAY_OUT,
     Pooling,
     build_head,
     read_modules,
@@ -116,7 +116,7 @@ def load_text(packed: Path) -> nn.Module:
         if "attention_mask" not in _list_arguments(model):
             raise SetupError(
                 f"{type(model).__name__} takes no attention mask, so a text's vector would depend "
-                "on the other texts of its batch"
+                "on the other texts of its batch; choose another model"
             )
         typed = {"token_type_ids"} & {*tokenizer.model_input_names} & _list_arguments(model)
         pooling = Pooling(read_pooling(modules[1]))
