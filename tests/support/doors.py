@@ -77,17 +77,12 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
-    """Return vectors of images from the core alone, with the encoder `ENCODER` in float32."""
-    model = prepare(ENCODER)
-    preprocessing = model.card.preprocessing
-    engine = Engine.start(
-        load_prepared(model), preprocessing, device=torch.device("cpu"), precision="float32"
-    )
-    pipeline = Pipeline(engine, preprocessing, fetch=str.encode)
+def core_vectors(contents: Sequence[bytes], encoder: EncoderConfig = ENCODER) -> list[Vector]:
+    """Return vectors from the core alone, in float32, of what an encoder of one modality takes."""
+    engine = Engine.start(load_prepared(prepare(encoder)), device=torch.device("cpu"))
     items = [Item(str(index), content=content) for index, content in enumerate(contents)]
-    outcomes = [one for batch in pipeline.run([items]) for one in batch]
-    return [one.vector for one in outcomes if isinstance(one, Embedding)]
+    (entries,) = Pipeline([engine], fetch=str.encode).run([items])
+    return [one.vector for (one,) in entries if isinstance(one, Embedding)]
 
 
 def digits(count: int) -> tuple[list[bytes], list[int]]:

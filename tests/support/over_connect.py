@@ -18,9 +18,9 @@ from embedstream import (
     ImageFeaturizer,
     featurize,
     finetune,
-    image_vectorizer,
+    vectorizer,
     read_images,
-    register_image_functions,
+    register_functions,
 )
 from embedstream_core.errors import SetupError
 
@@ -40,8 +40,8 @@ def main(folder: str, odd_names: str) -> None:
 
 def _outcomes(spark: SparkSession, folder: str) -> dict[str, Any]:
     images = read_images(spark, folder)
-    register_image_functions(spark, encoder=ENCODER)
-    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    register_functions(spark, encoder=ENCODER)
+    vectorize = vectorizer(spark, encoder=ENCODER)
     ml = ImageFeaturizer(encoder=ENCODER, outputType="array", outputCol="spark_ml")
     embedded = ml.transform(featurize(images, encoder=ENCODER)).select(
         "path",

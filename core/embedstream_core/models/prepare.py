@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.torch
 from torch import nn
 
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
@@ -207,8 +207,9 @@ def _read_program(
     spec: ModelSpec,
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
-    is_default = spec.weights == "default" and program.default is not None
-    path = program.default() if is_default else Path(spec.weights).expanduser()
+    path, name = Path(spec.weights).expanduser(), ""
+    if spec.weights == "default" and program.default is not None:
+        path, name = program.default(), spec.weights
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -217,9 +218,16 @@ def _read_program(
             f"{what} cannot be read ({error.strerror}); give its path as encoder.weights"
         ) from error
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
-    # A declared preprocessing also replaces one that cannot be read.
-    published = program.read_inputs(path) if spec.preprocessing is None else ()
-    name = "default" if is_default else path.name if path.is_dir() else path.stem
+    try:
+        published = program.read_inputs(path)
+    except MissingExtra:
+        raise
+    except SetupError:
+        # A declared preprocessing also replaces one that cannot be read.
+        if spec.preprocessing is None:
+            raise
+        published = ()
+    name = name or (path.name if path.is_dir() else path.stem)
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 
