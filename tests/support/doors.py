@@ -21,6 +21,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
+from engines import run_only
 from pictures import real_pictures
 
 __all__ = ["ENCODER", "SMALL", "core_vectors", "digits", "folder", "mlflow_store", "write_pictures"]
@@ -78,11 +79,11 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
 
 
 def core_vectors(contents: Sequence[bytes], encoder: EncoderConfig = ENCODER) -> list[Vector]:
-    """Return vectors from the core alone, in float32, of what an encoder of one modality takes."""
+    """Return vectors from the core alone, in float32, by an encoder of one modality."""
     engine = Engine.start(load_prepared(prepare(encoder)), device=torch.device("cpu"))
     items = [Item(str(index), content=content) for index, content in enumerate(contents)]
-    (entries,) = Pipeline([engine], fetch=str.encode).run([items])
-    return [one.vector for (one,) in entries if isinstance(one, Embedding)]
+    (outcomes,) = run_only(Pipeline([engine], fetch=str.encode), [items])
+    return [one.vector for one in outcomes if isinstance(one, Embedding)]
 
 
 def digits(count: int) -> tuple[list[bytes], list[int]]:

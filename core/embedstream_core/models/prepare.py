@@ -6,13 +6,12 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import safetensors.torch
-from torch import nn
 
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
@@ -21,6 +20,7 @@ from embedstream_core.models.encoders.architecture import PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.files.file_formats import PROGRAMS, open_program
 from embedstream_core.models.files.state_dicts import State, pack_state
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.mlflow_store import is_registered, read_registered
 from embedstream_core.models.networks import (
     assemble,
@@ -30,7 +30,7 @@ from embedstream_core.models.networks import (
 )
 from embedstream_core.models.probe import embed_probes
 from embedstream_core.records import Vectors
-from embedstream_core.settings import ModalityName, Normalization
+from embedstream_core.settings import Normalization
 
 __all__ = ["Head", "LoadedModel", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
 
@@ -93,22 +93,6 @@ class ModelSpec:
                 f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
             )
         return (declared, *(one for one in published if one.modality != "image"))
-
-
-class LoadedModel(NamedTuple):
-    """A network, and the preprocessings of its modalities, complete with their tokenizers.
-
-    A network of several modalities is a ModuleDict with a branch for each, see `get_branch`.
-    """
-
-    network: nn.Module
-    inputs: tuple[Preprocessing, ...]
-
-    def get_branch(self, modality: ModalityName) -> nn.Module:
-        """Return the module that embeds a modality."""
-        if isinstance(self.network, nn.ModuleDict):
-            return self.network[modality]
-        return self.network
 
 
 def prepare_model(spec: ModelSpec) -> PreparedModel:
@@ -220,8 +204,6 @@ def _read_program(
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
     try:
         published = program.read_inputs(path)
-    except MissingExtra:
-        raise
     except SetupError:
         # A declared preprocessing also replaces one that cannot be read.
         if spec.preprocessing is None:
