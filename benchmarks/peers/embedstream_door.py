@@ -17,9 +17,9 @@ from embedstream import (
     EncoderConfig,
     ImageFeaturizer,
     featurize,
-    vectorizer,
     log_encoder,
     register_functions,
+    vectorizer,
 )
 from protocol import Backend, Precision, Run, serve
 from spark import consume, local_session

@@ -100,7 +100,7 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
     print_text(f"table: {table}")
 
 
-def print_encoders(listings: Iterable[Listing]) -> None:
+def print_encoders(listings: Sequence[Listing]) -> None:
     """Print a line for each encoder, in columns, and how to install the extras that are missing."""
     rows = [("name", "modality", "floats", "license", "weights")]
     missing: set[str] = set()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.listing import list_modalities
+from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.models.networks import RANDOM_NAME
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
@@ -154,6 +156,16 @@ def _prepare_again(model_id: str, *, weights: str | None) -> PreparedModel:
         raise SetupError(
             f"'{model_id}' was made with an encoder.preprocessing of its configuration, which a "
             "model_id does not hold; queries cannot be prepared as its rows were"
+        )
+    if (
+        weights is None
+        and named.encoder in PROGRAMS
+        and named.weights != "default"
+        and not Path(named.weights).exists()
+    ):
+        raise SetupError(
+            f"'{model_id}' was made by a file or folder '{named.weights}', which is not in the "
+            "table; give its path as --weights"
         )
     if named.encoder == MLFLOW:
         spec = ModelSpec(MLFLOW, weights or format_registered_uri(named.weights), named.sha256)

@@ -24,8 +24,8 @@ from embedstream import (
     Vectorizer,
     featurize,
     image_labeler,
-    vectorizer,
     read_images,
+    vectorizer,
 )
 from embedstream.config.sections import ReferencesConfig
 from embedstream_core.errors import Code, SetupError
