@@ -6,9 +6,9 @@ image, a text or a clip is refused by its modality, with a better reason, if the
 | content | type | modality |
 | --- | --- | --- |
 | the formats of images that are decoded | `image/jpeg`, ... | image |
-| TIFF, AVIF, HEIC, SVG and others that are not decoded | `image/tiff`, ... | image, which refuses it |
+| TIFF, AVIF, HEIC, SVG and other images | `image/tiff`, ... | image, which refuses them |
 | WAV, FLAC, Ogg with sound, MP3 | `audio/wav`, ... | audio |
-| AAC, M4A, AIFF, AMR, MIDI, RF64 and others that are not decoded | `audio/aac`, ... | audio, same |
+| AAC, M4A, AIFF, AMR, MIDI, RF64 and others | `audio/aac`, ... | audio, which refuses them |
 | UTF-8 without control characters other than white space | `text/plain` | text |
 | such a text in JSON, XML or HTML | `application/json`, `text/xml`, `text/html` | text |
 | documents, archives, videos, all else | `application/pdf`, `video/mp4`, ... | none |

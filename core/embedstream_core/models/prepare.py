@@ -71,9 +71,15 @@ class ModelSpec:
             SetupError: there is none, it is wrong, or it is of images and the encoder takes none.
         """
         declared = self.preprocessing
-        if declared is None:
-            if published:
-                return published
+        inputs = published
+        if declared is not None:
+            if published and "image" not in (one.modality for one in published):
+                raise SetupError(
+                    f"the encoder '{self.encoder}' embeds {published[0].modality}, and "
+                    "encoder.preprocessing is of images; leave it out"
+                )
+            inputs = (declared, *(one for one in published if one.modality != "image"))
+        if not inputs:
             reason = (
                 f"needs a preprocessing that is not supported: {unsupported}"
                 if unsupported
@@ -83,16 +89,13 @@ class ModelSpec:
                 f"the encoder '{self.encoder}' {reason}; declare encoder.preprocessing, such as "
                 f"{_EXAMPLE}"
             )
-        if published and "image" not in (one.modality for one in published):
-            raise SetupError(
-                f"the encoder '{self.encoder}' embeds {published[0].modality}, and "
-                "encoder.preprocessing is of images; leave it out"
-            )
-        if problem := declared.find_problem():
-            raise SetupError(
-                f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
-            )
-        return (declared, *(one for one in published if one.modality != "image"))
+        for one in inputs:
+            # A published one may come from a user's function.
+            if isinstance(one, ImagePreprocessing) and (problem := one.find_problem()):
+                raise SetupError(
+                    f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
+                )
+        return inputs
 
 
 def prepare_model(spec: ModelSpec) -> PreparedModel:
@@ -191,9 +194,8 @@ def _read_program(
     spec: ModelSpec,
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
-    path, name = Path(spec.weights).expanduser(), ""
-    if spec.weights == "default" and program.default is not None:
-        path, name = program.default(), spec.weights
+    default = program.default if spec.weights == "default" else None
+    path = default() if default else Path(spec.weights).expanduser()
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -209,7 +211,7 @@ def _read_program(
         if spec.preprocessing is None:
             raise
         published = ()
-    name = name or (path.name if path.is_dir() else path.stem)
+    name = "default" if default else path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 

@@ -11,6 +11,7 @@ from itertools import chain, count
 import torch
 
 from embedstream_core.engine.engine import Engine
+from embedstream_core.media.modalities import Inputs
 from embedstream_core.media.modality import Sample
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
@@ -100,17 +101,7 @@ class Pipeline:
         # On a Spark worker, torch computes with the cores of a task.
         decode_threads = self.limits.decode_threads or torch.get_num_threads()
         routes = Routes(self.engines)
-        decoder = (
-            SandboxedDecoder(routes.inputs, self.decode_settings, isolation=self.isolation)
-            if self.isolation
-            else InProcessDecoder(
-                inputs=routes.inputs,
-                settings=self.decode_settings,
-                limits=self.limits,
-                threads=decode_threads,
-                watchdog=self.watchdog,
-            )
-        )
+        decoder = self._open_decoder(routes.inputs, decode_threads)
         steps = Steps(
             self.engines,
             routes,
@@ -147,6 +138,17 @@ class Pipeline:
             budget.close()
             pool.shutdown(wait=True, cancel_futures=True)
             decoder.close()
+
+    def _open_decoder(self, inputs: Inputs, threads: int) -> SandboxedDecoder | InProcessDecoder:
+        if self.isolation:
+            return SandboxedDecoder(inputs, self.decode_settings, isolation=self.isolation)
+        return InProcessDecoder(
+            inputs=inputs,
+            settings=self.decode_settings,
+            limits=self.limits,
+            threads=threads,
+            watchdog=self.watchdog,
+        )
 
     def _embed(
         self,

@@ -4,7 +4,7 @@ A replay works in chunks of one commit each, next to the live stream where the t
 two writers apart, and in the stream's own driver anywhere. It embeds what has a row in the table,
 so deleted rows stay deleted, and messages that the stream has not read yet are left to it. It reads
 a message from Kafka while Kafka has it; after that it fetches a reference again from the row's
-`uri`, and image bytes are lost.
+`uri`, and bytes and texts are lost.
 
 An outcome's identity is its topic, partition, offset and model_id: a replay replaces the old
 outcome, a backfill adds a missing one. So either can be interrupted and run again without doubling

@@ -19,10 +19,10 @@ def search_table(
     table: str,
     *,
     k: int,
-    out: Path | None,
-    model_id: str | None,
-    weights: str | None,
-    servers: str | None,
+    out: Path | None = None,
+    model_id: str | None = None,
+    weights: str | None = None,
+    servers: str | None = None,
 ) -> None:
     """Print the k rows nearest to a file or a text; draw them on a sheet if `out` is given."""
 

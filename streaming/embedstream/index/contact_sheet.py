@@ -6,8 +6,9 @@ A tile shows an image whole, the beginning of a text, and the name and the durat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +25,9 @@ __all__ = ["Tile", "check_sheet_path", "draw_contact_sheet", "save_sheet"]
 _TILE, _CAPTION, _GAP = 168, 34, 10
 _NAME_LENGTH = 28
 _EMPTY = 238
+_CAPTION_SIZE = 11
+# Fonts of the machine, if it has one: Pillow's own lacks letters such as ä.
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf")
 _SUFFIXES = (".png", ".jpg")
 
 # Of a text in a tile, in pixels, but for the last.
@@ -105,8 +109,8 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, note: st
     sheet.paste((_EMPTY,) * 3, (left, top, left + _TILE, top + _TILE))
     kind = (tile.media_type or "image").partition("/")[0]
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(11)
-    short = Path(tile.name).name or tile.name
+    font = _load_font(_CAPTION_SIZE)
+    short = _replace_unprintable(Path(tile.name).name or tile.name)
     if kind == "audio":
         duration = "" if tile.duration_s is None else f"\n{tile.duration_s:.1f} s"
         _draw_lines(draw, corner, f"{short}{duration}")
@@ -119,18 +123,21 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, note: st
         except ItemError:
             # The tile stays empty.
             pass
-    if len(short) > _NAME_LENGTH:
+    if font.getlength(short) > _TILE:
         short = f"…{short[-_NAME_LENGTH + 1 :]}"
+    while font.getlength(short) > _TILE:
+        short = f"…{short[2:]}"
     draw.text((left, top + _TILE + 3), short, fill="black", font=font)
     draw.text((left, top + _TILE + 17), note, fill="#666666", font=font)
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
     """Draw as many lines of a text as fit into a tile; the last one of more ends in an ellipsis."""
-    font = ImageFont.load_default(_TEXT_SIZE)
+    font = _load_font(_TEXT_SIZE)
     fits = (_TILE - 2 * _MARGIN) // _LINE
     # More characters than a tile can hold, so that a long text is not measured.
-    lines = list(itertools.islice(_wrap(text[:_MOST_CHARACTERS], font.getlength), fits + 1))
+    paragraphs = map(_replace_unprintable, text[:_MOST_CHARACTERS].strip().splitlines())
+    lines = list(itertools.islice(_wrap(paragraphs, font.getlength), fits + 1))
     if len(lines) > fits:
         last = lines[fits - 1]
         while last and font.getlength(f"{last}…") > _TILE - 2 * _MARGIN:
@@ -141,9 +148,14 @@ def _draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -
         draw.text((left + _MARGIN, top + _MARGIN + index * _LINE), line, fill="black", font=font)
 
 
-def _wrap(text: str, measure: Callable[[str], float]) -> Iterator[str]:
+def _replace_unprintable(text: str) -> str:
+    """Return one line without the characters at which Pillow's layout raises an error."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
+def _wrap(paragraphs: Iterable[str], measure: Callable[[str], float]) -> Iterator[str]:
     """Yield lines that are no wider than a tile; a word that is wider is broken."""
-    for paragraph in text.strip().splitlines():
+    for paragraph in paragraphs:
         line = ""
         for word in paragraph.split():
             joined = f"{line} {word}" if line else word
@@ -159,3 +171,13 @@ def _wrap(text: str, measure: Callable[[str], float]) -> Iterator[str]:
                     line = ""
                 line += character
         yield line
+
+
+@cache
+def _load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)

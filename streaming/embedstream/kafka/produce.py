@@ -18,7 +18,6 @@ from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
 __all__ = [
-    "MAX_MESSAGE_BYTES",
     "MAX_QUEUED_BYTES",
     "OutgoingMessage",
     "build_message",
@@ -32,11 +31,11 @@ _TEXT_SUFFIX = ".txt"
 _LINES_SUFFIX = ".jsonl"
 _JSON_WHITESPACE = b" \t\r\n"
 
-MAX_MESSAGE_BYTES = 256 * 2**20
-"""Above any broker's limit, so that the broker refuses a large message and gives the reason."""
+# Above any broker's limit, so that the broker refuses a large message and gives the reason.
+_MAX_REQUEST_BYTES = 256 * 2**20
 
 _PRODUCER_SETTINGS = {
-    "max_request_size": MAX_MESSAGE_BYTES,
+    "max_request_size": _MAX_REQUEST_BYTES,
     # An idempotent producer of kafka-python fails every message after the first refused one.
     "enable_idempotence": False,
     # Without idempotence, this keeps the order of a partition's messages when one is retried.
@@ -135,26 +134,37 @@ def build_message(path: Path, *, form: Literal["bytes", "reference"]) -> Outgoin
 def _read_lines(path: Path, on_broken: Callable[[str, str], None]) -> Iterator[OutgoingMessage]:
     with path.open("rb") as file:
         for number in itertools.count(1):
-            if not (line := file.readline(MAX_MESSAGE_BYTES)):
+            if not (line := file.readline(_MAX_REQUEST_BYTES)):
                 return
             name = f"{path.as_posix()}:{number}"
-            if len(line) == MAX_MESSAGE_BYTES and not line.endswith(b"\n"):
+            if len(line) == _MAX_REQUEST_BYTES and not line.endswith(b"\n"):
+                on_broken(name, f"the line has {_MAX_REQUEST_BYTES / 2**20:g} MiB or more")
                 while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_MESSAGE_BYTES)
-                on_broken(name, f"the line is longer than {MAX_MESSAGE_BYTES / 2**20:g} MiB")
-            elif line := line.strip(_JSON_WHITESPACE):
-                try:
-                    fields = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    on_broken(name, f"not JSON in UTF-8: {error}")
-                    continue
-                if not isinstance(fields, dict):
-                    on_broken(name, "the line is JSON but not an object")
-                    continue
-                line_id = fields.get("id")
-                if line_id not in (None, ""):
-                    name = line_id if isinstance(line_id, str) else json.dumps(line_id)
-                yield OutgoingMessage(name, line)
+                    line = file.readline(_MAX_REQUEST_BYTES)
+                continue
+            try:
+                if line := line.strip(_JSON_WHITESPACE):
+                    yield OutgoingMessage(_read_id(line) or name, line)
+            except ValueError as error:
+                on_broken(name, str(error))
+
+
+def _read_id(line: bytes) -> str | None:
+    """Return the field `id` of a JSON object, a value of another type than a string as its JSON.
+
+    Raises:
+        ValueError: it is not a JSON object; the message says why.
+    """
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise ValueError("the line is JSON but not an object")
+        found = fields.get("id")
+        if found is None or isinstance(found, str):
+            return found
+        return json.dumps(found, ensure_ascii=False)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON in UTF-8: {error}") from None
 
 
 def produce(

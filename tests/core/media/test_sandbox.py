@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -89,14 +90,15 @@ def test_bad_bytes_have_their_own_codes(
         ("crash", Code.DECODER_CRASHED, "SIGSEGV"),
         ("kill", Code.DECODER_CRASHED, "SIGKILL"),
         ("hang", Code.DECODER_TIMEOUT, "longer than 3 s"),
+        ("stall", Code.DECODER_TIMEOUT, "longer than 3 s"),
         ("eat", Code.DECODER_OUT_OF_MEMORY, "more than 300000000 bytes"),
     ],
 )
 def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
     comment: str, code: Code, message: str, open_decoder: Callable[..., SandboxedDecoder]
 ) -> None:
-    # A loaded machine takes seconds to end a process; only `hang` is to reach the limit.
-    timeout_s = 3 if comment == "hang" else 60
+    # A loaded machine takes seconds to end a process; only two are to reach the limit.
+    timeout_s = 3 if comment in ("hang", "stall") else 60
     decoder = open_decoder(timeout_s=timeout_s, memory_bytes=300_000_000)
     start = time.monotonic()
 
@@ -107,6 +109,49 @@ def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
     assert time.monotonic() - start < timeout_s + 7
     (sample,) = decoder.decode(poisoned("good"), "image")
     assert sample.media.width == 300
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "rubbish",
+        "7",
+        "[]",
+        "{}",
+        '{"code": "unheard_of", "message": ""}',
+        '{"code": "image_corrupt"}',
+        '{"samples": 7}',
+        '{"samples": [{}]}',
+        '{"samples": [{"parts": [], "media": {"type": "image/png"}}]}',
+        '{"samples": [{"parts": [["|O", [1]]], "media": {"type": "image/png"}}]}',
+        '{"samples": [{"parts": [["|u1", [-5, 7]]], "media": {"type": "image/png"}}]}',
+        '{"samples": [{"parts": [["|u1", [1]]], "media": {"colour": "red"}}]}',
+    ],
+)
+def test_a_child_that_answers_with_rubbish_has_crashed(
+    answer: str, open_decoder: Callable[..., SandboxedDecoder]
+) -> None:
+    decoder = open_decoder()
+
+    with pytest.raises(ItemError, match="answer cannot be read") as caught:
+        decoder.decode(poisoned(f"say {answer}"), "image")
+
+    assert (caught.value.code, caught.value.stage) == (Code.DECODER_CRASHED, Stage.DECODE)
+    (sample,) = decoder.decode(poisoned("good"), "image")
+    assert sample.media.width == 300
+
+
+def test_each_preprocessing_has_its_sample_in_order() -> None:
+    small = replace(PREPROCESSING, resize_px=40, crop_px=32)
+    inputs: Inputs = {"image": (PREPROCESSING, small)}
+    decoder = SandboxedDecoder(inputs, DecodeSettings(), isolation=Isolation())
+    content = real_pictures()["chelsea.png"]
+    try:
+        samples = decoder.decode(content, "image")
+    finally:
+        decoder.close()
+    for sample, preprocessing in zip(samples, (PREPROCESSING, small), strict=True):
+        np.testing.assert_array_equal(sample.parts, [render_one(content, preprocessing).pixels])
 
 
 def test_threads_take_turns(open_decoder: Callable[..., SandboxedDecoder]) -> None:

@@ -86,6 +86,18 @@ def test_efficientnet_lite0_comes_with_its_weights() -> None:
     assert (card.dimension, card.license) == (1280, "Apache-2.0")
 
 
+def test_normalization_makes_another_model_of_the_same_tensors() -> None:
+    plain = prepare_model(ModelSpec("resnet18", "random"))
+
+    normalized = prepare_model(ModelSpec("resnet18", "random", normalize="l2"))
+
+    assert normalized.tensors == plain.tensors
+    assert (plain.card.normalize, normalized.card.normalize) == ("none", "l2")
+    assert normalized.card.model_id == f"{plain.card.model_id}+l2"
+    rounded = normalized.in_precision("bfloat16").card
+    assert (rounded.model_id, rounded.normalize) == (f"{plain.card.model_id}+l2@bfloat16", "l2")
+
+
 def test_a_declared_preprocessing_makes_another_model() -> None:
     spec = ModelSpec("efficientnet_lite0")
     published = prepare_model(spec).card

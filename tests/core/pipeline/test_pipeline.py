@@ -6,9 +6,7 @@ import gc
 import hashlib
 import io
 import itertools
-import struct
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,21 +18,21 @@ from PIL import Image
 from torch import nn
 
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
-from embedstream_core.media.image.formats import READERS
-from embedstream_core.media.image.opened_image import OpenedImage
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
 from embedstream_core.settings import DecodeSettings, PipelineLimits
 from engines import run_only, start_engine
+from probe_format import PATIENCE_S, PROBE_SETTINGS, Decoding, probe, use_probes
 
 SIDE = 4
 MODEL_ID = "mean/colour/0123456789ab"
-PATIENCE_S = 10
 PREPROCESSING = ImagePreprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1, 1, 1))
 
 Fetch = Callable[[str], bytes]
+
+__all__ = ["use_probes"]
 
 
 class MeanColour(nn.Module):
@@ -508,55 +506,6 @@ def test_an_item_over_the_byte_limit_is_read_ahead_alone() -> None:
     assert most_under_way(drawn, PipelineLimits(bytes=999)) == 1
 
 
-class Decoding:
-    """Records which decodes run at once, by pixels; each waits until `parties` have begun."""
-
-    def __init__(self, parties: int = 1) -> None:
-        self.seen: list[list[int]] = []
-        self._running: list[int] = []
-        self._lock = threading.Lock()
-        self._barrier = threading.Barrier(parties, timeout=PATIENCE_S)
-
-    def run(self, pixels: int) -> None:
-        with self._lock:
-            self._running.append(pixels)
-            self.seen.append(sorted(self._running))
-        self._barrier.wait()
-        # Whatever else is admitted comes while this one still runs.
-        time.sleep(0.03)
-        with self._lock:
-            self._running.remove(pixels)
-
-
-PROBE = struct.Struct(">5sHH")
-PROBE_LIMITS = DecodeSettings(formats=("PROBE",))
-
-
-def probe(width: int, height: int) -> Item:
-    header = PROBE.pack(b"PROBE", width, height)
-    return Item(f"{width}x{height}", content=header + b"\x40" * (width * height * 3))
-
-
-@pytest.fixture
-def use_probes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Decoding], None]:
-    """Register an image format whose decoder records when it runs."""
-
-    def use(decoding: Decoding) -> None:
-        def open_probe(content: bytes) -> OpenedImage:
-            _, *size = PROBE.unpack_from(content)
-            width, height = size
-
-            def decode() -> Image.Image:
-                decoding.run(width * height)
-                return Image.frombytes("RGB", (width, height), content[PROBE.size :])
-
-            return OpenedImage("PROBE", (width, height), decode)
-
-        monkeypatch.setitem(READERS, "PROBE", (rb"PROBE", open_probe))
-
-    return use
-
-
 @pytest.mark.parametrize(
     ("threads", "pixels", "expected"),
     [(1, 10_000, 1), (3, 10_000, 3), (6, 200, 2), (6, 199, 1), (6, 99, 1)],
@@ -568,7 +517,7 @@ def test_threads_and_pixels_bound_the_decodes_at_once(
     use_probes(decoding)
     limits = PipelineLimits(decode_threads=threads, pixels=pixels)
 
-    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([[probe(10, 10)] * 6])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_SETTINGS).run([[probe(10, 10)] * 6])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
     assert max(len(together) for together in decoding.seen) == expected
@@ -582,7 +531,7 @@ def test_by_default_there_are_as_many_decodes_at_once_as_torch_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        by_default = pipeline(limits=PipelineLimits(), decode_settings=PROBE_LIMITS)
+        by_default = pipeline(limits=PipelineLimits(), decode_settings=PROBE_SETTINGS)
         (outcomes,) = by_default.run([[probe(10, 10)] * 6])
     finally:
         torch.set_num_threads(before)
@@ -599,7 +548,7 @@ def test_an_image_over_the_pixel_limit_is_decoded_alone(
     limits = PipelineLimits(decode_threads=6, pixels=60)
     entries = [probe(4, 5), probe(4, 5), probe(10, 10), probe(4, 5), probe(4, 5)]
 
-    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([entries])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_SETTINGS).run([entries])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 5
     assert [together for together in decoding.seen if 100 in together] == [[100]]
@@ -614,7 +563,7 @@ def test_an_item_over_the_byte_limit_is_prepared_alone(
     limits = PipelineLimits(decode_threads=6, bytes=250)
     entries = [probe(4, 5), probe(10, 10), probe(4, 5)]
 
-    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([entries])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_SETTINGS).run([entries])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 3
     assert [together for together in decoding.seen if 100 in together] == [[100]]
@@ -657,7 +606,7 @@ def test_repetitions_are_decoded_and_embedded_once(
     once = pipeline(
         model,
         batch_size=64,
-        decode_settings=PROBE_LIMITS,
+        decode_settings=PROBE_SETTINGS,
         embedding_cache=request.getfixturevalue(file),
     )
 
@@ -675,9 +624,9 @@ def test_an_embedding_of_an_earlier_run_is_reused(
     decoding = Decoding()
     use_probes(decoding)
     model = MeanColour()
-    first = pipeline(model, batch_size=2, decode_settings=PROBE_LIMITS, embedding_cache=cache)
+    first = pipeline(model, batch_size=2, decode_settings=PROBE_SETTINGS, embedding_cache=cache)
     ((early, _),) = first.run([[probe(4, 5), probe(3, 2)]])
-    later = pipeline(model, batch_size=2, decode_settings=PROBE_LIMITS, embedding_cache=cache)
+    later = pipeline(model, batch_size=2, decode_settings=PROBE_SETTINGS, embedding_cache=cache)
 
     ((new, again, new_again),) = later.run([[probe(7, 7), probe(4, 5), probe(7, 7)]])
 

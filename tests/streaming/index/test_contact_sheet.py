@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from embedstream.index import contact_sheet
 from embedstream.index.contact_sheet import Tile, draw_contact_sheet, save_sheet
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import SetupError
@@ -81,6 +86,90 @@ def test_a_neighbours_file_that_is_no_longer_an_image_draws_an_empty_tile(conten
     rows = [(Tile("cat", jpeg((10, 10), "red")), [neighbour("a")])]
     sheet = draw_contact_sheet(rows, lambda one: content)
     assert center(sheet, 1, 0) == "empty"
+
+
+def tile(
+    content: bytes | None, media_type: str, *, duration_s: float | None = None
+) -> tuple[Image.Image, Image.Image]:
+    """The tiles of a query and of a neighbour with the same content."""
+    found = replace(neighbour("bell.wav"), media_type=media_type, duration_s=duration_s)
+    query = Tile("bell.wav", content, media_type, duration_s)
+    sheet = draw_contact_sheet([(query, [found])], lambda one: content)
+    return sheet.crop((10, 10, 178, 178)), sheet.crop((198, 10, 366, 178))
+
+
+def rows_with_ink(image: Image.Image) -> set[int]:
+    pixels: npt.NDArray[np.uint8] = np.asarray(image)
+    return set(np.flatnonzero(pixels.max(axis=2).min(axis=1) < 128).tolist())
+
+
+def lines_of(image: Image.Image) -> int:
+    """How many lines of a text have something in them."""
+    return len({(row - 8) // 15 for row in rows_with_ink(image) if (row - 8) % 15 in range(3, 11)})
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", 0),
+        (" \n ", 0),
+        ("one line", 1),
+        ("one\n\nthree", 2),
+        ("word " * 12, None),
+        ("word " * 5000, 10),
+        ("w" * 100_000, 10),
+        ("möwe 鳥 \U0001f600", 1),
+    ],
+    ids=["empty", "blank", "line", "paragraphs", "wrapped", "long", "word", "letters"],
+)
+def test_a_tile_shows_the_lines_of_a_text(text: str, lines: int | None) -> None:
+    for drawn in tile(text.encode(), "text/plain"):
+        assert lines_of(drawn) == lines if lines is not None else 2 <= lines_of(drawn) <= 5
+        # Nothing is written over the edge.
+        assert np.all(np.asarray(drawn)[:, -8:] == 238)
+
+
+def test_texts_that_differ_beyond_the_tile_look_the_same_and_others_do_not() -> None:
+    first, second, other = (
+        tile(text.encode(), "text/plain")[1]
+        for text in ("word " * 900 + "a", "word " * 900 + "b", "ward " * 900)
+    )
+    assert first.tobytes() == second.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe text", b"\0\1\x7f\xc2\x80 text", "\u202e\u0627\u200d text".encode()]
+)
+def test_odd_bytes_and_characters_are_drawn(content: bytes) -> None:
+    assert lines_of(tile(content, "text/plain")[1]) == 1
+
+
+any_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@pytest.mark.parametrize("fonts", [contact_sheet._FONTS, ()], ids=["machine", "pillow"])
+@given(content=st.binary(max_size=60) | any_names.map(str.encode), name=any_names)
+def test_any_text_and_any_name_can_be_drawn(
+    fonts: tuple[str, ...], content: bytes, name: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contact_sheet, "_FONTS", fonts)
+        contact_sheet._load_font.cache_clear()
+        for media_type in ("text/plain", "audio/wav"):
+            draw_contact_sheet([(Tile(name, content, media_type), [])], lambda one: None)
+    contact_sheet._load_font.cache_clear()
+
+
+def test_a_tile_shows_the_duration_of_a_sound_without_its_bytes() -> None:
+    known = [tile(content, "audio/wav", duration_s=12.34) for content in (None, b"RIFF")]
+    assert known[0][0].tobytes() == known[1][1].tobytes()
+    assert lines_of(known[0][0]) == 2
+    assert lines_of(tile(None, "audio/wav")[1]) == 1
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "image/png"])
+def test_a_tile_without_bytes_is_empty(media_type: str) -> None:
+    assert rows_with_ink(tile(None, media_type)[1]) == set()
 
 
 @pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])

@@ -1,4 +1,4 @@
-"""The image of a row is read again from its file or from its message."""
+"""The content of a row is read again from its file or from its message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_other_references_have_no_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-def test_the_image_of_a_message_is_read(topic: Topic) -> None:
+def test_the_content_of_a_message_is_read(topic: Topic) -> None:
     topic.send([image("cat", b"first"), image("cat", b"second"), image("cat", None)])
     topic.send([json_message("cat", data="dGhpcmQ="), json_message("cat", uri="file:///cat.png")])
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
@@ -46,6 +46,27 @@ def test_the_image_of_a_message_is_read(topic: Topic) -> None:
     ]
 
     assert contents == [b"first", b"second", None, b"third", None]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("value", "media_type", "expected"),
+    [
+        (b'{"text": "a \\u00e4"}', "text/plain", "a ä".encode()),
+        (b'{"text": "a"}', None, b"a"),
+        (b"plain", "text/plain", b"plain"),
+        (b'"quoted"', "text/plain", b'"quoted"'),
+        (b'"quoted"', "image/png", None),
+        (b"RIFF", "audio/wav", b"RIFF"),
+    ],
+)
+def test_texts_and_sounds_of_messages_are_read(
+    topic: Topic, value: bytes, media_type: str | None, expected: bytes | None
+) -> None:
+    topic.send([image("one", value)])
+    (partition,) = [one for one, end in topic.end_offsets().items() if end]
+    row = Neighbour(1.0, "one", None, topic.name, partition, 0, media_type)
+    assert read_kafka_content(row, bootstrap_servers=topic.bootstrap_servers) == expected
 
 
 @pytest.mark.kafka

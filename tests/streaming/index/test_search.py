@@ -86,6 +86,22 @@ def test_a_neighbour_says_where_its_row_came_from(tmp_path: Path) -> None:
     ]
 
 
+def test_a_neighbour_says_what_its_row_holds(tmp_path: Path) -> None:
+    media = {"type": "audio/wav", "duration_s": 1.5}
+    rows = [row("bell", [1, 0]) | {"media": media}, row("unknown", [1, 1])]
+    bell, unknown = find_nearest(write_table(tmp_path, rows), vector(1, 0), model_id=MODEL, k=2)
+    assert (bell.media_type, bell.duration_s) == ("audio/wav", 1.5)
+    assert (unknown.media_type, unknown.duration_s) == (None, None)
+
+
+def test_a_table_of_an_earlier_version_is_searched(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")
+    rows = pa.Table.from_pylist([row("cat", [1, 0])], schema=SCHEMA)
+    write_deltalake(table, rows.drop_columns(["media"]))
+    (neighbour,) = find_nearest(table, vector(1, 0), model_id=MODEL, k=1)
+    assert (neighbour.image_id, neighbour.media_type) == ("cat", None)
+
+
 @pytest.mark.parametrize("k", [1, 7, 100])
 def test_the_nearest_of_many_parts_are_exact(tmp_path: Path, k: int) -> None:
     vectors = np.random.default_rng(5).normal(size=(3000, 8)).astype(np.float32)

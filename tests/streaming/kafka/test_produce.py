@@ -203,6 +203,7 @@ def test_each_line_is_a_message(tmp_path: Path, form: Literal["bytes", "referenc
         '{"id": "", "text": "b"}',
         " \t",
         '{"id": null, "data": "YQ=="}',
+        '{"id": ["ä"], "text": "b"}',
     ]
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
 
@@ -215,17 +216,20 @@ def test_each_line_is_a_message(tmp_path: Path, form: Literal["bytes", "referenc
         ("7", b'{"id": 7, "uri": "file:///a"}', ()),
         (f"{path}:5", b'{"id": "", "text": "b"}', ()),
         (f"{path}:7", b'{"id": null, "data": "YQ=="}', ()),
+        ('["ä"]', '{"id": ["ä"], "text": "b"}'.encode(), ()),
     ]
 
 
 def test_a_broken_line_is_reported_and_the_others_are_sent(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    path.write_bytes(b'{"text": "a"}\n{"text"\n["a"]\n{"text": "\xff"}\n{"text": "b"}')
+    path.write_bytes(
+        b'{"text": "a"}\n{"text"\n["a"]\n{"text": "\xff"}\n{"text": "b"}\n' + b"[" * 10**6
+    )
 
     messages, skipped = read_messages(path)
 
     assert [one.key for one in messages] == [f"{path}:1", f"{path}:5"]
-    assert skipped.keys() == {f"{path}:{number}" for number in (2, 3, 4)}
+    assert skipped.keys() == {f"{path}:{number}" for number in (2, 3, 4, 6)}
     assert skipped[f"{path}:2"].startswith("not JSON in UTF-8: ")
     assert skipped[f"{path}:3"] == "the line is JSON but not an object"
     assert skipped[f"{path}:4"].startswith("not JSON in UTF-8: ")
@@ -235,7 +239,7 @@ def test_a_broken_line_is_reported_and_the_others_are_sent(tmp_path: Path) -> No
 def test_a_line_above_the_limit_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr("embedstream.kafka.produce.MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr("embedstream.kafka.produce._MAX_REQUEST_BYTES", 100)
     path = tmp_path / "lines.jsonl"
     line = f'{{"text": "{"a" * (length - 12)}"}}'
     path.write_text(f'{line}\n{{"text": "b"}}\n')

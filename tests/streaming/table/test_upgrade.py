@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from earlier_tables import EARLIER_SCHEMA, create_earlier_table
+from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.table.delta import append, check_table, quote_table, read_properties
 from embedstream.table.delta_log import read_writers
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.upgrade import needs_upgrade, upgrade_table
 from embedstream_core.errors import SetupError
+from oracle import Position
+from small import send_pictures
+from streams import Topic, drain, image, refusal
 
 pytestmark = pytest.mark.spark
 
@@ -171,6 +180,29 @@ def test_a_table_that_a_driver_holds_is_refused(spark: SparkSession, path: str) 
         pass
 
 
+def test_the_command_alters_a_table_that_no_driver_holds(spark: SparkSession, path: str) -> None:
+    create_earlier_table(spark, path)
+    append_rows(earlier_rows(spark, range(3)), path)
+
+    def run() -> tuple[int, str]:
+        command = [sys.executable, "-m", "embedstream", "upgrade", "--table", path]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    with claim_table(spark, path, checkpoint="first", when="always"):
+        code, said = run()
+    assert (code, needs_upgrade(spark, path)) == (2, True)
+    assert f"another driver runs: host {socket.gethostname()}, pid {os.getpid()}" in said
+
+    assert run()[0] == 0
+    rows, versions = read(spark, path), count_versions(path)
+    assert check_table(spark, path) == 3
+
+    code, said = run()
+    assert (code, f"the table '{path}' has the current columns already" in said) == (0, True)
+    assert (read(spark, path), count_versions(path)) == (rows, versions)
+
+
 def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, path: str) -> None:
     """The last micro-batch is in the table and not in the checkpoint, as after a kill."""
     source, checkpoint = tmp_path / "source", tmp_path / "checkpoint"
@@ -207,3 +239,46 @@ def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, pa
     drain(upgraded=True)
     assert [row["offset"] for row in read(spark, path)] == [*range(12)]
     assert [one.micro_batch for one in read_writers(spark, path).values()] == [2]
+
+
+@pytest.mark.kafka
+def test_a_stream_of_messages_continues_exactly_once(
+    spark: SparkSession, topic: Topic, configure: Callable[..., StreamConfig]
+) -> None:
+    """The table has the earlier shape and a micro-batch that the checkpoint does not know."""
+    config = configure(kafka={"max_offsets_per_trigger": 4})
+    path, checkpoint = config.table.path, Path(config.checkpoint)
+    send_pictures(topic, 8)
+    topic.send([image("broken", b"no image")])
+    drain(spark, config)
+    newest = max(int(one.name) for one in (checkpoint / "commits").glob("[0-9]*"))
+    for leftover in (checkpoint / "commits").glob(f"*{newest}*"):
+        leftover.unlink()
+    before = restore_earlier_shape(spark, path)
+    assert "alter it with `embedstream upgrade CONFIG`" in refusal(spark, config, "table")
+
+    assert upgrade_table(spark, path) == 9
+    send_pictures(topic, 3)
+    drain(spark, config)
+
+    rows = read(spark, path)
+    assert len(rows) == 12
+    found = {Position(row["topic"], row["partition"], row["offset"]) for row in rows}
+    assert found == topic.positions()
+    media = {(row["partition"], row["offset"]): row["media"] for row in rows}
+    for row in before:
+        kept = media.pop((row["partition"], row["offset"])) or {"width": None, "height": None}
+        assert (kept["width"], kept["height"]) == (row["width"], row["height"])
+    assert [one["type"] for one in media.values()] == ["image/jpeg"] * 3
+
+
+def restore_earlier_shape(spark: SparkSession, path: str) -> list[dict[str, Any]]:
+    """Rewrite the table as an earlier version made it; return its rows."""
+    table = spark.read.format("delta").load(path)
+    columns = [
+        f.col(f"media.{name}").alias(name) if name in ("width", "height") else f.col(name)
+        for name in EARLIER_SCHEMA.names
+    ]
+    writer = table.select(columns).write.format("delta").mode("overwrite")
+    writer.option("overwriteSchema", "true").save(path)
+    return read(spark, path)

@@ -5,7 +5,9 @@ import ctypes
 import io
 import os
 import signal
+import struct
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 import simplejpeg
@@ -26,6 +28,12 @@ def _poison(image: Image.Image) -> None:
         case b"eat":
             eaten = [bytearray(64 * 2**20) for _ in range(32)]
             raise MemoryError(f"after {len(eaten)} times 64 MiB")
+        case b"stall":
+            # The beginning of an answer of 1,000 bytes.
+            os.write(0, struct.pack("!i", 1000))
+            time.sleep(600)
+        case bytes(comment) if comment.startswith(b"say "):
+            Connection(os.dup(0)).send_bytes(comment.removeprefix(b"say "))
 
 
 def _poisoned_load(self: ImageFile.ImageFile) -> Any:

@@ -36,8 +36,9 @@ def read_header(content: bytes, formats: tuple[str, ...]) -> AudioHeader:
     """
     if start := skip_tags(content):
         content = content[start:]
-    for name, (pattern, reader) in READERS.items():
-        if name in formats and re.match(pattern, content, re.DOTALL):
+    for name in (one for one in READERS if one in formats):
+        pattern, reader = READERS[name]
+        if re.match(pattern, content, re.DOTALL):
             break
     else:
         message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}"

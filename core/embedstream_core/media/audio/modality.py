@@ -14,13 +14,14 @@
 | a FLAC with a broken frame | corrupt; its MD5 is not compared |
 | an Ogg with a broken, cut or missing page | corrupt |
 | an Ogg that ends with a whole page, but is not marked as ended | heard, as a live recording |
-| an Ogg whose times do not agree with its sound | corrupt, if it has less; else cut to the last |
+| an Ogg with less sound than its last page states, or whose times go backwards | corrupt |
+| an Ogg whose last page states a little less than it holds | cut there, as the format wants |
 | an Ogg with several streams | unsupported |
 | an MP3 with fewer frames than its first one states | corrupt |
 | an MP3 without a stated length, or with a too small one | heard to its last frame |
 | an MP3 whose last frame is cut, and no length is stated | heard up to it |
 | an MP3 with bytes between frames that are no frame, or with another rate | corrupt |
-| an MP3's frame whose inside is broken | silence, in libsndfile |
+| an MP3's frame whose inside is broken | silence; libsndfile prints a line on standard error |
 | ID3, APE and other tags, pictures, chapters | ignored |
 | ADPCM, GSM and other compressed samples in a WAV; RF64, W64, AIFF, AAC, Speex | unsupported |
 """
@@ -28,7 +29,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any, Final
 
 import numpy as np
@@ -150,7 +150,7 @@ def _decode(
     from embedstream_core.media.audio.sound_file import SoundStream
 
     frames = 0
-    with closing(SoundStream(header)) as stream:
+    with SoundStream(header) as stream:
         rate_hz: int = stream.samplerate
         outputs = {rate: _Resampler(rate_hz, rate) for rate in rates}
         for block in stream.read_blocks():
@@ -158,7 +158,7 @@ def _decode(
             _check_limit(frames / rate_hz, max_s, f"more than {max_s:g} s")
             with np.errstate(all="ignore"):
                 # 4 % of the time of block.mean(axis=1), measured with two channels.
-                mono: Samples = sum(block.T) / np.float32(block.shape[1])
+                mono: Samples = sum(block.T, np.zeros(1, np.float32)) / np.float32(block.shape[1])
                 # A comparison with NaN is false.
                 is_sound = bool(np.abs(mono).max() <= _MAX_LEVEL)
             if not is_sound:

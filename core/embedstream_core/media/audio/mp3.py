@@ -30,6 +30,8 @@ _FINAL_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 
 _LAME_BYTES = 36
 _MAX_TAGS = 10
+# Six hours at 44.1 kHz; a file of 64 MiB may have three times as many, which take seconds.
+_MAX_FRAMES = 1_000_000
 _MAX_PADDING = 64 * 2**10
 
 
@@ -95,19 +97,26 @@ def open_mp3(content: bytes) -> AudioHeader:
     start = content[position : position + 4]
     first = _parse_frame(start)
     assert first is not None
-    frames: list[bytes] = []
+    length = _read_length(content[position : position + first.size], first)
+    if length is not None:
+        position += first.size
+    # Where runs of frames begin and end: files that were joined have further tags between them.
+    runs = [[position, position]]
+    count = 0
     while (end := _find_end(content, position, first)) is not None:
-        frames.append(content[position:end])
-        # Files that were joined have further tags between their frames.
+        count += 1
+        if count > _MAX_FRAMES:
+            raise NotImplementedError(f"it has more than {_MAX_FRAMES} frames")
+        runs[-1][1] = end
         position = skip_tags(content, end)
-    stated, trimming = _read_length(frames[0], first) if frames else (None, b"")
-    if stated is not None:
-        del frames[0]
-        if len(frames) < stated:
-            raise ValueError(f"it has {len(frames)} of {stated} frames")
-    samples = len(frames) * first.samples
-    head = _write_length(start, first, frames, trimming)
-    return AudioHeader("MP3", first.rate_hz, first.channels, samples, b"".join([head, *frames]))
+        if position != end:
+            runs.append([position, position])
+    stated, trimming = length or (0, b"")
+    if count < max(1, stated):
+        raise ValueError(f"it has {count} of {stated or 'its'} frames")
+    data = b"".join(content[first_byte:end] for first_byte, end in runs)
+    head = _write_length(start, count, len(data), trimming)
+    return AudioHeader("MP3", first.rate_hz, first.channels, count * first.samples, head + data)
 
 
 @lru_cache(maxsize=1024)
@@ -151,10 +160,10 @@ def _is_end(content: bytes, position: int) -> bool:
     )
 
 
-def _read_length(frame: bytes, first: _Frame) -> tuple[int | None, bytes]:
-    """Return the number of frames that follow a frame of Xing or VBRI, and LAME's trimming.
+def _read_length(frame: bytes, first: _Frame) -> tuple[int, bytes] | None:
+    """Return the number of frames that a frame of Xing or VBRI states, and LAME's trimming.
 
-    The number is None if this frame is neither, and 0 if it does not state one.
+    None if the frame is neither; the number is 0 if it states none.
     """
     if frame[36:40] == b"VBRI":
         return int.from_bytes(frame[50:54]), b""
@@ -166,10 +175,10 @@ def _read_length(frame: bytes, first: _Frame) -> tuple[int | None, bytes]:
             lame = start + 8 + sum(size for bit, size in lengths.items() if flags & bit)
             stated = int.from_bytes(frame[start + 8 : start + 12]) if flags & 1 else 0
             return stated, frame[lame : lame + _LAME_BYTES]
-    return None, b""
+    return None
 
 
-def _write_length(start: bytes, first: _Frame, frames: list[bytes], trimming: bytes) -> bytes:
+def _write_length(start: bytes, count: int, data_bytes: int, trimming: bytes) -> bytes:
     """Return a frame of Xing that states the right number of frames and bytes."""
     # The bit rate whose number is 9, no checksum, no padding: long enough for all that follows.
     head = bytes([start[0], start[1] | 1, 9 << 4 | start[2] & 0x0C, start[3]])
@@ -177,8 +186,7 @@ def _write_length(start: bytes, first: _Frame, frames: list[bytes], trimming: by
     assert frame is not None
     # Samples that encoders add at both ends, 12 bits each; decoders add 529 of their own.
     cut = int.from_bytes(trimming[21:24])
-    if (cut >> 12) + (cut & 0xFFF) + 529 >= len(frames) * first.samples:
+    if (cut >> 12) + (cut & 0xFFF) + 529 >= count * frame.samples:
         trimming = b""
-    size = frame.size + sum(map(len, frames))
-    body = b"Xing" + struct.pack(">III", 3, len(frames), size) + trimming
-    return (head + bytes(first.side_bytes) + body).ljust(frame.size, b"\0")
+    body = b"Xing" + struct.pack(">III", 3, count, frame.size + data_bytes) + trimming
+    return (head + bytes(frame.side_bytes) + body).ljust(frame.size, b"\0")

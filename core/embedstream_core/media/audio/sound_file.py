@@ -1,8 +1,8 @@
 """Decode a stream by libsndfile, in blocks; imports soundfile.
 
-libsndfile reads from memory only. A Python callback gives it the bytes, with the interpreter's lock;
-without it the decoder runs. An exception in a callback would be printed and ignored, so none is
-raised there.
+libsndfile reads from memory only. A Python callback gives it the bytes; between these calls the
+decoder runs without the interpreter's lock. An exception in a callback would be printed and
+ignored, so none is raised there.
 """
 
 from __future__ import annotations
@@ -68,3 +68,12 @@ class SoundStream(soundfile.SoundFile):  # type: ignore[misc]
             yield block
         if stated is not None and read < stated:
             raise ValueError(f"it has {read} of {stated} frames")
+        if stated is not None and self._has_more():
+            raise ValueError(f"it has more than the {stated} frames that it states")
+
+    def _has_more(self) -> bool:
+        try:
+            return len(self.read(1, always_2d=True)) > 0
+        except soundfile.LibsndfileError:
+            # Tags, and whatever else follows the last frame of a FLAC.
+            return False

@@ -3,14 +3,13 @@
 | model | window | vector |
 | --- | --- | --- |
 | wav2vec2, HuBERT, WavLM | 10 s | the mean of the last hidden states |
-| AST | what `max_length` frames hold: 10.255 s for 1024 | `pooler_output`: both of its first tokens |
+| AST | `max_length` frames: 10.255 s for 1024 | `pooler_output`, the mean of its first two tokens |
 | CLAP | `max_length_s`, usually 10 s | `audio_embeds`, projected and of length 1 |
 | Whisper's encoder | `chunk_length`, usually 30 s | the mean over the frames that hold sound |
 
-Windows do not overlap: each sample is heard once, at the cost of one pass. The last three models
-have a fixed input, which their extractors pad, and they would cut a longer one. The first three take
-any length; their attention takes time by the square of it, and their published weights were trained
-on about 15 s.
+Windows do not overlap: each sample is heard once. AST, CLAP and Whisper have an input of fixed
+length: their extractors pad shorter clips, and cut longer ones. The others take any length, but
+the time of their attention grows with its square, and their authors trained on about 15 s.
 
 The folder's own extractor runs within the module. A vector does not depend on the other clips of
 its batch, nor on the padding: the first three models see clips of one length at a time, because
@@ -19,6 +18,7 @@ some of them (`feat_extract_norm: group`) normalize over all of their input.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class _Waves(_AudioModel):
     """A model of the samples themselves."""
 
     def embed(self, clips: Clips) -> torch.Tensor:
-        rows = {length: [] for length in sorted({len(clip) for clip in clips})}
+        rows: dict[int, list[int]] = defaultdict(list)
         for row, clip in enumerate(clips):
             rows[len(clip)].append(row)
         vectors = []
@@ -122,12 +122,14 @@ class _Clap(_AudioModel):
 
 class _Whisper(_AudioModel):
     def embed(self, clips: Clips) -> torch.Tensor:
-        states = self.model(self.extract(clips)["input_features"]).last_hidden_state.float()
+        output = self.model(self.extract(clips)["input_features"])
+        states: torch.Tensor = output.last_hidden_state.float()
         step = self.extractor.hop_length * _WHISPER_STRIDE
         # A frame counts if it begins within the clip.
         frames = torch.tensor([-(-len(clip) // step) for clip in clips], device=states.device)
         mask = torch.arange(states.shape[1], device=states.device) < frames[:, None]
-        return (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        vectors: torch.Tensor = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        return vectors
 
 
 def _read_wave_window(extractor: Any, config: Any) -> tuple[int, int]:
@@ -226,7 +228,7 @@ def load_audio(packed: Path) -> nn.Module:
                 setattr(config, name, 0.0)
         is_half = config.model_type == "clap_audio_model"
         name = "ClapAudioModelWithProjection" if is_half else "AutoModel"
-        model, _ = load_transformer(getattr(transformers, name), folder, config)
+        model: Any = load_transformer(getattr(transformers, name), folder, config)[0]
     if config.model_type == "whisper":
         model = model.encoder
     elif config.model_type == "clap":

@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from embedstream_core.errors import SetupError
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files import image_processors
 from embedstream_core.models.files.audio_models import (
     AUDIO_MODEL_TYPES,
@@ -28,6 +30,7 @@ from embedstream_core.models.files.image_text_models import (
     read_image_text_inputs,
 )
 from embedstream_core.models.files.packed_folders import read_json, unpack
+from embedstream_core.models.files.sentence_modules import WAY_OUT
 from embedstream_core.models.files.text_models import (
     bind_tokenizer,
     load_text,
@@ -36,7 +39,7 @@ from embedstream_core.models.files.text_models import (
 )
 from embedstream_core.models.files.vision_models import load_vision, pack_vision
 
-__all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs"]
+__all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs", "recognise_folder"]
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -65,7 +68,10 @@ class _Files:
             True for pattern in _TOKENIZER_FILES for _ in folder.glob(pattern)
         )
         self.has_processor = any((folder / name).exists() for name in PROCESSOR_FILES)
-        self.config: Mapping[str, Any] = read_json(folder / "config.json")
+        path = folder / "config.json"
+        self.config: Mapping[str, Any] = read_json(path)
+        if not isinstance(self.config, dict):
+            raise SetupError(f"'{path}' is not a JSON object; write it with save_pretrained")
 
 
 def _holds_image_text(files: _Files) -> bool:
@@ -84,7 +90,8 @@ def _holds_text(files: _Files) -> bool:
     return speaks and not files.has_processor and "image_size" not in files.config
 
 
-# The first that matches; the last matches every folder.
+# The first that matches; the last matches every folder. Models of audio, which have processors and
+# sometimes tokenizers, belong at the top, recognised by their `model_type`.
 _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
         _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
@@ -95,9 +102,10 @@ _KINDS: Mapping[str, FolderKind] = {
 }
 
 
-def _recognise(folder: Path) -> FolderKind:
+def recognise_folder(folder: Path) -> str:
+    """Return the kind of a folder, or of an unpacked one: a key of `_KINDS`."""
     files = _Files(folder)
-    return next(kind for kind in _KINDS.values() if kind.matches(files))
+    return next(name for name, kind in _KINDS.items() if kind.matches(files))
 
 
 def pack_folder(folder: Path) -> bytes:
@@ -107,7 +115,7 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
-    return _recognise(folder).pack(folder)
+    return _KINDS[recognise_folder(folder)].pack(folder)
 
 
 def load_folder(packed: Path) -> nn.Module:
@@ -118,7 +126,7 @@ def load_folder(packed: Path) -> nn.Module:
         MissingExtra: transformers is not installed.
     """
     with unpack(packed, weights=False) as folder:
-        kind = _recognise(folder)
+        kind = _KINDS[recognise_folder(folder)]
     return kind.load(packed)
 
 
@@ -129,7 +137,8 @@ def read_inputs(folder: Path) -> tuple[Preprocessing, ...]:
         SetupError: a file cannot be read, or asks for what is not supported.
         MissingExtra: transformers is not installed.
     """
-    return _recognise(folder).read_inputs(folder)
+    with convert_errors(f"the files of '{folder}' cannot be read", WAY_OUT):
+        return _KINDS[recognise_folder(folder)].read_inputs(folder)
 
 
 def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
@@ -139,6 +148,7 @@ def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
         SetupError: the tokenizer is not supported.
         MissingExtra: transformers is not installed.
     """
-    if isinstance(preprocessing, TextPreprocessing):
+    if not isinstance(preprocessing, TextPreprocessing):
+        return preprocessing
+    with convert_errors("the tokenizer of the encoder cannot be used", WAY_OUT):
         return bind_tokenizer(preprocessing, packed)
-    return preprocessing

@@ -25,6 +25,7 @@ from embedstream_core.models.files.packed_folders import (
 from embedstream_core.models.files.tokenizer_files import (
     PADDED_MODELS,
     TOKENIZER_FILES,
+    open_config,
     open_tokenizer,
     read_max_tokens,
 )
@@ -57,11 +58,12 @@ def load_image_text(packed: Path) -> nn.ModuleDict:
 
     Raises:
         SetupError: it lacks weights, or the model has no features of both kinds.
+        MissingExtra: transformers is not installed.
     """
-    import transformers
-
     with unpack(packed) as folder:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = open_config(folder)
+        import transformers
+
         model, _ = load_transformer(transformers.AutoModel, folder, config)
     for method in ("get_image_features", "get_text_features"):
         if not hasattr(model, method):

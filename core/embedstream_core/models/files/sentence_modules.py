@@ -15,9 +15,13 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
+from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.packed_folders import read_json
 
-__all__ = ["Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
+__all__ = ["WAY_OUT", "Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
+
+WAY_OUT = "wrap the model in a function of your own (module:function)"
+"""What to do with a model that these files cannot describe."""
 
 _SUPPORTED = ("Transformer", "Pooling", "Dense", "Normalize")
 
@@ -48,28 +52,28 @@ def read_modules(folder: Path) -> tuple[SentenceModule, ...]:
     path = folder / "modules.json"
     if not path.exists():
         return SentenceModule("Transformer", folder), SentenceModule("Pooling", None)
-    modules = []
-    for line in read_json(path):
-        package, _, kind = line["type"].rpartition(".")
-        if package.partition(".")[0] != "sentence_transformers" or kind not in _SUPPORTED:
-            raise SetupError(
-                f"'{path}' names the module '{line['type']}', which is not supported; known: "
-                f"{', '.join(_SUPPORTED)}; {_WRAP}"
-            )
-        inner = folder / line["path"]
-        if not inner.resolve().is_relative_to(folder.resolve()):
-            raise SetupError(f"'{path}' names the path '{line['path']}' outside of its folder")
-        modules.append(SentenceModule(kind, inner))
+    with convert_errors(f"'{path}' cannot be read", "write it with sentence-transformers"):
+        modules = [_read_module(folder, line) for line in read_json(path)]
     kinds = [module.kind for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & {*kinds[2:]}:
         raise SetupError(
             f"'{path}' has the modules {', '.join(kinds) or '(none)'}; a transformer and its "
-            f"pooling come first, and once; {_WRAP}"
+            f"pooling come first, and once; {WAY_OUT}"
         )
     return tuple(modules)
 
 
-_WRAP = "wrap the model in a function of your own (module:function)"
+def _read_module(folder: Path, line: Mapping[str, str]) -> SentenceModule:
+    package, _, kind = line["type"].rpartition(".")
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _SUPPORTED:
+        raise SetupError(
+            f"'{folder}' has the module '{line['type']}', which is not supported; known: "
+            f"{', '.join(_SUPPORTED)}; {WAY_OUT}"
+        )
+    inner = folder / line["path"]
+    if not inner.resolve().is_relative_to(folder.resolve()):
+        raise SetupError(f"'{folder}' has a module at '{line['path']}', outside of it")
+    return SentenceModule(kind, inner)
 
 
 def read_pooling(module: SentenceModule) -> tuple[str, ...]:
@@ -172,7 +176,9 @@ def _build_dense(folder: Path) -> nn.Module:
     package, _, class_name = name.rpartition(".")
     activation = getattr(nn, class_name, None) if package.startswith("torch.nn.") else None
     if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
-        raise SetupError(f"'{folder}' names the activation '{name}', which is not torch's; {_WRAP}")
+        raise SetupError(
+            f"'{folder}' names the activation '{name}', which is not torch's; {WAY_OUT}"
+        )
     dense = _Dense(config, activation())
     weights = folder / "model.safetensors"
     if not weights.exists():
@@ -194,7 +200,7 @@ def _read_vector_config(folder: Path) -> Mapping[str, Any]:
     config: Mapping[str, Any] = read_json(folder / "config.json")
     for key in ("module_input_name", "module_output_name"):
         if (value := config.get(key) or "sentence_embedding") != "sentence_embedding":
-            raise SetupError(f"'{folder}' has {key} '{value}', which is not supported; {_WRAP}")
+            raise SetupError(f"'{folder}' has {key} '{value}', which is not supported; {WAY_OUT}")
     return config
 
 

@@ -27,6 +27,7 @@ from embedstream_core.models.files.packed_folders import (
     unpack,
 )
 from embedstream_core.models.files.sentence_modules import (
+    WAY_OUT,
     Pooling,
     build_head,
     read_modules,
@@ -34,6 +35,7 @@ from embedstream_core.models.files.sentence_modules import (
 )
 from embedstream_core.models.files.tokenizer_files import (
     TOKENIZER_FILES,
+    open_config,
     open_tokenizer,
     read_max_tokens,
 )
@@ -102,10 +104,9 @@ def load_text(packed: Path) -> nn.Module:
     with unpack(packed) as folder:
         modules = read_modules(folder)
         root = _get_root(folder)
-        tokenizer = open_tokenizer(root)
+        tokenizer, config = open_tokenizer(root), open_config(root)
         import transformers
 
-        config = transformers.AutoConfig.from_pretrained(root, trust_remote_code=False)
         config.use_cache = False
         # Of a model with a decoder, this is the encoder; not all models are in its list.
         kind = transformers.AutoModel
@@ -148,7 +149,7 @@ def read_text_inputs(folder: Path) -> tuple[TextPreprocessing, ...]:
     if not config.get("include_prompt", True) and (prefix or query_prefix):
         raise SetupError(
             f"'{pooling.folder}' leaves the prompt out of the pooling (include_prompt), which is "
-            "not supported; wrap the model in a function of your own (module:function)"
+            f"not supported; {WAY_OUT}"
         )
     declared = settings.get("max_seq_length")
     max_tokens = read_max_tokens(root, open_tokenizer(root), declared)
@@ -189,10 +190,7 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
     settings: Mapping[str, Any] = {} if path is None else read_json(path)
     for key, value in settings.items():
         if value and key not in _KNOWN_SETTINGS and value != _KNOWN_VALUES.get(key):
-            raise SetupError(
-                f"'{path}' sets {key}, which is not supported; wrap the model in a function of "
-                "your own (module:function)"
-            )
+            raise SetupError(f"'{path}' sets {key}, which is not supported; {WAY_OUT}")
     return settings
 
 

@@ -11,15 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedstream_core.errors import SetupError, explain
+from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.packed_folders import read_json
+from embedstream_core.models.files.sentence_modules import WAY_OUT
 
 __all__ = [
     "PADDED_MODELS",
     "TOKENIZER_FILES",
     "bind_tokenizer",
+    "open_config",
     "open_tokenizer",
     "read_max_tokens",
 ]
@@ -74,13 +77,21 @@ def open_tokenizer(folder: Path) -> Any:
         )
     with require_extra("huggingface", feature="a text model in a folder"):
         import transformers
-    try:
+    with convert_errors(f"the tokenizer of '{folder}' cannot be opened", "save it again"):
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        # transformers raises many types for files that it cannot read.
-        raise SetupError(
-            f"the tokenizer of '{folder}' cannot be opened: {explain(error)}"
-        ) from error
+
+
+def open_config(folder: Path) -> Any:
+    """Read the folder's configuration with transformers.
+
+    Raises:
+        SetupError: it cannot be read, or asks for code in the folder.
+        MissingExtra: transformers is not installed.
+    """
+    with require_extra("huggingface", feature="a text model in a folder"):
+        import transformers
+    with convert_errors(f"the configuration of '{folder}' cannot be opened", WAY_OUT):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_max_tokens(folder: Path, tokenizer: Any, declared: int | None = None) -> int:
@@ -92,10 +103,7 @@ def read_max_tokens(folder: Path, tokenizer: Any, declared: int | None = None) -
     Raises:
         SetupError: the folder states none of these.
     """
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    text = config.get_text_config()
+    text = open_config(folder).get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if positions is not None and text.model_type in _OFFSET_POSITIONS:
         positions -= text.pad_token_id + 1
@@ -160,5 +168,5 @@ def _compare(theirs: Any, tokenizer: Any, folder: Path) -> None:
             continue
         raise SetupError(
             f"the tokenizer of '{folder}' is not supported: {type(theirs).__name__} {problem}; "
-            "wrap the model in a function of your own (module:function)"
+            f"{WAY_OUT}"
         )

@@ -184,6 +184,7 @@ from pathlib import Path
 import torch
 from embedstream_core.media.image.decode import DecodeSettings, ImagePreprocessing, open_image
 from embedstream_core.engine.engine import Engine
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.pipeline.pipeline import Pipeline, PipelineLimits
 from embedstream_core.records import Embedding, Item
 
@@ -202,16 +203,15 @@ def peak(action):
     return field("VmHWM") - before
 
 wanted = ImagePreprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
-engine = Engine.start(
-    Mean(), wanted, device=torch.device("cpu"), precision="float32", cpu_threads=1
-)
+loaded = LoadedModel(Mean(), (wanted,))
+engine = Engine.start(loaded, device=torch.device("cpu"), precision="float32", cpu_threads=1)
 limits = PipelineLimits(fetch_threads=16, decode_threads=1, pixels=16_000_000)
 
 def embed(contents):
-    pipeline = Pipeline(engine, wanted, fetch=lambda uri: b"", limits=limits)
+    pipeline = Pipeline([engine], fetch=lambda uri: b"", limits=limits)
     items = [Item(str(number), content=content) for number, content in enumerate(contents)]
     (outcomes,) = pipeline.run([items])
-    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert all(isinstance(outcome, Embedding) for (outcome,) in outcomes), outcomes
 
 small, large = (Path(name).read_bytes() for name in sys.argv[1:3])
 embed([small])

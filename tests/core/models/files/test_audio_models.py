@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,29 +116,29 @@ def whisper(folder: Path) -> None:
     save(folder, transformers.WhisperForConditionalGeneration, config, extractor)
 
 
-def embed_waves(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_waves(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.AutoModel.from_pretrained(folder)
     values = extractor(clip, sampling_rate=16_000, return_tensors="pt").input_values
     return model(values).last_hidden_state.mean(1)
 
 
-def embed_ast(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_ast(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ASTModel.from_pretrained(folder)
     return model(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).pooler_output
 
 
-def embed_clap(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_clap(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ClapModel.from_pretrained(folder)
     features = extractor(clip, sampling_rate=16_000, return_tensors="pt")
     return model.get_audio_features(**features).pooler_output
 
 
-def embed_clap_audio(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_clap_audio(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.ClapAudioModelWithProjection.from_pretrained(folder)
     return model(**extractor(clip, sampling_rate=16_000, return_tensors="pt")).audio_embeds
 
 
-def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
+def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> Any:
     model = transformers.WhisperModel.from_pretrained(folder)
     features = extractor(
         clip, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
@@ -148,7 +149,7 @@ def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> torch.Tensor:
     return (states * mask).sum(1) / mask.sum(1)
 
 
-MODELS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Any, Samples], torch.Tensor]]] = {
+MODELS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Any, Samples], Any]]] = {
     "wav2vec2": (lambda folder: waves("Wav2Vec2", "group", folder), embed_waves),
     "wav2vec2-layer": (lambda folder: waves("Wav2Vec2", "layer", folder), embed_waves),
     "hubert": (lambda folder: waves("Hubert", "group", folder), embed_waves),
@@ -252,6 +253,17 @@ def test_windows_are_those_of_the_model(name: str, folder: Path) -> None:
     # Three convolutions: ((4 - 1) * 4 + 8 - 1) * 5 + 10 samples for one frame.
     waves = AudioPreprocessing(16_000, 160_000, 160_000, (3 * 4 + 8 - 1) * 5 + 10)
     assert read_audio_inputs(folder) == (expected.get(name, waves),)
+
+
+def test_the_extractor_may_be_in_a_processors_file(tmp_path: Path) -> None:
+    whisper(tmp_path)
+    expected = read_audio_inputs(tmp_path)
+    alone = tmp_path / "preprocessor_config.json"
+    settings = {"feature_extractor": json.loads(alone.read_bytes())}
+    alone.unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    assert read_audio_inputs(tmp_path) == expected
+    load(tmp_path)
 
 
 # What is not supported.

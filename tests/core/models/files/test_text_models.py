@@ -251,6 +251,23 @@ def test_a_folder_packs_to_the_same_bytes_from_anywhere(tmp_path: Path) -> None:
     assert pack_folder(copy) == pack_folder(folder)
 
 
+def test_bfloat16_keeps_the_vectors(tmp_path: Path) -> None:
+    model, preprocessing = load(save_sentence_model(tmp_path, pooling(("cls", "mean"))))
+    expected = forward_texts(model, preprocessing, TEXTS)
+    rounded = forward_texts(model.to(torch.bfloat16), preprocessing, TEXTS)
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(rounded, axis=1)
+    assert ((expected * rounded).sum(1) / norms).min() > 0.995
+    assert np.abs(expected - rounded).max() > 0
+
+
+def test_a_dense_module_takes_vectors_of_its_precision(tmp_path: Path) -> None:
+    from sentence_transformers.base.modules import Normalize
+
+    model, preprocessing = load(save_sentence_model(tmp_path, pooling(), dense(), Normalize()))
+    vectors = forward_texts(model.to(torch.bfloat16), preprocessing, TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
 # Plain folders of transformers.
 
 
@@ -337,7 +354,7 @@ def test_an_unknown_module_is_refused(kind: str, tmp_path: Path) -> None:
     old = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
     assert old in modules
     (folder / "modules.json").write_text(modules.replace(old, kind))
-    assert f"names the module '{kind}', which is not supported" in refuse(folder)
+    assert f"has the module '{kind}', which is not supported" in refuse(folder)
 
 
 def test_modules_in_another_order_are_refused(tmp_path: Path) -> None:
@@ -349,7 +366,14 @@ def test_a_module_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
     folder = save_sentence_model(tmp_path, pooling())
     modules = (folder / "modules.json").read_text()
     (folder / "modules.json").write_text(modules.replace("1_Pooling", "../1_Pooling"))
-    assert "'../1_Pooling' outside of its folder" in refuse(folder)
+    assert "has a module at '../1_Pooling', outside of it" in refuse(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[{}]", "[1]", "null"])
+def test_a_broken_list_of_modules_is_refused(content: str, tmp_path: Path) -> None:
+    folder = save_sentence_model(tmp_path, pooling())
+    (folder / "modules.json").write_text(content)
+    assert "modules.json'" in refuse(folder)
 
 
 def test_an_unknown_pooling_mode_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Search by words: the docstrings of Python's standard library become a table of embeddings.
+
+Each public docstring is a message of a real topic, and `minilm` embeds it. Afterwards:
+
+    embedstream search --text "open a compressed file" --table library-data/table -k 5
+
+Everything is kept in `library-data/`; needs the extra `text`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import signal
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from embedstream.cli.search import search_table
+from embedstream.cli.stream import run_stream
+from embedstream.config.load import load_config
+from embedstream.kafka.admin import create_topic, read_end_offsets
+from embedstream.kafka.dev_broker import start_broker, stop_broker
+from embedstream.kafka.produce import OutgoingMessage, produce
+from embedstream_core.errors import EmbedstreamError
+
+FOLDER = Path("library-data")
+TOPIC = "docstrings"
+QUESTION = "open a compressed file"
+
+# Tests, a text editor, a drawing toy and an installer: no part of the library that people import.
+LEFT_OUT = {"test", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages"}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    # `kill` ends the example as Ctrl-C does: through the clean-up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    FOLDER.mkdir(exist_ok=True)
+    try:
+        with console.status("starting the Kafka broker"):
+            broker = start_broker(FOLDER / "broker")
+        send_docstrings(broker.bootstrap_servers)
+        servers = f"kafka.bootstrap_servers={broker.bootstrap_servers}"
+        config = load_config(Path("conf/library.yaml"), [servers])
+        run_stream(config, until="drained")
+        console.print(f'\n[bold]embedstream search --text "{QUESTION}"[/]')
+        search_table(QUESTION, config.table.path, k=5)
+    finally:
+        stop_broker(FOLDER / "broker")
+
+
+def send_docstrings(servers: str) -> None:
+    """Send every docstring once: a second run finds them in the topic."""
+    create_topic(servers, TOPIC, partitions=4)
+    if sum(read_end_offsets(servers, TOPIC).values()):
+        return
+    messages = [
+        OutgoingMessage(name, json.dumps({"id": name, "text": f"{name}: {text}"}).encode())
+        for name, text in read_docstrings(Path(sysconfig.get_path("stdlib")))
+    ]
+    produce(messages, bootstrap_servers=servers, topic=TOPIC)
+    console.print(f"[bold]{len(messages)} docstrings[/] sent")
+
+
+def read_docstrings(library: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the docstring of public modules, classes and functions."""
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).with_suffix("").parts
+        if LEFT_OUT & set(parts) or any(part.startswith("_") for part in parts[:-1]):
+            continue
+        module = ".".join(part for part in parts if part != "__init__")
+        if parts[-1].startswith("_") and parts[-1] != "__init__":
+            continue
+        tree = ast.parse(path.read_bytes())
+        if text := ast.get_docstring(tree):
+            yield module, text
+        for node in tree.body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            if text := ast.get_docstring(node):
+                yield f"{module}.{node.name}", text
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EmbedstreamError as error:
+        sys.exit(f"search_the_standard_library: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
