@@ -12,11 +12,11 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.worker.messages import OUTCOME_SCHEMA
 
-__all__ = ["MODEL", "row", "write_table"]
+__all__ = ["MODEL", "SCHEMA", "row", "write_table"]
 
 MODEL = "resnet50/IMAGENET1K_V2/11ad3fa6f4b5"
 
-_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
 
 def row(
@@ -47,7 +47,7 @@ def write_table(
     """A table of outcomes, appended to part by part."""
     table = str(folder / "table")
     for rows in parts:
-        write_deltalake(table, pa.Table.from_pylist(list(rows), schema=_SCHEMA), mode="append")
+        write_deltalake(table, pa.Table.from_pylist(list(rows), schema=SCHEMA), mode="append")
     if model_id is not None:
         # Properties of one's own are refused by write_deltalake, but not here.
         DeltaTable(table).alter.set_table_properties(

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
+from deltalake import write_deltalake
 from PIL import Image
 from pyspark.sql import SparkSession
 
@@ -28,7 +30,7 @@ from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, prepare_model
-from outcome_tables import MODEL, row, write_table
+from outcome_tables import MODEL, SCHEMA, row, write_table
 from pictures import real_pictures
 
 OTHER_MODEL = "resnet50/IMAGENET1K_V1/0676ba61b6b6"
