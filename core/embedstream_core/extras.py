@@ -22,7 +22,7 @@ def require_extra(extra: str, *, feature: str) -> Iterator[None]:
 
 
 def is_installed(extra: str) -> bool:
-    """Return whether the packages of an extra are installed; none is imported, nor its version read."""
+    """Return whether the packages of an extra are installed; imports none of them."""
     for requirement in metadata.requires("embedstream") or ():
         name = re.match(r"[\w.-]+", requirement)
         if name is not None and re.search(rf"extra == ['\"]{extra}['\"]", requirement):

@@ -94,8 +94,8 @@ def build_modality_error(
 ) -> SetupError:
     """Return the error of an encoder that does not accept a modality."""
     return SetupError(
-        f"the encoder '{encoder}' embeds {' and '.join(accepted)}, not {wanted}; name an encoder of "
-        f"{wanted}, see `embedstream encoders`"
+        f"the encoder '{encoder}' embeds {' and '.join(accepted)}, not {wanted}; name an encoder "
+        f"of {wanted}, see `embedstream encoders`"
     )
 
 

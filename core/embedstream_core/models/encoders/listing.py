@@ -46,7 +46,7 @@ def describe_encoders() -> Iterator[Listing]:
         try:
             encoder = find_encoder(name)
         except MissingExtra as error:
-            yield Listing(name, ("image",), None, "", "in the extra", error.extra)
+            yield Listing(name, ("image",), None, "", "here", error.extra)
             continue
         published = encoder.default_weights
         where = "here" if published.is_here() else _DOWNLOADED
