@@ -355,7 +355,7 @@ def test_a_model_of_both_refuses_the_third(
     [
         (MINILM, "int", "is of type int; texts are strings, or their bytes in UTF-8"),
         (MINILM, "array<string>", "is of type array<string>; texts are strings"),
-        (SPEECH, "double", "is of type double; clips are the bytes of audio files"),
+        (SPEECH, "double", "is of type double; clips are bytes of audio files"),
         (SPEECH, "struct<data:binary>", "clips are .*; for its field give 'value.data'"),
     ],
 )
@@ -398,6 +398,8 @@ _FEATURIZER_OF: dict[str, Any] = {MINILM.name: TextFeaturizer, SPEECH.name: Audi
     ids=["the weights", "transformers", "soundfile", "onnxruntime"],
 )
 @pytest.mark.parametrize("door", DOORS)
+# MLflow and its dependencies warn of each other.
+@pytest.mark.filterwarnings("ignore")
 def test_a_missing_extra_is_named_at_each_door(
     spark: SparkSession,
     monkeypatch: pytest.MonkeyPatch,
