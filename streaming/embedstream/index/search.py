@@ -84,8 +84,9 @@ def embed_queries(
         SetupError: no model or several accept the queries, the model cannot be prepared again, or a
             query cannot be embedded.
     """
-    kinds = ["text/plain" if isinstance(one, str) else detect_type(one) for one in queries]
-    model_id, modality, model = _choose_model(kinds[0], model_ids, weights=weights)
+    first = queries[0]
+    kind = "text/plain" if isinstance(first, str) else detect_type(first)
+    model_id, modality, model = _choose_model(kind, model_ids, weights=weights)
     loaded = load_prepared(model.accept_only(modality))
     engine = Engine.start(
         loaded._replace(inputs=tuple(map(_use_query_prefix, loaded.inputs))),
@@ -145,8 +146,8 @@ def _choose_model(
         raise next(iter(refused.values()))
     accepted = " and ".join(sorted({*chain.from_iterable(accepting.values())}))
     raise SetupError(
-        f"the query is {kind}, and what the table's models embed is {accepted}: "
-        f"{', '.join(model_ids)}; give a query of {accepted}, or choose another table"
+        f"the query is {kind}, and the table's models embed {accepted}: {', '.join(model_ids)}; "
+        f"give a query of {accepted}, or choose another table"
     )
 
 

@@ -178,7 +178,7 @@ def test_a_query_that_no_model_accepts_is_a_sentence(
 
     assert (code, lines) == (2, [])
     assert error.startswith(
-        f"embedstream: the query is {kind}, and what the table's models embed is audio and text: "
+        f"embedstream: the query is {kind}, and the table's models embed audio and text: "
     )
     assert error.endswith("; give a query of audio and text, or choose another table\n")
 
@@ -190,8 +190,8 @@ def test_a_query_that_no_model_accepts_is_a_sentence(
         ("minilm", b"", "the query cannot be used: the text has no bytes"),
         ("minilm", "\ud800", "the query cannot be used: the text is not UTF-8"),
         ("minilm", b"\xff\xfe\x00", "the query cannot be used: the text is not UTF-8"),
-        ("minilm", CLIPS["short.wav"], "the query is audio/wav, and what .* embed is text: "),
-        ("speech-embedding", "hello", "the query is text/plain, and what .* embed is audio: "),
+        ("minilm", CLIPS["short.wav"], "the query is audio/wav, and .* models embed text: "),
+        ("speech-embedding", "hello", "the query is text/plain, and .* models embed audio: "),
         ("speech-embedding", CLIPS["short.wav"][:9000], "the query cannot be used: .*WAV"),
     ],
 )
