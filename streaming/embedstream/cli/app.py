@@ -155,7 +155,8 @@ def backfill(
 ) -> None:
     """Embed the table's messages with another model too, adding rows."""
     # The file's weights are those of the stream's model.
-    other = [f"encoder.name={encoder}", "encoder.weights=default", "encoder.sha256=null"]
+    other = ["weights=default", "sha256=null", f"name={encoder}"]
+    other = ["encoders=null", *(f"encoder.{one}" for one in other)]
     settings = read_config(config, [*other, *(overrides or ())])
     given = {"weights": weights, "sha256": sha256}
     update = {name: value for name, value in given.items() if value is not None}
