@@ -220,9 +220,9 @@ class StreamConfig(Section):
         """The models of the stream: `encoders`, or else the only one, `encoder`."""
         return self.encoders or (self.encoder,)
 
-    def with_encoder(self, encoder: EncoderConfig) -> StreamConfig:
-        """Return the configuration with this encoder as its only one."""
-        return self.model_copy(update={"encoder": encoder, "encoders": None})
+    def with_encoders(self, encoders: tuple[EncoderConfig, ...]) -> StreamConfig:
+        """Return the configuration with these encoders instead of its own."""
+        return self.model_copy(update={"encoder": EncoderConfig(), "encoders": encoders})
 
     @property
     def locations(self) -> list[str]:

@@ -31,10 +31,10 @@ def test_several_encoders_keep_their_order(tmp_path: Path) -> None:
     ]
 
 
-def test_an_encoder_replaces_all_others(tmp_path: Path) -> None:
-    config = load(tmp_path, {"encoders": TWO})
-    other = config.with_encoder(config.all_encoders[1])
-    assert other.all_encoders == config.all_encoders[1:]
+def test_other_encoders_replace_all(tmp_path: Path) -> None:
+    several = load(tmp_path, {"encoders": TWO}).all_encoders
+    one = load(tmp_path, {"encoder": {"name": "resnet34"}})
+    assert one.with_encoders(several).all_encoders == several
 
 
 @pytest.mark.parametrize(
