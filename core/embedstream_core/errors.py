@@ -63,6 +63,7 @@ class Code(StrEnum):
     AUDIO_UNSUPPORTED = "audio_unsupported"
     AUDIO_CORRUPT = "audio_corrupt"
     AUDIO_TOO_LARGE = "audio_too_large"
+    MEDIA_EMPTY = "media_empty"
     MEDIA_UNSUPPORTED = "media_unsupported"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMEOUT = "decoder_timeout"

@@ -53,15 +53,11 @@ class ImageEncoder:
             for image in model_input["content"]
         ]
         with _turn:
-            pipeline = Pipeline(
-                get_engine(self.card, lambda: get_tensors_path(self.folder), self.settings),
-                self.card.preprocessing,
-                fetch=deny_references,
-            )
-            (outcomes,) = pipeline.run([items])
+            engine = get_engine(self.card, lambda: get_tensors_path(self.folder), self.settings)
+            (outcomes,) = Pipeline([engine], fetch=deny_references).run([items])
         rows = [
             (one.vector, "") if isinstance(one, Embedding) else (None, f"{one.code}: {one.message}")
-            for one in outcomes
+            for (one,) in outcomes
         ]
         return pd.DataFrame(rows, model_input.index, ["embedding", "error"], dtype=object)
 

@@ -89,6 +89,15 @@ class DecodeSettings:
     max_audio_rate_hz: int = 192_000
     audio_formats: tuple[str, ...] = AUDIO_FORMATS
 
+    def get_max_bytes(self, modality: ModalityName) -> int:
+        """Return the largest content of a modality, in bytes."""
+        sizes = {
+            "image": self.max_bytes,
+            "text": self.max_text_bytes,
+            "audio": self.max_audio_bytes,
+        }
+        return sizes[modality]
+
 
 @dataclass(frozen=True)
 class Isolation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -16,11 +16,12 @@ from torch import nn
 
 from embedstream_core.engine.rewrite import RoundedLayer, has_depthwise_convolutions, rewrite_model
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import Preprocessing
+from embedstream_core.media.modality import Arrays
 from embedstream_core.models.files.file_formats import FixedModule
 from embedstream_core.records import Vectors
-from embedstream_core.settings import Backend
+from embedstream_core.settings import Backend, ModalityName
 
 __all__ = ["BACKENDS", "Forward", "Normalize", "Placement", "find_obstacle"]
 
@@ -38,9 +39,9 @@ class Placement:
     cpu_threads: int | None
 
 
-Forward: TypeAlias = Callable[[Pixels], Vectors]
-"""One forward pass, normalization included: uint8 of shape (n, crop_px, crop_px, 3) to float32 of
-shape (n, dimension). Called from one thread at a time."""
+Forward: TypeAlias = Callable[[Arrays], Vectors]
+"""One forward pass over collated arrays, the normalization of pixels included: float32 of shape
+(n, dimension). Called from one thread at a time."""
 
 
 class Normalize(nn.Module):
@@ -66,7 +67,13 @@ class Normalize(nn.Module):
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
-def find_obstacle(backend: Backend, device: torch.device, *, fixed: bool = False) -> str | None:
+def find_obstacle(
+    backend: Backend,
+    device: torch.device,
+    *,
+    modalities: Sequence[ModalityName] = ("image",),
+    fixed: bool = False,
+) -> str | None:
     """Return why this machine cannot use a backend, or None if it can.
 
     `fixed` models run unchanged (see `FixedModule`).
@@ -74,6 +81,8 @@ def find_obstacle(backend: Backend, device: torch.device, *, fixed: bool = False
     match backend:
         case "compile" | "openvino" if fixed:
             return "the encoder is a program, which runs as it is"
+        case "compile" | "openvino" if tuple(modalities) != ("image",):
+            return "it runs encoders of images alone"
         case "openvino" if find_spec("openvino") is None:
             return "it is not installed: pip install 'embedstream[openvino]'"
         case "openvino" if device.type != "cpu":
@@ -86,24 +95,28 @@ def find_obstacle(backend: Backend, device: torch.device, *, fixed: bool = False
 
 @dataclass(frozen=True, slots=True)
 class _TorchForward:
-    normalize: nn.Module
-    model: Callable[[torch.Tensor], torch.Tensor]
+    """`normalize` is None where arrays go to the model as they are."""
+
+    normalize: nn.Module | None
+    model: Callable[..., torch.Tensor]
     device: torch.device
     input_dtype: torch.dtype
 
     @torch.inference_mode()
-    def __call__(self, pixels: Pixels) -> Vectors:
-        return self.compute(self.upload(pixels)).cpu().numpy()
+    def __call__(self, arrays: Arrays) -> Vectors:
+        return self.compute(*self.upload(arrays)).cpu().numpy()
 
-    def upload(self, pixels: Pixels) -> torch.Tensor:
-        return torch.from_numpy(pixels).to(self.device)
+    def upload(self, arrays: Arrays) -> list[torch.Tensor]:
+        return [torch.from_numpy(one).to(self.device) for one in arrays]
 
-    def compute(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(self.normalize(images).to(self.input_dtype)).float()
+    def compute(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if self.normalize is None:
+            return self.model(*inputs).float()
+        return self.model(self.normalize(*inputs).to(self.input_dtype)).float()
 
 
 def _open_torch(
-    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
+    model: nn.Module, preprocessing: Preprocessing, placement: Placement
 ) -> _TorchForward:
     if placement.device.type == "cpu":
         # Let malloc keep what a forward pass frees for the next one, in the whole process. By
@@ -117,6 +130,10 @@ def _open_torch(
             mallopt(_M_MMAP_THRESHOLD, 128 * 2**20)
         if placement.cpu_threads is not None:
             torch.set_num_threads(placement.cpu_threads)
+    if not isinstance(preprocessing, ImagePreprocessing):
+        if not isinstance(model, FixedModule):
+            model = model.to(placement.dtype)
+        return _TorchForward(None, model.to(placement.device), placement.device, placement.dtype)
     if not isinstance(model, FixedModule):
         model = rewrite_model(model, placement.dtype)
     is_exact = any(isinstance(module, RoundedLayer | FixedModule) for module in model.modules())
@@ -128,17 +145,16 @@ def _open_torch(
     )
 
 
-def _open_compiled(
-    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
-) -> Forward:
+def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
     forward = _open_torch(model, preprocessing, placement)
     compiled = replace(forward, model=torch.compile(forward.model, dynamic=False))
 
-    def embed(pixels: Pixels) -> Vectors:
+    def embed(arrays: Arrays) -> Vectors:
         # The model is compiled for one shape, so a smaller model batch is padded.
+        (pixels,) = arrays
         missing = placement.batch_size - len(pixels)
         padded = np.pad(pixels, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else pixels
-        return compiled(padded)[: len(pixels)]
+        return compiled((padded,))[: len(pixels)]
 
     return embed
 
@@ -175,10 +191,11 @@ def _open_openvino(
                 f"({str(error).splitlines()[0]})"
             ) from error
     compiled = openvino.Core().compile_model(graph, "CPU", properties)
-    return lambda pixels: np.asarray(compiled(pixels)[0])
+    return lambda arrays: np.asarray(compiled(arrays[0])[0])
 
 
-BACKENDS: Mapping[Backend, Callable[[nn.Module, ImagePreprocessing, Placement], Forward]] = {
+# Only torch opens models of other modalities than images, see `find_obstacle`.
+BACKENDS: Mapping[Backend, Callable[[nn.Module, Any, Placement], Forward]] = {
     "torch": _open_torch,
     "compile": _open_compiled,
     "openvino": _open_openvino,

@@ -53,12 +53,13 @@ def start_engine(
     """
     engine = Engine.start(
         load_model(card, tensors),
-        card.preprocessing,
         device=find_device(settings.device, cuda_index=cuda_index),
         precision=card.precision,
+        normalize=card.normalize,
         backend=settings.backend,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
+        model_id=card.model_id,
     )
-    engine.check(card.preprocessing)
+    engine.check()
     return engine

@@ -1,32 +1,38 @@
-"""An encoder on a device: uint8 images in, float32 vectors out."""
+"""A model on a device: samples in, float32 vectors out."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
 from embedstream_core.errors import SetupError, SystemicError
-from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import MODALITIES, Preprocessing
+from embedstream_core.media.modality import Array, Sample
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.file_formats import FixedModule
-from embedstream_core.models.probe import find_flaw, make_probe_images
+from embedstream_core.models.prepare import LoadedModel
+from embedstream_core.models.probe import find_flaw
 from embedstream_core.records import Vectors
-from embedstream_core.settings import Backend, Device
+from embedstream_core.settings import Backend, Device, ModalityName, Normalization
 
 __all__ = ["Engine", "choose_batch_size", "find_device"]
 
 _log = logging.getLogger(__name__)
 
 # Measured with ResNet-50: on a CPU 64 is slower than 16, whose activations stay in the cache.
-_CPU_BATCH_SIZE = 16
-_CUDA_BATCH_SIZE = 128
+_BATCH_SIZES: Mapping[str, Mapping[ModalityName, int]] = {
+    "cpu": {"image": 16, "text": 32, "audio": 8},
+    "cuda": {"image": 128, "text": 256, "audio": 64},
+}
+# Texts and clips have many lengths: from so many model batches, those of similar length are
+# embedded together, which keeps padding low.
+_POOLED_BATCHES = 8
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,26 +45,31 @@ _GPU_FAILURE = ("CUDA error", "cuDNN error")
 class Engine:
     """A model ready to embed. Called from one thread at a time.
 
-    `batch_size` is the largest number of images in one forward pass.
+    `inputs` has the preprocessing of each modality that the model accepts; `batch_sizes` has the
+    largest number of parts in one forward pass.
     """
 
-    forward: Forward
-    batch_size: int
+    forwards: Mapping[ModalityName, Forward]
+    inputs: Mapping[ModalityName, Preprocessing]
+    batch_sizes: Mapping[ModalityName, int]
     device: torch.device
+    normalize: Normalization
+    model_id: str
 
     @classmethod
     def start(
         cls,
-        model: nn.Module,
-        preprocessing: ImagePreprocessing,
+        model: LoadedModel,
         *,
         device: torch.device,
         precision: Precision = "float32",
+        normalize: Normalization = "none",
         backend: Backend = "torch",
         batch_size: int | None = None,
         cpu_threads: int | None = None,
+        model_id: str = "",
     ) -> Engine:
-        """Move a model to its device and precision, changing the model in place.
+        """Move a model to its device and precision, changing it in place.
 
         torch replaces a backend that this device cannot use. `cpu_threads` bounds the threads of
         one forward pass on a CPU, for the whole process.
@@ -66,58 +77,98 @@ class Engine:
         Raises:
             SetupError: the backend cannot run the model.
         """
-        if reason := find_obstacle(backend, device, fixed=isinstance(model, FixedModule)):
+        inputs = {one.modality: one for one in model.inputs}
+        is_fixed = isinstance(model.network, FixedModule)
+        if reason := find_obstacle(backend, device, modalities=[*inputs], fixed=is_fixed):
             _log.warning("torch replaces the backend %s: %s", backend, reason)
             backend = "torch"
-        placement = Placement(
-            device=device,
-            dtype=_DTYPES[precision],
-            batch_size=batch_size or choose_batch_size(device),
-            cpu_threads=cpu_threads,
-        )
-        forward = BACKENDS[backend](model, preprocessing, placement)
-        return cls(forward, placement.batch_size, device)
+        sizes = {one: batch_size or choose_batch_size(device, one) for one in inputs}
+        forwards = {}
+        for modality, preprocessing in inputs.items():
+            placement = Placement(
+                device=device,
+                dtype=_DTYPES[precision],
+                batch_size=sizes[modality],
+                cpu_threads=cpu_threads,
+            )
+            branch = model.get_branch(modality)
+            forwards[modality] = BACKENDS[backend](branch, preprocessing, placement)
+        return cls(forwards, inputs, sizes, device, normalize, model_id)
 
-    def embed(self, images: Sequence[Pixels]) -> Vectors:
-        """Embed images of shape (crop_px, crop_px, 3), uint8.
+    def count_pooled(self, modality: ModalityName) -> int:
+        """Return how many samples to collect before `embed` is called."""
+        pooled = 1 if modality == "image" else _POOLED_BATCHES
+        return pooled * self.batch_sizes[modality]
 
-        Returns float32 of shape (number of images, dimension), in order. If the device runs out of
-        memory, the model batch is halved, down to one image.
+    def count_passes(self, samples: Sequence[Sample], modality: ModalityName) -> int:
+        """Return how many forward passes `embed` makes of these samples."""
+        parts = sum(len(sample.parts) for sample in samples)
+        return math.ceil(parts / self.batch_sizes[modality])
+
+    def embed(self, samples: Sequence[Sample], modality: ModalityName) -> Vectors:
+        """Embed samples of one modality.
+
+        Returns float32 of shape (number of samples, dimension), in order: for each sample the mean
+        of its parts' vectors, weighted by their lengths, and divided by its own length if
+        `normalize` is l2. Parts of similar length share a forward pass. If the device runs out of
+        memory, the model batch is halved, down to one part.
 
         Raises:
-            RuntimeError: not even one image fits, or the network itself fails.
+            RuntimeError: not even one part fits, or the network itself fails.
             SystemicError: the GPU failed. Every later call in this process would fail too: CUDA
                 keeps such an error until the process ends.
         """
-        size = self.batch_size
-        if len(images) <= size:
-            try:
-                return self.forward(np.stack(images))
-            except RuntimeError as error:
-                text = str(error)
-                is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
-                    words in text for words in _OUT_OF_MEMORY
-                )
-                if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
-                    raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
-                if len(images) == 1 or not is_out_of_memory:
-                    raise
-            torch.cuda.empty_cache()
-            size = len(images) // 2
-        starts = range(0, len(images), size)
-        return np.concatenate([self.embed(images[start : start + size]) for start in starts])
+        parts = [part for sample in samples for part in sample.parts]
+        lengths = np.array([len(part) for part in parts])
+        order = np.argsort(lengths, kind="stable")
+        size = self.batch_sizes[modality]
+        embedded = [
+            self._embed_batch([parts[index] for index in order[start : start + size]], modality)
+            for start in range(0, len(parts), size)
+        ]
+        vectors: Vectors = np.empty((len(parts), embedded[0].shape[1]), np.float32)
+        vectors[order] = np.concatenate(embedded)
+        if len(parts) > len(samples):
+            starts = np.cumsum([0, *(len(sample.parts) for sample in samples[:-1])])
+            weighted = np.add.reduceat(vectors * lengths[:, None], starts)
+            total = np.add.reduceat(lengths, starts)
+            vectors = (weighted / total[:, None]).astype(np.float32)
+        if self.normalize == "l2":
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            # A vector of zeros stays one, and becomes a failure.
+            vectors /= np.where(norms > 0, norms, 1)
+        return vectors
 
-    def check(self, preprocessing: ImagePreprocessing) -> None:
-        """Embed two images that every encoder must distinguish.
+    def _embed_batch(self, parts: Sequence[Array], modality: ModalityName) -> Vectors:
+        try:
+            return self.forwards[modality](MODALITIES[modality].collate(parts))
+        except RuntimeError as error:
+            text = str(error)
+            is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
+                words in text for words in _OUT_OF_MEMORY
+            )
+            if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
+                raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
+            if len(parts) == 1 or not is_out_of_memory:
+                raise
+        torch.cuda.empty_cache()
+        half = len(parts) // 2
+        halves = parts[:half], parts[half:]
+        return np.concatenate([self._embed_batch(one, modality) for one in halves])
+
+    def check(self) -> None:
+        """Embed two samples of each modality that every encoder must distinguish.
 
         Raises:
             SystemicError: the model or the device is broken.
         """
-        if flaw := find_flaw(self.embed([*make_probe_images(preprocessing.crop_px)])):
-            raise SystemicError(
-                f"the encoder gives {flaw} on this device, though not where it was prepared; try "
-                "encoder.precision float32, or encoder.backend torch"
-            )
+        for modality, preprocessing in self.inputs.items():
+            probes = MODALITIES[modality].make_probes(preprocessing)
+            if flaw := find_flaw(self.embed(probes, modality), modality):
+                raise SystemicError(
+                    f"the encoder gives {flaw} on this device, though not where it was prepared; "
+                    "try encoder.precision float32, or encoder.backend torch"
+                )
 
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:
@@ -137,6 +188,6 @@ def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:
     return torch.device("cuda", cuda_index)
 
 
-def choose_batch_size(device: torch.device) -> int:
-    """Return the default number of images in one forward pass."""
-    return _CUDA_BATCH_SIZE if device.type == "cuda" else _CPU_BATCH_SIZE
+def choose_batch_size(device: torch.device, modality: ModalityName = "image") -> int:
+    """Return the default number of parts in a model batch."""
+    return _BATCH_SIZES["cpu" if device.type == "cpu" else "cuda"][modality]

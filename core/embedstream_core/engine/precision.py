@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from embedstream_core.engine.cache import start_engine
 from embedstream_core.engine.engine import Engine
+from embedstream_core.media.modalities import MODALITIES
 from embedstream_core.model_id import PRECISIONS, Precision
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
@@ -41,7 +40,7 @@ _CLOCKS = {"cpu": time.process_time, "cuda": time.perf_counter}
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds per image of a forward pass in each precision.
+    """Milliseconds of a forward pass in each precision, for one image, text or clip.
 
     `bfloat16_ms` is None if the model does not run in bfloat16; `obstacle` is the reason.
     """
@@ -62,7 +61,7 @@ class Timing:
 
     def __str__(self) -> str:
         rounded = f"{self.bfloat16_ms:.1f}" if self.bfloat16_ms else f"fails ({self.obstacle})"
-        return f"float32 {self.float32_ms:.1f} ms an image, bfloat16 {rounded}"
+        return f"float32 {self.float32_ms:.1f} ms a sample, bfloat16 {rounded}"
 
 
 def apply_precision(model: PreparedModel, precision: Precision) -> PreparedModel:
@@ -102,22 +101,27 @@ def time_precisions(
                 raise
             _log.warning("%s does not run in bfloat16", card.model_id, exc_info=True)
             obstacle = str(error).partition("\n")[0]
-    times = _time_engines(engines, card.preprocessing.crop_px)
+    times = _time_engines(engines)
     return Timing(times["float32"], times.get("bfloat16"), obstacle)
 
 
-def _time_engines(engines: Mapping[Precision, Engine], side_px: int) -> dict[Precision, float]:
-    """Return the least milliseconds per image of each engine: other work can only add to them."""
+def _time_engines(engines: Mapping[Precision, Engine]) -> dict[Precision, float]:
+    """Return the least milliseconds per sample of each engine: other work can only add to them.
+
+    A model of several modalities is timed with the first.
+    """
     exact = engines["float32"]
     clock = _CLOCKS[exact.device.type]
-    image = np.random.default_rng(0).integers(256, size=(side_px, side_px, 3), dtype=np.uint8)
+    modality, preprocessing = next(iter(exact.inputs.items()))
+    probe = MODALITIES[modality].make_probes(preprocessing)[1]
 
     def time_pass_s(engine: Engine, count: int) -> float:
         started = clock()
-        engine.embed([image] * count)
+        engine.embed([probe] * count, modality)
         return clock() - started
 
-    count = min(exact.batch_size, max(1, int(_LONGEST_PASS_S / time_pass_s(exact, 1))))
+    most = exact.batch_sizes[modality]
+    count = min(most, max(1, int(_LONGEST_PASS_S / time_pass_s(exact, 1))))
     least = dict.fromkeys(engines, float("inf"))
     began, rounds = time.perf_counter(), 0
     while rounds < _MIN_ROUNDS or time.perf_counter() - began < _BUDGET_S:

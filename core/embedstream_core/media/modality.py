@@ -45,7 +45,7 @@ class Header(Protocol):
 
 
 HeaderT = TypeVar("HeaderT", bound=Header)
-PreprocessingT = TypeVar("PreprocessingT")
+PreprocessingT = TypeVar("PreprocessingT", contravariant=True)
 
 
 class Modality(Protocol[HeaderT, PreprocessingT]):

@@ -1,7 +1,9 @@
-"""Decode in a child process, in which an image may crash, hang or use up the memory.
+"""Decode in a child process, in which content may crash, hang or use up the memory.
 
 Run as a module, this is the child: its standard input is a socket, from which it reads its settings
-and then images, and to which it writes its answers. It ends when the socket is closed.
+and then, for each content, the modality's name and the bytes. It answers with JSON and the samples'
+arrays: a child that a broken file has taken over can send nothing that would run code here. It ends
+when the socket is closed.
 """
 
 from __future__ import annotations
@@ -16,21 +18,21 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, Stage, build_decode_error
-from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.opened_image import Picture
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.records import Failure
-from embedstream_core.settings import DecodeSettings, Fidelity, Isolation
+from embedstream_core.media.modalities import MODALITIES, Inputs
+from embedstream_core.media.modality import Array, Sample
+from embedstream_core.records import Failure, Media
+from embedstream_core.settings import DecodeSettings, Isolation, ModalityName
 
 __all__ = ["SandboxedDecoder"]
 
@@ -39,15 +41,14 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class SandboxedDecoder:
-    """Decodes one image at a time in a child process, which is replaced after an image ends it.
+    """Decodes one content at a time in a child process, which is replaced after one that ends it.
 
-    Threads may share it. Unlike decoding in this process, it copies the bytes and the pixels.
+    Threads may share it. Unlike decoding in this process, it copies the bytes and the samples.
     """
 
-    preprocessing: ImagePreprocessing
-    limits: DecodeSettings
+    inputs: Inputs
+    settings: DecodeSettings
     _: KW_ONLY
-    fidelity: Fidelity
     isolation: Isolation
 
     def __post_init__(self) -> None:
@@ -56,12 +57,17 @@ class SandboxedDecoder:
         # The kernel ends the child with the thread that started it, so that thread stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start-decoder")
 
-    def decode(self, content: bytes) -> Picture:
-        """Decode an image; raise ItemError if it is refused, ends the child or takes too long."""
+    def decode(self, content: bytes, modality: ModalityName) -> list[Sample]:
+        """Decode for each preprocessing of the modality.
+
+        Raises:
+            ItemError: the content is refused, ends the child or takes too long.
+        """
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
             _, connection = self._child
             try:
+                connection.send_bytes(modality.encode())
                 connection.send_bytes(content)
                 if not connection.poll(self.isolation.timeout_s):
                     self._end_child()
@@ -70,9 +76,7 @@ class SandboxedDecoder:
                 answer = json.loads(connection.recv_bytes())
                 if "code" in answer:
                     raise build_decode_error(Code(answer["code"]), answer["message"])
-                side = self.preprocessing.crop_px
-                pixels = np.frombuffer(connection.recv_bytes(), np.uint8).reshape(side, side, 3)
-                return Picture(pixels, **answer)
+                return [_receive_sample(connection, one) for one in answer["samples"]]
             except (EOFError, OSError):
                 status = self._end_child()
                 reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
@@ -94,8 +98,8 @@ class SandboxedDecoder:
                 stdout=2,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
-        settings = self.preprocessing, self.limits, self.fidelity, self.isolation.memory_bytes
-        # If the child has ended already, the first image reports it.
+        settings = self.inputs, self.settings, self.isolation.memory_bytes
+        # If the child has ended already, the first content reports it.
         with suppress(OSError):
             connection.send(settings)
         return process, connection
@@ -111,9 +115,17 @@ class SandboxedDecoder:
         return process.wait()
 
 
+def _receive_sample(connection: Connection, sample: dict[str, Any]) -> Sample:
+    parts: list[Array] = [
+        np.frombuffer(connection.recv_bytes(), np.dtype(kind)).reshape(shape)
+        for kind, shape in sample["parts"]
+    ]
+    return Sample(tuple(parts), Media(**sample["media"]))
+
+
 def main(connection: Connection) -> None:
-    """Decode images until the connection is closed."""
-    preprocessing, limits, fidelity, memory_bytes = connection.recv()
+    """Decode until the connection is closed."""
+    inputs, settings, memory_bytes = connection.recv()
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         bound = pages * resource.getpagesize() + memory_bytes
@@ -123,26 +135,34 @@ def main(connection: Connection) -> None:
     # Crashes are expected here and need no core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    def decode(content: bytes) -> Picture:
-        return render(open_image(content, limits), preprocessing, fidelity=fidelity)
+    def decode(content: bytes, name: ModalityName) -> list[Sample]:
+        modality = MODALITIES[name]
+        header = modality.identify(content, settings)
+        return modality.decode(content, header, inputs[name], settings)
 
     while True:
         try:
+            name: Any = connection.recv_bytes().decode()
             content = connection.recv_bytes()
         except (EOFError, OSError):
             return
         try:
-            outcome = attempt(partial(decode, content), Stage.DECODE)
+            outcome = attempt(partial(decode, content, name), Stage.DECODE)
         except MemoryError:
             message = f"decoding needs more than {memory_bytes} bytes of memory"
             outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
         if isinstance(outcome, Failure):
             failure = {"code": outcome.code, "message": outcome.message}
             connection.send_bytes(json.dumps(failure).encode())
-        else:
-            size = {"width": outcome.width, "height": outcome.height}
-            connection.send_bytes(json.dumps(size).encode())
-            connection.send_bytes(outcome.pixels.tobytes())
+            continue
+        shapes = [[(part.dtype.str, part.shape) for part in one.parts] for one in outcome]
+        samples = [
+            {"media": asdict(one.media), "parts": parts}
+            for one, parts in zip(outcome, shapes, strict=True)
+        ]
+        connection.send_bytes(json.dumps({"samples": samples}).encode())
+        for part in (part for one in outcome for part in one.parts):
+            connection.send_bytes(np.ascontiguousarray(part).tobytes())
 
 
 if __name__ == "__main__":

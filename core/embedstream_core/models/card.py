@@ -12,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.model_id import ModelId, Precision
+from embedstream_core.settings import ModalityName, Normalization
 
 __all__ = [
     "ModelCard",
@@ -30,19 +32,38 @@ _CARD_FILE = "card.json"
 class ModelCard:
     """What a worker needs to rebuild a prepared model and to label its rows.
 
-    `model_id` is the text of a `ModelId`, with the precision of `precision`. `dimension` is the
-    length of an embedding; `tensors_sha256` is the hash of the prepared tensors. `labels` names
-    the outputs of a model whose head was kept.
+    `model_id` is the text of a `ModelId`, with the precision of `precision` and the normalization
+    of `normalize`. `dimension` is the length of an embedding; `inputs` has the preprocessing of
+    each modality that the model accepts; `tensors_sha256` is the hash of the prepared tensors.
+    `labels` names the outputs of a model whose head was kept.
     """
 
     encoder: str
     model_id: str
     dimension: int
-    preprocessing: ImagePreprocessing
+    inputs: tuple[Preprocessing, ...]
     license: str
     tensors_sha256: str
     labels: tuple[str, ...] = ()
     precision: Precision = "float32"
+    normalize: Normalization = "none"
+
+    @property
+    def modalities(self) -> tuple[ModalityName, ...]:
+        """The modalities that the model accepts."""
+        return tuple(one.modality for one in self.inputs)
+
+    @property
+    def image(self) -> ImagePreprocessing:
+        """The preprocessing of images; raises SetupError for a model that accepts none."""
+        for one in self.inputs:
+            if isinstance(one, ImagePreprocessing):
+                return one
+        accepted = " and ".join(self.modalities)
+        raise SetupError(
+            f"the encoder '{self.encoder}' embeds {accepted}, not images; name one "
+            "of images, such as resnet50"
+        )
 
 
 class PreparedModel(NamedTuple):

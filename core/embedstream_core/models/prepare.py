@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
@@ -29,8 +30,9 @@ from embedstream_core.models.networks import (
 )
 from embedstream_core.models.probe import embed_probes
 from embedstream_core.records import Vectors
+from embedstream_core.settings import ModalityName, Normalization
 
-__all__ = ["Head", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
+__all__ = ["Head", "LoadedModel", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
 
 Head = Literal["cut", "kept"]
 
@@ -48,8 +50,9 @@ class ModelSpec:
     state dict saved by torch), or `random`: untrained and seeded, for tests. For a row of
     `PROGRAMS` it is the path of the program; for `mlflow`, which means the encoder that was logged
     there, a URI of `mlflow_store.py`. The weights file must hash to `sha256`. `preprocessing`
-    replaces the encoder's own; most programs have none. A model whose `head` is kept gives the
-    logits of its classes instead of an embedding.
+    replaces the encoder's own, of images; most programs have none. A model whose `head` is kept
+    gives the logits of its classes instead of an embedding. With `normalize` l2, embeddings are
+    divided by their length.
     """
 
     encoder: str
@@ -57,25 +60,55 @@ class ModelSpec:
     sha256: str | None = None
     preprocessing: ImagePreprocessing | None = None
     head: Head = "cut"
+    normalize: Normalization = "none"
 
-    def choose_preprocessing(self, weights: PublishedWeights) -> ImagePreprocessing:
-        """Return the declared preprocessing or the published one; raise SetupError without one."""
-        preprocessing = self.preprocessing or weights.preprocessing
-        if preprocessing is None:
+    def choose_inputs(
+        self, published: tuple[Preprocessing, ...], unsupported: str = ""
+    ) -> tuple[Preprocessing, ...]:
+        """Return the declared preprocessing or the published ones.
+
+        Raises:
+            SetupError: there is none, it is wrong, or it is of images and the encoder takes none.
+        """
+        declared = self.preprocessing
+        if declared is None:
+            if published:
+                return published
             reason = (
-                f"needs a preprocessing that is not supported: {weights.unsupported}"
-                if weights.unsupported
+                f"needs a preprocessing that is not supported: {unsupported}"
+                if unsupported
                 else "does not say how its images are prepared"
             )
             raise SetupError(
                 f"the encoder '{self.encoder}' {reason}; declare encoder.preprocessing, such as "
                 f"{_EXAMPLE}"
             )
-        if problem := preprocessing.find_problem():
+        if published and "image" not in (one.modality for one in published):
+            raise SetupError(
+                f"the encoder '{self.encoder}' embeds {published[0].modality}, and "
+                "encoder.preprocessing is of images; leave it out"
+            )
+        if problem := declared.find_problem():
             raise SetupError(
                 f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
             )
-        return preprocessing
+        return (declared, *(one for one in published if one.modality != "image"))
+
+
+class LoadedModel(NamedTuple):
+    """A network, and the preprocessings of its modalities, complete with their tokenizers.
+
+    A network of several modalities is a ModuleDict with a branch for each, see `get_branch`.
+    """
+
+    network: nn.Module
+    inputs: tuple[Preprocessing, ...]
+
+    def get_branch(self, modality: ModalityName) -> nn.Module:
+        """Return the module that embeds a modality."""
+        if isinstance(self.network, nn.ModuleDict):
+            return self.network[modality]
+        return self.network
 
 
 def prepare_model(spec: ModelSpec) -> PreparedModel:
@@ -92,8 +125,8 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     if spec.encoder == MLFLOW or is_registered(spec.weights):
         return _prepare_registered(spec)
     if spec.encoder in PROGRAMS:
-        weights, tensors = _read_program(spec)
-        model = _open_program(spec.encoder, tensors)
+        weights, inputs, tensors = _read_program(spec)
+        model = _open_program(spec.encoder, tensors, inputs)
     else:
         encoder = find_encoder(spec.encoder)
         if spec.head == "kept":
@@ -101,10 +134,11 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         weights, trained = load_trained(encoder, weights=spec.weights, pinned=spec.sha256 or "")
         tensors = pack_state(trained)
         del trained
+        published = () if weights.preprocessing is None else (weights.preprocessing,)
+        inputs = spec.choose_inputs(published, weights.unsupported)
         # The check runs on the model that a worker will load; for ResNet-50 this takes 0.1 s.
-        model = assemble(encoder, safetensors.torch.load(tensors))
-    preprocessing = spec.choose_preprocessing(weights)
-    vectors = embed_probes(model, preprocessing)
+        model = LoadedModel(assemble(encoder, safetensors.torch.load(tensors)), inputs)
+    vectors = _embed_all_probes(model)
     dimension = vectors.shape[1]
     labels = () if spec.head == "cut" else tuple(weights.labels())
     if spec.head == "kept" and len(labels) != dimension:
@@ -116,10 +150,11 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         encoder=spec.encoder,
         model_id=_format_model_id(spec, spec.encoder, weights.name, weights.sha256),
         dimension=dimension,
-        preprocessing=preprocessing,
+        inputs=inputs,
         license=weights.license,
         tensors_sha256=hashlib.sha256(tensors).hexdigest(),
         labels=labels,
+        normalize=spec.normalize,
     )
     prepared = PreparedModel(card, tensors)
     if ":" in spec.encoder:
@@ -127,7 +162,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     return prepared
 
 
-def load_model(card: ModelCard, path: Path) -> nn.Module:
+def load_model(card: ModelCard, path: Path) -> LoadedModel:
     """Rebuild a prepared model from the file that holds its tensors.
 
     Parameters in safetensors format stay mapped to the file, so that processes on one machine share
@@ -139,31 +174,43 @@ def load_model(card: ModelCard, path: Path) -> nn.Module:
     """
     check_sha256(path, card.tensors_sha256)
     if card.encoder in PROGRAMS:
-        return open_program(card.encoder, path)
+        return _bind(card.encoder, path, card.inputs)
     return _rebuild(card, safetensors.torch.load_file(path))
 
 
-def load_prepared(model: PreparedModel) -> nn.Module:
+def load_prepared(model: PreparedModel) -> LoadedModel:
     """Rebuild a prepared model in the process that prepared it."""
     if model.card.encoder in PROGRAMS:
-        return _open_program(model.card.encoder, model.tensors)
+        return _open_program(model.card.encoder, model.tensors, model.card.inputs)
     return _rebuild(model.card, safetensors.torch.load(model.tensors))
 
 
-def _rebuild(card: ModelCard, tensors: State) -> nn.Module:
+def _rebuild(card: ModelCard, tensors: State) -> LoadedModel:
     encoder = find_encoder(card.encoder)
-    return assemble(encoder.keep_head() if card.labels else encoder, tensors)
+    network = assemble(encoder.keep_head() if card.labels else encoder, tensors)
+    return LoadedModel(network, card.inputs)
 
 
-def _open_program(encoder: str, content: bytes) -> nn.Module:
+def _open_program(encoder: str, content: bytes, inputs: tuple[Preprocessing, ...]) -> LoadedModel:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        return open_program(encoder, Path(file.name))
+        return _bind(encoder, Path(file.name), inputs)
 
 
-def _read_program(spec: ModelSpec) -> tuple[PublishedWeights, bytes]:
-    program, path = PROGRAMS[spec.encoder], Path(spec.weights).expanduser()
+def _bind(encoder: str, path: Path, inputs: tuple[Preprocessing, ...]) -> LoadedModel:
+    bind = PROGRAMS[encoder].bind
+    return LoadedModel(open_program(encoder, path), tuple(bind(one, path) for one in inputs))
+
+
+def _read_program(
+    spec: ModelSpec,
+) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
+    program = PROGRAMS[spec.encoder]
+    if spec.weights == "default" and program.default is not None:
+        path = program.default()
+    else:
+        path = Path(spec.weights).expanduser()
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -172,14 +219,31 @@ def _read_program(spec: ModelSpec) -> tuple[PublishedWeights, bytes]:
             f"{what} cannot be read ({error.strerror}); give its path as encoder.weights"
         ) from error
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
-    preprocessing = spec.preprocessing or program.read_preprocessing(path)
+    # A declared preprocessing also replaces one that cannot be read.
+    published = program.read_inputs(path) if spec.preprocessing is None else ()
     name = path.name if path.is_dir() else path.stem
-    return PublishedWeights(name, preprocessing, "unknown", sha256, download=None), content
+    weights = PublishedWeights(name, None, program.license, sha256, download=None)
+    return weights, spec.choose_inputs(published), content
+
+
+def _embed_all_probes(model: LoadedModel) -> Vectors:
+    """Embed the probes of each modality; return the vectors of the first one.
+
+    Raises:
+        SetupError: a branch of the network fails, or the branches' dimensions differ.
+    """
+    vectors = [embed_probes(model.get_branch(one.modality), one) for one in model.inputs]
+    if len(sizes := {one.shape[1] for one in vectors}) > 1:
+        raise SetupError(
+            f"the model gives vectors of {' and '.join(map(str, sorted(sizes)))} floats for "
+            f"{' and '.join(one.modality for one in model.inputs)}: they cannot be compared"
+        )
+    return vectors[0]
 
 
 def _check_rebuilt(prepared: PreparedModel, vectors: Vectors) -> None:
     """Check that a worker, which calls the user's function again, gets the same vectors."""
-    again = embed_probes(load_prepared(prepared), prepared.card.preprocessing)
+    again = _embed_all_probes(load_prepared(prepared))
     if again.shape != vectors.shape or not np.allclose(again, vectors, rtol=1e-3, atol=1e-4):
         raise SetupError(
             f"the encoder '{prepared.card.encoder}' makes other vectors each time that its network "
@@ -211,14 +275,16 @@ def _prepare_registered(spec: ModelSpec) -> PreparedModel:
     actual = hashlib.sha256(model.tensors).hexdigest()
     check_digest(actual, model.card.tensors_sha256, what)
     check_digest(actual, spec.sha256 or "", what)
-    preprocessing = spec.preprocessing or model.card.preprocessing
+    inputs = spec.choose_inputs(model.card.inputs)
+    card = replace(model.card, inputs=inputs)
+    dimension = _embed_all_probes(load_prepared(PreparedModel(card, model.tensors))).shape[1]
     card = replace(
-        model.card,
+        card,
         model_id=_format_model_id(spec, MLFLOW, source, actual),
         # The process that loads the model chooses its own precision.
         precision="float32",
-        dimension=embed_probes(load_prepared(model), preprocessing).shape[1],
-        preprocessing=preprocessing,
+        dimension=dimension,
+        normalize=spec.normalize,
     )
     return PreparedModel(card, model.tensors)
 
@@ -228,4 +294,4 @@ def _format_model_id(spec: ModelSpec, encoder: str, weights: str, sha256: str) -
     declared = ""
     if spec.preprocessing is not None:
         declared = hashlib.sha256(repr(spec.preprocessing).encode()).hexdigest()[:6]
-    return str(ModelId(encoder, weights, sha256[:12], declared))
+    return str(ModelId(encoder, weights, sha256[:12], declared, spec.normalize))

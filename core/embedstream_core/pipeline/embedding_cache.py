@@ -1,7 +1,8 @@
-"""A cache of embeddings by the sha256 of the image: one SQLite file for a machine's workers."""
+"""A cache of embeddings by the sha256 of the content: one SQLite file for a machine's workers."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import struct
@@ -9,12 +10,13 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
-from embedstream_core.records import Embedding
+from embedstream_core.records import Embedding, Media
 
 __all__ = ["EmbeddingCache"]
 
@@ -43,8 +45,8 @@ _INSERT = "INSERT OR IGNORE INTO embeddings (content_sha256, record) VALUES (?, 
 _SELECT = "SELECT record FROM embeddings WHERE content_sha256 = ?"
 _EVICT = "DELETE FROM embeddings WHERE number <= (SELECT max(number) FROM embeddings) - ?"
 
-# A record is a checksum of four bytes, the width and the height, and the vector.
-_SIZE = struct.Struct("<II")
+# A record is a checksum of four bytes, the length of the media's JSON, that, and the vector.
+_LENGTH = struct.Struct("<I")
 
 
 class EmbeddingCache:
@@ -69,7 +71,7 @@ class EmbeddingCache:
             self._close()
 
     def get(self, content_sha256: str) -> Embedding | None:
-        """Return the embedding of the image with that sha256, or None."""
+        """Return the embedding of the content with that sha256, or None; it names no model."""
         row = self._attempt(lambda file: file.execute(_SELECT, (content_sha256,)).fetchone())
         if row is None or not isinstance(row[0], bytes):
             return None
@@ -77,15 +79,17 @@ class EmbeddingCache:
         # SQLite notices broken pages only by their structure; a wrong vector is worse than none.
         if checksum != _checksum(content_sha256, record):
             return None
-        width, height = _SIZE.unpack_from(record)
-        vector = np.frombuffer(record, "<f4", offset=_SIZE.size)
-        return Embedding(vector, width=width, height=height, content_sha256=content_sha256)
+        end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
+        media = Media(**json.loads(record[_LENGTH.size : end]))
+        return Embedding(np.frombuffer(record[end:], "<f4"), media, content_sha256)
 
     def put(self, embeddings: Sequence[Embedding]) -> None:
         """Store embeddings that are not stored yet."""
         rows = []
         for one in embeddings:
-            record = _SIZE.pack(one.width, one.height) + np.asarray(one.vector, "<f4").tobytes()
+            media = json.dumps(asdict(one.media)).encode()
+            vector = np.asarray(one.vector, "<f4").tobytes()
+            record = _LENGTH.pack(len(media)) + media + vector
             rows.append((one.content_sha256, _checksum(one.content_sha256, record) + record))
 
         def insert(file: sqlite3.Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,24 +11,22 @@ from itertools import chain
 import torch
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.opened_image import Picture
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.pipeline.steps import CachedSteps, Decoded, PlainSteps, Steps, prepare
+from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Entry, Failure, Outcome
-from embedstream_core.settings import DecodeSettings, Fidelity, PipelineLimits
+from embedstream_core.records import Entry, Failure
+from embedstream_core.settings import DecodeSettings, Isolation, ModalityName, PipelineLimits
 
 __all__ = ["Pipeline"]
 
 
 @dataclass(slots=True)
 class _InputBatch:
-    """An input batch in progress: the outcomes so far, and how many are missing."""
+    """An input batch in progress: the outcomes so far, and how many entries have none."""
 
-    outcomes: list[Outcome | None]
+    outcomes: list[Outcomes | None]
     missing: int
 
 
@@ -39,68 +37,76 @@ class _Slot:
     batch: _InputBatch
     index: int
     size: int
-    prepared: Future[tuple[Decoded, str]]
+    prepared: Future[Prepared]
 
-    def fill(self, outcome: Outcome) -> None:
-        self.batch.outcomes[self.index] = outcome
-        self.batch.missing -= 1
+    def fill_from(self, result: Future[Outcomes]) -> bool:
+        """Take over the outcomes, and return whether they are there yet."""
+        if result.done():
+            self.batch.outcomes[self.index] = result.result()
+            self.batch.missing -= 1
+        return result.done()
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Embeds input batches of items with one engine.
+    """Embeds input batches of items with one or several engines.
 
-    An exception that one item causes while it is fetched or decoded becomes that item's failure
-    (see `boundary`). Model batches are cut across input batches.
+    Each item is fetched and decoded once. It goes to all engines that accept its modality; where
+    these differ, the item's bytes decide (see `Routes`). An exception that one item causes while it
+    is fetched or decoded becomes that item's failure (see `boundary`). Model batches are cut across
+    input batches.
 
     fetch: turns a reference into bytes or raises an ItemError; threads share it.
-    embedding_cache: images of the same bytes are decoded and embedded once (see `CachedSteps`).
-    isolated: decodes in a child process; without it this process decodes.
+    embedding_caches: one for each engine, or none (see `Steps`).
+    isolation: decodes in a child process within these limits; without it this process decodes.
     watchdog: limits the time of decoding in this process and of each forward pass.
     """
 
-    engine: Engine
-    preprocessing: ImagePreprocessing
+    engines: Sequence[Engine]
     _: KW_ONLY
     fetch: Callable[[str], bytes]
-    decode_limits: DecodeSettings = field(default_factory=DecodeSettings)
-    fidelity: Fidelity = "exact"
+    decode_settings: DecodeSettings = field(default_factory=DecodeSettings)
     limits: PipelineLimits = field(default_factory=PipelineLimits)
-    embedding_cache: EmbeddingCache | None = None
-    isolated: SandboxedDecoder | None = None
+    embedding_caches: Sequence[EmbeddingCache] = ()
+    isolation: Isolation | None = None
     # A watchdog that is not open does nothing.
     watchdog: Watchdog = field(default_factory=Watchdog)
 
-    def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        """Yield one list of outcomes per input batch, in order; failures pass through.
+    def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
+        """Yield one list per input batch, in order, with the outcomes of each entry.
 
         Raises:
             SystemicError: no single item is to blame; the caller must run the batches again.
         """
         # On a Spark worker, torch computes with the cores of a task.
         decode_threads = self.limits.decode_threads or torch.get_num_threads()
-        decoder = InProcessDecoder(
-            preprocessing=self.preprocessing,
-            decode_limits=self.decode_limits,
-            fidelity=self.fidelity,
-            limits=self.limits,
-            threads=decode_threads,
-            watchdog=self.watchdog,
+        routes = Routes(self.engines)
+        decoder = (
+            SandboxedDecoder(routes.inputs, self.decode_settings, isolation=self.isolation)
+            if self.isolation
+            else InProcessDecoder(
+                inputs=routes.inputs,
+                settings=self.decode_settings,
+                limits=self.limits,
+                threads=decode_threads,
+                watchdog=self.watchdog,
+            )
         )
-        plain = PlainSteps(
-            (self.isolated or decoder).decode,
-            self.engine,
+        steps = Steps(
+            self.engines,
+            routes,
+            self.fetch,
+            decoder.decode,
+            caches=self.embedding_caches,
             watchdog=self.watchdog,
             forward_timeout_s=self.limits.forward_timeout_s,
         )
-        cache = self.embedding_cache
-        steps = plain if cache is None else CachedSteps(plain, cache)
         threads = self.limits.fetch_threads + decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         opened: deque[_InputBatch] = deque()
 
-        def submit(entry: Entry) -> Future[tuple[Decoded, str]]:
-            return pool.submit(prepare, self.fetch, steps, entry)
+        def submit(entry: Entry) -> Future[Prepared]:
+            return pool.submit(steps.prepare, entry)
 
         try:
             yield from self._embed(steps, self._read_ahead(submit, batches, opened), opened)
@@ -110,40 +116,34 @@ class Pipeline:
 
     def _embed(
         self, steps: Steps, slots: Iterator[_Slot], opened: deque[_InputBatch]
-    ) -> Iterator[list[Outcome]]:
-        for_model: list[tuple[_Slot, Picture, str]] = []
-        for_repetition: list[tuple[_Slot, Future[Outcome]]] = []
+    ) -> Iterator[list[Outcomes]]:
+        """Collect what waits for each engine and modality, and embed it when it is enough."""
+        queues: dict[tuple[int, ModalityName], list[tuple[int, Pending]]] = defaultdict(list)
+        waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
-        for slot in chain(slots, [None]):
+        for position, slot in enumerate(chain(slots, [None])):
             if slot is not None:
-                decoded, sha256 = slot.prepared.result()
-                if isinstance(decoded, Picture):
-                    for_model.append((slot, decoded, sha256))
-                elif isinstance(decoded, Future):
-                    for_repetition.append((slot, decoded))
+                prepared = slot.prepared.result()
+                if isinstance(prepared, Pending):
+                    waiting.append((slot, prepared.result))
+                    for number in prepared.samples:
+                        queues[number, prepared.modality].append((position, prepared))
                 else:
-                    slot.fill(decoded)
-            is_full = len(for_model) == self.engine.batch_size
-            if for_model and (is_full or len(for_repetition) >= self.limits.rows or slot is None):
-                outcomes = steps.embed(
-                    [picture for _, picture, _ in for_model],
-                    [sha256 for _, _, sha256 in for_model],
-                )
-                for (embedded, _, _), outcome in zip(for_model, outcomes, strict=True):
-                    embedded.fill(outcome)
-                for_model.clear()
-            waiting, for_repetition = for_repetition, []
-            for repeated, first in waiting:
-                if first.done():
-                    repeated.fill(first.result())
-                else:
-                    for_repetition.append((repeated, first))
+                    waiting.append((slot, prepared))
+            for (number, modality), queue in queues.items():
+                is_full = len(queue) >= self.engines[number].count_pooled(modality)
+                # A rare modality, or few samples among repetitions, must not hold up the others.
+                is_old = queue and position - queue[0][0] >= self.limits.rows
+                if queue and (is_full or is_old or slot is None):
+                    steps.embed(number, [pending for _, pending in queue])
+                    queue.clear()
+            waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
-                yield [outcome for outcome in opened.popleft().outcomes if outcome is not None]
+                yield [outcomes for outcomes in opened.popleft().outcomes if outcomes is not None]
 
     def _read_ahead(
         self,
-        submit: Callable[[Entry], Future[tuple[Decoded, str]]],
+        submit: Callable[[Entry], Future[Prepared]],
         batches: Iterable[Sequence[Entry]],
         opened: deque[_InputBatch],
     ) -> Iterator[_Slot]:

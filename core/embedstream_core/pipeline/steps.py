@@ -1,14 +1,12 @@
-"""The steps of a pipeline: fetch and decode an item, and embed its image together with others.
-
-`CachedSteps` wraps `PlainSteps` so that images of the same bytes are decoded and embedded once.
-"""
+"""The steps of a pipeline: route, decode and embed an item for each encoder that accepts it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -17,103 +15,194 @@ import numpy as np
 from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
-from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.detect import detect_type, find_modality
+from embedstream_core.media.modalities import Inputs, Preprocessing
+from embedstream_core.media.modality import Sample
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Embedding, Entry, Failure, Outcome
+from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
+from embedstream_core.settings import ModalityName
 
-__all__ = ["CachedSteps", "Decoded", "PlainSteps", "Steps", "prepare"]
+__all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Steps"]
 
-Decoded: TypeAlias = "Picture | Outcome | Future[Outcome]"
-"""An image for the model, an outcome, or the future outcome of another item with equal bytes."""
+Outcomes: TypeAlias = tuple[Outcome, ...]
+"""The outcomes of one entry: one for each encoder that accepts it, or the only failure."""
 
-
-@dataclass(frozen=True)
-class PlainSteps:
-    """Decodes and embeds each item. Many threads call `decode`, one calls `embed`."""
-
-    decode_image: Callable[[bytes], Picture]
-    engine: Engine
-    _: KW_ONLY
-    watchdog: Watchdog
-    forward_timeout_s: float
-
-    def decode(self, content: bytes, sha256: str) -> Picture | Failure:
-        """Decode the bytes with that hash; return a Failure if they are refused."""
-        return attempt(partial(self.decode_image, content), Stage.DECODE, content_sha256=sha256)
-
-    def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        """Embed images, with the hashes of their bytes; return one outcome each, in order."""
-        with self.watchdog.watch("a forward pass", timeout_s=self.forward_timeout_s):
-            vectors = self.engine.embed([picture.pixels for picture in pictures])
-        outcomes: list[Outcome] = []
-        for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True):
-            norm = float(np.linalg.norm(vector.astype(np.float64)))
-            if np.isfinite(norm) and norm > 0:
-                outcomes.append(Embedding(vector, picture.width, picture.height, sha256))
-            else:
-                message = f"the embedding's norm is {norm}"
-                outcomes.append(Failure(Code.EMBEDDING_INVALID, Stage.EMBED, message, sha256))
-        return outcomes
+Decode: TypeAlias = Callable[[bytes, ModalityName], list[Sample]]
+"""Decodes for each preprocessing of `Routes.inputs`, in order; raises ItemError or MemoryError."""
 
 
-@dataclass(frozen=True)
-class CachedSteps:
-    """Decodes and embeds equal bytes once, with a cache of embeddings.
+@dataclass(eq=False, slots=True)
+class Pending:
+    """An item that waits for engines: its samples and its outcomes, by the engine's number.
 
-    A repetition of an item that is in progress gets the outcome of the first one, even a failure.
-    Only embeddings are cached. Each run needs steps of its own: an item in progress when a run is
-    interrupted never gets an outcome.
+    `result` is set when the last outcome is.
     """
 
-    steps: PlainSteps
-    cache: EmbeddingCache
-    in_progress: dict[str, Future[Outcome]] = field(default_factory=dict, init=False)
-
-    def decode(self, content: bytes, sha256: str) -> Decoded:
-        """Look up the bytes with that hash, or decode them."""
-        own: Future[Outcome] = Future()
-        # setdefault is atomic, so one of equal items is the first. The cache is read after it,
-        # because an item stays in progress until its embedding is cached.
-        first = self.in_progress.setdefault(sha256, own)
-        if first is not own:
-            return first
-        found = self.cache.get(sha256) or self.steps.decode(content, sha256)
-        if isinstance(found, Embedding | Failure):
-            self.in_progress.pop(sha256).set_result(found)
-        return found
-
-    def embed(self, pictures: Sequence[Picture], hashes: Sequence[str]) -> list[Outcome]:
-        """Embed images whose bytes differ; return one outcome each, in order."""
-        # Another process may have embedded some of them since they were read ahead.
-        outcomes: dict[str, Outcome] = {
-            sha256: found for sha256 in hashes if (found := self.cache.get(sha256))
-        }
-        rest = {
-            sha256: picture
-            for sha256, picture in zip(hashes, pictures, strict=True)
-            if sha256 not in outcomes
-        }
-        if rest:
-            embedded = self.steps.embed([*rest.values()], [*rest])
-            self.cache.put([one for one in embedded if isinstance(one, Embedding)])
-            outcomes |= zip(rest, embedded, strict=True)
-        for sha256, outcome in outcomes.items():
-            self.in_progress.pop(sha256).set_result(outcome)
-        return [outcomes[sha256] for sha256 in hashes]
+    sha256: str
+    modality: ModalityName
+    samples: dict[int, Sample]
+    outcomes: dict[int, Outcome]
+    result: Future[Outcomes] = field(default_factory=Future)
 
 
-Steps: TypeAlias = PlainSteps | CachedSteps
+Prepared: TypeAlias = "Pending | Future[Outcomes]"
+"""To be embedded, or outcomes: its own, or those of another item with equal bytes."""
 
 
-def prepare(fetch: Callable[[str], bytes], steps: Steps, entry: Entry) -> tuple[Decoded, str]:
-    """Fetch and decode an entry; return the result and the sha256 of its bytes, "" without any."""
-    if isinstance(entry, Failure):
-        return entry, ""
-    content: bytes | Failure | None = entry.content
-    if content is None:
-        content = attempt(partial(fetch, entry.uri or ""), Stage.FETCH)
-    if isinstance(content, Failure):
-        return content, ""
-    sha256 = hashlib.sha256(content).hexdigest()
-    return steps.decode(content, sha256), sha256
+class Routes:
+    """Which engines take an item.
+
+    Engines that accept different modalities share a topic: the bytes decide where an item goes.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
+        self._accepting: dict[ModalityName, dict[int, int]] = defaultdict(dict)
+        inputs: dict[ModalityName, list[Preprocessing]] = defaultdict(list)
+        for number, engine in enumerate(engines):
+            for modality, preprocessing in engine.inputs.items():
+                if preprocessing not in inputs[modality]:
+                    inputs[modality].append(preprocessing)
+                position = inputs[modality].index(preprocessing)
+                self._accepting[modality][number] = position
+        self.inputs: Inputs = {modality: tuple(found) for modality, found in inputs.items()}
+        self._is_uniform = all(one.inputs.keys() == engines[0].inputs.keys() for one in engines)
+
+    def choose(self, item: Item, content: bytes) -> ModalityName | Failure:
+        """Return the modality of an item's bytes, or a failure if no engine accepts it."""
+        if not item.media_type and len(self.inputs) == 1:
+            return next(iter(self.inputs))
+        kind = item.media_type or detect_type(content)
+        modality = find_modality(kind)
+        if modality is not None and modality in self.inputs:
+            return modality
+        accepted = " and ".join(self.inputs)
+        if not content:
+            message = f"the message has no bytes; the encoders accept {accepted}"
+            return Failure(Code.MEDIA_EMPTY, Stage.DECODE, message)
+        message = f"the message holds {kind}; the encoders accept {accepted}"
+        return Failure(Code.MEDIA_UNSUPPORTED, Stage.DECODE, message, media=Media(kind))
+
+    def share(self, failure: Failure) -> Future[Outcomes]:
+        """Return the outcomes of an item that failed before it reached an engine.
+
+        There is one for each engine if all accept the same modalities, since then each was to embed
+        the item; otherwise one that names no model.
+        """
+        result: Future[Outcomes] = Future()
+        models = [one.model_id for one in self._engines] if self._is_uniform else [None]
+        result.set_result(tuple(replace(failure, model_id=one) for one in models))
+        return result
+
+    def find_engines(self, modality: ModalityName) -> dict[int, int]:
+        """Return the engines that accept a modality, with the position of their preprocessing."""
+        return self._accepting[modality]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Prepares and embeds items. Many threads call `prepare`, one calls `embed`.
+
+    With `caches`, one for each engine, items of equal bytes are decoded and embedded once: a
+    repetition of an item in progress gets the outcomes of the first one, even failures, and an
+    earlier one's embeddings come from the caches. Each run needs steps of its own: an item in
+    progress when a run is interrupted never gets outcomes.
+    """
+
+    engines: Sequence[Engine]
+    routes: Routes
+    fetch: Callable[[str], bytes]
+    decode: Decode
+    _: KW_ONLY
+    caches: Sequence[EmbeddingCache]
+    watchdog: Watchdog
+    forward_timeout_s: float
+    in_progress: dict[tuple[str, ModalityName], Future[Outcomes]] = field(
+        default_factory=dict, init=False
+    )
+
+    def prepare(self, entry: Entry) -> Prepared:
+        """Fetch, route and decode an entry."""
+        if isinstance(entry, Failure):
+            return self.routes.share(entry)
+        content = entry.content
+        if content is None:
+            fetched = attempt(partial(self.fetch, entry.uri or ""), Stage.FETCH)
+            if isinstance(fetched, Failure):
+                return self.routes.share(fetched)
+            content = fetched
+        sha256 = hashlib.sha256(content).hexdigest()
+        modality = self.routes.choose(entry, content)
+        if isinstance(modality, Failure):
+            return self.routes.share(replace(modality, content_sha256=sha256))
+        pending = Pending(sha256, modality, {}, {})
+        if self.caches:
+            # setdefault is atomic, so one of equal items is the first. The caches are read after
+            # it, because an item stays in progress until its embeddings are cached.
+            first = self.in_progress.setdefault((sha256, modality), pending.result)
+            if first is not pending.result:
+                return first
+        numbers = self.routes.find_engines(modality)
+        self._look_up(pending, numbers)
+        if missing := numbers.keys() - pending.outcomes.keys():
+            decode = partial(self.decode, content, modality)
+            samples = attempt(decode, Stage.DECODE, content_sha256=sha256)
+            if not isinstance(samples, Failure):
+                pending.samples.update({one: samples[numbers[one]] for one in missing})
+                return pending
+            failure = replace(samples, media=Media(entry.media_type or detect_type(content)))
+            for number in missing:
+                model_id = self.engines[number].model_id
+                pending.outcomes[number] = replace(failure, model_id=model_id)
+        self._finish(pending)
+        return pending.result
+
+    def embed(self, number: int, waiting: Sequence[Pending]) -> None:
+        """Embed, with one engine, samples of one modality, and add their outcomes."""
+        if self.caches:
+            # Another process may have embedded some of them since they were read ahead.
+            for pending in waiting:
+                self._look_up(pending, [number])
+        engine, modality = self.engines[number], waiting[0].modality
+        left = [pending for pending in waiting if number not in pending.outcomes]
+        if left:
+            samples = [pending.samples[number] for pending in left]
+            timeout_s = self.forward_timeout_s * engine.count_passes(samples, modality)
+            with self.watchdog.watch("a forward pass", timeout_s=timeout_s):
+                vectors = engine.embed(samples, modality)
+            for pending, sample, vector in zip(left, samples, vectors, strict=True):
+                norm = float(np.linalg.norm(vector.astype(np.float64)))
+                pending.outcomes[number] = (
+                    Embedding(vector, sample.media, pending.sha256, engine.model_id)
+                    if np.isfinite(norm) and norm > 0
+                    else Failure(
+                        Code.EMBEDDING_INVALID,
+                        Stage.EMBED,
+                        f"the embedding's norm is {norm}",
+                        pending.sha256,
+                        sample.media,
+                        engine.model_id,
+                    )
+                )
+            if self.caches:
+                made = [pending.outcomes[number] for pending in left]
+                self.caches[number].put([one for one in made if isinstance(one, Embedding)])
+        for pending in waiting:
+            del pending.samples[number]
+            if not pending.samples:
+                self._finish(pending)
+
+    def _look_up(self, pending: Pending, numbers: Iterable[int]) -> None:
+        """Add the cached embeddings of these engines."""
+        if not self.caches:
+            return
+        for number in numbers:
+            if found := self.caches[number].get(pending.sha256):
+                model_id = self.engines[number].model_id
+                pending.outcomes[number] = replace(found, model_id=model_id)
+
+    def _finish(self, pending: Pending) -> None:
+        self.in_progress.pop((pending.sha256, pending.modality), None)
+        outcomes = pending.outcomes
+        pending.result.set_result(tuple(outcomes[number] for number in sorted(outcomes)))

@@ -9,8 +9,8 @@ from torch import nn
 
 from embedstream_core.engine.backends import Normalize
 from embedstream_core.errors import SetupError
+from embedstream_core.media.image.modality import make_probe_images
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.probe import make_probe_images
 from embedstream_core.training.settings import TrainingSettings
 
 __all__ = ["select_blocks"]

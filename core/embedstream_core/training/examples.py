@@ -22,7 +22,7 @@ from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.settings import DecodeSettings, Fidelity
+from embedstream_core.settings import DecodeSettings
 
 __all__ = ["Example", "Features", "LabelledImages", "Source", "collate", "repeat", "shuffle"]
 
@@ -51,8 +51,7 @@ class LabelledImages:
 
     files: tuple[Path, ...]
     preprocessing: ImagePreprocessing
-    limits: DecodeSettings
-    fidelity: Fidelity = "exact"
+    settings: DecodeSettings
     threads: int = 1
 
     @property
@@ -74,10 +73,9 @@ class LabelledImages:
             examples = shuffle(_read_files([self.files[index] for index in order]), random)
 
         def decode(content: bytes) -> Pixels:
-            opened = open_image(content, self.limits)
-            return render_quickly(
-                content, opened, self.preprocessing, fidelity=self.fidelity
-            ).pixels
+            opened = open_image(content, self.settings)
+            fidelity = self.settings.fidelity
+            return render_quickly(content, opened, self.preprocessing, fidelity=fidelity)[0]
 
         ahead: deque[tuple[Future[Pixels], int]] = deque()
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:

@@ -73,9 +73,9 @@ class Trainer:
         head = nn.Linear(card.dimension, classes).to(device)
         # A copy, because the tensors may be mapped to a file, which must not change.
         body = copy.deepcopy(body).to(device).to(memory_format=torch.channels_last)
-        blocks = select_blocks(body, card.preprocessing, settings)
+        blocks = select_blocks(body, card.image, settings)
         self._blocks = [body.get_submodule(name) for name in blocks]
-        encoder = nn.Sequential(Normalize(card.preprocessing), body).to(device)
+        encoder = nn.Sequential(Normalize(card.image), body).to(device)
         self._network = head if settings.trainable == "head" else nn.Sequential(encoder, head)
         if settings.trainable == "head":
             # The body's output is the same in each epoch.

@@ -77,7 +77,8 @@ class ImageVectorizer:
     def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Embed a partition's Arrow batches; Spark calls this on a worker."""
         build = _RETURNS[self.returns][1]
-        return map(build, self.embedder.embed(map(read_entries, columns)))
+        for outcomes in self.embedder.embed(map(read_entries, columns)):
+            yield build([one for (one,) in outcomes])
 
 
 def image_vectorizer(
@@ -108,7 +109,7 @@ def prepare_embedder(
     """Prepare an encoder on the driver and send it to the workers."""
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     chosen = choose_precision(spark, prepare(settings, head=head), settings)
-    return build_embedder(spark, chosen.model, settings, config or DataFrameConfig())
+    return build_embedder(spark, [(chosen.model, settings)], config or DataFrameConfig())
 
 
 def make_column_function(

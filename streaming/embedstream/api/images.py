@@ -60,7 +60,7 @@ def read_images(
     Raises:
         SetupError: the path does not exist, or cannot be listed.
     """
-    limits = (config or DataFrameConfig()).decode.limits
+    limits = (config or DataFrameConfig()).decode.settings
     listing = list_files(spark, path)
     if listing.hidden:
         _log.info("%d hidden files or folders at '%s' are left out", listing.hidden, path)

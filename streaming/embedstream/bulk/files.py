@@ -58,7 +58,7 @@ class Files:
         if table is not None:
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
-            embedder=build_embedder(spark, model, config.encoder, bounds),
+            embedder=build_embedder(spark, [(model, config.encoder)], bounds),
             message_format="json",
             id_header="",
             transport=config.pipeline.transport,

@@ -183,7 +183,7 @@ class DecodeConfig(Section):
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
 
     @property
-    def limits(self) -> DecodeSettings:
+    def settings(self) -> DecodeSettings:
         """The limits that apply before anything is decoded, and the fidelity."""
         given = self.model_dump(exclude={"timeout_s", "isolated_memory_bytes"})
         max_bytes, max_pixels = given.pop("max_image_bytes"), given.pop("max_image_pixels")

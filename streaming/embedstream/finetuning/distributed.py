@@ -157,7 +157,7 @@ def _train_share(job: TrainingJob) -> None:
         rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
         trainer = Trainer(
             job.card,
-            load_model(job.card, job.folder / START),
+            load_model(job.card, job.folder / START).network,
             training=job.select_share("train", rank, processes),
             held_out=job.select_share("held_out", rank, processes),
             classes=job.classes,

@@ -104,10 +104,10 @@ def finetune(
     model = prepare(given)
     # A registered model names its encoder only in the registry.
     _refuse_program(model.card.encoder)
-    blocks = select_blocks(load_prepared(model), model.card.preprocessing, settings)
+    blocks = select_blocks(load_prepared(model).network, model.card.image, settings)
     summary = summarize_images(images, label_col)
-    reading = (decode.limits, decode.fidelity, count_task_cores(spark))
-    no_files = LabelledImages((), model.card.preprocessing, *reading)
+    reading = (decode.settings, count_task_cores(spark))
+    no_files = LabelledImages((), model.card.image, *reading)
     job = TrainingJob(folder, model.card, len(summary.labels), settings, no_files, on_gpu)
     _claim_folder(job, summary, num_processes)
     (folder / START).write_bytes(model.tensors)
@@ -137,8 +137,8 @@ def _claim_folder(job: TrainingJob, summary: Summary, num_processes: int) -> Non
         "encoder": job.card.encoder,
         "start": job.card.model_id,
         "start_sha256": job.card.tensors_sha256,
-        "preprocessing": asdict(job.card.preprocessing),
-        "decoding": [job.images.fidelity, asdict(job.images.limits)],
+        "preprocessing": asdict(job.card.image),
+        "decoding": asdict(job.images.settings),
         **summary._asdict(),
         "num_processes": num_processes,
         **asdict(job.settings),
@@ -167,7 +167,7 @@ def _write_encoder(
     epochs = read_finished_epochs(job.checkpoint)
     path, sha256 = job.folder / "encoder.safetensors", hashlib.sha256(tensors).hexdigest()
     replace_file(path, tensors)
-    preprocessing = asdict(job.card.preprocessing)
+    preprocessing = asdict(job.card.image)
     description = {
         "sha256": sha256,
         "encoder": job.card.encoder,

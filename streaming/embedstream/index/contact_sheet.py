@@ -89,7 +89,7 @@ def _draw_tile(
     sheet.paste((_EMPTY,) * 3, (left, top, left + _TILE, top + _TILE))
     try:
         if content is not None:
-            pixels = render(open_image(content, DecodeSettings()), _WHOLE).pixels
+            (pixels,) = render(open_image(content, DecodeSettings()), _WHOLE)
             sheet.paste(Image.fromarray(pixels), corner)
     except ItemError:
         # The tile stays empty.

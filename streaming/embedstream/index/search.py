@@ -77,13 +77,12 @@ def embed_images(
     else:
         spec = ModelSpec(named.encoder, weights or named.weights, named.sha256)
     model = prepare_model(spec)
-    preprocessing = model.card.preprocessing
     engine = Engine.start(
-        load_prepared(model), preprocessing, device=find_device("auto"), precision=named.precision
+        load_prepared(model), device=find_device("auto"), precision=named.precision
     )
-    pipeline = Pipeline(engine, preprocessing, fetch=deny_references)
+    pipeline = Pipeline([engine], fetch=deny_references)
     items = [Item(image_id=str(index), content=content) for index, content in enumerate(contents)]
-    outcomes = [outcome for batch in pipeline.run([items]) for outcome in batch]
+    outcomes = [outcome for batch in pipeline.run([items]) for (outcome,) in batch]
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise SetupError(f"the query image cannot be used: {outcome.message}")

@@ -105,7 +105,7 @@ def _next_batch_id(query: StreamingQuery) -> int:
 def build_featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
     """Return the function that the workers run, and start to send them the model."""
     return Featurizer(
-        embedder=build_embedder(spark, model, config.encoder, config),
+        embedder=build_embedder(spark, [(model, config.encoder)], config),
         message_format=config.message.format,
         id_header=config.message.id_header,
         transport=config.pipeline.transport,

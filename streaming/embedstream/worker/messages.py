@@ -46,7 +46,7 @@ class Featurizer:
     counts: OutcomeCounts | None = None
 
     def __call__(self, batches: Iterator[ArrowBatch]) -> Iterator[ArrowBatch]:
-        """Yield one outcome row per message, in order.
+        """Yield the outcome rows of each message, in order.
 
         Raises:
             SystemicError: the failure is not the fault of a single message.
@@ -60,12 +60,11 @@ class Featurizer:
                 in_flight.append((carried, origins))
                 yield entries
 
-        model_id = self.embedder.model.card.model_id
         for outcomes in self.embedder.embed(read_batches()):
             carried, origins = in_flight.popleft()
             if self.counts is not None:
-                self.counts.add(outcomes)
-            yield build(carried, origins, outcomes, model_id=model_id)
+                self.counts.add([one for entry in outcomes for one in entry])
+            yield build(carried, origins, outcomes)
 
     def _read(self, batch: ArrowBatch) -> tuple[ArrowBatch, list[Entry], list[Origin]]:
         """Return the columns that stay as they are, the parsed messages, and their origins."""
@@ -95,6 +94,6 @@ class Featurizer:
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
-    """Return the outcomes of messages: a row of `OUTCOME_SCHEMA` for each."""
+    """Return the outcomes of messages as rows of `OUTCOME_SCHEMA`."""
     apply = messages.mapInArrow if featurizer.transport == "arrow" else messages.mapInPandas
     return apply(featurizer, OUTCOME_SCHEMA)

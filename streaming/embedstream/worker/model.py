@@ -60,7 +60,14 @@ def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     declared = config.preprocessing
     preprocessing = ImagePreprocessing(**dict(declared)) if declared else None
     model = prepare_model(
-        ModelSpec(config.name, config.weights, config.sha256, preprocessing, head=head)
+        ModelSpec(
+            config.name,
+            config.weights,
+            config.sha256,
+            preprocessing,
+            head=head,
+            normalize=config.normalize,
+        )
     )
     return model if config.precision == "auto" else apply_precision(model, config.precision)
 

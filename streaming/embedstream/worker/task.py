@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pyspark import TaskContext
@@ -16,17 +16,17 @@ from embedstream.worker.broadcast import BroadcastModel, broadcast_model
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
-from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
+from embedstream_core.pipeline.steps import Outcomes
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Entry, Outcome
+from embedstream_core.records import Entry
 from embedstream_core.settings import (
     DecodeSettings,
     FetchPolicy,
-    Fidelity,
     Isolation,
+    ModalityName,
     PipelineLimits,
 )
 
@@ -43,22 +43,33 @@ _LOADING_TIMEOUT_S = 120.0
 class Embedder:
     """The function of a partition: Spark sends it to the workers, where it embeds items.
 
-    `dedupe_entries` bounds the cached embeddings; None disables the cache.
+    `models` are the encoders of the stream, each with rows of its own. `dedupe_entries` bounds the
+    cached embeddings of each; None disables the caches.
     """
 
-    model: BroadcastModel
+    models: tuple[BroadcastModel, ...]
     fetch_policy: FetchPolicy
-    decode_limits: DecodeSettings
-    fidelity: Fidelity
+    decode_settings: DecodeSettings
     pipeline_limits: PipelineLimits
     isolation: Isolation
     dedupe_entries: int | None
 
-    def embed(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
-        """Yield a list of outcomes for each Arrow batch: one per entry, in order.
+    @property
+    def model(self) -> BroadcastModel:
+        """The only model of a batch API."""
+        (model,) = self.models
+        return model
 
-        A retried task decodes each image in a child process, because an image may have ended the
-        worker of the attempt before. Such an image then ends only its child.
+    @property
+    def modalities(self) -> frozenset[ModalityName]:
+        """What the models accept together."""
+        return frozenset(one for model in self.models for one in model.card.modalities)
+
+    def embed(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
+        """Yield a list for each Arrow batch, in order, with the outcomes of each entry.
+
+        A retried task decodes each item in a child process, because an item may have ended the
+        worker of the attempt before. Such an item then ends only its child.
 
         Raises:
             SystemicError: after a pause, because Spark retries a task at once. Spark ends a worker
@@ -66,28 +77,17 @@ class Embedder:
         """
         task = TaskContext.get()
         attempt = task.attemptNumber() if task else 0
-        sandbox = SandboxedDecoder(
-            self.model.card.preprocessing,
-            self.decode_limits,
-            fidelity=self.fidelity,
-            isolation=self.isolation,
-        )
         try:
-            with (
-                open_fetcher(self.fetch_policy) as fetcher,
-                self._open_embedding_cache() as embedding_cache,
-                closing(sandbox),
-                Watchdog() as watchdog,
-            ):
+            with ExitStack() as opened:
+                fetcher = opened.enter_context(open_fetcher(self.fetch_policy))
+                watchdog = opened.enter_context(Watchdog())
                 pipeline = Pipeline(
-                    self._start_engine(watchdog),
-                    self.model.card.preprocessing,
+                    self._start_engines(watchdog),
                     fetch=fetcher.fetch,
-                    decode_limits=self.decode_limits,
-                    fidelity=self.fidelity,
+                    decode_settings=self.decode_settings,
                     limits=self.pipeline_limits,
-                    embedding_cache=embedding_cache,
-                    isolated=sandbox if attempt else None,
+                    embedding_caches=self._open_embedding_caches(opened),
+                    isolation=self.isolation if attempt else None,
                     watchdog=watchdog,
                 )
                 yield from pipeline.run(batches)
@@ -96,40 +96,46 @@ class Embedder:
             raise
 
     def load(self) -> None:
-        """Start this worker's engine if it has none yet, so that no item waits for it."""
+        """Start this worker's engines if it has none yet, so that no item waits for them."""
         with Watchdog() as watchdog:
-            self._start_engine(watchdog)
+            self._start_engines(watchdog)
 
-    def _start_engine(self, watchdog: Watchdog) -> Engine:
+    def _start_engines(self, watchdog: Watchdog) -> list[Engine]:
         # The start includes a forward pass, which may hang like any other.
         timeout_s = _LOADING_TIMEOUT_S + self.pipeline_limits.forward_timeout_s
-        with watchdog.watch("starting the encoder", timeout_s=timeout_s):
-            return self.model.get_engine()
+        engines = []
+        for model in self.models:
+            with watchdog.watch("starting an encoder", timeout_s=timeout_s):
+                engines.append(model.get_engine())
+        return engines
 
-    def _open_embedding_cache(self) -> AbstractContextManager[EmbeddingCache | None]:
+    def _open_embedding_caches(self, opened: ExitStack) -> list[EmbeddingCache]:
         if self.dedupe_entries is None:
-            return nullcontext()
-        path = self.model.get_embedding_cache_file(self.decode_limits, self.fidelity)
-        return EmbeddingCache(path, entries=self.dedupe_entries)
+            return []
+        paths = [one.get_embedding_cache_file(self.decode_settings) for one in self.models]
+        return [
+            opened.enter_context(EmbeddingCache(path, entries=self.dedupe_entries))
+            for path in paths
+        ]
 
 
 def build_embedder(
     spark: SparkSession,
-    model: PreparedModel,
-    encoder: EncoderConfig,
+    models: Sequence[tuple[PreparedModel, EncoderConfig]],
     bounds: StreamConfig | DataFrameConfig,
 ) -> Embedder:
-    """Send a model to the executors and combine it with the configured bounds.
+    """Send models to the executors and combine them with the configured bounds.
 
     Raises:
         SetupError: a host, a network or an address of the references is not well formed.
     """
     decode, pipeline = bounds.decode, bounds.pipeline
+    modalities = {one for model, _ in models for one in model.card.modalities}
+    max_bytes = max(decode.settings.get_max_bytes(one) for one in modalities)
     return Embedder(
-        model=broadcast_model(spark, model, encoder),
-        fetch_policy=bounds.references.build_policy(max_bytes=decode.max_image_bytes),
-        decode_limits=decode.limits,
-        fidelity=decode.fidelity,
+        models=tuple(broadcast_model(spark, *one) for one in models),
+        fetch_policy=bounds.references.build_policy(max_bytes=max_bytes),
+        decode_settings=decode.settings,
         pipeline_limits=PipelineLimits(
             fetch_threads=pipeline.fetch_threads,
             decode_threads=pipeline.decode_threads or count_task_cores(spark),
@@ -137,7 +143,7 @@ def build_embedder(
             bytes=pipeline.read_ahead_bytes,
             pixels=pipeline.decoding_pixels,
             decode_timeout_s=decode.timeout_s,
-            forward_timeout_s=encoder.timeout_s,
+            forward_timeout_s=max(encoder.timeout_s for _, encoder in models),
         ),
         isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,

@@ -146,6 +146,6 @@ def test_all_limits_of_decoding_reach_the_core(tmp_path: Path) -> None:
         "audio_formats": ["FLAC"],
         "fidelity": "fast",
     }
-    limits = load(tmp_path, {"decode": {**given, "max_image_bytes": 7}}).decode.limits
+    limits = load(tmp_path, {"decode": {**given, "max_image_bytes": 7}}).decode.settings
     expected = {**given, "audio_formats": ("FLAC",), "max_bytes": 7}
     assert {name: getattr(limits, name) for name in expected} == expected

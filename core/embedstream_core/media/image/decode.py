@@ -20,13 +20,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from embedstream_core.errors import Code, ItemError, build_decode_error
 from embedstream_core.media.image.formats import read_header
-from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
 from embedstream_core.settings import DecodeSettings, Fidelity
 
@@ -63,9 +64,9 @@ def _check_limit(value: int, limit: int, description: str) -> None:
 
 
 def render(
-    opened: OpenedImage, preprocessing: ImagePreprocessing, *, fidelity: Fidelity = "exact"
-) -> Picture:
-    """Decode, scale and crop an opened image.
+    opened: OpenedImage, *preprocessings: ImagePreprocessing, fidelity: Fidelity = "exact"
+) -> list[Pixels]:
+    """Decode an opened image once; scale and crop it for each preprocessing.
 
     `exact` equals Pillow's resize of the whole image followed by a centre crop; only the crop is
     computed. `fast` lets the JPEG decoder scale large images down first, which moves embeddings: to
@@ -80,9 +81,9 @@ def render(
         # The limits were applied to the header's size.
         if image.size != opened.size:
             raise ValueError(f"its data have {image.width}x{image.height} pixels, not the header's")
-        if uses_draft(opened, preprocessing, fidelity):
+        if uses_draft(opened, preprocessings, fidelity):
             # By 1/2, 1/4 or 1/8, to no less than twice the size needed.
-            scale = 2 * preprocessing.resize_px / min(image.size)
+            scale = 2 * max(one.resize_px for one in preprocessings) / min(image.size)
             image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
         if image.mode == "I;16":
             # convert("RGB") would clip: every value above 255 would turn white.
@@ -95,20 +96,25 @@ def render(
             image = Image.alpha_composite(white, image.convert("RGBA"))
         image.load()
         image = image if image.mode == "RGB" else image.convert("RGB")
-        cropped = _scale_and_crop(image, preprocessing, opened.orientation)
-        pixels = apply_orientation(np.asarray(cropped), opened.orientation)
+        return [
+            apply_orientation(
+                np.asarray(_scale_and_crop(image, one, opened.orientation)), opened.orientation
+            )
+            for one in preprocessings
+        ]
     except (ItemError, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.
         message = f"the image cannot be decoded: {type(error).__name__}: {error}"
         raise build_decode_error(Code.IMAGE_CORRUPT, message) from error
-    return Picture(pixels, width=opened.width, height=opened.height)
 
 
-def uses_draft(opened: OpenedImage, preprocessing: ImagePreprocessing, fidelity: Fidelity) -> bool:
+def uses_draft(
+    opened: OpenedImage, preprocessings: Sequence[ImagePreprocessing], fidelity: Fidelity
+) -> bool:
     """Return whether `render` lets the JPEG decoder scale the image down."""
-    is_large = min(opened.size) > 2 * preprocessing.resize_px
+    is_large = min(opened.size) > 2 * max(one.resize_px for one in preprocessings)
     return fidelity == "fast" and opened.format == "JPEG" and is_large
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from embedstream_core.media.image.decode import apply_orientation, render, uses_draft
-from embedstream_core.media.image.opened_image import OpenedImage, Picture, Pixels
+from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
 from embedstream_core.settings import Fidelity
 
@@ -30,35 +30,37 @@ _MAX_SCALED_CROPS = 4
 def render_quickly(
     content: bytes,
     opened: OpenedImage,
-    preprocessing: ImagePreprocessing,
-    *,
+    *preprocessings: ImagePreprocessing,
     fidelity: Fidelity = "exact",
-) -> Picture:
+) -> list[Pixels]:
     """Return what `render` makes of the image that was opened from `content`, to 1 of 255 levels.
 
     `render` itself handles every other image, and a broken one, which it refuses with a message.
     """
-    crop = preprocessing.crop_px
-    (width, height), (left, top) = locate_crop(opened.size, preprocessing, opened.orientation)
+    crops = [locate_crop(opened.size, one, opened.orientation) for one in preprocessings]
     is_common = (
         _IS_FASTER
         and opened.format == "JPEG"
-        and preprocessing.interpolation in ("bilinear", "bicubic")
-        and min(left, top) >= 0
-        and width * height <= _MAX_SCALED_CROPS * crop**2
-        and not uses_draft(opened, preprocessing, fidelity)
+        and not uses_draft(opened, preprocessings, fidelity)
+        and all(
+            one.interpolation in ("bilinear", "bicubic")
+            and min(start) >= 0
+            and width * height <= _MAX_SCALED_CROPS * one.crop_px**2
+            for one, ((width, height), start) in zip(preprocessings, crops, strict=True)
+        )
     )
     stored = _decode_rgb(content, opened.size) if is_common else None
     if stored is None:
-        return render(opened, preprocessing, fidelity=fidelity)
+        return render(opened, *preprocessings, fidelity=fidelity)
     # Channels last: the kernel takes them as they are.
     pixels = torch.from_numpy(stored).unsqueeze(0).permute(0, 3, 1, 2)
-    scaled = interpolate(
-        pixels, size=(height, width), mode=preprocessing.interpolation, antialias=True
-    )
-    cropped = scaled[0, :, top : top + crop, left : left + crop].permute(1, 2, 0).contiguous()
-    upright = apply_orientation(cropped.numpy(), opened.orientation)
-    return Picture(upright, width=opened.width, height=opened.height)
+    rendered = []
+    for one, ((width, height), (left, top)) in zip(preprocessings, crops, strict=True):
+        scaled = interpolate(pixels, size=(height, width), mode=one.interpolation, antialias=True)
+        right, bottom = left + one.crop_px, top + one.crop_px
+        cropped = scaled[0, :, top:bottom, left:right].permute(1, 2, 0).contiguous()
+        rendered.append(apply_orientation(cropped.numpy(), opened.orientation))
+    return rendered
 
 
 def _decode_rgb(content: bytes, size: tuple[int, int]) -> Pixels | None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-__all__ = ["OpenedImage", "Picture", "Pixels", "read_orientation"]
+__all__ = ["OpenedImage", "Pixels", "read_orientation"]
 
 Pixels = npt.NDArray[np.uint8]
 """RGB, of shape (height, width, 3), or several of one size, of shape (images, height, width, 3)."""
@@ -41,17 +41,10 @@ class OpenedImage:
         """The height as displayed, in pixels."""
         return self.size[0] if self.orientation >= 5 else self.size[1]
 
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Pixels ready for the encoder: uint8 of shape (crop_px, crop_px, 3).
-
-    `width` and `height` are the original's, in pixels, as displayed.
-    """
-
-    pixels: Pixels
-    width: int
-    height: int
+    @property
+    def elements(self) -> int:
+        """The number of pixels."""
+        return self.size[0] * self.size[1]
 
 
 def read_orientation(info: Mapping[Any, Any]) -> int:

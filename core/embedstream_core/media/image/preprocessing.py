@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 __all__ = ["CropMode", "ImagePreprocessing", "Interpolation", "locate_crop"]
@@ -33,6 +33,7 @@ class ImagePreprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop_mode: CropMode = "center"
+    modality: Literal["image"] = field(default="image", repr=False)
 
     def find_problem(self) -> str | None:
         """Return what is wrong with these values, or None if nothing is."""

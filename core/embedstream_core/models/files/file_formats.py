@@ -25,10 +25,10 @@ from torch import nn
 
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.huggingface import load_folder, pack_folder
-from embedstream_core.models.files.image_processors import read_preprocessing
+from embedstream_core.models.files.image_processors import read_inputs
 
 __all__ = ["PROGRAMS", "FixedModule", "Program", "is_fixed", "open_program"]
 
@@ -51,14 +51,18 @@ class Program:
     """A kind of file.
 
     `load` makes a module of the packed file. `pack` returns the bytes that are sent to the workers,
-    the same ones for the same model, and refuses files of another known kind. `read_preprocessing`
-    reads the preprocessing that is stored with the weights, if any. `fixed` programs load as a
-    `FixedModule`.
+    the same ones for the same model, and refuses files of another known kind. `read_inputs` reads
+    the preprocessings that are stored with the weights, if any; `bind` completes one with what only
+    the packed file has, such as a tokenizer. `default` returns the path that `weights: default`
+    means, if there is one. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
     pack: Callable[[Path], bytes]
-    read_preprocessing: Callable[[Path], ImagePreprocessing | None] = lambda path: None
+    read_inputs: Callable[[Path], tuple[Preprocessing, ...]] = lambda path: ()
+    bind: Callable[[Preprocessing, Path], Preprocessing] = lambda preprocessing, path: preprocessing
+    default: Callable[[], Path] | None = None
+    license: str = "unknown"
     fixed: bool = True
 
 
@@ -199,7 +203,5 @@ def _pack_file(path: Path, kind: str) -> bytes:
 PROGRAMS: Mapping[str, Program] = {
     "onnx": Program(_Onnx, pack=partial(_pack_file, kind="onnx")),
     "keras": Program(_Keras, pack=partial(_pack_file, kind="keras")),
-    "huggingface": Program(
-        load_folder, pack=pack_folder, read_preprocessing=read_preprocessing, fixed=False
-    ),
+    "huggingface": Program(load_folder, pack=pack_folder, read_inputs=read_inputs, fixed=False),
 }

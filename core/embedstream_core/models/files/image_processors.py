@@ -24,7 +24,7 @@ from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing, Interpolation
 from embedstream_core.settings import DecodeSettings
 
-__all__ = ["PROCESSOR_FILES", "read_preprocessing"]
+__all__ = ["PROCESSOR_FILES", "read_inputs"]
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -42,8 +42,8 @@ _TRANSLATED = re.compile(
 )
 
 
-def read_preprocessing(folder: Path) -> ImagePreprocessing | None:
-    """Return the preprocessing of the folder's image processor; None if the folder has none.
+def read_inputs(folder: Path) -> tuple[ImagePreprocessing, ...]:
+    """Return the preprocessing of the folder's image processor; none if the folder has none.
 
     Raises:
         SetupError: a setting is not supported, or the processor cannot be read.
@@ -54,7 +54,7 @@ def read_preprocessing(folder: Path) -> ImagePreprocessing | None:
         if not old.exists() and not (
             new.exists() and "image_processor" in json.loads(new.read_bytes())
         ):
-            return None
+            return ()
     except ValueError as error:
         raise SetupError(f"'{new}' cannot be read as JSON ({error}); write it again") from error
     with require_extra("huggingface", feature="encoder 'huggingface'"):
@@ -72,7 +72,7 @@ def read_preprocessing(folder: Path) -> ImagePreprocessing | None:
         others = [key for key in settings if settings[key] and not _TRANSLATED.fullmatch(key)]
         with_keys = f" with {', '.join(others)}" if others else ""
         raise _build_refusal(folder, f"{type(processor).__name__}{with_keys} {problem}")
-    return preprocessing
+    return (preprocessing,)
 
 
 def _build_refusal(folder: Path, reason: str) -> SetupError:
@@ -170,7 +170,7 @@ def _compare(processor: Any, preprocessing: ImagePreprocessing) -> str:
         return f"fails on an image ({explain(error)})"
     file = io.BytesIO()
     image.save(file, "PNG")
-    ours = render(open_image(file.getvalue(), DecodeSettings()), preprocessing).pixels
+    (ours,) = render(open_image(file.getvalue(), DecodeSettings()), preprocessing)
     side = preprocessing.crop_px
     if theirs.shape != (1, 3, side, side):
         return f"makes {theirs.shape} of an image"
