@@ -7,6 +7,7 @@ as it does references: each within its limits, and a file that cannot be read is
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import urlsplit
 
 from pyspark.sql import DataFrame, SparkSession
@@ -53,7 +54,9 @@ class Files:
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
-        table = None if check_table(spark, self._table) is None else self._table
+        upgrade = f"embedstream upgrade --table {shlex.quote(self._table)}"
+        rows = check_table(spark, self._table, upgrade=upgrade)
+        table = None if rows is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
             check_models(spark, table, [model.card.model_id], remedy="choose another table")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from embedstream.cli.options import (
     read_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError
+
+if TYPE_CHECKING:
+    from embedstream.config.sections import BulkFilesConfig, StreamConfig
 
 __all__ = ["app", "main"]
 
@@ -106,6 +109,30 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
     from embedstream.cli.stream import examine_stream
 
     raise typer.Exit(0 if examine_stream(settings) else 1)
+
+
+@app.command()
+def upgrade(
+    config: Annotated[
+        Path | None, typer.Argument(help="A stream's YAML file; its table.path is altered.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Alter a table of an earlier version to the current columns; its rows stay."""
+    if (config is None) == (table is None):
+        raise typer.BadParameter("give either CONFIG or --table")
+    if config is not None:
+        settings: StreamConfig | BulkFilesConfig = read_config(config, overrides)
+    else:
+        from embedstream.config.load import load_files_config
+
+        settings = load_files_config({"table": {"path": table}}, overrides or ())
+    from embedstream.cli.upgrade import run_upgrade
+
+    run_upgrade(settings)
 
 
 @app.command()

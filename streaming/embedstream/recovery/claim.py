@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pyspark.sql import SparkSession
 
@@ -106,18 +106,23 @@ def claim_stream(spark: SparkSession, config: StreamConfig) -> HeldClaim:
 
 
 def claim_table(
-    spark: SparkSession, table: str, *, checkpoint: str = ""
+    spark: SparkSession,
+    table: str,
+    *,
+    checkpoint: str = "",
+    when: Literal["needed", "always"] = "needed",
 ) -> AbstractContextManager[object]:
     """Return a claim on the table for a writer other than the stream, if the storage needs one.
 
     Delta numbers its commits by files that must not exist yet. Local disks and S3 do not refuse
     a second writer by themselves, so one process's commit could replace another's. `checkpoint` is
-    the one of the table's stream, if there is a stream.
+    the one of the table's stream, if there is a stream. `always` claims the table on any storage,
+    for a writer that no stream may run beside.
 
     Raises:
         SetupError: On entering, a driver holds the table; the message names it.
     """
-    if Folder(spark, table).has_exclusive_create():
+    if when == "needed" and Folder(spark, table).has_exclusive_create():
         return nullcontext()
     return _hold(spark, (table,), table=table, checkpoint=checkpoint)
 

@@ -25,6 +25,8 @@ __all__ = [
     "embeddings",
     "failures",
     "find_conflict",
+    "has_earlier_shape",
+    "open_table",
     "quote_literal",
     "quote_table",
     "read_models",
@@ -120,29 +122,15 @@ def failures(spark: SparkSession, path: str) -> DataFrame:
     return table.select("error.*", *kept)
 
 
-def check_table(spark: SparkSession, path: str) -> int | None:
-    """Check the columns of an existing table and count its rows; return None if there is no table.
-
-    The table may have more columns, if these may be null.
+def open_table(spark: SparkSession, path: str) -> DataFrame | None:
+    """Return the table at a path; None if there is none.
 
     Raises:
-        SetupError: Spark cannot reach the path, no Delta table is there, a column is missing or has
-            another type, or is an additional one that may not be null.
+        SetupError: Spark cannot reach the path, or what is there is not a Delta table.
     """
     Folder(spark, path).check_reachable()
     try:
-        table = spark.read.format("delta").load(path)
-        own, present = _types(OUTCOME_SCHEMA), _types(table.schema)
-        problems = [
-            f"column '{name}' is {present.get(name, 'missing')}, not {kind}"
-            for name, kind in own.items()
-            if present.get(name) != kind
-        ] + [
-            f"column '{field.name}' may not be null, and the stream does not fill it"
-            for field in table.schema
-            if field.name not in own and not field.nullable
-        ]
-        rows = table.count()
+        return spark.read.format("delta").load(path)
     except AnalysisException as error:
         if error.getCondition() in _NO_TABLE:
             return None
@@ -151,12 +139,50 @@ def check_table(spark: SparkSession, path: str) -> int | None:
             f"table.path '{path}' cannot be read as a Delta table ({first_line}); choose another "
             "path, or repair the table"
         ) from None
+
+
+def check_table(
+    spark: SparkSession, path: str, *, upgrade: str = "embedstream upgrade CONFIG"
+) -> int | None:
+    """Check the columns of an existing table and count its rows; return None if there is no table.
+
+    The table may have more columns, if these may be null. `upgrade` is the command that alters a
+    table of an earlier version.
+
+    Raises:
+        SetupError: Spark cannot reach the path, no Delta table is there, a column is missing or has
+            another type, or is an additional one that may not be null.
+    """
+    if (table := open_table(spark, path)) is None:
+        return None
+    if has_earlier_shape(table.schema):
+        raise SetupError(
+            f"the table '{path}' has the columns width and height of an earlier version, where "
+            f"media is now; alter it with `{upgrade}`, which keeps its rows"
+        )
+    own, present = _types(OUTCOME_SCHEMA), _types(table.schema)
+    problems = [
+        f"column '{name}' is {present.get(name, 'missing')}, not {kind}"
+        for name, kind in own.items()
+        if present.get(name) != kind
+    ] + [
+        f"column '{field.name}' may not be null, and the stream does not fill it"
+        for field in table.schema
+        if field.name not in own and not field.nullable
+    ]
     if problems:
         raise SetupError(
             f"the table '{path}' does not fit: {'; '.join(problems)}; choose another table.path, "
             "or alter the table"
         )
-    return rows
+    return table.count()
+
+
+def has_earlier_shape(schema: StructType) -> bool:
+    """Return whether it is the outcome table with `width` and `height` in place of `media`."""
+    earlier = _types(OUTCOME_SCHEMA) | {"width": "int", "height": "int"}
+    del earlier["media"]
+    return "media" not in schema.names and earlier.items() <= _types(schema).items()
 
 
 def check_models(spark: SparkSession, path: str, model_ids: Sequence[str], *, remedy: str) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
+    BooleanType,
+    DoubleType,
     FloatType,
     IntegerType,
     LongType,
@@ -28,6 +33,7 @@ from embedstream_core.redaction import redact_attributes, redact_text, redact_ur
 __all__ = [
     "CARRIED_COLUMNS",
     "COLUMN_TYPE",
+    "MEDIA_TYPE",
     "OUTCOME_SCHEMA",
     "Origin",
     "build_error_struct",
@@ -36,6 +42,17 @@ __all__ = [
     "build_outcome_frame",
     "build_vector_column",
 ]
+
+MEDIA_TYPE = (
+    StructType()
+    .add("type", StringType())
+    .add("width", IntegerType())
+    .add("height", IntegerType())
+    .add("duration_s", DoubleType())
+    .add("characters", IntegerType())
+    .add("truncated", BooleanType())
+)
+"""The column `media`: what is known of a row's content, in the fields of `Media`."""
 
 _ERROR = StructType().add("code", StringType()).add("stage", StringType())
 OUTCOME_SCHEMA = (
@@ -50,8 +67,7 @@ OUTCOME_SCHEMA = (
     .add("embedding", ArrayType(FloatType()))
     .add("error", _ERROR.add("message", StringType()))
     .add("model_id", StringType())
-    .add("width", IntegerType())
-    .add("height", IntegerType())
+    .add("media", MEDIA_TYPE)
     .add("content_sha256", StringType())
     .add("processed_at", TimestampType())
     .add("attributes", MapType(StringType(), StringType()))
@@ -64,6 +80,7 @@ COLUMN_TYPE = StructType([OUTCOME_SCHEMA["embedding"], OUTCOME_SCHEMA["error"]])
 """An outcome as one column: a vector, or an error."""
 
 _ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+_GET_MEDIA_VALUES = attrgetter(*MEDIA_TYPE.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,42 +111,51 @@ class Origin:
 
 
 def build_outcome_frame(
-    carried: pd.DataFrame, origins: Sequence[Origin], outcomes: Sequence[Outcome], *, model_id: str
+    carried: pd.DataFrame, origins: Sequence[Origin], outcomes: Sequence[Sequence[Outcome]]
 ) -> pd.DataFrame:
     """Return the rows of one input frame, in the columns of `OUTCOME_SCHEMA`.
 
-    `carried` has the `CARRIED_COLUMNS` of its messages.
+    Args:
+        carried: The `CARRIED_COLUMNS` of the messages.
+        origins: One for each message.
+        outcomes: Those of each message; each outcome becomes a row, and a message without one has
+            no row.
     """
-    columns = _list_columns(origins, outcomes)
-    columns |= {
+    if (messages := _find_messages(outcomes)) is not None:
+        carried = carried.iloc[messages].reset_index(drop=True)
+        origins = [origins[message] for message in messages]
+    flat = list(chain.from_iterable(outcomes))
+    columns = _list_columns(origins, flat) | {
         **{name: carried[name] for name in CARRIED_COLUMNS},
         # PySpark converts arrays to lists, but takes three times as long.
         "embedding": [
-            outcome.vector.tolist() if isinstance(outcome, Embedding) else None
-            for outcome in outcomes
+            outcome.vector.tolist() if isinstance(outcome, Embedding) else None for outcome in flat
         ],
-        "model_id": model_id,
-        "width": pd.array(columns["width"], "Int32"),
-        "height": pd.array(columns["height"], "Int32"),
+        # PySpark takes no tuples.
+        "media": [
+            None if values is None else dict(zip(MEDIA_TYPE.names, values, strict=True))
+            for values in map(_get_media_values, flat)
+        ],
         "processed_at": pd.Timestamp.now("UTC"),
     }
     return pd.DataFrame(columns, index=carried.index, columns=OUTCOME_SCHEMA.names)
 
 
 def build_outcome_batch(
-    carried: pa.RecordBatch,
-    origins: Sequence[Origin],
-    outcomes: Sequence[Outcome],
-    *,
-    model_id: str,
+    carried: pa.RecordBatch, origins: Sequence[Origin], outcomes: Sequence[Sequence[Outcome]]
 ) -> pa.RecordBatch:
     """Return the rows of one input Arrow batch; otherwise the same as `build_outcome_frame`."""
+    if (messages := _find_messages(outcomes)) is not None:
+        carried = carried.take(pa.array(messages))
+        origins = [origins[message] for message in messages]
+    flat = list(chain.from_iterable(outcomes))
     now = pa.scalar(pd.Timestamp.now("UTC"), _ARROW_SCHEMA.field("processed_at").type)
-    columns = _list_columns(origins, outcomes) | {
+    columns = _list_columns(origins, flat) | {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
-        "embedding": build_vector_column(outcomes),
-        "model_id": pa.repeat(model_id, len(outcomes)),
-        "processed_at": pa.repeat(now, len(outcomes)),
+        "embedding": build_vector_column(flat),
+        # Of tuples; dictionaries take three times as long.
+        "media": pa.array(map(_get_media_values, flat), _ARROW_SCHEMA.field("media").type),
+        "processed_at": pa.repeat(now, len(flat)),
     }
     return pa.RecordBatch.from_pydict(columns, schema=_ARROW_SCHEMA)
 
@@ -162,15 +188,26 @@ def build_error_struct(outcome: Outcome) -> dict[str, str] | None:
     return {"code": outcome.code, "stage": outcome.stage, "message": outcome.message}
 
 
+def _find_messages(outcomes: Sequence[Sequence[Outcome]]) -> npt.NDArray[np.int64] | None:
+    """Return the message of each outcome by its number; None if each has exactly one."""
+    counts = list(map(len, outcomes))
+    if counts == [1] * len(counts):
+        return None
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def _get_media_values(outcome: Outcome) -> tuple[Any, ...] | None:
+    """Return the fields of `MEDIA_TYPE`, in order."""
+    return None if outcome.media is None else _GET_MEDIA_VALUES(outcome.media)
+
+
 def _list_columns(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the columns that a frame and an Arrow batch fill with the same lists."""
     return {
         "image_id": [origin.image_id for origin in origins],
         "uri": [origin.uri for origin in origins],
         "error": [build_error_struct(outcome) for outcome in outcomes],
-        # Failures have neither.
-        "width": [getattr(outcome, "width", None) for outcome in outcomes],
-        "height": [getattr(outcome, "height", None) for outcome in outcomes],
+        "model_id": [outcome.model_id for outcome in outcomes],
         "content_sha256": [outcome.content_sha256 for outcome in outcomes],
         "attributes": [dict(origin.attributes) for origin in origins],
     }

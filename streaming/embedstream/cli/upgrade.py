@@ -1,0 +1,46 @@
+"""Upgrading a table from the command line."""
+
+from __future__ import annotations
+
+from embedstream.cli import console
+from embedstream.cli.session import explain_errors
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.recovery.claim import claim_table
+from embedstream.spark.errors import describe_error
+from embedstream.spark.session import open_session
+
+__all__ = ["run_upgrade"]
+
+
+def run_upgrade(config: StreamConfig | BulkFilesConfig) -> None:
+    """Alter a table of an earlier version; do nothing if it has the current columns already.
+
+    Raises:
+        SetupError: there is no such table, or a driver writes to it; nothing was done.
+        StreamFailed: an error ended it, or a disk is full or cannot be written; the table is as it
+            was.
+    """
+    path = config.table.path
+
+    def explain(error: Exception) -> str:
+        return f"the table was not altered: {describe_error(error)}"
+
+    checkpoint = config.checkpoint if isinstance(config, StreamConfig) else ""
+    session = open_session(config.spark, config.pipeline, config.locations)
+    with (
+        console.show_status("starting Spark") as status,
+        session as spark,
+        explain_errors({"table.path": path}, explain),
+    ):
+        from embedstream.table.upgrade import needs_upgrade, upgrade_table
+
+        status.stop()
+        if not needs_upgrade(spark, path):
+            console.print_text(f"the table '{path}' has the current columns already")
+            return
+        with claim_table(spark, path, checkpoint=checkpoint, when="always"):
+            rows = upgrade_table(spark, path)
+        console.print_text(
+            f"{console.format_count(rows, 'row')} of '{path}' have the column media now, in place "
+            "of width and height"
+        )
