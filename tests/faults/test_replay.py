@@ -35,7 +35,7 @@ def replaying(
     checked = check_start(spark, config, print, consent, purpose="replay")
     assert checked is not None
     chosen = Selection(**selection)  # type: ignore[arg-type]
-    return Replay(spark, config, checked.model, checked.topics, kind=kind, selection=chosen)
+    return Replay(spark, config, checked.models, checked.topics, kind=kind, selection=chosen)
 
 
 def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
@@ -52,7 +52,8 @@ def other_model(config: StreamConfig) -> StreamConfig:
 
 
 def model_id(config: StreamConfig) -> str:
-    return prepared(config).card.model_id
+    (model,) = prepared(config)
+    return model.card.model_id
 
 
 @pytest.fixture

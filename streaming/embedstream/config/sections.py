@@ -175,6 +175,11 @@ class BulkFilesConfig(DataFrameConfig):
         return self
 
     @property
+    def all_encoders(self) -> tuple[EncoderConfig, ...]:
+        """The only model, as `StreamConfig` has several."""
+        return (self.encoder,)
+
+    @property
     def locations(self) -> list[str]:
         """The locations that Spark writes to."""
         return [self.table.path]

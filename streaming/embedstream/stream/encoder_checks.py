@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pyspark.sql import SparkSession
 
@@ -42,7 +43,7 @@ class EncoderChecks:
     ) -> None:
         """Check nothing yet. `preparations` have one for each encoder, if they have begun."""
         self._spark = spark
-        begun = preparations or [lambda one=one: prepare(one) for one in encoders]
+        begun = preparations or [partial(prepare, one) for one in encoders]
         self._encoders = [_Encoder(*pair) for pair in zip(encoders, begun, strict=True)]
 
     @property
@@ -51,18 +52,22 @@ class EncoderChecks:
         choices = [one.choice for one in self._encoders]
         return tuple(one.model for one in choices if one) if all(choices) else None
 
+    def list_all(self, table: str) -> Mapping[str, Callable[[], str]]:
+        """Return all checks by subject, for models whose rows an existing table may have."""
+        return {**self.list_preparations(), **self.list_choices(table)}
+
     def list_preparations(self) -> Mapping[str, Callable[[], str]]:
         """Return the checks that prepare each encoder and look for its device, by subject."""
         return {
-            self._name(subject, one): lambda check=check, one=one: check(one)
+            self._name(subject, one): partial(check, one)
             for one in self._encoders
             for subject, check in (("encoder", self._prepare), ("device", self._check_device))
         }
 
-    def list_choices(self) -> Mapping[str, Callable[[], str]]:
+    def list_choices(self, table: str | None = None) -> Mapping[str, Callable[[], str]]:
         """Return the checks that say in which precision each encoder runs, by subject."""
         return {
-            self._name("precision", one): lambda one=one: self._describe_choice(one)
+            self._name("precision", one): partial(self._describe_choice, one, table)
             for one in self._encoders
         }
 
@@ -109,10 +114,10 @@ class EncoderChecks:
             )
         return f"{encoder.device}; {granted or 0} GPUs an executor"
 
-    def _describe_choice(self, one: _Encoder) -> str:
+    def _describe_choice(self, one: _Encoder, table: str | None) -> str:
         if one.model is None:
             raise SetupError("not chosen, because there is no encoder")
-        self._choose(one, None)
+        self._choose(one, table)
         assert one.choice is not None
         model_id = one.choice.model.card.model_id
         for other in self._encoders[: self._encoders.index(one)]:

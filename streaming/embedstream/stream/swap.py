@@ -1,0 +1,363 @@
+"""Give a running stream other models, at the boundary of two micro-batches.
+
+A thread takes requests and prepares: it checks the new models as a start does and loads them in
+the workers, while the old ones go on working. The driver's main thread switches: it lets the
+micro-batch in flight finish, records the new models in the table, and starts their query from the
+same checkpoint. Each micro-batch is made by one set of models, which its rows name, and Delta skips
+a repeated one; so no row is lost or doubled wherever the driver is killed. If anything fails before
+the first micro-batch of the new models is committed, the old ones go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from embedstream.config.sections import StreamConfig
+from embedstream.recovery.claim import ClaimLost, HeldClaim
+from embedstream.recovery.doctor import run_checks
+from embedstream.recovery.swap_files import Phase, Swap, SwapFiles, SwapRequest, find_differences
+from embedstream.spark.errors import describe_error
+from embedstream.spark.session import warm_workers
+from embedstream.spark.sizing import count_parallel_tasks
+from embedstream.stream.encoder_checks import EncoderChecks
+from embedstream.stream.job import (
+    Stream,
+    Until,
+    build_featurizer,
+    list_ids,
+    start_query,
+    stop_stream,
+)
+from embedstream.stream.pause import list_work, measure_pause
+from embedstream.table.delta import set_models
+from embedstream.worker.messages import Featurizer
+from embedstream_core.errors import EmbedstreamError, SetupError
+from embedstream_core.models.card import PreparedModel
+
+__all__ = ["Service", "SwapDesk"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+_STORAGE_ERRORS = (SetupError, Py4JJavaError, OSError)
+# A worker that was busy when the others loaded the models gets another task.
+_WARMING_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What runs: a configuration, the models of its encoders, and the function with both."""
+
+    config: StreamConfig
+    models: tuple[PreparedModel, ...]
+    function: Featurizer
+
+
+@dataclass(slots=True)
+class _Switch:
+    """A switch whose models have committed no micro-batch yet.
+
+    `before` is the progress of the old models' query, which was asked to stop at `asked_at`. An
+    earlier driver's has no `previous` models.
+    """
+
+    id: str
+    previous: Service | None = None
+    before: list[Any] = field(default_factory=list)
+    asked_at: float = 0.0
+    is_announced: bool = False
+
+
+class _Closed(Exception):
+    """The stream ends: nothing more is prepared or recorded."""
+
+
+class SwapDesk:
+    """Runs the query of the present models, and that of others when they are asked for.
+
+    `prepared` are the next ones, once they are ready. A thread takes requests within a `with`
+    block; every method is for the main thread.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        service: Service,
+        *,
+        claim: HeldClaim,
+        given: StreamConfig,
+        reread: Callable[[], StreamConfig],
+        reload: threading.Event,
+        until: Until,
+        say: Callable[[str], object],
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            spark: The stream's session.
+            service: What is to run at first.
+            claim: The stream's own.
+            given: The configuration as the user gave it; all but its encoders must stay.
+            reread: Returns the configuration as its file is now; used when `reload` is set.
+            reload: Set by a signal.
+            until: As in `start_query`.
+            say: Prints a line.
+        """
+        self.service = service
+        self.prepared: Service | None = None
+        self._spark = spark
+        self._claim = claim
+        self._given = given
+        self._reread = reread
+        self._reload = reload
+        self._until: Until = until
+        self._say = say
+        self._files = SwapFiles.of(spark, given)
+        self._functions = [service.function]
+        self._swap: Swap | None = None
+        self._switch: _Switch | None = None
+        self._lock = threading.Lock()
+        self._settled = threading.Event()
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Take over the record of an earlier driver, and begin to take requests.
+
+        Raises:
+            SetupError: the record cannot be read.
+        """
+        self._swap = self._files.read_swap()
+        if self._swap is not None and self._swap.phase == "preparing":
+            self._advance("failed", "the driver ended before the new models were ready")
+        if self._swap is not None and self._swap.is_open:
+            self._switch = _Switch(self._swap.id)
+        threading.Thread(target=self._serve, name="swap", daemon=True).start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Take no more requests; a swap that is still in preparation has failed."""
+        with self._lock:
+            self._closed.set()
+        self._settled.set()
+        if self._swap is not None and self._swap.phase == "preparing":
+            try:
+                self._record(self._swap.advance("failed", "the stream ended before the switch"))
+            except Exception:
+                # What ends the stream may be the loss of its claim or of its storage.
+                _log.info("the end of the swap was not recorded", exc_info=True)
+
+    @property
+    def loads(self) -> int:
+        """How often a worker loaded a model."""
+        models = (model for one in self._functions for model in one.embedder.models)
+        return sum(model.loads for model in models)
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether the present models have committed no micro-batch since they replaced others."""
+        return self._switch is not None and self._switch.previous is not None
+
+    def start(self) -> Stream:
+        """Start the query of the present models."""
+        config, table = self.service.config, self.service.config.table.path
+        set_models(self._spark, table, list_ids(self.service.models))
+        return start_query(self._spark, config, self.service.function, until=self._until)
+
+    def switch(self, stream: Stream) -> Stream:
+        """Let the micro-batch in flight finish, and start the query of the prepared models.
+
+        Returns the old models' query if the switch is not recorded, which is tried again, and the
+        old models' query started again if the new one cannot be started.
+
+        Raises:
+            StreamingQueryException: the old query failed; `prepared` can still be switched to.
+        """
+        assert self.prepared is not None
+        assert self._swap is not None
+        if not self._swap.is_open:
+            try:
+                # From here on a start with either configuration goes on with the swap.
+                self._advance("accepted", "switching when the micro-batch in flight is committed")
+            except _STORAGE_ERRORS:
+                _log.warning("the swap is not recorded yet", exc_info=True)
+                return stream
+        switch = _Switch(self._swap.id, self.service, asked_at=time.time())
+        stop_stream(stream.query, timeout_s=self.service.config.trigger.stop_timeout_s)
+        switch.before = list_work(stream.query.recentProgress)
+        self._switch, self.service, self.prepared = switch, self.prepared, None
+        self._functions.append(self.service.function)
+        try:
+            return self.start()
+        except (PySparkException, Py4JJavaError) as error:
+            return self.go_back(error)
+
+    def go_back(self, error: Exception) -> Stream:
+        """Start the old models' query again, because the new one failed with an error."""
+        switch, self._switch = self._switch, None
+        assert switch is not None
+        assert switch.previous is not None
+        self.service = switch.previous
+        stream = self.start()
+        reason = describe_error(error)
+        line = f"the new models failed, and the old ones go on: {reason}"
+        self._settle(switch, "failed", line)
+        return stream
+
+    def watch(self, query: StreamingQuery) -> None:
+        """Record the first micro-batch that is committed after a switch."""
+        switch = self._switch
+        if switch is None or not (progress := query.recentProgress):
+            return
+        work = list_work(progress)
+        try:
+            if switch.previous is None:
+                if work:
+                    self._settle(switch, *self._describe_resumed())
+            elif work:
+                pause = measure_pause(switch.before, work[0], asked_at=switch.asked_at)
+                self._settle(switch, "done", str(pause))
+            elif not switch.is_announced:
+                pause = measure_pause(switch.before, progress[0], asked_at=switch.asked_at)
+                ready = f"the new models were ready after {pause.seconds:.1f} s"
+                self._settle(switch, "switched", f"{ready}; no message was waiting")
+                switch.is_announced = True
+        except _STORAGE_ERRORS:
+            _log.warning("the end of a swap is not recorded yet", exc_info=True)
+            return
+        if work:
+            self._switch = None
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            is_signal = self._reload.wait(_POLL_S)
+            try:
+                if is_signal:
+                    self._reload.clear()
+                    self._take_signal()
+                else:
+                    self._take_request()
+            except (_Closed, ClaimLost):
+                return
+            except Exception as error:
+                # Storage may be unreachable for a while, and a session that ends raises anything.
+                if self._closed.is_set():
+                    return
+                _log.warning("a request for other models was not taken", exc_info=True)
+                self._say(f"swap: {error}")
+
+    def _take_signal(self) -> None:
+        driver = self._claim.claim.id
+        self._answer(SwapRequest.of(self._reread(), id=uuid.uuid4().hex, driver=driver))
+
+    def _take_request(self) -> None:
+        try:
+            request = self._files.read_request()
+        except SetupError:
+            self._files.delete_request()
+            raise
+        if request is None:
+            return
+        if request.driver != self._claim.claim.id:
+            # Its driver has ended, and the command has said so.
+            self._files.delete_request()
+            return
+        self._answer(request)
+
+    def _answer(self, request: SwapRequest) -> None:
+        """Prepare the models of a request, and wait until the main thread has switched to them."""
+        old = self.service.config.all_encoders
+        self._settled.clear()
+        with self._lock:
+            self._record(Swap(request.id, request.driver, old, request.encoders))
+        self._files.delete_request()
+        try:
+            prepared = self._prepare(request)
+        except EmbedstreamError as error:
+            if isinstance(error, ClaimLost):
+                raise
+            self._advance("failed", f"refused, and the old models go on: {error}")
+        except (PySparkException, Py4JJavaError) as error:
+            self._advance("failed", f"refused, and the old models go on: {describe_error(error)}")
+        else:
+            if prepared is None:
+                self._advance("done", "nothing to do: these models run already")
+                return
+            self.prepared = prepared
+            self._settled.wait()
+
+    def _prepare(self, request: SwapRequest) -> Service | None:
+        """Check the new models and load them in the workers; return None if they run already.
+
+        Raises:
+            SetupError: more than the encoders differs, or a model cannot be used.
+        """
+        if differences := find_differences(self._given, request.settings):
+            raise SetupError(
+                f"a swap changes encoder and encoders only, and the running stream has another "
+                f"{', '.join(differences)}; give the same settings, or restart the stream"
+            )
+        spark, table = self._spark, self.service.config.table.path
+        checks = EncoderChecks(spark, request.encoders)
+        passed = True
+        for finding in run_checks(checks.list_all(table)):
+            mark = "ok  " if finding.passed else "FAIL"
+            self._advance("preparing", f"{mark} {finding.subject:<11} {finding.detail}")
+            passed = passed and finding.passed
+        if not passed or checks.models is None:
+            raise SetupError("fix the failed checks above")
+        running = self.service.config.all_encoders, list_ids(self.service.models)
+        if (request.encoders, list_ids(checks.models)) == running:
+            return None
+        config = self.service.config.with_encoders(request.encoders)
+        function = build_featurizer(spark, config, checks.models)
+        for _ in range(_WARMING_ROUNDS):
+            warm_workers(spark, function.embedder.load)
+            loads = min(model.loads for model in function.embedder.models)
+            if loads >= count_parallel_tasks(spark):
+                break
+        self._advance("preparing", "the workers have loaded the new models")
+        function = replace(function, counts=self.service.function.counts)
+        return Service(config, checks.models, function)
+
+    def _describe_resumed(self) -> tuple[Phase, str]:
+        """Return how a swap ended whose driver was killed."""
+        assert self._swap is not None
+        if self.service.config.all_encoders == self._swap.new:
+            return "done", "the restarted driver works with the new models"
+        return "failed", "the restarted driver works with other models"
+
+    def _settle(self, switch: _Switch, phase: Phase, line: str) -> None:
+        """Record how a switch went, unless another swap has begun, and let the thread go on."""
+        assert self._swap is not None
+        if self._swap.id == switch.id:
+            self._advance(phase, line)
+            self._settled.set()
+
+    def _advance(self, phase: Phase, line: str) -> None:
+        """Print a line and record it.
+
+        Raises:
+            ClaimLost: another driver has taken over.
+        """
+        assert self._swap is not None
+        with self._lock:
+            if self._closed.is_set():
+                raise _Closed
+            self._say(f"swap: {line}")
+            self._record(self._swap.advance(phase, line))
+
+    def _record(self, swap: Swap) -> None:
+        self._claim.verify()
+        self._files.write_swap(swap)
+        self._swap = swap
