@@ -87,7 +87,7 @@ class Life:
         """Check that each message has its row, and each undamaged image its vector."""
         rows = check_outcomes(Path(self.config.table.path), self.topic.positions())
         assert len(rows) == self.sent
-        model_id = self.model.card.model_id
+        model_id = self.models[0].card.model_id
         expected = embed_images(pictures(), model_id=model_id) if rows else []
         for row in rows.values():
             kind, _, number = row["image_id"].partition("-")

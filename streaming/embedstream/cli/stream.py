@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.swap import SwapDesk
 
-__all__ = ["check_stream", "examine_stream", "run_stream"]
+__all__ = ["check_stream", "examine_stream", "run_queries", "run_stream"]
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _run_after_checks(
                 say=console.print_text,
             )
             with desk:
-                _run_queries(spark, config, desk, signals.stop, claim)
+                run_queries(spark, config, desk, signals.stop, claim)
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -166,7 +166,7 @@ def _run_after_checks(
     return listener.totals
 
 
-def _run_queries(
+def run_queries(
     spark: SparkSession,
     config: StreamConfig,
     desk: SwapDesk,

@@ -14,13 +14,27 @@ from embedstream.recovery.swap_files import SwapFiles, SwapRequest
 from embedstream.spark.session import open_session
 from embedstream_core.errors import SetupError
 
-__all__ = ["request_swap"]
+__all__ = ["ask_driver", "request_swap"]
 
 _POLL_S = 0.5
 _BUSY = ("preparing", "accepted")
 
 
 def request_swap(config: StreamConfig) -> bool:
+    """Open a session, and ask the stream's driver for the encoders of a configuration.
+
+    Returns and raises as `ask_driver`.
+    """
+    # Spark serves only to reach the checkpoint's file system here.
+    options = {**config.spark.options, "spark.ui.enabled": "false"}
+    here = config.spark.model_copy(update={"master": "local[1]", "options": options})
+    session = open_session(here, config.pipeline, config.locations)
+    with console.show_status("starting Spark") as status, session as spark:
+        status.stop()
+        return ask_driver(spark, config)
+
+
+def ask_driver(spark: SparkSession, config: StreamConfig) -> bool:
     """Ask the stream's driver for the encoders of a configuration, and print its answer.
 
     Returns whether the new models run.
@@ -29,28 +43,22 @@ def request_swap(config: StreamConfig) -> bool:
         SetupError: no driver runs with this checkpoint, or it is busy with another swap, or it
             ended before it answered.
     """
-    # Spark serves only to reach the checkpoint's file system here.
-    options = {**config.spark.options, "spark.ui.enabled": "false"}
-    here = config.spark.model_copy(update={"master": "local[1]", "options": options})
-    session = open_session(here, config.pipeline, config.locations)
-    with console.show_status("starting Spark") as status, session as spark:
-        status.stop()
-        claim = read_claim(spark, config)
-        if claim is None:
-            raise SetupError(
-                f"no driver runs with the checkpoint '{config.checkpoint}'; start one with "
-                "`embedstream run`, which takes the encoders of its configuration"
-            )
-        files = SwapFiles.of(spark, config)
-        request = SwapRequest.of(config, id=uuid.uuid4().hex, driver=claim.id)
-        _send(files, request)
-        console.print_text(f"asked the driver: host {claim.host}, pid {claim.pid}")
-        try:
-            return _await_answer(spark, config, files, request)
-        finally:
-            # Nobody would see the answer to a request that was not taken.
-            if (waiting := files.read_request()) is not None and waiting.id == request.id:
-                files.delete_request()
+    claim = read_claim(spark, config)
+    if claim is None:
+        raise SetupError(
+            f"no driver runs with the checkpoint '{config.checkpoint}'; start one with "
+            "`embedstream run`, which takes the encoders of its configuration"
+        )
+    files = SwapFiles.of(spark, config)
+    request = SwapRequest.of(config, id=uuid.uuid4().hex, driver=claim.id)
+    _send(files, request)
+    console.print_text(f"asked the driver: host {claim.host}, pid {claim.pid}")
+    try:
+        return _await_answer(spark, config, files, request)
+    finally:
+        # Nobody would see the answer to a request that was not taken.
+        if (waiting := files.read_request()) is not None and waiting.id == request.id:
+            files.delete_request()
 
 
 def _send(files: SwapFiles, request: SwapRequest) -> None:
