@@ -15,7 +15,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
-from embedstream.table.delta import append, create_table, set_models
+from embedstream.table.delta import append, create_table, read_models, set_models
 from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
@@ -26,6 +26,7 @@ __all__ = [
     "Until",
     "build_featurizer",
     "list_ids",
+    "record_models",
     "start_query",
     "start_stream",
     "stop_stream",
@@ -62,10 +63,19 @@ def start_stream(
     must hold `claim_stream(...)` while the query runs, as `embedstream run` does.
     """
     create_table(spark, config.table, model_ids=list_ids(models))
-    set_models(spark, config.table.path, list_ids(models))
+    record_models(spark, config, models)
     Folder(spark, config.checkpoint).make_private()
     function = replace(build_featurizer(spark, config, models), counts=counts)
     return start_query(spark, config, function, until=until, maintain_every_s=maintain_every_s)
+
+
+def record_models(
+    spark: SparkSession, config: StreamConfig, models: Iterable[PreparedModel]
+) -> None:
+    """Record the models in the table that they fill from now on, unless it names them already."""
+    path, model_ids = config.table.path, list_ids(models)
+    if list(read_models(spark, path)) != model_ids:
+        set_models(spark, path, model_ids)
 
 
 def start_query(

@@ -36,6 +36,7 @@ from embedstream.stream.job import (
     Until,
     build_featurizer,
     list_ids,
+    record_models,
     start_query,
     stop_stream,
 )
@@ -62,6 +63,11 @@ class Service:
     config: StreamConfig
     models: tuple[PreparedModel, ...]
     function: Featurizer
+
+    @property
+    def loads(self) -> int:
+        """How often a worker loaded one of the models."""
+        return sum(model.loads for model in self.function.embedder.models)
 
 
 @dataclass(slots=True)
@@ -124,7 +130,7 @@ class SwapDesk:
         self._until: Until = until
         self._say = say
         self._files = SwapFiles.of(spark, given)
-        self._functions = [service.function]
+        self._former_loads = 0
         self._swap: Swap | None = None
         self._switch: _Switch | None = None
         self._lock = threading.Lock()
@@ -160,8 +166,8 @@ class SwapDesk:
     @property
     def loads(self) -> int:
         """How often a worker loaded a model."""
-        models = (model for one in self._functions for model in one.embedder.models)
-        return sum(model.loads for model in models)
+        previous = self._switch.previous if self._switch else None
+        return self._former_loads + sum(one.loads for one in (previous, self.service) if one)
 
     @property
     def can_go_back(self) -> bool:
@@ -169,10 +175,9 @@ class SwapDesk:
         return self._switch is not None and self._switch.previous is not None
 
     def start(self) -> Stream:
-        """Start the query of the present models."""
-        config, table = self.service.config, self.service.config.table.path
-        set_models(self._spark, table, list_ids(self.service.models))
-        return start_query(self._spark, config, self.service.function, until=self._until)
+        """Record the present models in the table, and start their query."""
+        record_models(self._spark, self.service.config, self.service.models)
+        return self._start_query()
 
     def switch(self, stream: Stream) -> Stream:
         """Let the micro-batch in flight finish, and start the query of the prepared models.
@@ -192,13 +197,16 @@ class SwapDesk:
             except _STORAGE_ERRORS:
                 _log.warning("the swap is not recorded yet", exc_info=True)
                 return stream
-        switch = _Switch(self._swap.id, self.service, asked_at=time.time())
-        stop_stream(stream.query, timeout_s=self.service.config.trigger.stop_timeout_s)
-        switch.before = list_work(stream.query.recentProgress)
-        self._switch, self.service, self.prepared = switch, self.prepared, None
-        self._functions.append(self.service.function)
+        old, asked_at = self.service, time.time()
+        stop_stream(stream.query, timeout_s=old.config.trigger.stop_timeout_s)
+        before = list_work(stream.query.recentProgress)
+        self._switch = _Switch(self._swap.id, old, before, asked_at)
+        self.service, self.prepared = self.prepared, None
+        ids = list_ids(self.service.models)
         try:
-            return self.start()
+            if ids != list_ids(old.models):
+                set_models(self._spark, self.service.config.table.path, ids)
+            return self._start_query()
         except (PySparkException, Py4JJavaError) as error:
             return self.go_back(error)
 
@@ -207,6 +215,7 @@ class SwapDesk:
         switch, self._switch = self._switch, None
         assert switch is not None
         assert switch.previous is not None
+        self._former_loads += self.service.loads
         self.service = switch.previous
         stream = self.start()
         reason = describe_error(error)
@@ -236,7 +245,13 @@ class SwapDesk:
             _log.warning("the end of a swap is not recorded yet", exc_info=True)
             return
         if work:
+            # The former models are dropped here, with their broadcasts.
+            self._former_loads += switch.previous.loads if switch.previous else 0
             self._switch = None
+
+    def _start_query(self) -> Stream:
+        config, function = self.service.config, self.service.function
+        return start_query(self._spark, config, function, until=self._until)
 
     def _serve(self) -> None:
         while not self._closed.is_set():

@@ -210,17 +210,16 @@ def read_models(spark: SparkSession, path: str) -> tuple[str, ...]:
 
 
 def set_models(spark: SparkSession, path: str, model_ids: Sequence[str]) -> None:
-    """Record the models that fill the table from now on, unless they are recorded already.
+    """Record the models that fill the table from now on.
 
-    A new record is a commit that changes the table's metadata: Delta refuses the commit of a
-    micro-batch that is in flight meanwhile.
+    This commit changes the table's metadata: Delta refuses the commit of a micro-batch that is in
+    flight at the time.
     """
-    if read_models(spark, path) != tuple(model_ids):
-        recorded = quote_literal("\n".join(model_ids))
-        spark.sql(
-            f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
-            f"({quote_literal(MODEL_PROPERTY)} = {recorded})"
-        )
+    recorded = quote_literal("\n".join(model_ids))
+    spark.sql(
+        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
+        f"({quote_literal(MODEL_PROPERTY)} = {recorded})"
+    )
 
 
 def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
