@@ -44,11 +44,9 @@ _TRANSFORMS = Compose(
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    decoder = SandboxedDecoder(
-        PREPROCESSING, DecodeSettings(), fidelity="exact", isolation=Isolation()
-    )
+    decoder = SandboxedDecoder({"image": (PREPROCESSING,)}, DecodeSettings(), isolation=Isolation())
     with closing(decoder):
-        ways = {**WAYS, "isolated": lambda content: decoder.decode(content).pixels}
+        ways = {**WAYS, "isolated": lambda content: decoder.decode(content, "image")[0].parts[0]}
         measured = {
             f"{width}x{height}": _measure(ways, _contents((width, height), arguments), arguments)
             for width, height in SIZES
@@ -69,7 +67,7 @@ def _reference(content: bytes) -> Pixels:
 def _own(fidelity: Fidelity) -> Decode:
     def decode(content: bytes) -> Pixels:
         opened = open_image(content, DecodeSettings())
-        return render_quickly(content, opened, PREPROCESSING, fidelity=fidelity).pixels
+        return render_quickly(content, opened, PREPROCESSING, fidelity=fidelity)[0]
 
     return decode
 

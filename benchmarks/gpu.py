@@ -44,9 +44,11 @@ from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modality import Sample
 from embedstream_core.models.encoders.catalog import find_encoder
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.records import Embedding, Item
+from embedstream_core.records import Embedding, Item, Media
 from embedstream_core.settings import DecodeSettings, PipelineLimits
 
 ARROW_ROWS = 256
@@ -70,13 +72,13 @@ def main() -> None:
         return {
             "decoding alone": decoding,
             "forward alone": _forward_rate(engine, pictures, len(images)),
-            "embedstream's pipeline": _pipeline_rate(engine, preprocessing, images, arguments),
+            "embedstream's pipeline": _pipeline_rate(engine, images, arguments),
         }
 
-    one_round(contents[: 4 * engine.batch_size])
+    one_round(contents[: 4 * engine.batch_sizes["image"]])
     rounds = [one_round(contents) for _ in range(arguments.rounds)]
     split = _split(engine, preprocessing.crop_px)
-    _report(rounds, split, engine.batch_size, arguments)
+    _report(rounds, split, engine.batch_sizes["image"], arguments)
 
 
 def _engine(
@@ -90,8 +92,7 @@ def _engine(
     preprocessing = encoder.default_weights.preprocessing
     assert preprocessing is not None
     engine = Engine.start(
-        model.eval(),
-        preprocessing,
+        LoadedModel(model.eval(), (preprocessing,)),
         device=device,
         precision=arguments.precision,
         backend=arguments.backend,
@@ -124,7 +125,8 @@ def _decode_rate(
     contents: Sequence[bytes], preprocessing: ImagePreprocessing, threads: int
 ) -> tuple[float, list[Pixels]]:
     def decode(content: bytes) -> Pixels:
-        return render_quickly(content, open_image(content, DecodeSettings()), preprocessing).pixels
+        opened = open_image(content, DecodeSettings())
+        return render_quickly(content, opened, preprocessing)[0]
 
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -134,27 +136,28 @@ def _decode_rate(
 
 def _forward_rate(engine: Engine, pictures: Sequence[Pixels], count: int) -> float:
     """The engine as the pipeline calls it: from pixels of single pictures to floats in memory."""
-    batch = list(islice(cycle(pictures), engine.batch_size))
-    batches = max(1, count // engine.batch_size)
+    media = Media("image/jpeg")
+    size = engine.batch_sizes["image"]
+    batch = [Sample((pixels,), media) for pixels in islice(cycle(pictures), size)]
+    batches = max(1, count // size)
     started = time.perf_counter()
     for _ in range(batches):
-        engine.embed(batch)
-    return batches * engine.batch_size / (time.perf_counter() - started)
+        engine.embed(batch, "image")
+    return batches * size / (time.perf_counter() - started)
 
 
 def _pipeline_rate(
     engine: Engine,
-    preprocessing: ImagePreprocessing,
     contents: Sequence[bytes],
     arguments: argparse.Namespace,
 ) -> float:
     limits = PipelineLimits(decode_threads=arguments.decode_threads, rows=arguments.rows)
-    pipeline = Pipeline(engine, preprocessing, fetch=_no_fetch, limits=limits)
+    pipeline = Pipeline([engine], fetch=_no_fetch, limits=limits)
     started = time.perf_counter()
     good = sum(
         isinstance(outcome, Embedding)
         for outcomes in pipeline.run(_batches(contents))
-        for outcome in outcomes
+        for (outcome,) in outcomes
     )
     seconds = time.perf_counter() - started
     if good != len(contents):
@@ -174,10 +177,10 @@ def _no_fetch(uri: str) -> bytes:
 
 def _split(engine: Engine, side: int) -> Round:
     """Milliseconds of each piece of a full batch, the median of some passes."""
-    forward: Any = engine.forward
+    forward: Any = engine.forwards["image"]
     if not hasattr(forward, "compute"):
         return {}
-    pictures = [np.zeros((side, side, 3), np.uint8) for _ in range(engine.batch_size)]
+    pictures = [np.zeros((side, side, 3), np.uint8) for _ in range(engine.batch_sizes["image"])]
     passes = [_split_once(forward, pictures) for _ in range(SPLIT_PASSES)][1:]
     return {name: 1000 * median(each[name] for each in passes) for name in passes[0]}
 
@@ -196,8 +199,8 @@ def _split_once(forward: Any, pictures: Sequence[Pixels]) -> Round:
         return result
 
     pixels = timed("stacking", lambda: np.stack(pictures))
-    images = timed("copy to the device", lambda: forward.upload(pixels))
-    vectors = timed("normalization and forward", lambda: forward.compute(images))
+    images = timed("copy to the device", lambda: forward.upload((pixels,)))
+    vectors = timed("normalization and forward", lambda: forward.compute(*images))
     timed("copy back", lambda: vectors.cpu().numpy())
     return seconds
 

@@ -32,9 +32,9 @@ import free
 from embedstream.config.sections import StreamConfig, Transport
 from embedstream.table.rows import OUTCOME_SCHEMA, Origin, build_outcome_batch, build_outcome_frame
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.image.modality import ImageModality
+from embedstream_core.media.modality import Sample
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
@@ -62,6 +62,7 @@ TRANSPORTS: tuple[Transport, ...] = ("pandas", "arrow")
 LARGER = 16_384
 """Messages in a micro-batch, eight times as many as by default on two cores."""
 SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+_MODALITY = ImageModality(render_quickly)
 
 Round = dict[str, float]
 
@@ -117,8 +118,11 @@ def _decode_rate(contents: Sequence[bytes]) -> float:
     return len(contents) / (time.perf_counter() - started)
 
 
-def _decoded(content: bytes) -> Picture:
-    return render_quickly(content, open_image(content, DecodeSettings()), free.PREPROCESSING)
+def _decoded(content: bytes) -> Sample:
+    settings = DecodeSettings()
+    header = _MODALITY.identify(content, settings)
+    (sample,) = _MODALITY.decode(content, header, (free.PREPROCESSING,), settings)
+    return sample
 
 
 def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]:
@@ -126,7 +130,6 @@ def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]
     threads = torch.get_num_threads()
     engine = Engine.start(
         load_prepared(model),
-        model.card.preprocessing,
         device=torch.device("cpu"),
         precision="float32",
         cpu_threads=1,
@@ -157,18 +160,18 @@ def _task(
     with clock.piece("hash"):
         hashes = [hashlib.sha256(content).hexdigest() for content in columns["value"]]
     with clock.piece("decode"):
-        pictures = [_decoded(content) for content in columns["value"]]
+        samples = [_decoded(content) for content in columns["value"]]
     with clock.piece("forward"):
-        vectors = engine.embed([picture.pixels for picture in pictures])
+        vectors = engine.embed(samples, "image")
     outcomes = [
-        Embedding(vector, picture.width, picture.height, sha256)
-        for vector, picture, sha256 in zip(vectors, pictures, hashes, strict=True)
+        (Embedding(vector, sample.media, sha256, model.card.model_id),)
+        for vector, sample, sha256 in zip(vectors, samples, hashes, strict=True)
     ]
     with clock.piece("outcomes to Arrow"):
         if arrow:
-            build_outcome_batch(messages, origins, outcomes, model_id=model.card.model_id)
+            build_outcome_batch(messages, origins, outcomes)
         else:
-            frame = build_outcome_frame(messages, origins, outcomes, model_id=model.card.model_id)
+            frame = build_outcome_frame(messages, origins, outcomes)
             pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
     return clock.seconds
 
@@ -193,7 +196,7 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
 
 def _parsed(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
-    return parse_message(message, message_format="auto", id_header="image-id")
+    return parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
 
 
 class _Clock:

@@ -21,8 +21,8 @@ from rich.progress import track
 
 from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
-from embedstream.index.contact_sheet import draw_contact_sheet
-from embedstream.index.images import read_file_content, read_kafka_content
+from embedstream.index.contact_sheet import Tile, draw_contact_sheet
+from embedstream.index.contents import read_file_content, read_kafka_content
 from embedstream.index.search import embed_images, find_nearest, find_newest_model
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
@@ -174,7 +174,7 @@ def draw_sheet(table: str, servers: str) -> None:
     vectors = embed_images(queries, model_id=model_id)
     found = [find_nearest(table, vector, model_id=model_id, k=NEIGHBOURS) for vector in vectors]
     sheet = draw_contact_sheet(
-        list(zip(QUERIES, queries, found, strict=True)),
+        list(zip(map(Tile, QUERIES, queries), found, strict=True)),
         lambda row: (
             read_file_content(row.uri)
             if row.uri

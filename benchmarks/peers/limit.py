@@ -17,7 +17,9 @@ import torch
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.modality import Sample
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
+from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings
 from protocol import CORES, Backend, Precision, Run, serve
 
@@ -25,10 +27,9 @@ from protocol import CORES, Backend, Precision, Run, serve
 @contextmanager
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     prepared = prepare_model(ModelSpec("resnet50", "random"))
-    preprocessing = prepared.card.preprocessing
+    preprocessing = prepared.card.image
     engine = Engine.start(
         load_prepared(prepared),
-        preprocessing,
         device=torch.device("cpu"),
         precision=precision,
         backend=backend,
@@ -38,12 +39,13 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
 
     def run() -> tuple[int, float]:
         started = time.perf_counter()
-        pictures = [
-            render_quickly(content, open_image(content, DecodeSettings()), preprocessing).pixels
-            for content in contents
-        ]
+        samples = []
+        for content in contents:
+            opened = open_image(content, DecodeSettings())
+            parts = tuple(render_quickly(content, opened, preprocessing))
+            samples.append(Sample(parts, Media("image/jpeg")))
         decoded = time.perf_counter()
-        engine.embed(pictures)
+        engine.embed(samples, "image")
         ended = time.perf_counter()
         return len(contents), (ended - decoded) + (decoded - started) / CORES
 

@@ -23,14 +23,14 @@ from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
 from embedstream_core.settings import EngineSettings
 
-__all__ = ["ImageEncoder"]
+__all__ = ["LoggedEncoder"]
 
 # Servers predict from several threads, and an engine takes one at a time.
 _turn = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class ImageEncoder:
+class LoggedEncoder:
     """A saved encoder; the first prediction starts its engine, once per process.
 
     `settings` is MLflow's `model_config`.
@@ -41,17 +41,17 @@ class ImageEncoder:
     settings: EngineSettings
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """Embed the images in the column `content`, bytes or null.
+        """Embed the bytes in the column `content`, or the texts in the column `text`.
 
         Returns a frame of the same index. `embedding` is float32 of shape (dimension,), or None
-        for an image that cannot be embedded; `error` gives the reason, as `<code>: <message>`, and
-        is empty otherwise: MLflow would turn a null into the text "None".
+        for what cannot be embedded; `error` gives the reason, as `<code>: <message>`, and is empty
+        otherwise: MLflow would turn a null into the text "None".
         """
-        # pandas has several nulls; each stands for no bytes.
-        items = [
-            Item("", content=image if isinstance(image, bytes) else b"")
-            for image in model_input["content"]
+        columns = [
+            model_input[name] if name in model_input else [None] * len(model_input)
+            for name in ("content", "text")
         ]
+        items = list(map(_build_item, *columns))
         with _turn:
             engine = get_engine(self.card, lambda: get_tensors_path(self.folder), self.settings)
             (outcomes,) = Pipeline([engine], fetch=deny_references).run([items])
@@ -62,10 +62,17 @@ class ImageEncoder:
         return pd.DataFrame(rows, model_input.index, ["embedding", "error"], dtype=object)
 
 
-def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ImageEncoder:
+def _build_item(content: object, text: object) -> Item:
+    # pandas has several nulls; a row of nulls stands for no bytes.
+    if isinstance(text, str):
+        return Item("", content=text.encode("utf-8", "replace"), media_type="text/plain")
+    return Item("", content=content if isinstance(content, bytes) else b"")
+
+
+def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> LoggedEncoder:
     folder = Path(data_path)
     card = read_card(folder)
     config = dict(model_config or {})
     precision = TypeAdapter(Precision).validate_python(config.pop("precision", card.precision))
     settings = TypeAdapter(EngineSettings).validate_python(config)
-    return ImageEncoder(folder, replace(card, precision=precision), settings)
+    return LoggedEncoder(folder, replace(card, precision=precision), settings)

@@ -36,7 +36,7 @@ __all__ = [
     "SchemeName",
 ]
 
-MessageFormat = Literal["auto", "image", "json"]
+MessageFormat = Literal["auto", "bytes", "json"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 Fidelity = Literal["exact", "fast"]
@@ -123,10 +123,11 @@ class EngineSettings:
 class PipelineLimits:
     """Bounds of the work in progress, so that memory is bounded for any input.
 
-    `rows` and `bytes` bound the items that are read ahead of the model, `pixels` the images that
-    are being decoded; a single item over a bound passes alone. At most `rows` repetitions wait for
-    one model batch. `decode_threads` is None for as many as torch computes with. The timeouts are
-    the watchdog's, for one image and one forward pass.
+    `rows` and `bytes` bound the items that are read ahead of the model, and `bytes` also what they
+    were decoded to; `pixels` bounds the pixels or audio samples that are being decoded. A single
+    item over a bound passes alone. A model batch waits for at most `rows` entries that are not in
+    it: repetitions, failures, other modalities. `decode_threads` is None for as many as torch
+    computes with. The timeouts are the watchdog's, for decoding one item and one forward pass.
     """
 
     fetch_threads: int = 16

@@ -1,4 +1,4 @@
-"""embedstream on Spark: a Kafka topic of images becomes a Delta table of embeddings.
+"""embedstream on Spark: a Kafka topic becomes a Delta table of embeddings.
 
 The names here are for batch users; the command `embedstream` runs the stream.
 """
@@ -9,42 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedstream.api.columns import ImageVectorizer, image_vectorizer
+    from embedstream.api.columns import Vectorizer, vectorizer
     from embedstream.api.dataframe import featurize
     from embedstream.api.images import read_images
     from embedstream.api.labels import ImageLabeler, image_labeler
     from embedstream.api.mlflow import log_encoder
-    from embedstream.api.spark_ml import ImageFeaturizer, ImagePredictor
-    from embedstream.api.sql import register_image_functions
+    from embedstream.api.spark_ml import (
+        AudioFeaturizer,
+        ImageFeaturizer,
+        ImagePredictor,
+        TextFeaturizer,
+    )
+    from embedstream.api.sql import register_functions
     from embedstream.config.sections import DataFrameConfig, EncoderConfig
     from embedstream.finetuning.job import FinetunedEncoder, TrainingSettings, finetune
 
 __all__ = [
+    "AudioFeaturizer",
     "DataFrameConfig",
     "EncoderConfig",
     "FinetunedEncoder",
     "ImageFeaturizer",
     "ImageLabeler",
     "ImagePredictor",
-    "ImageVectorizer",
+    "TextFeaturizer",
     "TrainingSettings",
+    "Vectorizer",
     "featurize",
     "finetune",
     "image_labeler",
-    "image_vectorizer",
     "log_encoder",
     "read_images",
-    "register_image_functions",
+    "register_functions",
+    "vectorizer",
 ]
 
 _HOMES = {
-    "api.columns": ["ImageVectorizer", "image_vectorizer"],
+    "api.columns": ["Vectorizer", "vectorizer"],
     "api.dataframe": ["featurize"],
     "api.images": ["read_images"],
     "api.labels": ["ImageLabeler", "image_labeler"],
     "api.mlflow": ["log_encoder"],
-    "api.spark_ml": ["ImageFeaturizer", "ImagePredictor"],
-    "api.sql": ["register_image_functions"],
+    "api.spark_ml": ["AudioFeaturizer", "ImageFeaturizer", "ImagePredictor", "TextFeaturizer"],
+    "api.sql": ["register_functions"],
     "config.sections": ["DataFrameConfig", "EncoderConfig"],
     "finetuning.job": ["FinetunedEncoder", "TrainingSettings", "finetune"],
 }

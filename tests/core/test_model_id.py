@@ -27,7 +27,15 @@ from embedstream_core.model_id import ModelId
         ),
         (
             "onnx/a-name@home/0123456789ab-5d41c3@bfloat16",
-            ModelId("onnx", "a-name@home", "0123456789ab", "5d41c3", "bfloat16"),
+            ModelId("onnx", "a-name@home", "0123456789ab", "5d41c3", precision="bfloat16"),
+        ),
+        (
+            "minilm/own+l2/0123456789ab+l2",
+            ModelId("minilm", "own+l2", "0123456789ab", normalize="l2"),
+        ),
+        (
+            "resnet50/IMAGENET1K_V2/11ad3fa6f4b5-5d41c3+l2@bfloat16",
+            ModelId("resnet50", "IMAGENET1K_V2", "11ad3fa6f4b5", "5d41c3", "l2", "bfloat16"),
         ),
         ("mlflow/shoes/7/0123456789ab", ModelId("mlflow", "shoes/7", "0123456789ab")),
         ("mlflow/m-123/0123456789ab", ModelId("mlflow", "m-123", "0123456789ab")),
@@ -47,6 +55,8 @@ def test_a_text_is_parsed_and_written(text: str, parts: ModelId) -> None:
         "resnet50/IMAGENET1K_V2/not a hash",
         "resnet50/IMAGENET1K_V2/11ad3fa6f4b5@float16",
         "resnet50/IMAGENET1K_V2/11ad3fa6f4b5-5d41",
+        "resnet50/IMAGENET1K_V2/11ad3fa6f4b5+none",
+        "resnet50/IMAGENET1K_V2/11ad3fa6f4b5@bfloat16+l2",
     ],
 )
 def test_an_invalid_text_is_refused_with_the_form(text: str) -> None:

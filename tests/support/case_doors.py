@@ -74,29 +74,27 @@ def embed(
     import torch
 
     from embedstream_core.engine.engine import Engine
+    from embedstream_core.models.loaded import LoadedModel
     from embedstream_core.pipeline.pipeline import Pipeline
     from embedstream_core.records import Embedding, Item
     from embedstream_core.settings import PipelineLimits
 
     network, prepared = (encoder.network, encoder.preprocessing) if encoder else _thumbnail()
-    engine = Engine.start(
-        network, prepared, device=torch.device("cpu"), precision="float32", cpu_threads=2
-    )
+    loaded = LoadedModel(network, (prepared,))
+    engine = Engine.start(loaded, device=torch.device("cpu"), precision="float32", cpu_threads=2)
     items = [
         Item(f"item {index}", content=image)
         if isinstance(image, bytes)
         else Item(f"item {index}", uri=image)
         for index, image in enumerate(images)
     ]
-    pipeline = Pipeline(
-        engine, prepared, fetch=fetch or _no_references, limits=PipelineLimits(**limits)
-    )
+    pipeline = Pipeline([engine], fetch=fetch or _no_references, limits=PipelineLimits(**limits))
     return [
-        Outcome(None, "", one.vector, one.width, one.height)
+        Outcome(None, "", one.vector, one.media.width, one.media.height)
         if isinstance(one, Embedding)
         else Outcome(str(one.code), one.message)
         for batch in pipeline.run([items])
-        for one in batch
+        for (one,) in batch
     ]
 
 
@@ -134,7 +132,8 @@ def decode(content: bytes, prepared: Any) -> Any:
     from embedstream_core.media.image.fast_jpeg import render_quickly
     from embedstream_core.settings import DecodeSettings
 
-    return render_quickly(content, open_image(content, DecodeSettings()), prepared).pixels
+    (pixels,) = render_quickly(content, open_image(content, DecodeSettings()), prepared)
+    return pixels
 
 
 def header(content: bytes) -> tuple[int, int]:
@@ -169,7 +168,9 @@ def parse(
 
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     try:
-        item = parse_message(message, message_format=message_format, id_header="image-id")
+        item = parse_message(
+            message, message_format=message_format, id_header="image-id", accepts=("image",)
+        )
     except ItemError as error:
         return Parsed(str(error.code), error.message)
     return Parsed(None, "", item.image_id, item.uri, item.content)
@@ -214,9 +215,9 @@ def load_encoder(name: str, weights: object = "random", *, prepared: Any = None)
 
     with told():
         model = prepare_model(ModelSpec(name, str(weights), preprocessing=prepared))
-        network = load_prepared(model)
+        network = load_prepared(model).network
     card = model.card
-    return Loaded(card.model_id, card.dimension, card.preprocessing, network)
+    return Loaded(card.model_id, card.dimension, card.image, network)
 
 
 OWN_MODULE = """

@@ -21,6 +21,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
+from engines import run_only
 from pictures import real_pictures
 
 __all__ = ["ENCODER", "SMALL", "core_vectors", "digits", "folder", "mlflow_store", "write_pictures"]
@@ -80,13 +81,10 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
 def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
     """Return vectors of images from the core alone, with the encoder `ENCODER` in float32."""
     model = prepare(ENCODER)
-    preprocessing = model.card.preprocessing
-    engine = Engine.start(
-        load_prepared(model), preprocessing, device=torch.device("cpu"), precision="float32"
-    )
-    pipeline = Pipeline(engine, preprocessing, fetch=str.encode)
+    engine = Engine.start(load_prepared(model), device=torch.device("cpu"))
+    pipeline = Pipeline([engine], fetch=str.encode)
     items = [Item(str(index), content=content) for index, content in enumerate(contents)]
-    outcomes = [one for batch in pipeline.run([items]) for one in batch]
+    outcomes = [one for batch in run_only(pipeline, [items]) for one in batch]
     return [one.vector for one in outcomes if isinstance(one, Embedding)]
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.prepare import ModelSpec
+from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.prepare import ModelSpec, load_prepared
 
 # Keras reads it at import; set here, it holds for all tests of a process.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -28,6 +29,11 @@ def pictures(count: int) -> list[npt.NDArray[np.uint8]]:
     random = np.random.default_rng(0)
     coarse = random.integers(256, size=(count, 4, 4, 3), dtype=np.uint8)
     return list(coarse.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2))
+
+
+def load_network(model: PreparedModel) -> nn.Module:
+    """Return the network of a prepared model."""
+    return load_prepared(model).network
 
 
 @torch.inference_mode()

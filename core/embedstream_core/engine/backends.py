@@ -19,7 +19,7 @@ from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.modality import Arrays
-from embedstream_core.models.files.file_formats import FixedModule
+from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, ModalityName
 

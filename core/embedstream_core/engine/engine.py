@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array, Sample
 from embedstream_core.model_id import Precision
-from embedstream_core.models.files.file_formats import FixedModule
-from embedstream_core.models.prepare import LoadedModel
+from embedstream_core.models.files.fixed_module import FixedModule
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.probe import find_flaw
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device, ModalityName, Normalization
@@ -100,18 +100,19 @@ class Engine:
         pooled = 1 if modality == "image" else _POOLED_BATCHES
         return pooled * self.batch_sizes[modality]
 
-    def count_passes(self, samples: Sequence[Sample], modality: ModalityName) -> int:
-        """Return how many forward passes `embed` makes of these samples."""
-        parts = sum(len(sample.parts) for sample in samples)
-        return math.ceil(parts / self.batch_sizes[modality])
-
-    def embed(self, samples: Sequence[Sample], modality: ModalityName) -> Vectors:
+    def embed(
+        self,
+        samples: Sequence[Sample],
+        modality: ModalityName,
+        *,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Vectors:
         """Embed samples of one modality.
 
         Returns float32 of shape (number of samples, dimension), in order: for each sample the mean
         of its parts' vectors, weighted by their lengths, and divided by its own length if
-        `normalize` is l2. Parts of similar length share a forward pass. If the device runs out of
-        memory, the model batch is halved, down to one part.
+        `normalize` is l2. Parts of similar length share a forward pass, which `watch` encloses. If
+        the device runs out of memory, the model batch is halved, down to one part.
 
         Raises:
             RuntimeError: not even one part fits, or the network itself fails.
@@ -122,10 +123,11 @@ class Engine:
         lengths = np.array([len(part) for part in parts])
         order = np.argsort(lengths, kind="stable")
         size = self.batch_sizes[modality]
-        embedded = [
-            self._embed_batch([parts[index] for index in order[start : start + size]], modality)
-            for start in range(0, len(parts), size)
-        ]
+        embedded = []
+        for start in range(0, len(parts), size):
+            with watch():
+                batch = [parts[index] for index in order[start : start + size]]
+                embedded.append(self._embed_batch(batch, modality))
         vectors: Vectors = np.empty((len(parts), embedded[0].shape[1]), np.float32)
         vectors[order] = np.concatenate(embedded)
         if len(parts) > len(samples):
@@ -134,9 +136,11 @@ class Engine:
             total = np.add.reduceat(lengths, starts)
             vectors = (weighted / total[:, None]).astype(np.float32)
         if self.normalize == "l2":
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            # A vector of zeros stays one, and becomes a failure.
-            vectors /= np.where(norms > 0, norms, 1)
+            # In float64, in which the squares of float32 neither overflow nor vanish.
+            norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+            # A vector without a direction stays as it is, and becomes a failure.
+            has_direction = np.isfinite(norms) & (norms > 0)
+            vectors = (vectors / np.where(has_direction, norms, 1)).astype(np.float32)
         return vectors
 
     def _embed_batch(self, parts: Sequence[Array], modality: ModalityName) -> Vectors:

@@ -29,11 +29,26 @@ class Sample:
 
     `parts` are what the model embeds one by one: the pixels of an image, uint8 of shape (crop_px,
     crop_px, 3); the token ids of a text, int64 of shape (tokens,); the windows of a clip, float32
-    of shape (samples,). The embedding of a sample is the mean of its parts' vectors.
+    of shape (samples,). The embedding of a sample is the mean of its parts' vectors, weighted by
+    their lengths.
+
+    Raises:
+        ValueError: there is no part, or an empty one: no vector could be made of it.
     """
 
     parts: Arrays
     media: Media
+
+    def __post_init__(self) -> None:
+        if not self.parts or not all(map(len, self.parts)):
+            raise ValueError(
+                f"{self.media.type}: a sample has at least one part, and none is empty"
+            )
+
+    @property
+    def size(self) -> int:
+        """The bytes of its parts in memory."""
+        return sum(part.nbytes for part in self.parts)
 
 
 class Header(Protocol):

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -28,7 +29,14 @@ from typing import Any
 import numpy as np
 
 from embedstream_core.boundary import attempt
-from embedstream_core.errors import Code, Stage, build_decode_error
+from embedstream_core.errors import (
+    Code,
+    EmbedstreamError,
+    SetupError,
+    Stage,
+    build_decode_error,
+    explain,
+)
 from embedstream_core.media.modalities import MODALITIES, Inputs
 from embedstream_core.media.modality import Array, Sample
 from embedstream_core.records import Failure, Media
@@ -61,27 +69,52 @@ class SandboxedDecoder:
         """Decode for each preprocessing of the modality.
 
         Raises:
-            ItemError: the content is refused, ends the child or takes too long.
+            ItemError: the content is refused, ends the child, takes too long, or makes the child
+                answer with anything but samples.
+            SetupError: a package that decodes this modality is missing.
         """
         with self._lock:
             self._child = self._child or self._starter.submit(self._start).result()
-            _, connection = self._child
-            try:
-                connection.send_bytes(modality.encode())
-                connection.send_bytes(content)
-                if not connection.poll(self.isolation.timeout_s):
-                    self._end_child()
-                    message = f"decoding took longer than {self.isolation.timeout_s:g} s"
-                    raise build_decode_error(Code.DECODER_TIMEOUT, message)
-                answer = json.loads(connection.recv_bytes())
-                if "code" in answer:
-                    raise build_decode_error(Code(answer["code"]), answer["message"])
-                return [_receive_sample(connection, one) for one in answer["samples"]]
-            except (EOFError, OSError):
-                status = self._end_child()
-                reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-                message = f"the decoder ended by {reason}"
-                raise build_decode_error(Code.DECODER_CRASHED, message) from None
+            answer = self._ask(*self._child, content, modality)
+        if isinstance(answer, list):
+            return answer
+        raise answer
+
+    def _ask(
+        self,
+        process: subprocess.Popen[bytes],
+        connection: Connection,
+        content: bytes,
+        modality: ModalityName,
+    ) -> list[Sample] | EmbedstreamError:
+        """Return the child's answer, or an error for what became of it."""
+        timeout_s = self.isolation.timeout_s
+        started = time.monotonic()
+        # Killing the child ends every wait for it: until it reads the content, until it answers,
+        # and in the middle of an answer.
+        timer = threading.Timer(timeout_s, process.kill)
+        timer.start()
+        try:
+            connection.send_bytes(modality.encode())
+            connection.send_bytes(content)
+            return _receive_answer(connection)
+        except (EOFError, OSError):
+            status = self._end_child()
+            if time.monotonic() - started >= timeout_s:
+                message = f"decoding took longer than {timeout_s:g} s"
+                return build_decode_error(Code.DECODER_TIMEOUT, message)
+            reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            return build_decode_error(Code.DECODER_CRASHED, f"the decoder ended by {reason}")
+        except Exception as error:
+            # A child that a broken file has taken over may send anything.
+            self._end_child()
+            message = f"the decoder's answer cannot be read: {explain(error)}"
+            return build_decode_error(Code.DECODER_CRASHED, message)
+        finally:
+            timer.cancel()
+            if time.monotonic() - started >= timeout_s:
+                # The timer may have killed a child that has just answered.
+                self._end_child()
 
     def close(self) -> None:
         """End the child process, if there is one."""
@@ -113,6 +146,15 @@ class SandboxedDecoder:
         connection.close()
         process.kill()
         return process.wait()
+
+
+def _receive_answer(connection: Connection) -> list[Sample] | EmbedstreamError:
+    answer = json.loads(connection.recv_bytes())
+    if "setup" in answer:
+        return SetupError(answer["setup"])
+    if "code" in answer:
+        return build_decode_error(Code(answer["code"]), answer["message"])
+    return [_receive_sample(connection, one) for one in answer["samples"]]
 
 
 def _receive_sample(connection: Connection, sample: dict[str, Any]) -> Sample:
@@ -151,6 +193,9 @@ def main(connection: Connection) -> None:
         except MemoryError:
             message = f"decoding needs more than {memory_bytes} bytes of memory"
             outcome = Failure(Code.DECODER_OUT_OF_MEMORY, Stage.DECODE, message)
+        except SetupError as error:
+            connection.send_bytes(json.dumps({"setup": str(error)}).encode())
+            continue
         if isinstance(outcome, Failure):
             failure = {"code": outcome.code, "message": outcome.message}
             connection.send_bytes(json.dumps(failure).encode())

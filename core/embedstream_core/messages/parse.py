@@ -1,10 +1,13 @@
-"""Read a Kafka message as an item: raw image bytes, or JSON with a reference or base64 data."""
+"""Read a Kafka message as an item: the content's own bytes, or JSON.
+
+The JSON holds a reference, data in base64, or a text.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -12,14 +15,18 @@ from typing import Any, Final
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages import inline_data
 from embedstream_core.records import Item
-from embedstream_core.settings import MessageFormat
+from embedstream_core.settings import MessageFormat, ModalityName
 
 __all__ = ["Message", "parse_message"]
 
+_CONTENT_FIELDS = ("uri", "data", "text")
 _JSON_WHITESPACE = b" \t\r\n"
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _Malformed = partial(ItemError, Code.MESSAGE_MALFORMED, Stage.MESSAGE)
+_ADVICE_ON_PLAIN_TEXT = (
+    "; a plain text that begins with '{' needs message.format bytes, or the JSON field 'text'"
+)
 _JSON_TYPES: Final = {
     dict: "an object",
     list: "an array",
@@ -30,7 +37,7 @@ _JSON_TYPES: Final = {
 
 # Confluent's wire format is a zero, the schema's id in four bytes, then JSON, Avro or Protobuf.
 _CONFLUENT_BYTES = 5
-# Other formats that begin with a zero: ICO and CUR, TGA, the boxes of ISO media (AVIF, HEIC, MP4),
+# Formats that begin with a zero: ICO and CUR, TGA, the boxes of ISO media (AVIF, HEIC, MP4),
 # of JPEG 2000 and JPEG XL, and JSON in UTF-16.
 _OTHER_ZEROS = re.compile(
     rb"\x00\x00[\x01\x02]\x00"
@@ -51,7 +58,13 @@ class Message:
     headers: Sequence[tuple[str, bytes | None]] = ()
 
 
-def parse_message(message: Message, *, message_format: MessageFormat, id_header: str) -> Item:
+def parse_message(
+    message: Message,
+    *,
+    message_format: MessageFormat,
+    id_header: str,
+    accepts: Container[ModalityName],
+) -> Item:
     """Read one message as an item.
 
     The image id is the JSON field `id`, else the header `id_header`, else the key, else the
@@ -60,8 +73,10 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
     field wins over a header of the same name. A header that is not UTF-8 is an attribute with
     replacement characters.
 
-    `auto` reads a value as JSON if its first character is `{`, which no image begins with. JSON
-    after the five bytes of Confluent's wire format is read too.
+    `auto` reads a value as JSON if its first character is `{`, which no image and no audio file
+    begins with. JSON after the five bytes of Confluent's wire format is read too. A value that is a
+    JSON string or array is a plain text if the encoders' modalities, `accepts`, include texts, and
+    malformed otherwise.
 
     Raises:
         ItemError: the value does not have the required format.
@@ -78,7 +93,7 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
             image_id = f"0x{raw_id.hex()}"
     attributes = {name: value.decode("utf-8", "replace") for name, value in headers.items()}
     value = message.value
-    if message_format != "image":
+    if message_format != "bytes":
         value = _strip_schema_id(value)
         is_json = message_format == "json" or _starts_like_json(value, b"{")
         if is_json or _starts_like_json(value, (b"[", b'"')):
@@ -87,9 +102,12 @@ def parse_message(message: Message, *, message_format: MessageFormat, id_header:
             except (ValueError, RecursionError) as error:
                 # An array or a string is JSON only if all of it is.
                 if is_json:
-                    raise _Malformed(f"the value is not JSON in UTF-8: {error}") from None
+                    texts = message_format == "auto" and "text" in accepts
+                    advice = _ADVICE_ON_PLAIN_TEXT if texts else ""
+                    raise _Malformed(f"the value is not JSON in UTF-8: {error}{advice}") from None
             else:
-                return _build_item(fields, image_id=image_id, headers=attributes)
+                if is_json or "text" not in accepts or _is_encoded_twice(fields):
+                    return _build_item(fields, image_id=image_id, headers=attributes)
     return Item(image_id=image_id, content=value, attributes=attributes)
 
 
@@ -106,8 +124,8 @@ def _strip_schema_id(value: bytes) -> bytes:
         return value
     raise _Malformed(
         f"the value looks like Confluent's schema-registry wire format with schema id {schema_id}, "
-        "but without a JSON object after it (Avro or Protobuf?): produce plain JSON or the image's "
-        "bytes. If these are the image's bytes, set message.format to image"
+        "but without a JSON object after it (Avro or Protobuf?): produce plain JSON or the "
+        "content's own bytes. If these are the content's own bytes, set message.format to bytes"
     )
 
 
@@ -119,27 +137,41 @@ def _describe_type(value: object) -> str:
     return _JSON_TYPES.get(type(value), "a number")
 
 
+def _is_encoded_twice(fields: object) -> bool:
+    """Return whether the value is a JSON string that holds an object."""
+    if not isinstance(fields, str) or not _starts_like_json(
+        fields.encode("utf-8", "replace"), b"{"
+    ):
+        return False
+    try:
+        return isinstance(json.loads(fields), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> Item:
     if not isinstance(fields, dict):
         found = _describe_type(fields)
-        if isinstance(fields, str) and _starts_like_json(fields.encode("utf-8", "replace"), b"{"):
+        if _is_encoded_twice(fields):
             found += " that holds an object, so it was encoded twice"
-        raise _Malformed(f"the value is JSON but {found}, not an object with 'uri' or 'data'")
+        raise _Malformed(
+            f"the value is JSON but {found}, not an object with 'uri', 'data' or 'text'"
+        )
     advice = _advise_on_envelope(fields)
     json_id = fields.pop("id", None)
-    texts = {name: fields.pop(name, None) for name in ("uri", "data")}
-    # Producers with a fixed set of fields leave one of them empty.
+    texts = {name: fields.pop(name, None) for name in _CONTENT_FIELDS}
+    # Producers with a fixed set of fields leave the others empty.
     given = {name: text for name, text in texts.items() if text not in (None, "")}
     if len(given) != 1 or (advice and not isinstance(next(iter(given.values())), str)):
-        rule = "a JSON message needs exactly one of the fields 'uri' and 'data'"
+        rule = "a JSON message needs exactly one of the fields 'uri', 'data' and 'text', not empty"
         raise ItemError(Code.MESSAGE_INCOMPLETE, Stage.MESSAGE, advice or rule)
     ((name, text),) = given.items()
     if not isinstance(text, str):
         raise _Malformed(f"the field '{name}' is {_describe_type(text)}, not a string")
     if _replace_surrogates(text) != text:
         raise _Malformed(f"the field '{name}' holds half of a surrogate pair")
-    content = None
-    if name == "data" or inline_data.is_data_uri(text):
+    content = text.encode() if name == "text" else None
+    if name == "data" or (name == "uri" and inline_data.is_data_uri(text)):
         try:
             content = inline_data.decode_inline_data(text)
         except ValueError as error:
@@ -150,6 +182,7 @@ def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> It
         uri=text if content is None else None,
         content=content,
         attributes={**headers, **attributes},
+        media_type="text/plain" if name == "text" else None,
     )
 
 
@@ -169,7 +202,7 @@ def _advise_on_envelope(fields: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"this looks like {' and '.join(advice)}; "
-        "the field 'uri' or 'data' must be at the top level of the message"
+        "the field 'uri', 'data' or 'text' must be at the top level of the message"
     )
 
 

@@ -61,8 +61,8 @@ class ModelCard:
                 return one
         accepted = " and ".join(self.modalities)
         raise SetupError(
-            f"the encoder '{self.encoder}' embeds {accepted}, not images; name one "
-            "of images, such as resnet50"
+            f"the encoder '{self.encoder}' embeds {accepted}, not image; name an encoder of image, "
+            "see `embedstream encoders`"
         )
 
 
@@ -76,6 +76,21 @@ class PreparedModel(NamedTuple):
         """Return the same model with a card for vectors in that precision."""
         model_id = ModelId.parse(self.card.model_id).in_precision(precision)
         return self._replace(card=replace(self.card, model_id=str(model_id), precision=precision))
+
+    def accept_only(self, modality: ModalityName) -> PreparedModel:
+        """Return the same model for contents of one modality.
+
+        Raises:
+            SetupError: the model does not accept it.
+        """
+        inputs = tuple(one for one in self.card.inputs if one.modality == modality)
+        if not inputs:
+            accepted = " and ".join(self.card.modalities)
+            raise SetupError(
+                f"the encoder '{self.card.encoder}' embeds {accepted}, not {modality}; name an "
+                f"encoder of {modality}, see `embedstream encoders`"
+            )
+        return self._replace(card=replace(self.card, inputs=inputs))
 
 
 _CARD = TypeAdapter(ModelCard)

@@ -6,11 +6,10 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import safetensors.torch
-from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
@@ -21,6 +20,7 @@ from embedstream_core.models.encoders.architecture import PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.files.file_formats import PROGRAMS, open_program
 from embedstream_core.models.files.state_dicts import State, pack_state
+from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.mlflow_store import is_registered, read_registered
 from embedstream_core.models.networks import (
     assemble,
@@ -30,7 +30,7 @@ from embedstream_core.models.networks import (
 )
 from embedstream_core.models.probe import embed_probes
 from embedstream_core.records import Vectors
-from embedstream_core.settings import ModalityName, Normalization
+from embedstream_core.settings import Normalization
 
 __all__ = ["Head", "LoadedModel", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
 
@@ -93,22 +93,6 @@ class ModelSpec:
                 f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
             )
         return (declared, *(one for one in published if one.modality != "image"))
-
-
-class LoadedModel(NamedTuple):
-    """A network, and the preprocessings of its modalities, complete with their tokenizers.
-
-    A network of several modalities is a ModuleDict with a branch for each, see `get_branch`.
-    """
-
-    network: nn.Module
-    inputs: tuple[Preprocessing, ...]
-
-    def get_branch(self, modality: ModalityName) -> nn.Module:
-        """Return the module that embeds a modality."""
-        if isinstance(self.network, nn.ModuleDict):
-            return self.network[modality]
-        return self.network
 
 
 def prepare_model(spec: ModelSpec) -> PreparedModel:
@@ -207,10 +191,8 @@ def _read_program(
     spec: ModelSpec,
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
-    if spec.weights == "default" and program.default is not None:
-        path = program.default()
-    else:
-        path = Path(spec.weights).expanduser()
+    is_default = spec.weights == "default" and program.default is not None
+    path = program.default() if is_default else Path(spec.weights).expanduser()
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)
@@ -219,9 +201,14 @@ def _read_program(
             f"{what} cannot be read ({error.strerror}); give its path as encoder.weights"
         ) from error
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
-    # A declared preprocessing also replaces one that cannot be read.
-    published = program.read_inputs(path) if spec.preprocessing is None else ()
-    name = path.name if path.is_dir() else path.stem
+    try:
+        published = program.read_inputs(path)
+    except SetupError:
+        # A declared preprocessing also replaces one that cannot be read.
+        if spec.preprocessing is None:
+            raise
+        published = ()
+    name = "default" if is_default else path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 

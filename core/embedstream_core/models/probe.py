@@ -20,7 +20,7 @@ from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files.file_formats import FixedModule
+from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.records import Vectors
 from embedstream_core.settings import ModalityName
 

@@ -6,15 +6,17 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import chain
+from itertools import chain, count
 
 import torch
 
 from embedstream_core.engine.engine import Engine
+from embedstream_core.media.modality import Sample
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
+from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps
+from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Entry, Failure
 from embedstream_core.settings import DecodeSettings, Isolation, ModalityName, PipelineLimits
@@ -45,6 +47,23 @@ class _Slot:
             self.batch.outcomes[self.index] = result.result()
             self.batch.missing -= 1
         return result.done()
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits for an engine and a modality; `start` is the position of the first entry."""
+
+    start: int = 0
+    waiting: list[Pending] = field(default_factory=list)
+    parts: int = 0
+    bytes: int = 0
+
+    def add(self, position: int, pending: Pending, sample: Sample) -> None:
+        if not self.waiting:
+            self.start, self.parts, self.bytes = position, 0, 0
+        self.waiting.append(pending)
+        self.parts += len(sample.parts)
+        self.bytes += sample.size
 
 
 @dataclass(frozen=True)
@@ -104,42 +123,73 @@ class Pipeline:
         threads = self.limits.fetch_threads + decode_threads
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         opened: deque[_InputBatch] = deque()
+        budget = DecodedBudget(self.limits.bytes)
+
+        def prepare(entry: Entry, position: int) -> Prepared:
+            prepared = steps.prepare(entry)
+            budget.reserve(position, count_bytes(prepared))
+            return prepared
+
+        positions = count()
 
         def submit(entry: Entry) -> Future[Prepared]:
-            return pool.submit(steps.prepare, entry)
+            return pool.submit(prepare, entry, next(positions))
+
+        def take(slot: _Slot) -> Prepared:
+            prepared = slot.prepared.result()
+            budget.release(count_bytes(prepared))
+            return prepared
 
         try:
-            yield from self._embed(steps, self._read_ahead(submit, batches, opened), opened)
+            slots = self._read_ahead(submit, batches, opened)
+            yield from self._embed(steps, ((slot, take(slot)) for slot in slots), opened)
         finally:
+            budget.close()
             pool.shutdown(wait=True, cancel_futures=True)
             decoder.close()
 
     def _embed(
-        self, steps: Steps, slots: Iterator[_Slot], opened: deque[_InputBatch]
+        self,
+        steps: Steps,
+        slots: Iterator[tuple[_Slot, Prepared]],
+        opened: deque[_InputBatch],
     ) -> Iterator[list[Outcomes]]:
         """Collect what waits for each engine and modality, and embed it when it is enough."""
-        queues: dict[tuple[int, ModalityName], list[tuple[int, Pending]]] = defaultdict(list)
+        queues: dict[tuple[int, ModalityName], _Queue] = defaultdict(_Queue)
         waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
-        for position, slot in enumerate(chain(slots, [None])):
-            if slot is not None:
-                prepared = slot.prepared.result()
+        for position, entry in enumerate(chain(slots, [None])):
+            is_any_done = False
+            if entry is not None:
+                slot, prepared = entry
                 if isinstance(prepared, Pending):
                     waiting.append((slot, prepared.result))
-                    for number in prepared.samples:
-                        queues[number, prepared.modality].append((position, prepared))
+                    for number, sample in prepared.samples.items():
+                        queues[number, prepared.modality].add(position, prepared, sample)
                 else:
                     waiting.append((slot, prepared))
+                    is_any_done = prepared.done()
             for (number, modality), queue in queues.items():
-                is_full = len(queue) >= self.engines[number].count_pooled(modality)
-                # A rare modality, or few samples among repetitions, must not hold up the others.
-                is_old = queue and position - queue[0][0] >= self.limits.rows
-                if queue and (is_full or is_old or slot is None):
-                    steps.embed(number, [pending for _, pending in queue])
-                    queue.clear()
-            waiting = [one for one in waiting if not one[0].fill_from(one[1])]
+                if queue.waiting and (
+                    entry is None or self._is_due(queue, position, number, modality)
+                ):
+                    steps.embed(number, queue.waiting)
+                    queue.waiting.clear()
+                    is_any_done = True
+            if is_any_done:
+                waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
                 yield [outcomes for outcomes in opened.popleft().outcomes if outcomes is not None]
+
+    def _is_due(self, queue: _Queue, position: int, number: int, modality: ModalityName) -> bool:
+        """Return whether a queue holds enough for its engine, or has waited long enough."""
+        engine = self.engines[number]
+        # Samples are collected beyond one model batch to save padding, as far as memory allows.
+        is_large = queue.parts >= engine.batch_sizes[modality] and queue.bytes > self.limits.bytes
+        # A rare modality, or few samples among repetitions, must not hold up the others.
+        others = position + 1 - queue.start - len(queue.waiting)
+        is_old = others >= self.limits.rows
+        return is_large or is_old or len(queue.waiting) >= engine.count_pooled(modality)
 
     def _read_ahead(
         self,

@@ -23,7 +23,7 @@ from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
 from embedstream_core.settings import ModalityName
 
-__all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Steps"]
+__all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Steps", "count_bytes"]
 
 Outcomes: TypeAlias = tuple[Outcome, ...]
 """The outcomes of one entry: one for each encoder that accepts it, or the only failure."""
@@ -48,6 +48,15 @@ class Pending:
 
 Prepared: TypeAlias = "Pending | Future[Outcomes]"
 """To be embedded, or outcomes: its own, or those of another item with equal bytes."""
+
+
+def count_bytes(prepared: Prepared) -> int:
+    """Return the size of the samples that wait for engines."""
+    if not isinstance(prepared, Pending):
+        return 0
+    # Engines with equal preprocessings share a sample.
+    samples = {id(sample): sample for sample in prepared.samples.values()}
+    return sum(sample.size for sample in samples.values())
 
 
 class Routes:
@@ -133,7 +142,8 @@ class Steps:
                 return self.routes.share(fetched)
             content = fetched
         sha256 = hashlib.sha256(content).hexdigest()
-        modality = self.routes.choose(entry, content)
+        choose = partial(self.routes.choose, entry, content)
+        modality = attempt(choose, Stage.DECODE)
         if isinstance(modality, Failure):
             return self.routes.share(replace(modality, content_sha256=sha256))
         pending = Pending(sha256, modality, {}, {})
@@ -151,10 +161,11 @@ class Steps:
             if not isinstance(samples, Failure):
                 pending.samples.update({one: samples[numbers[one]] for one in missing})
                 return pending
-            failure = replace(samples, media=Media(entry.media_type or detect_type(content)))
+            kind = entry.media_type or attempt(partial(detect_type, content), Stage.DECODE)
+            media = Media(kind) if isinstance(kind, str) else None
             for number in missing:
                 model_id = self.engines[number].model_id
-                pending.outcomes[number] = replace(failure, model_id=model_id)
+                pending.outcomes[number] = replace(samples, media=media, model_id=model_id)
         self._finish(pending)
         return pending.result
 
@@ -168,9 +179,8 @@ class Steps:
         left = [pending for pending in waiting if number not in pending.outcomes]
         if left:
             samples = [pending.samples[number] for pending in left]
-            timeout_s = self.forward_timeout_s * engine.count_passes(samples, modality)
-            with self.watchdog.watch("a forward pass", timeout_s=timeout_s):
-                vectors = engine.embed(samples, modality)
+            watch = partial(self.watchdog.watch, "a forward pass", timeout_s=self.forward_timeout_s)
+            vectors = engine.embed(samples, modality, watch=watch)
             for pending, sample, vector in zip(left, samples, vectors, strict=True):
                 norm = float(np.linalg.norm(vector.astype(np.float64)))
                 pending.outcomes[number] = (
@@ -198,7 +208,9 @@ class Steps:
         if not self.caches:
             return
         for number in numbers:
-            if found := self.caches[number].get(pending.sha256):
+            found = self.caches[number].get(pending.sha256)
+            # A text and an image may have equal bytes.
+            if found and find_modality(found.media.type) == pending.modality:
                 model_id = self.engines[number].model_id
                 pending.outcomes[number] = replace(found, model_id=model_id)
 

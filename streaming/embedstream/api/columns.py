@@ -1,4 +1,4 @@
-"""A column of images becomes a column of embeddings; the other batch APIs build on this."""
+"""A column becomes a column of embeddings; the other batch APIs build on this."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import DataType
 
-from embedstream.api.image_columns import read_entries, require_images
+from embedstream.api.input_columns import KINDS, InputKind
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.table.rows import COLUMN_TYPE, build_outcome_column, build_vector_column
 from embedstream.worker.model import choose_precision, prepare
 from embedstream.worker.task import Embedder, build_embedder
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import Head
 from embedstream_core.records import Outcome
+from embedstream_core.settings import ModalityName
 
 __all__ = [
     "ColumnFunction",
-    "ImageVectorizer",
     "Returns",
-    "image_vectorizer",
+    "Vectorizer",
     "make_column_function",
     "prepare_embedder",
+    "send_model",
+    "vectorizer",
 ]
 
 Returns = Literal["embedding", "outcome"]
@@ -40,13 +43,12 @@ _RETURNS: Mapping[Returns, tuple[DataType, Callable[[Sequence[Outcome]], pa.Arra
 
 
 @dataclass(frozen=True)
-class ImageVectorizer:
+class Vectorizer:
     """Makes columns of embeddings: `vectorize("content")`.
 
-    The input is a binary column of image bytes, a string column of URIs, or Spark's `image`
-    struct. With `returns="embedding"` the column is `array<float>`, null for a null and for an
-    image that cannot be embedded; with `"outcome"` it is `struct<embedding, error>`, and exactly
-    one of the two is null.
+    The input is a column of the model's modality, see `vectorizer`. With `returns="embedding"` the
+    column is `array<float>`, null for a null and for what cannot be embedded; with `"outcome"` it
+    is `struct<embedding, error>`, and exactly one of the two is null.
 
     It holds no SparkContext, so functions that travel to the workers may refer to it.
     """
@@ -59,57 +61,82 @@ class ImageVectorizer:
         """Floats in an embedding."""
         return self.embedder.model.card.dimension
 
+    @property
+    def kind(self) -> InputKind:
+        """The columns that it takes."""
+        (modality,) = self.embedder.modalities
+        return KINDS[modality]
+
     def __call__(self, column: Column | str) -> Column:
         """Return the column of embeddings.
 
         Raises:
-            AnalysisException: the column holds no images; by Spark, where the column is used.
+            AnalysisException: the column is of another type; by Spark, where the column is used.
         """
-        return self.function()(require_images(column))
+        return self.function()(self.kind.require(column))
 
     def function(self) -> ColumnFunction:
         """Return the function itself, to register it under a name of one's own.
 
-        Spark calls it with a column of any type; if that holds no images, the first task fails.
+        Spark calls it with a column of any type; if that is a wrong one, the first task fails.
         """
         return make_column_function(self._embed, _RETURNS[self.returns][0])
 
     def _embed(self, columns: Iterator[pa.Array]) -> Iterator[pa.Array]:
         """Embed a partition's Arrow batches; Spark calls this on a worker."""
         build = _RETURNS[self.returns][1]
-        for outcomes in self.embedder.embed(map(read_entries, columns)):
-            yield build([one for (one,) in outcomes])
+        for outcomes in self.embedder.embed(map(self.kind.read_entries, columns)):
+            yield build([outcome for (outcome,) in outcomes])
 
 
-def image_vectorizer(
+def vectorizer(
     spark: SparkSession,
     *,
     encoder: str | EncoderConfig = "resnet50",
+    modality: ModalityName | None = None,
     returns: Returns = "embedding",
     config: DataFrameConfig | None = None,
-) -> ImageVectorizer:
+) -> Vectorizer:
     """Prepare an encoder on the driver and send it to the workers, once.
 
-    `encoder` is a name, or all its settings. Only what `config.references` allows is fetched;
-    without it, nothing.
+    `encoder` is a name, or all its settings. Its modality decides what the column holds: images are
+    bytes, URIs or Spark's `image` struct; texts are strings or bytes; audio is bytes or URIs. An
+    encoder of several modalities makes columns of its first one, unless `modality` names another.
+    Only what `config.references` allows is fetched; without it, nothing.
 
     Raises:
-        SetupError: the encoder, its weights or a setting is wrong; nothing was started.
+        SetupError: the encoder, its weights or a setting is wrong, or it does not accept the
+            modality; nothing was started.
     """
-    return ImageVectorizer(prepare_embedder(spark, encoder=encoder, config=config), returns)
+    embedder = prepare_embedder(spark, encoder=encoder, modality=modality, config=config)
+    return Vectorizer(embedder, returns)
 
 
 def prepare_embedder(
     spark: SparkSession,
     *,
     encoder: str | EncoderConfig,
+    modality: ModalityName | None = None,
     head: Head = "cut",
     config: DataFrameConfig | None = None,
 ) -> Embedder:
-    """Prepare an encoder on the driver and send it to the workers."""
+    """Prepare an encoder, for one modality, on the driver and send it to the workers."""
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
-    chosen = choose_precision(spark, prepare(settings, head=head), settings)
-    return build_embedder(spark, [(chosen.model, settings)], config or DataFrameConfig())
+    model = prepare(settings, head=head)
+    model = model.accept_only(modality or model.card.modalities[0])
+    return send_model(spark, model, settings, config=config)
+
+
+def send_model(
+    spark: SparkSession,
+    model: PreparedModel,
+    encoder: EncoderConfig,
+    *,
+    config: DataFrameConfig | None = None,
+) -> Embedder:
+    """Choose a prepared model's precision and send it to the workers."""
+    chosen = choose_precision(spark, model, encoder)
+    return build_embedder(spark, [(chosen.model, encoder)], config or DataFrameConfig())
 
 
 def make_column_function(

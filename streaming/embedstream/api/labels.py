@@ -14,7 +14,7 @@ from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import ArrayType, StructType
 
 from embedstream.api.columns import ColumnFunction, make_column_function, prepare_embedder
-from embedstream.api.image_columns import read_entries, require_images
+from embedstream.api.input_columns import KINDS
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.worker.task import Embedder
 from embedstream_core.records import Embedding, Entry
@@ -40,7 +40,7 @@ class ImageLabeler:
         Raises:
             AnalysisException: the column holds no images; by Spark, where the column is used.
         """
-        return self.function()(require_images(column), f.lit(k))
+        return self.function()(KINDS["image"].require(column), f.lit(k))
 
     def function(self) -> ColumnFunction:
         """Return the function of two columns: images, and how many classes."""
@@ -53,13 +53,13 @@ class ImageLabeler:
         def read_batches() -> Iterator[list[Entry]]:
             for images, wanted in columns:
                 counts.append(wanted.to_pylist())
-                yield read_entries(images)
+                yield KINDS["image"].read_entries(images)
 
         labels = self.embedder.model.card.labels
         for outcomes in self.embedder.embed(read_batches()):
             rows = [
                 rank_labels(one.vector, labels, k=k or 0) if isinstance(one, Embedding) else None
-                for one, k in zip(outcomes, counts.pop(0), strict=True)
+                for (one,), k in zip(outcomes, counts.pop(0), strict=True)
             ]
             yield pa.array(rows, to_arrow_type(_TYPE))
 
@@ -75,7 +75,10 @@ def image_labeler(
     Raises:
         SetupError: the encoder, its weights or a setting is wrong, or it names no classes.
     """
-    return ImageLabeler(prepare_embedder(spark, encoder=encoder, head="kept", config=config))
+    embedder = prepare_embedder(
+        spark, encoder=encoder, modality="image", head="kept", config=config
+    )
+    return ImageLabeler(embedder)
 
 
 def rank_labels(logits: np.ndarray, labels: Sequence[str], *, k: int) -> list[dict[str, Any]]:

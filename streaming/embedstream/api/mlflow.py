@@ -31,10 +31,11 @@ def log_encoder(
 ) -> ModelInfo:
     """Write an encoder, prepared and checked, as a pyfunc model of MLflow.
 
-    The model takes a column `content` of image bytes, and returns the columns `embedding`,
-    `array<float>`, null for an image that cannot be embedded, and `error`, a text, empty where
-    there is an embedding. It holds the prepared tensors and their card, so that it loads without
-    the original weights; nothing in it is a pickle.
+    The model takes a column `content` of the bytes of images or audio files, or a column `text` of
+    texts; a model of images and texts takes both, one of them null in each row. It returns the
+    columns `embedding`, `array<float>`, null for what cannot be embedded, and `error`, a text,
+    empty where there is an embedding. It holds the prepared tensors and their card, so that it
+    loads without the original weights; nothing in it is a pickle.
 
     It goes to the active run, if there is one, and with `registered_model_name` to the registry as
     a new version. `pip_requirements` replaces the versions that are installed here, and
@@ -47,13 +48,18 @@ def log_encoder(
     with require_extra("mlflow", feature="log_encoder"):
         import mlflow.pyfunc
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
     model = prepare(settings)
     card = model.card
-    images = Schema([ColSpec(DataType.binary, "content")])
+    is_one = len(card.modalities) == 1
+    columns: list[ColSpec | TensorSpec] = []
+    if set(card.modalities) != {"text"}:
+        columns.append(ColSpec(DataType.binary, "content", required=is_one))
+    if "text" in card.modalities:
+        columns.append(ColSpec(DataType.string, "text", required=is_one))
     outcomes = Schema(
         [ColSpec(Array(DataType.float), "embedding"), ColSpec(DataType.string, "error")]
     )
@@ -66,7 +72,7 @@ def log_encoder(
             loader_module=LOADER_MODULE,
             data_path=str(folder),
             code_paths=None if code_paths is None else list(code_paths),
-            signature=ModelSignature(images, outcomes),
+            signature=ModelSignature(Schema(columns), outcomes),
             pip_requirements=list(pip_requirements or _list_requirements(card.encoder)),
             model_config={
                 **settings.model_dump(include={"device", "backend", "batch_size"}),
@@ -84,7 +90,7 @@ def _list_requirements(encoder: str) -> list[str]:
 
     extra = "timm" if encoder.startswith("timm/") else ""
     if encoder in PROGRAMS:
-        extra = encoder
+        extra = PROGRAMS[encoder].extra or encoder
     elif encoder == "efficientnet_lite0":
         extra = "efficientnet-lite"
     needed = map(Requirement, metadata.requires("embedstream") or [])

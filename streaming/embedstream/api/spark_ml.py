@@ -15,19 +15,19 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from embedstream.api.columns import image_vectorizer
-from embedstream.api.image_columns import find_columns, find_image_column
+from embedstream.api.columns import vectorizer
+from embedstream.api.input_columns import KINDS, InputKind, find_columns
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, Section
 from embedstream.spark.connect import get_session_key
 from embedstream_core.errors import SetupError
 
-__all__ = ["ImageFeaturizer", "ImagePredictor"]
+__all__ = ["AudioFeaturizer", "ImageFeaturizer", "ImagePredictor", "TextFeaturizer"]
 
 OutputType = Literal["vector", "array"]
 
 
-class _ImageTransformer(
+class _EncoderTransformer(
     Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable[Any], DefaultParamsWritable
 ):
     """An encoder as a stage, prepared at the first use; copies keep it."""
@@ -49,6 +49,7 @@ class _ImageTransformer(
 
     _input_kwargs: dict[str, Any]
     _make_function: ClassVar[Callable[..., Callable[..., Column]]]
+    _kind: ClassVar[InputKind] = KINDS["image"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class _ImageTransformer(
 
     def _prepare(self, df: DataFrame) -> tuple[Callable[..., Column], Column]:
         """Return the function of columns and its input, with the output column's name checked."""
-        image = find_image_column(df, self.getInputCol())
+        inputs = self._kind.find_column(df, self.getInputCol())
         if taken := find_columns(df, self.getOutputCol()):
             raise SetupError(f"there is a column '{taken[0].name}' already; rename or drop it")
         encoder = EncoderConfig.model_validate(self.getOrDefault(self.encoder))
@@ -68,18 +69,16 @@ class _ImageTransformer(
                 key,
                 self._make_function(df.sparkSession, encoder=encoder, config=config),
             )
-        return self._prepared[1], image
+        return self._prepared[1], inputs
 
 
-class ImageFeaturizer(_ImageTransformer):
-    """Embeds a column of image bytes, of URIs or of Spark's `image` structs.
+class _Featurizer(_EncoderTransformer):
+    """Embeds a column.
 
-    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. An image that
-    cannot be embedded gives null, and its error, `struct<code, stage, message>`, goes to the column
+    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. What cannot
+    be embedded gives null, and its error, `struct<code, stage, message>`, goes to the column
     `errorCol` if that is set.
     """
-
-    _make_function = staticmethod(partial(image_vectorizer, returns="outcome"))
 
     outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's convention
         Params._dummy(), "outputType", "vector or array", TypeConverters.toString
@@ -87,6 +86,35 @@ class ImageFeaturizer(_ImageTransformer):
     errorCol: ClassVar[Param[str]] = Param(  # noqa: N815
         Params._dummy(), "errorCol", "a column for errors", TypeConverters.toString
     )
+
+    def _set_given(self, **defaults: str) -> None:
+        self._setDefault(outputCol="features", outputType="vector", **defaults)
+        self._set(**self._input_kwargs)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        kind = self.getOrDefault(self.outputType)
+        if kind not in ("vector", "array"):
+            raise SetupError(f"outputType is '{kind}'; it is vector or array")
+        vectorize, inputs = self._prepare(dataset)
+        outcome = "_embedstream_outcome"
+        embedding = f.col(f"{outcome}.embedding")
+        if kind == "vector":
+            embedding = f.when(embedding.isNotNull(), array_to_vector(embedding))
+        columns = {self.getOutputCol(): embedding}
+        if self.isDefined(self.errorCol):
+            columns[self.getOrDefault(self.errorCol)] = f.col(f"{outcome}.error")
+        return dataset.withColumn(outcome, vectorize(inputs)).withColumns(columns).drop(outcome)
+
+
+class ImageFeaturizer(_Featurizer):
+    """Embeds a column of image bytes, of URIs or of Spark's `image` structs.
+
+    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. An image that
+    cannot be embedded gives null, and its error, `struct<code, stage, message>`, goes to the column
+    `errorCol` if that is set.
+    """
+
+    _make_function = staticmethod(partial(vectorizer, modality="image", returns="outcome"))
 
     @keyword_only
     def __init__(
@@ -100,25 +128,54 @@ class ImageFeaturizer(_ImageTransformer):
         config: DataFrameConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._setDefault(outputCol="features", outputType="vector")
-        self._set(**self._input_kwargs)
-
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        kind = self.getOrDefault(self.outputType)
-        if kind not in ("vector", "array"):
-            raise SetupError(f"outputType is '{kind}'; it is vector or array")
-        vectorize, image = self._prepare(dataset)
-        outcome = "_embedstream_outcome"
-        embedding = f.col(f"{outcome}.embedding")
-        if kind == "vector":
-            embedding = f.when(embedding.isNotNull(), array_to_vector(embedding))
-        columns = {self.getOutputCol(): embedding}
-        if self.isDefined(self.errorCol):
-            columns[self.getOrDefault(self.errorCol)] = f.col(f"{outcome}.error")
-        return dataset.withColumn(outcome, vectorize(image)).withColumns(columns).drop(outcome)
+        self._set_given()
 
 
-class ImagePredictor(_ImageTransformer):
+class TextFeaturizer(_Featurizer):
+    """Embeds a column of texts, strings or bytes in UTF-8; else as `ImageFeaturizer`."""
+
+    _make_function = staticmethod(partial(vectorizer, modality="text", returns="outcome"))
+    _kind = KINDS["text"]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        inputCol: str = "text",  # noqa: N803
+        outputCol: str = "features",  # noqa: N803
+        encoder: str | EncoderConfig | Mapping[str, Any] = "minilm",
+        outputType: OutputType = "vector",  # noqa: N803
+        errorCol: str | None = None,  # noqa: N803
+        config: DataFrameConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(encoder={"name": "minilm"})
+        self._set_given(inputCol="text")
+
+
+class AudioFeaturizer(_Featurizer):
+    """Embeds a column of audio files' bytes, or of their URIs; else as `ImageFeaturizer`."""
+
+    _make_function = staticmethod(partial(vectorizer, modality="audio", returns="outcome"))
+    _kind = KINDS["audio"]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        inputCol: str = "content",  # noqa: N803
+        outputCol: str = "features",  # noqa: N803
+        encoder: str | EncoderConfig | Mapping[str, Any] = "speech-embedding",
+        outputType: OutputType = "vector",  # noqa: N803
+        errorCol: str | None = None,  # noqa: N803
+        config: DataFrameConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(encoder={"name": "speech-embedding"})
+        self._set_given()
+
+
+class ImagePredictor(_EncoderTransformer):
     """Classifies images: the `topK` likeliest classes of the encoder's own head.
 
     The output column is `array<struct<label: string, probability: float>>`, the likeliest first;

@@ -8,44 +8,56 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from embedstream.api.columns import image_vectorizer
-from embedstream.api.image_columns import ARGUMENT_TYPES, IMAGES_ARE
+from embedstream.api.columns import ColumnFunction, Vectorizer, send_model
+from embedstream.api.input_columns import KINDS, InputKind
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.spark.connect import is_connect
+from embedstream.worker.model import prepare
 from embedstream_core.errors import SetupError
 
-__all__ = ["register_image_functions"]
+__all__ = ["register_functions"]
 
-_CHECK = Path(__file__).with_name("ImagesOnly.java")
+_CHECK = Path(__file__).with_name("CheckedColumns.java")
 
-_COLUMNS = {"image_embedding": 1, "image_labels": 2}
+_IMAGE_LABELS = "image_labels"
 
 
-def register_image_functions(
+def register_functions(
     spark: SparkSession,
     *,
     encoder: str | EncoderConfig = "resnet50",
     config: DataFrameConfig | None = None,
 ) -> None:
-    """Register `image_embedding(image)` and `image_labels(image, k)` for the session.
+    """Register functions for the session, by the modalities that the encoder accepts.
 
-    An image is bytes, a URI, or Spark's `image` struct; a null and an image that cannot be embedded
-    give null. `image_labels` exists if the encoder names its classes. A query that passes anything
-    else, or more or fewer columns, fails in Spark's analyzer (`AnalysisException`); over Spark
-    Connect, which has no access to the analyzer, it fails in its first task.
+    | function | its argument |
+    | --- | --- |
+    | `image_embedding(image)` | bytes, a URI, or Spark's `image` struct |
+    | `image_labels(image, k)` | the same; only if the encoder names its classes |
+    | `text_embedding(text)` | a string, or its bytes in UTF-8 |
+    | `audio_embedding(audio)` | the bytes of a file, or a URI |
+
+    A null and what cannot be embedded give null. A query that passes anything else, or more or
+    fewer columns, fails in Spark's analyzer (`AnalysisException`); over Spark Connect, which has no
+    access to the analyzer, it fails in its first task. Encoders of different modalities may be
+    registered one after the other.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong; nothing was registered.
     """
-    functions = {
-        "image_embedding": image_vectorizer(spark, encoder=encoder, config=config).function()
-    }
-    # The vectorizer has raised for everything else that is wrong with the encoder.
+    settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
+    functions: dict[str, tuple[ColumnFunction, InputKind]] = {}
+    model = prepare(settings)
+    for modality in model.card.modalities:
+        made = Vectorizer(send_model(spark, model.accept_only(modality), settings, config=config))
+        functions[f"{modality}_embedding"] = made.function(), made.kind
+    # All else that may be wrong with the encoder has been raised by now.
     with suppress(SetupError):
-        functions["image_labels"] = image_labeler(spark, encoder=encoder, config=config).function()
+        labeler = image_labeler(spark, encoder=settings, config=config)
+        functions[_IMAGE_LABELS] = labeler.function(), KINDS["image"]
     registered: dict[str, Any] = {
-        name: spark.udf.register(name, each) for name, each in functions.items()
+        name: spark.udf.register(name, function) for name, (function, _) in functions.items()
     }
     if is_connect(spark):
         return
@@ -60,6 +72,8 @@ def register_image_functions(
     [constructor] = compiler.getClassLoader().loadClass(_CHECK.stem).getConstructors()
     registry = session._jsparkSession.sessionState().functionRegistry()
     for name, function in registered.items():
+        kind = functions[name][1]
         arguments = gateway.new_array(jvm.Object, 4)
-        arguments[:] = function._judf, _COLUMNS[name], ARGUMENT_TYPES, IMAGES_ARE
+        count = 2 if name == _IMAGE_LABELS else 1
+        arguments[:] = function._judf, count, kind.argument_types, kind.described
         registry.createOrReplaceTempFunction(name, constructor.newInstance(arguments), "python_udf")

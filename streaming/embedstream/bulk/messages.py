@@ -103,7 +103,7 @@ def _rebuild_messages(rows: DataFrame) -> DataFrame:
 
     def is_header(name: Column, _: Any = None) -> Column:
         # An attribute of such a name can only have come from a header.
-        return name.isin("id", "uri", "data")
+        return name.isin("id", "uri", "data", "text")
 
     fields = f.map_filter("attributes", lambda name, _: ~is_header(name))
     headers = f.transform(

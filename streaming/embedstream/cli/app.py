@@ -22,7 +22,7 @@ from embedstream.cli.options import (
     parse_offsets,
     read_config,
 )
-from embedstream_core.errors import Code, EmbedstreamError
+from embedstream_core.errors import Code, EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
     from embedstream.config.sections import BulkFilesConfig, StreamConfig
@@ -61,7 +61,7 @@ def describe(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Turn a Kafka topic of images into a Delta table of embeddings."""
+    """Turn a Kafka topic of images, texts or audio into a Delta table of embeddings."""
 
 
 @app.command()
@@ -245,13 +245,14 @@ def batch(
 
 @app.command()
 def produce(
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
     topic: Annotated[str, typer.Option(help="The topic.")],
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="The brokers; by default the embedded one.")
     ] = None,
     as_reference: Annotated[
-        bool, typer.Option("--as-reference", help="Send file:// references, not bytes.")
+        bool,
+        typer.Option("--as-reference", help="Send references; lines are sent as they are."),
     ] = False,
     partitions: Annotated[
         int | None, typer.Option(help="Partitions of the topic if it is created.")
@@ -265,12 +266,16 @@ def produce(
     ] = None,
     folder: BrokerFolder = DEFAULT_BROKER_FOLDER,
 ) -> None:
-    """Send images to a topic, acknowledged by every in-sync replica."""
-    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_images
+    """Send files to a topic, acknowledged by every in-sync replica.
+
+    A message for each image, audio file (.wav, .flac, .ogg, .opus, .mp3) and text (.txt), and for
+    each line of a .jsonl file.
+    """
+    from embedstream.cli.topics import find_embedded_servers, read_client_settings, send_files
 
     servers = bootstrap_servers or find_embedded_servers(folder)
     settings = read_client_settings(client or ())
-    all_sent = send_images(
+    all_sent = send_files(
         paths,
         topic,
         servers=servers,
@@ -283,28 +288,42 @@ def produce(
 
 @app.command()
 def search(
-    image: Annotated[Path, typer.Argument(help="The query image.")],
     table: Annotated[str, typer.Option(help="The Delta table.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
     out: Annotated[
         Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
     ] = None,
     model_id: Annotated[
-        str | None, typer.Option(help="The model whose rows to search; by default the newest.")
+        str | None, typer.Option(help="The model whose rows to search; by default the table's.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="The weights file, if the model came from one.")
+        str | None, typer.Option(help="The file or folder that the model came from, if it did.")
     ] = None,
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="Kafka, for the sheet's images that are not in files.")
     ] = None,
 ) -> None:
-    """List the rows nearest to an image."""
+    """List the rows nearest to a file's content, or to a text."""
+    query = file if text is None else text
+    if query is None or (file and text is not None):
+        raise SetupError("give the query: a file, or --text, not both")
     from embedstream.cli.search import search_table
 
     search_table(
-        image, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
+        query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
     )
+
+
+@app.command()
+def encoders() -> None:
+    """List the encoders: modality, floats, license, and whether their weights are here."""
+    from embedstream_core.models.encoders.listing import describe_encoders
+
+    console.print_encoders(describe_encoders())
 
 
 @app.command()

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from embedstream.stream.preflight import Finding
     from embedstream.stream.progress import MicroBatchReport, Totals
     from embedstream.worker.counts import CommitReport
+    from embedstream_core.models.encoders.listing import Listing
 
 __all__ = [
     "format_count",
     "format_failures",
     "print_chunk",
+    "print_encoders",
     "print_error",
     "print_finding",
     "print_micro_batch",
@@ -97,6 +99,19 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
     loads = format_count(model_loads, "time")
     print_text(f"each worker loads a model once; together they loaded {loads}")
     print_text(f"table: {table}")
+
+
+def print_encoders(listings: Iterable[Listing]) -> None:
+    """Print a line for each encoder, in columns."""
+    rows = [("name", "modality", "floats", "license", "weights")]
+    for one in listings:
+        modalities = "any" if len(one.modalities) == 3 else " and ".join(one.modalities)
+        dimension = str(one.dimension or "")
+        rows.append((one.name, modalities, dimension, one.license, one.weights))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        print_text("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())
 
 
 def format_count(count: int, noun: str, plural: str = "s") -> str:

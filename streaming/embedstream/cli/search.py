@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedstream.cli import console
-from embedstream.index.contact_sheet import check_sheet_path, draw_contact_sheet, save_sheet
-from embedstream.index.images import read_file_content, read_kafka_content
-from embedstream.index.search import Neighbour, embed_images, find_nearest, find_newest_model
+from embedstream.index.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
+from embedstream.index.contents import read_file_content, read_kafka_content
+from embedstream.index.search import Neighbour, embed_query, find_nearest, list_models
 from embedstream_core.errors import SetupError
+from embedstream_core.media.detect import detect_type
 
 __all__ = ["search_table"]
 
 
 def search_table(
-    image: Path,
+    query: Path | str,
     table: str,
     *,
     k: int,
@@ -23,9 +24,9 @@ def search_table(
     weights: str | None,
     servers: str | None,
 ) -> None:
-    """Print the k rows nearest to an image, and draw them on a contact sheet if `out` is given."""
+    """Print the k rows nearest to a file or a text; draw them on a sheet if `out` is given."""
 
-    def read_image(row: Neighbour) -> bytes | None:
+    def read_content(row: Neighbour) -> bytes | None:
         if row.uri is not None:
             return read_file_content(row.uri)
         return read_kafka_content(row, bootstrap_servers=servers) if servers else None
@@ -33,15 +34,19 @@ def search_table(
     if out is not None:
         check_sheet_path(out)
     try:
-        content = image.read_bytes()
+        content = query if isinstance(query, str) else query.read_bytes()
     except OSError as error:
-        raise SetupError(f"the image '{image}' cannot be read: {error.strerror}") from None
-    model = model_id or find_newest_model(table)
-    (vector,) = embed_images([content], model_id=model, weights=weights)
+        raise SetupError(f"the query '{query}' cannot be read: {error.strerror}") from None
+    model_ids = [model_id] if model_id else list_models(table)
+    model, vector = embed_query(content, model_ids=model_ids, weights=weights)
     neighbours = find_nearest(table, vector, model_id=model, k=k)
     for row in neighbours:
         source = row.uri or f"{row.topic}-{row.partition}-{row.offset}"
         console.print_text(f"{row.similarity:7.4f}  {row.image_id}  ({source})")
     if out is not None:
-        save_sheet(draw_contact_sheet([(image.name, content, neighbours)], read_image), out)
+        if isinstance(content, bytes):
+            tile = Tile(Path(query).name, content, detect_type(content))
+        else:
+            tile = Tile("", content.encode(), "text/plain")
+        save_sheet(draw_contact_sheet([(tile, neighbours)], read_content), out)
         console.print_text(f"contact sheet: {out}")

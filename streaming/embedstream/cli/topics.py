@@ -1,8 +1,8 @@
-"""Sending images to a topic from the command line."""
+"""Sending files to a topic from the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ from embedstream.config.secrets import resolve_options, reveal
 from embedstream.config.yaml import read_yaml
 from embedstream.kafka.admin import create_topic
 from embedstream.kafka.dev_broker import find_running_broker
-from embedstream.kafka.produce import build_messages, find_image_files, produce
+from embedstream.kafka.produce import OutgoingMessage, build_messages, find_files, produce
 from embedstream_core.errors import SetupError
 
-__all__ = ["find_embedded_servers", "read_client_settings", "send_images"]
+__all__ = ["find_embedded_servers", "read_client_settings", "send_files"]
 
 
 def find_embedded_servers(folder: Path) -> str:
@@ -42,7 +42,7 @@ def read_client_settings(pairs: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def send_images(
+def send_files(
     paths: list[Path],
     topic: str,
     *,
@@ -51,20 +51,29 @@ def send_images(
     partitions: int | None,
     settings: dict[str, Any],
 ) -> bool:
-    """Send images and print those that were not sent; return whether all were."""
-    images = find_image_files(paths)
+    """Send files and print those, and those lines, that were not sent; return whether all were."""
+    files = find_files(paths)
     if partitions is not None:
         create_topic(servers, topic, partitions=partitions, client_settings=settings)
     unsent: list[str] = []
+    read = 0
+
+    def count(messages: Iterable[OutgoingMessage]) -> Iterator[OutgoingMessage]:
+        nonlocal read
+        for message in messages:
+            read += 1
+            yield message
+
     messages = build_messages(
-        console.track_sending(images),
+        console.track_sending(files),
         form=form,
-        on_unreadable=lambda path, reason: unsent.append(f"{path}: {reason}"),
+        on_unreadable=lambda name, reason: unsent.append(f"{name}: {reason}"),
     )
-    failed = produce(messages, bootstrap_servers=servers, topic=topic, client_settings=settings)
-    unsent += [f"{message.key}: {reason}" for message, reason in failed]
-    for line in unsent:
+    failed = produce(
+        count(messages), bootstrap_servers=servers, topic=topic, client_settings=settings
+    )
+    sent, total = read - len(failed), read + len(unsent)
+    for line in (*unsent, *(f"{key}: {reason}" for key, reason in failed)):
         console.print_error(f"not sent: {line}")
-    sent = len(images) - len(unsent)
-    console.print_text(f"{sent} of {len(images)} images are in topic '{topic}'")
-    return not unsent
+    console.print_text(f"{sent} of {total} messages are in topic '{topic}'")
+    return sent == total

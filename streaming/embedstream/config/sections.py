@@ -95,10 +95,10 @@ class MessageConfig(Section):
     """How a message is read."""
 
     format: MessageFormat = "auto"
-    """`image`: the value is an image's bytes; `json`: an object with `uri`, or `data` in base64;
-    `auto`: JSON if the value starts with `{`."""
+    """`bytes`: the value is the content's own bytes; `json`: an object with `uri`, with `data` in
+    base64, or with `text`; `auto`: JSON if the value starts with `{`."""
     id_header: str = "image-id"
-    """The header that carries the image's id."""
+    """The header that carries the message's id."""
 
 
 class TableConfig(Section):

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql.types import BinaryType, IntegralType, StringType
 
-from embedstream.api.image_columns import find_column
+from embedstream.api.input_columns import find_column
 from embedstream.finetuning.distributed import TrainingJob
 from embedstream_core.errors import SetupError
 

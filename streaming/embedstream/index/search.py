@@ -1,11 +1,11 @@
-"""The rows of the table that are nearest to an image."""
+"""The rows of the table that are nearest to an image, a text or a clip."""
 
 from __future__ import annotations
 
 import heapq
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -15,14 +15,18 @@ import numpy.typing as npt
 from embedstream_core.engine.engine import Engine, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.fetch.fetcher import deny_references
+from embedstream_core.media.detect import detect_type, find_modality
+from embedstream_core.media.modalities import Preprocessing
+from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
+from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.models.networks import RANDOM_NAME
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.records import Embedding, Failure, Item
+from embedstream_core.records import Failure, Item
 
-__all__ = ["Neighbour", "Vector", "embed_images", "find_nearest", "find_newest_model"]
+__all__ = ["Neighbour", "Vector", "embed_query", "find_nearest", "list_models"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -32,7 +36,10 @@ _ARROW_BATCH_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A row near the query. `similarity` is the cosine, from -1 to 1."""
+    """A row near the query. `similarity` is the cosine, from -1 to 1.
+
+    `media_type` and `duration_s` are those of the column `media`.
+    """
 
     similarity: float
     image_id: str
@@ -40,35 +47,75 @@ class Neighbour:
     topic: str
     partition: int
     offset: int
+    media_type: str | None = None
+    duration_s: float | None = None
 
 
-def find_newest_model(table: str) -> str:
-    """Return the `model_id` that the table's properties recorded last.
+def list_models(table: str) -> list[str]:
+    """Return the `model_id`s of the models that fill the table, from its properties.
 
     Raises:
         SetupError: there is no table of embedstream at that path.
     """
-    model_id = _open(table).metadata().configuration.get("embedstream.model_id")
-    if model_id is None:
+    model_ids = _open(table).metadata().configuration.get("embedstream.model_id")
+    if model_ids is None:
         raise SetupError(f"the table '{table}' names no model: it was not made by embedstream")
-    return str(model_id)
+    return str(model_ids).splitlines()
 
 
-def embed_images(
-    contents: Sequence[bytes], *, model_id: str, weights: str | None = None
-) -> list[Vector]:
-    """Embed image bytes on this machine, in the model and the precision that `model_id` names.
+def embed_query(
+    query: bytes | str, *, model_ids: Sequence[str], weights: str | None = None
+) -> tuple[str, Vector]:
+    """Embed a query on this machine, in the model and the precision that a `model_id` names.
 
-    `weights` is the file that the model's weights came from, or the MLflow URI of a run's weights.
+    A query is the bytes of an image, of an audio file or of a text, or a text itself. Of several
+    models, the only one that accepts the query's modality embeds it. `weights` is the file or the
+    folder that the model's weights came from, or the MLflow URI of a run's weights.
+
+    Returns:
+        The `model_id`, and the vector.
 
     Raises:
-        SetupError: the model cannot be prepared again, or an image cannot be read.
+        SetupError: the model cannot be prepared again, none or several accept the query, or it
+            cannot be read.
     """
+    content = query.encode() if isinstance(query, str) else query
+    kind = "text/plain" if isinstance(query, str) else detect_type(content)
+    modality = find_modality(kind)
+    prepared = {one: _prepare_again(one, weights=weights) for one in model_ids}
+    accepting = {one: made for one, made in prepared.items() if modality in made.card.modalities}
+    if modality is None or not accepting:
+        accepted = {one for made in prepared.values() for one in made.card.modalities}
+        raise SetupError(
+            f"the query is {kind}, and the models of the table embed "
+            f"{' and '.join(sorted(accepted))}: {', '.join(model_ids)}"
+        )
+    if len(accepting) > 1:
+        raise SetupError(
+            f"several models of the table embed {modality}; choose one with --model-id: "
+            f"{', '.join(accepting)}"
+        )
+    ((model_id, model),) = accepting.items()
+    loaded = load_prepared(model.accept_only(modality))
+    engine = Engine.start(
+        loaded._replace(inputs=tuple(map(_use_query_prefix, loaded.inputs))),
+        device=find_device("auto"),
+        precision=ModelId.parse(model_id).precision,
+        normalize=model.card.normalize,
+    )
+    item = Item("query", content=content, media_type=kind)
+    (((outcome,),),) = Pipeline([engine], fetch=deny_references).run([[item]])
+    if isinstance(outcome, Failure):
+        raise SetupError(f"the query cannot be used: {outcome.message}")
+    return model_id, outcome.vector
+
+
+def _prepare_again(model_id: str, *, weights: str | None) -> PreparedModel:
     named = ModelId.parse(model_id)
     if named.preprocessing:
         raise SetupError(
             f"'{model_id}' was made with an encoder.preprocessing of its configuration, which a "
-            "model_id does not hold; query images cannot be prepared as its rows were"
+            "model_id does not hold; queries cannot be prepared as its rows were"
         )
     if named.encoder == MLFLOW:
         spec = ModelSpec(MLFLOW, weights or format_registered_uri(named.weights), named.sha256)
@@ -76,17 +123,13 @@ def embed_images(
         spec = ModelSpec(named.encoder, "random")
     else:
         spec = ModelSpec(named.encoder, weights or named.weights, named.sha256)
-    model = prepare_model(spec)
-    engine = Engine.start(
-        load_prepared(model), device=find_device("auto"), precision=named.precision
-    )
-    pipeline = Pipeline([engine], fetch=deny_references)
-    items = [Item(image_id=str(index), content=content) for index, content in enumerate(contents)]
-    outcomes = [outcome for batch in pipeline.run([items]) for (outcome,) in batch]
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            raise SetupError(f"the query image cannot be used: {outcome.message}")
-    return [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
+    return prepare_model(replace(spec, normalize=named.normalize))
+
+
+def _use_query_prefix(preprocessing: Preprocessing) -> Preprocessing:
+    if isinstance(preprocessing, TextPreprocessing):
+        return replace(preprocessing, prefix=preprocessing.query_prefix)
+    return preprocessing
 
 
 def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
@@ -101,6 +144,9 @@ def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Ne
     """
     opened = _open(table)
     columns = ", ".join(f'"{name}"' for name in _COLUMNS)
+    # A table of an earlier version has no such column, and can be searched.
+    if any(field.name == "media" for field in opened.schema().fields):
+        columns += ", media['type'] AS media_type, media['duration_s'] AS duration_s"
     escaped = model_id.replace("'", "''")
     condition = f"embedding IS NOT NULL AND model_id = '{escaped}'"
     unit = query / np.linalg.norm(query)

@@ -1,7 +1,8 @@
-"""Send images from files to a Kafka topic."""
+"""Send files to a Kafka topic: images, texts and audio, and the lines of JSON Lines files."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,17 +18,25 @@ from embedstream_core.errors import SetupError
 from embedstream_core.settings import FORMATS
 
 __all__ = [
+    "MAX_MESSAGE_BYTES",
     "MAX_QUEUED_BYTES",
     "OutgoingMessage",
     "build_message",
     "build_messages",
-    "find_image_files",
+    "find_files",
     "produce",
 ]
 
+_AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_TEXT_SUFFIX = ".txt"
+_LINES_SUFFIX = ".jsonl"
+_JSON_WHITESPACE = b" \t\r\n"
+
+MAX_MESSAGE_BYTES = 256 * 2**20
+"""Above any broker's limit, so that the broker refuses a large message and gives the reason."""
+
 _PRODUCER_SETTINGS = {
-    # Above any broker's limit, so that the broker refuses a large message and gives the reason.
-    "max_request_size": 256 * 2**20,
+    "max_request_size": MAX_MESSAGE_BYTES,
     # An idempotent producer of kafka-python fails every message after the first refused one.
     "enable_idempotence": False,
     # Without idempotence, this keeps the order of a partition's messages when one is retried.
@@ -40,6 +49,9 @@ MAX_QUEUED_BYTES = 64 * 2**20
 kafka-python queues without bound, and gives up what the broker does not have after two minutes.
 """
 
+# Messages that are sent before `produce` waits: each takes memory besides its bytes.
+_MAX_QUEUED = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
@@ -50,31 +62,35 @@ class OutgoingMessage:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def find_image_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the given files, and the images in the given folders, sorted within each.
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the given files, and those of a known suffix in the given folders, sorted within each.
 
-    In folders the suffix identifies an image, in any case; hidden files and folders count too.
+    A suffix is known in any case; hidden files and folders count too.
 
     Raises:
-        SetupError: a path does not exist or cannot be read, or there is no image.
+        SetupError: a path does not exist or cannot be read, or there is no file.
     """
     registered = Image.registered_extensions().items()
-    suffixes = {suffix for suffix, format_name in registered if format_name in FORMATS}
+    images = {suffix for suffix, format_name in registered if format_name in FORMATS}
+    suffixes = {*images, *_AUDIO_SUFFIXES, _TEXT_SUFFIX, _LINES_SUFFIX}
     found: list[Path] = []
     try:
         for path in paths:
             if not path.exists():
-                raise SetupError(f"'{path}' does not exist; name files, or folders of images")
+                raise SetupError(f"'{path}' does not exist; name files or folders")
             if path.is_dir():
                 named = [inner for inner in path.rglob("*") if inner.suffix.lower() in suffixes]
-                # Folders may be named like images, and links may be broken.
+                # Folders may be named like files, and links may be broken.
                 found += sorted(inner for inner in named if inner.is_file())
             else:
                 found.append(path)
     except OSError as error:
         raise SetupError(f"'{error.filename}' cannot be read: {error.strerror}") from None
     if not found:
-        raise SetupError(f"no image ({', '.join(sorted(suffixes))}) in the given folders")
+        raise SetupError(
+            f"the given folders have no file of a known suffix ({', '.join(sorted(suffixes))}); "
+            "name files, which may have any suffix"
+        )
     return found
 
 
@@ -82,35 +98,63 @@ def build_messages(
     paths: Iterable[Path],
     *,
     form: Literal["bytes", "reference"],
-    on_unreadable: Callable[[Path, str], None],
+    on_unreadable: Callable[[str, str], None],
 ) -> Iterator[OutgoingMessage]:
-    """Yield a message for each file, reading one file at a time.
+    """Yield a message for each file and for each line of a `.jsonl` file, reading one at a time.
 
-    A file that cannot be read is left out: `on_unreadable` gets its path and the reason.
+    A line is sent as it is, in either form; blank ones are skipped. Its key is its field `id`, else
+    its file and number. A file that cannot be read and a line that is not a JSON object are left
+    out: `on_unreadable` gets the path, for a line with its number, and the reason.
     """
     for path in paths:
         try:
-            message = build_message(path, form=form)
+            if path.suffix.lower() == _LINES_SUFFIX:
+                yield from _read_lines(path, on_unreadable)
+            else:
+                yield build_message(path, form=form)
         except OSError as error:
-            on_unreadable(path, f"cannot be read: {error.strerror}")
-        else:
-            yield message
+            on_unreadable(str(path), f"cannot be read: {error.strerror}")
 
 
 def build_message(path: Path, *, form: Literal["bytes", "reference"]) -> OutgoingMessage:
     """Return a file as a message: its bytes, or a JSON reference to it.
 
-    The key, and so the image's id, is the path as it was given.
+    The key, and so the message's id, is the path as it was given.
 
     Raises:
         OSError: the file cannot be read.
     """
-    image_id = path.as_posix()
+    name = path.as_posix()
     if form == "reference":
-        value = json.dumps({"id": image_id, "uri": path.absolute().as_uri()}).encode()
-        return OutgoingMessage(image_id, value)
+        value = json.dumps({"id": name, "uri": path.absolute().as_uri()}).encode()
+        return OutgoingMessage(name, value)
     headers = (("file_name", os.fsencode(path.name)),)
-    return OutgoingMessage(image_id, path.read_bytes(), headers)
+    return OutgoingMessage(name, path.read_bytes(), headers)
+
+
+def _read_lines(path: Path, on_broken: Callable[[str, str], None]) -> Iterator[OutgoingMessage]:
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            if not (line := file.readline(MAX_MESSAGE_BYTES)):
+                return
+            name = f"{path.as_posix()}:{number}"
+            if len(line) == MAX_MESSAGE_BYTES and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_MESSAGE_BYTES)
+                on_broken(name, f"the line is longer than {MAX_MESSAGE_BYTES / 2**20:g} MiB")
+            elif line := line.strip(_JSON_WHITESPACE):
+                try:
+                    fields = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    on_broken(name, f"not JSON in UTF-8: {error}")
+                    continue
+                if not isinstance(fields, dict):
+                    on_broken(name, "the line is JSON but not an object")
+                    continue
+                line_id = fields.get("id")
+                if line_id not in (None, ""):
+                    name = line_id if isinstance(line_id, str) else json.dumps(line_id)
+                yield OutgoingMessage(name, line)
 
 
 def produce(
@@ -119,8 +163,8 @@ def produce(
     bootstrap_servers: str,
     topic: str,
     client_settings: Mapping[str, Any] | None = None,
-) -> list[tuple[OutgoingMessage, str]]:
-    """Send messages, each acknowledged by all in-sync replicas; return the failed ones and why.
+) -> list[tuple[str, str]]:
+    """Send messages, each acknowledged by all in-sync replicas; return the failed keys and why.
 
     A failed message does not hold up the others. Messages of one key keep their order; one whose
     acknowledgement is lost is sent again, and then is in the topic twice.
@@ -132,20 +176,20 @@ def produce(
     """
     from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-    failed: list[tuple[OutgoingMessage, str]] = []
+    failed: list[tuple[str, str]] = []
 
-    def record(message: OutgoingMessage, error: Exception) -> None:
+    def record(key: str, error: Exception) -> None:
         if isinstance(error, MessageSizeTooLargeError):
             reason = "larger than the broker allows in one message (message.max.bytes)"
         elif isinstance(error, UnicodeEncodeError):
-            reason = "its key, the path as it was given, is not UTF-8 text"
+            reason = "its key, a path or an id, is not UTF-8 text"
         else:
             reason = f"{type(error).__name__}: {error}"
-        failed.append((message, reason))
+        failed.append((key, reason))
 
     read_end_offsets(bootstrap_servers, topic, client_settings=client_settings)
     with closing(_open_producer(bootstrap_servers, client_settings)) as producer:
-        queued_bytes = 0
+        queued, queued_bytes = 0, 0
         for message in messages:
             key, headers = message.key, list(message.headers)
             try:
@@ -153,13 +197,14 @@ def produce(
                     topic, key=key.encode(), value=message.value, headers=headers
                 )
             except (KafkaError, UnicodeEncodeError) as error:
-                record(message, error)
+                record(key, error)
                 continue
-            future.add_errback(lambda error, sent=message: record(sent, error))
+            future.add_errback(lambda error, key=key: record(key, error))
+            queued += 1
             queued_bytes += len(message.value or b"")
-            if queued_bytes > MAX_QUEUED_BYTES:
+            if queued_bytes > MAX_QUEUED_BYTES or queued >= _MAX_QUEUED:
                 producer.flush()
-                queued_bytes = 0
+                queued, queued_bytes = 0, 0
         producer.flush()
     return failed
 

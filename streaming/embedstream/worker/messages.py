@@ -86,6 +86,7 @@ class Featurizer:
                 Message(value=value, position=position, key=key, headers=pairs),
                 message_format=self.message_format,
                 id_header=self.id_header,
+                accepts=self.embedder.modalities,
             )
             entry = attempt(parse, Stage.MESSAGE)
             entries.append(entry)

@@ -12,12 +12,13 @@ import torch
 from embedstream_core.engine.backends import BACKENDS, find_obstacle
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import Backend, DecodeSettings
+from embedstream_core.settings import Backend
+from engines import embed_pixels, start_engine
 from pictures import real_pictures
+from rendered import render_one
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 3
@@ -28,25 +29,21 @@ Vectors = npt.NDArray[np.float32]
 @cache
 def pictures(preprocessing: ImagePreprocessing) -> list[npt.NDArray[np.uint8]]:
     contents = list(real_pictures().values())[: 2 * BATCH_SIZE + 1]
-    return [
-        render(open_image(content, DecodeSettings()), preprocessing).pixels for content in contents
-    ]
+    return [render_one(content, preprocessing).pixels for content in contents]
 
 
 def embed(encoder: str, backend: Backend, precision: Precision = "float32") -> Vectors:
     weights = "default" if encoder == "efficientnet_lite0" else "random"
     prepared = prepare_model(ModelSpec(encoder, weights))
-    preprocessing = prepared.card.preprocessing
     engine = Engine.start(
         load_prepared(prepared),
-        preprocessing,
         device=CPU,
         precision=precision,
         backend=backend,
         batch_size=BATCH_SIZE,
         cpu_threads=1,
     )
-    return engine.embed(pictures(preprocessing))
+    return embed_pixels(engine, pictures(prepared.card.image))
 
 
 @cache
@@ -95,10 +92,8 @@ def test_openvino_names_a_network_that_it_cannot_convert() -> None:
             return [str(images.shape)]
 
     with pytest.raises(SetupError, match=r"cannot convert Strange; set encoder\.backend to torch"):
-        Engine.start(
+        start_engine(
             Strange(),
             ImagePreprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1)),
-            device=CPU,
-            precision="float32",
             backend="openvino",
         )

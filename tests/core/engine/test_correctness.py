@@ -15,7 +15,6 @@ from torch import nn
 from torchvision import transforms
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.card import PreparedModel
@@ -23,8 +22,9 @@ from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
-from embedstream_core.settings import DecodeSettings
+from engines import embed_pixels, run_only, start_engine
 from pictures import real_pictures
+from rendered import render_one
 
 CPU = torch.device("cpu")
 SPECS = [ModelSpec("efficientnet_lite0"), ModelSpec("resnet18", weights="random")]
@@ -69,8 +69,8 @@ def reference_vectors(
 def case(request: pytest.FixtureRequest) -> Case:
     prepared = prepare_model(request.param)
     contents = list(real_pictures().values())
-    model = load_prepared(prepared)
-    return Case(prepared, reference_vectors(model, prepared.card.preprocessing, contents))
+    model = load_prepared(prepared).network
+    return Case(prepared, reference_vectors(model, prepared.card.image, contents))
 
 
 def refuse_fetch(uri: str) -> bytes:
@@ -78,12 +78,10 @@ def refuse_fetch(uri: str) -> bytes:
 
 
 def embeddings(prepared: PreparedModel, precision: Precision) -> npt.NDArray[np.float32]:
-    preprocessing = prepared.card.preprocessing
-    engine = Engine.start(
-        load_prepared(prepared), preprocessing, device=CPU, precision=precision, batch_size=8
-    )
+    loaded = load_prepared(prepared)
+    engine = Engine.start(loaded, device=CPU, precision=precision, batch_size=8)
     items = [Item(name, content=content) for name, content in real_pictures().items()]
-    (outcomes,) = Pipeline(engine, preprocessing, fetch=refuse_fetch).run([items])
+    (outcomes,) = run_only(Pipeline([engine], fetch=refuse_fetch), [items])
     vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
     assert len(vectors) == len(items)
     return np.stack(vectors)
@@ -116,7 +114,7 @@ def classifier() -> Engine:
     assert published.download is not None
     assert published.preprocessing is not None
     model.load_state_dict(torch.load(published.download(), weights_only=True), strict=True)
-    return Engine.start(model.eval(), published.preprocessing, device=CPU, precision="float32")
+    return start_engine(model.eval(), published.preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +127,6 @@ def test_the_network_recognizes_the_image(
 ) -> None:
     preprocessing = find_encoder("efficientnet_lite0").default_weights.preprocessing
     assert preprocessing is not None
-    picture = render(open_image(real_pictures()[name], DecodeSettings()), preprocessing)
-    (scores,) = classifier.embed([picture.pixels])
+    picture = render_one(real_pictures()[name], preprocessing)
+    (scores,) = embed_pixels(classifier, [picture.pixels])
     assert int(scores.argmax()) in classes

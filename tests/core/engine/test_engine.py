@@ -15,6 +15,7 @@ from embedstream_core.engine.engine import Engine, choose_batch_size, find_devic
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
+from engines import embed_pixels, start_engine
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -56,9 +57,7 @@ class MeanColour(nn.Module):
 def start(
     model: nn.Module, *, batch_size: int | None = None, precision: Precision = "float32"
 ) -> Engine:
-    return Engine.start(
-        model, preprocessing(), device=CPU, precision=precision, batch_size=batch_size
-    )
+    return start_engine(model, preprocessing(), precision=precision, batch_size=batch_size)
 
 
 def noise(count: int) -> list[Pixels]:
@@ -79,7 +78,7 @@ def mean_colours(pictures: list[Pixels]) -> npt.NDArray[np.float64]:
 def test_vectors_are_float32_rows_in_order(count: int, precision: Precision) -> None:
     pictures = noise(count)
 
-    vectors = start(MeanColour(), batch_size=2, precision=precision).embed(pictures)
+    vectors = embed_pixels(start(MeanColour(), batch_size=2, precision=precision), pictures)
 
     assert vectors.dtype == np.float32
     assert vectors.shape == (count, 3)
@@ -99,29 +98,21 @@ def normalized(picture: Pixels) -> npt.NDArray[np.float64]:
 
 
 def test_the_network_sees_normalized_channels() -> None:
-    engine = Engine.start(
-        nn.Flatten(),
-        preprocessing(MEAN, STD, side=16),
-        device=CPU,
-        precision="float32",
-        batch_size=1,
+    engine = start_engine(
+        nn.Flatten(), preprocessing(MEAN, STD, side=16), precision="float32", batch_size=1
     )
 
-    (vector,) = engine.embed([all_values()])
+    (vector,) = embed_pixels(engine, [all_values()])
 
     np.testing.assert_allclose(vector, normalized(all_values()), rtol=0, atol=1e-6)
 
 
 def test_bfloat16_rounds_only_after_normalizing() -> None:
-    engine = Engine.start(
-        nn.Flatten(),
-        preprocessing(MEAN, STD, side=16),
-        device=CPU,
-        precision="bfloat16",
-        batch_size=1,
+    engine = start_engine(
+        nn.Flatten(), preprocessing(MEAN, STD, side=16), precision="bfloat16", batch_size=1
     )
 
-    (vector,) = engine.embed([all_values()])
+    (vector,) = embed_pixels(engine, [all_values()])
 
     rounded = torch.from_numpy(vector).bfloat16().float().numpy()
     np.testing.assert_array_equal(vector, rounded)
@@ -139,10 +130,10 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_vectors_do_not_depend_on_the_model_batch(batch_size: int) -> None:
     pictures = noise(7)
-    together = start(network(), batch_size=16).embed(pictures)
+    together = embed_pixels(start(network(), batch_size=16), pictures)
 
-    in_parts = start(network(), batch_size=batch_size).embed(pictures)
-    backwards = start(network(), batch_size=batch_size).embed(pictures[::-1])[::-1]
+    in_parts = embed_pixels(start(network(), batch_size=batch_size), pictures)
+    backwards = embed_pixels(start(network(), batch_size=batch_size), pictures[::-1])[::-1]
 
     assert np.ptp(together, axis=0).max() > 1e-3, "the images differ"
     np.testing.assert_allclose(in_parts, together, rtol=0, atol=1e-6)
@@ -158,7 +149,7 @@ def test_vectors_do_not_depend_on_the_model_batch(batch_size: int) -> None:
 def test_a_longer_input_is_split_into_model_batches(count: int, expected: list[int]) -> None:
     model = MeanColour()
 
-    start(model, batch_size=4).embed(noise(count))
+    embed_pixels(start(model, batch_size=4), noise(count))
 
     assert model.sizes == expected
 
@@ -167,7 +158,7 @@ def test_the_default_batch_size_depends_on_the_device() -> None:
     model = MeanColour()
     size = choose_batch_size(CPU)
 
-    start(model).embed(noise(size + 1))
+    embed_pixels(start(model), noise(size + 1))
 
     assert model.sizes == [size, 1]
     assert choose_batch_size(CUDA) > size
@@ -182,7 +173,7 @@ def test_a_model_batch_that_does_not_fit_is_halved(count: int, fits: int) -> Non
     pictures = noise(count)
     model = MeanColour(fits)
 
-    vectors = start(model, batch_size=8).embed(pictures)
+    vectors = embed_pixels(start(model, batch_size=8), pictures)
 
     np.testing.assert_allclose(vectors, mean_colours(pictures), rtol=0, atol=1e-6)
     assert sum(size for size in model.sizes if size <= fits) == count
@@ -192,7 +183,7 @@ def test_a_model_batch_that_does_not_fit_is_halved(count: int, fits: int) -> Non
 def test_halving_stops_when_the_model_batch_fits() -> None:
     model = MeanColour(fits=4)
 
-    start(model, batch_size=8).embed(noise(8))
+    embed_pixels(start(model, batch_size=8), noise(8))
 
     assert model.sizes == [8, 4, 4]
 
@@ -202,7 +193,7 @@ def test_a_single_image_that_does_not_fit_raises() -> None:
     engine = start(model, batch_size=4)
 
     with pytest.raises(torch.OutOfMemoryError, match="too many images"):
-        engine.embed(noise(4))
+        embed_pixels(engine, noise(4))
 
     assert model.sizes == [4, 2, 1]
 
@@ -220,7 +211,7 @@ def test_other_libraries_messages_for_out_of_memory_are_recognized(message: str)
     pictures = noise(8)
     model = MeanColour(fits=2, error=RuntimeError(message))
 
-    vectors = start(model, batch_size=8).embed(pictures)
+    vectors = embed_pixels(start(model, batch_size=8), pictures)
 
     np.testing.assert_allclose(vectors, mean_colours(pictures), rtol=0, atol=1e-6)
     assert model.sizes == [8, 4, 2, 2, 4, 2, 2]
@@ -231,7 +222,7 @@ def test_other_errors_are_not_retried() -> None:
     engine = start(model, batch_size=4)
 
     with pytest.raises(RuntimeError, match="a bug in the network"):
-        engine.embed(noise(4))
+        embed_pixels(engine, noise(4))
 
     assert model.sizes == [4]
 
@@ -251,7 +242,7 @@ def test_a_gpu_failure_is_a_systemic_error(message: str) -> None:
     engine = start(model, batch_size=4)
 
     with pytest.raises(SystemicError, match=f"the GPU failed: {re.escape(message)}$"):
-        engine.embed(noise(4))
+        embed_pixels(engine, noise(4))
 
     assert model.sizes == [4]
 
@@ -297,6 +288,6 @@ def four_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("cpu_threads", "expected"), [(1, 1), (2, 2), (None, 4)])
 def test_cpu_threads_bound_the_process(cpu_threads: int | None, expected: int) -> None:
-    Engine.start(MeanColour(), preprocessing(), device=CPU, cpu_threads=cpu_threads)
+    start_engine(MeanColour(), preprocessing(), cpu_threads=cpu_threads)
 
     assert torch.get_num_threads() == expected

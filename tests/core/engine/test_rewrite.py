@@ -99,9 +99,9 @@ def test_batch_norms_fold_into_subclasses_of_convolutions() -> None:
     """EfficientNet-Lite0 has convolutions with padding of their own."""
     prepared = prepare_model(ModelSpec("efficientnet_lite0"))
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    apart = load_prepared(prepared)(images)
+    apart = load_prepared(prepared).network(images)
 
-    folded = fold_batch_norms(load_prepared(prepared))
+    folded = fold_batch_norms(load_prepared(prepared).network)
 
     assert not [layer for layer in folded.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert torch.allclose(folded(images), apart, rtol=1e-3, atol=1e-4)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.modalities import Inputs
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.settings import DecodeSettings, Isolation
 from pictures import real_pictures
+from rendered import render_one
 
 PREPROCESSING = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 POISON = Path(__file__).parents[2] / "support" / "poison"
@@ -39,8 +41,8 @@ def open_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sand
 
     def make(timeout_s: float = 20.0, memory_bytes: int = 2**30) -> SandboxedDecoder:
         isolation = Isolation(timeout_s, memory_bytes)
-        limits = DecodeSettings()
-        decoder = SandboxedDecoder(PREPROCESSING, limits, fidelity="exact", isolation=isolation)
+        inputs: Inputs = {"image": (PREPROCESSING,)}
+        decoder = SandboxedDecoder(inputs, DecodeSettings(), isolation=isolation)
         opened.append(decoder)
         return decoder
 
@@ -62,10 +64,10 @@ def test_pixels_equal_those_of_decoding_in_process(
     decoder = open_decoder()
 
     for content in list(real_pictures().values())[:8]:
-        expected = render(open_image(content, DecodeSettings()), PREPROCESSING)
-        picture = decoder.decode(content)
-        np.testing.assert_array_equal(picture.pixels, expected.pixels)
-        assert (picture.width, picture.height) == (expected.width, expected.height)
+        expected = render_one(content, PREPROCESSING)
+        (sample,) = decoder.decode(content, "image")
+        np.testing.assert_array_equal(sample.parts, [expected.pixels])
+        assert (sample.media.width, sample.media.height) == (expected.width, expected.height)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_bad_bytes_have_their_own_codes(
     content: bytes, code: Code, open_decoder: Callable[..., SandboxedDecoder]
 ) -> None:
     with pytest.raises(ItemError) as caught:
-        open_decoder().decode(content)
+        open_decoder().decode(content, "image")
 
     assert (caught.value.code, caught.value.stage) == (code, Stage.DECODE)
 
@@ -99,11 +101,12 @@ def test_poison_gets_its_own_code_and_the_next_image_is_decoded(
     start = time.monotonic()
 
     with pytest.raises(ItemError, match=message) as caught:
-        decoder.decode(poisoned(comment))
+        decoder.decode(poisoned(comment), "image")
 
     assert (caught.value.code, caught.value.stage) == (code, Stage.DECODE)
     assert time.monotonic() - start < timeout_s + 7
-    assert decoder.decode(poisoned("good")).width == 300
+    (sample,) = decoder.decode(poisoned("good"), "image")
+    assert sample.media.width == 300
 
 
 def test_threads_take_turns(open_decoder: Callable[..., SandboxedDecoder]) -> None:
@@ -111,8 +114,7 @@ def test_threads_take_turns(open_decoder: Callable[..., SandboxedDecoder]) -> No
     contents = list(real_pictures().values())[:12]
 
     with ThreadPoolExecutor(6) as pool:
-        pictures = list(pool.map(decoder.decode, contents))
+        decoded = list(pool.map(partial(decoder.decode, modality="image"), contents))
 
-    for content, picture in zip(contents, pictures, strict=True):
-        expected = render(open_image(content, DecodeSettings()), PREPROCESSING)
-        np.testing.assert_array_equal(picture.pixels, expected.pixels)
+    for content, (sample,) in zip(contents, decoded, strict=True):
+        np.testing.assert_array_equal(sample.parts, [render_one(content, PREPROCESSING).pixels])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.records import Item
-from embedstream_core.settings import MessageFormat
+from embedstream_core.settings import MessageFormat, ModalityName
 
 POSITION = "images-0-7"
 IMAGE = b"\x89PNG\r\n\x1a\n\0\xff"
@@ -33,14 +33,22 @@ def parsed(
     *,
     key: bytes | None = None,
     headers: Headers = (),
+    accepts: Sequence[ModalityName] = ("image",),
 ) -> Item:
     message = Message(value, POSITION, key, headers)
-    return parse_message(message, message_format=message_format, id_header="image-id")
+    return parse_message(
+        message, message_format=message_format, id_header="image-id", accepts=accepts
+    )
 
 
-def refused(value: bytes, message_format: MessageFormat = "json") -> ItemError:
+def refused(
+    value: bytes,
+    message_format: MessageFormat = "json",
+    *,
+    accepts: Sequence[ModalityName] = ("image",),
+) -> ItemError:
     with pytest.raises(ItemError) as caught:
-        parsed(value, message_format)
+        parsed(value, message_format, accepts=accepts)
     assert caught.value.stage == Stage.MESSAGE
     return caught.value
 
@@ -88,7 +96,7 @@ def test_an_id_of_another_type_is_its_json_text(json_id: str, expected: str) -> 
 
 
 def test_only_the_named_header_is_the_id() -> None:
-    item = parsed(IMAGE, "image", headers=[("id", b"other"), ("Image-Id", b"case")])
+    item = parsed(IMAGE, "bytes", headers=[("id", b"other"), ("Image-Id", b"case")])
 
     assert item.image_id == POSITION
     assert item.attributes == {"id": "other", "Image-Id": "case"}
@@ -117,20 +125,20 @@ def test_only_the_named_header_is_the_id() -> None:
 def test_a_binary_id_is_hexadecimal(place: str, value: bytes, expected: str) -> None:
     key, headers = (value, []) if place == "key" else (b"key", [("image-id", value)])
 
-    assert parsed(IMAGE, "image", key=key, headers=headers).image_id == expected
+    assert parsed(IMAGE, "bytes", key=key, headers=headers).image_id == expected
 
 
 @given(st.lists(st.binary(min_size=8, max_size=8), min_size=2, max_size=2, unique=True))
 def test_two_keys_have_two_ids(keys: list[bytes]) -> None:
-    assert len({parsed(IMAGE, "image", key=key).image_id for key in keys}) == 2
+    assert len({parsed(IMAGE, "bytes", key=key).image_id for key in keys}) == 2
 
 
 # Formats.
 
 
-@pytest.mark.parametrize("message_format", ["image", "auto"])
+@pytest.mark.parametrize("message_format", ["bytes", "auto"])
 @pytest.mark.parametrize("value", [IMAGE, b"", b"[1", b'"text', b" \t\r\n", b"\0{}"])
-def test_a_value_that_is_not_an_object_is_an_image(
+def test_a_value_that_is_not_an_object_is_content(
     value: bytes, message_format: MessageFormat
 ) -> None:
     item = parsed(value, message_format)
@@ -138,8 +146,8 @@ def test_a_value_that_is_not_an_object_is_an_image(
     assert (item.content, item.uri) == (value, None)
 
 
-def test_an_object_is_an_image_in_the_format_image() -> None:
-    assert parsed(REFERENCE, "image").content == REFERENCE
+def test_an_object_is_content_in_the_format_bytes() -> None:
+    assert parsed(REFERENCE, "bytes").content == REFERENCE
 
 
 @pytest.mark.parametrize("message_format", ["json", "auto"])
@@ -193,11 +201,11 @@ def test_headers_become_attributes(value: bytes) -> None:
 
 
 def test_a_header_without_a_value_is_left_out() -> None:
-    assert parsed(IMAGE, "image", headers=[("shop", None)]).attributes == {}
+    assert parsed(IMAGE, "bytes", headers=[("shop", None)]).attributes == {}
 
 
 def test_a_header_that_is_not_utf8_gets_replacement_characters() -> None:
-    assert parsed(IMAGE, "image", headers=[("shop", b"a\xffb")]).attributes == {"shop": "a\ufffdb"}
+    assert parsed(IMAGE, "bytes", headers=[("shop", b"a\xffb")]).attributes == {"shop": "a\ufffdb"}
 
 
 @pytest.mark.parametrize(
@@ -271,8 +279,9 @@ def not_utf8(item: Item) -> list[str]:
         b'{"uri": "u", "nested": {"\\ud800": 1}}',
         b'{"uri": "s3://b/\\ud800"}',
         b'{"uri": "s3://b/\xed\xa0\x80"}',
+        b'{"text": "a", "shop": "\\ud800"}',
     ],
-    ids=["name", "nested-name", "uri", "uri-as-bytes"],
+    ids=["name", "nested-name", "uri", "uri-as-bytes", "beside-text"],
 )
 def test_no_text_of_an_item_has_lone_surrogates(value: bytes) -> None:
     with contextlib.suppress(ItemError):
@@ -286,21 +295,22 @@ def test_no_text_of_an_item_has_lone_surrogates(value: bytes) -> None:
     "value",
     [
         *[b"{}", b'{"id": "a"}', b'{"uri": null, "data": null}', b'{"uri": "", "data": ""}'],
-        *[b'{"data": ""}', b'{"uri": ""}', b'{"uri": "", "data": null}'],
+        *[b'{"data": ""}', b'{"uri": ""}', b'{"uri": "", "data": null}', b'{"text": ""}'],
     ],
 )
-def test_neither_uri_nor_data_is_incomplete(value: bytes) -> None:
+def test_no_content_is_incomplete(value: bytes) -> None:
     error = refused(value)
 
     assert error.code == Code.MESSAGE_INCOMPLETE
-    assert "exactly one of the fields 'uri' and 'data'" in error.message
+    assert "exactly one of the fields 'uri', 'data' and 'text'" in error.message
 
 
-def test_both_uri_and_data_are_incomplete() -> None:
-    error = refused(b'{"uri": "u", "data": "YQ=="}')
+@pytest.mark.parametrize("others", ["uri data", "uri text", "data text", "uri data text"])
+def test_several_contents_are_incomplete(others: str) -> None:
+    error = refused(json.dumps(dict.fromkeys(others.split(), "YQ==")).encode())
 
     assert error.code == Code.MESSAGE_INCOMPLETE
-    assert "exactly one of the fields 'uri' and 'data'" in error.message
+    assert "exactly one of the fields 'uri', 'data' and 'text'" in error.message
 
 
 @pytest.mark.parametrize(
@@ -435,6 +445,90 @@ def test_thirty_megabytes_in_lines_are_decoded_fast(start: str) -> None:
     assert time.process_time() - started < 3
 
 
+# Texts.
+
+TEXTS: Sequence[ModalityName] = ("text",)
+MIXED: Sequence[ModalityName] = ("image", "text", "audio")
+
+
+@pytest.mark.parametrize("message_format", ["auto", "json"])
+@pytest.mark.parametrize("accepts", [("image",), TEXTS, MIXED])
+@pytest.mark.parametrize(
+    "text", ["a red bicycle", "Käse 鳥 \U0001f600", " \n", "data:,a", "file:///a", "{}", "\0"]
+)
+def test_the_field_text_is_the_text(
+    text: str, accepts: Sequence[ModalityName], message_format: MessageFormat
+) -> None:
+    value = json.dumps({"id": "a", "text": text, "uri": "", "data": None, "shop": 7}).encode()
+
+    item = parsed(value, message_format, accepts=accepts)
+
+    expected = Item("a", content=text.encode(), attributes={"shop": "7"}, media_type="text/plain")
+    assert item == expected
+
+
+@pytest.mark.parametrize("name", ["uri", "data"])
+def test_other_content_declares_no_type(name: str) -> None:
+    assert parsed(json.dumps({name: "YQ=="}).encode()).media_type is None
+    assert parsed(b"plain", "auto", accepts=TEXTS).media_type is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"\\ud800"', "the field 'text' holds half of a surrogate pair"),
+        ('"a \\udfff b"', "the field 'text' holds half of a surrogate pair"),
+        ("7", "the field 'text' is a number, not a string"),
+        ('["a"]', "the field 'text' is an array, not a string"),
+    ],
+)
+def test_a_text_that_is_not_a_string_of_characters_is_malformed(text: str, said: str) -> None:
+    assert said in malformed(f'{{"text": {text}}}'.encode())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_survives_json(text: str) -> None:
+    assert parsed(json.dumps({"text": text}).encode()).content == text.encode()
+
+
+QUOTED = [b'"quoted"', b"[1]", b'["a", "b"]', b' "a"', b'"\\ud800"', b'"{ no object"', b"[]"]
+
+
+@pytest.mark.parametrize("accepts", [TEXTS, MIXED])
+@pytest.mark.parametrize("value", QUOTED)
+def test_a_quoted_or_bracketed_text_is_a_text_where_texts_are_accepted(
+    value: bytes, accepts: Sequence[ModalityName]
+) -> None:
+    assert parsed(value, "auto", accepts=accepts) == Item(POSITION, content=value)
+    assert "not an object" in malformed(value, "auto")
+    assert "not an object" in refused(value, "json", accepts=accepts).message
+
+
+@pytest.mark.parametrize("accepts", [("image",), TEXTS, MIXED])
+def test_an_object_that_was_encoded_twice_is_never_a_text(accepts: Sequence[ModalityName]) -> None:
+    value = json.dumps(json.dumps({"text": "a"})).encode()
+    assert "it was encoded twice" in refused(value, "auto", accepts=accepts).message
+
+
+def test_a_plain_text_that_begins_with_a_brace_is_refused_with_advice() -> None:
+    value = b"{curly} braces"
+    advice = "needs message.format bytes, or the JSON field 'text'"
+    assert advice in refused(value, "auto", accepts=TEXTS).message
+    assert advice not in refused(value, "auto").message
+    assert advice not in refused(value, "json", accepts=TEXTS).message
+    assert parsed(value, "bytes", accepts=TEXTS).content == value
+
+
+SOUNDS = [b"RIFF\x24\0\0\0WAVE", b"fLaC\0", b"OggS\0\2", b"ID3\4\0", b"\xff\xfb\x90\x64"]
+
+
+@pytest.mark.parametrize("message_format", ["auto", "bytes"])
+@pytest.mark.parametrize("value", [*SOUNDS, "möwe".encode(), b"\xef\xbb\xbfmarked", b"\xff"])
+def test_plain_texts_and_sounds_are_content(value: bytes, message_format: MessageFormat) -> None:
+    for accepts in (TEXTS, ("audio",), MIXED):
+        assert parsed(value, message_format, accepts=accepts).content == value
+
+
 # The wrappers of Kafka Connect, Debezium and Confluent's serializers.
 
 
@@ -481,9 +575,9 @@ def test_images_that_begin_with_a_zero_are_images(value: bytes) -> None:
     assert "not JSON" in malformed(value, "json")
 
 
-def test_nothing_is_stripped_in_the_format_image() -> None:
+def test_nothing_is_stripped_in_the_format_bytes() -> None:
     value = b"\0\0\0\0\1" + REFERENCE
-    assert parsed(value, "image").content == value
+    assert parsed(value, "bytes").content == value
 
 
 CONNECT = "Kafka Connect envelope: set value.converter.schemas.enable=false"

@@ -10,6 +10,7 @@ from embedstream_core.errors import SetupError
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Item
+from engines import run_only
 from pictures import real_pictures
 
 
@@ -31,13 +32,11 @@ def test_an_embedding_has_no_labels() -> None:
 
 def test_real_weights_label_real_images() -> None:
     model = prepare_model(ModelSpec("efficientnet_lite0", head="kept"))
-    engine = Engine.start(
-        load_prepared(model), model.card.preprocessing, device=torch.device("cpu")
-    )
-    pipeline = Pipeline(engine, model.card.preprocessing, fetch=lambda uri: b"")
+    engine = Engine.start(load_prepared(model), device=torch.device("cpu"))
+    pipeline = Pipeline([engine], fetch=lambda uri: b"")
     contents = [real_pictures()[name] for name in ("chelsea.png", "coffee.png")]
 
-    (outcomes,) = pipeline.run([[Item("", content=content) for content in contents]])
+    (outcomes,) = run_only(pipeline, [[Item("", content=content) for content in contents]])
 
     vectors = [one.vector for one in outcomes if isinstance(one, Embedding)]
     cat, coffee = (model.card.labels[int(vector.argmax())] for vector in vectors)

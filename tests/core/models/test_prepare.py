@@ -51,7 +51,8 @@ def test_a_model_loads_as_it_was_prepared(name: str, tmp_path: Path) -> None:
     card = prepared.card
     path = tmp_path / "model.safetensors"
     path.write_bytes(prepared.tensors)
-    here, there = vectors(load_prepared(prepared)), vectors(load_model(card, path))
+    here = vectors(load_prepared(prepared).network)
+    there = vectors(load_model(card, path).network)
     # Not equal to the last bit: a tensor's alignment in memory chooses the kernel.
     torch.testing.assert_close(here, there)
     assert here.shape == (2, card.dimension)
@@ -89,7 +90,7 @@ def test_a_declared_preprocessing_makes_another_model() -> None:
     spec = ModelSpec("efficientnet_lite0")
     published = prepare_model(spec).card
     declared = [
-        prepare_model(replace(spec, preprocessing=replace(published.preprocessing, crop_px=size)))
+        prepare_model(replace(spec, preprocessing=replace(published.image, crop_px=size)))
         for size in (128, 160, 128)
     ]
 
@@ -172,7 +173,8 @@ def test_weights_come_from_a_file(
     sha256 = sha256_of(path)
     prepared = prepare_model(ModelSpec("regnet_y_400mf", weights=str(path), sha256=sha256))
     assert prepared.card.model_id == f"regnet_y_400mf/mine/{sha256[:12]}"
-    torch.testing.assert_close(vectors(load_prepared(prepared)), expected, rtol=1e-4, atol=1e-5)
+    found = vectors(load_prepared(prepared).network)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def densenet_as_published(state: State) -> State:
@@ -236,10 +238,9 @@ def test_weights_of_a_family_come_from_a_file(
     prepared = prepare_model(ModelSpec(name, str(path), preprocessing=preprocessing))
 
     encoder.cut(model)
-    side = prepared.card.preprocessing.crop_px
-    torch.testing.assert_close(
-        vectors(load_prepared(prepared), side), vectors(model, side), rtol=1e-3, atol=1e-4
-    )
+    side = prepared.card.image.crop_px
+    found = vectors(load_prepared(prepared).network, side)
+    torch.testing.assert_close(found, vectors(model, side), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
@@ -253,7 +254,7 @@ def test_weights_of_another_precision_are_float32(
     prepared = prepare_model(
         ModelSpec("regnet_y_400mf", str(save_state(state, tmp_path / "mine.pth")))
     )
-    found = vectors(load_prepared(prepared))
+    found = vectors(load_prepared(prepared).network)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 

@@ -9,9 +9,11 @@ from torch import nn
 
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
+from embedstream_core.media.image.modality import make_probe_images
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
-from embedstream_core.models.probe import find_flaw, make_probe_images
+from embedstream_core.models.probe import find_flaw
+from engines import start_engine
 
 PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -32,13 +34,7 @@ class Overflow(Colour):
 
 
 def engine(model: nn.Module, precision: Precision = "float32", batch_size: int = 16) -> Engine:
-    return Engine.start(
-        model,
-        PREPROCESSING,
-        device=torch.device("cpu"),
-        precision=precision,
-        batch_size=batch_size,
-    )
+    return start_engine(model, PREPROCESSING, precision=precision, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("side_px", [1, 8, 224])
@@ -64,13 +60,13 @@ def test_the_probe_images_are_always_the_same(side_px: int) -> None:
     ],
 )
 def test_a_flaw_is_named(vectors: list[list[float]], expected: str | None) -> None:
-    assert find_flaw(np.array(vectors, np.float32)) == expected
+    assert find_flaw(np.array(vectors, np.float32), "image") == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_an_engine_that_distinguishes_images_passes(precision: Precision, batch_size: int) -> None:
-    engine(Colour(), precision, batch_size).check(PREPROCESSING)
+    engine(Colour(), precision, batch_size).check()
 
 
 @pytest.mark.parametrize(
@@ -78,4 +74,4 @@ def test_an_engine_that_distinguishes_images_passes(precision: Precision, batch_
 )
 def test_an_engine_that_does_not_raises_a_systemic_error(model: nn.Module, message: str) -> None:
     with pytest.raises(SystemicError, match=message):
-        engine(model).check(PREPROCESSING)
+        engine(model).check()

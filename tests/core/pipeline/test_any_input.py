@@ -26,17 +26,16 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Failure, Item, Outcome
 from embedstream_core.settings import (
-    DecodeSettings,
     FetchPolicy,
     Isolation,
     MessageFormat,
     PipelineLimits,
 )
+from engines import run_only, start_engine
 from pictures import encoded, mutated
 
 PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
@@ -52,9 +51,7 @@ class MeanColour(nn.Module):
 
 @cache
 def engine() -> Engine:
-    return Engine.start(
-        MeanColour(), PREPROCESSING, device=torch.device("cpu"), precision="float32"
-    )
+    return start_engine(MeanColour(), PREPROCESSING)
 
 
 @cache
@@ -86,19 +83,10 @@ def fetcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[SandboxedDecoder]:
-    decoder = SandboxedDecoder(
-        PREPROCESSING, DecodeSettings(), fidelity="exact", isolation=Isolation()
-    )
-    yield decoder
-    decoder.close()
-
-
 def run(
     entries: Sequence[Item | Failure],
     fetcher: Fetcher | None = None,
-    isolated: SandboxedDecoder | None = None,
+    isolation: Isolation | None = None,
 ) -> list[Outcome]:
     """Return the outcomes of entries, with a sound image before and after each."""
 
@@ -106,15 +94,14 @@ def run(
         raise AssertionError(f"'{uri}' was fetched")
 
     pipeline = Pipeline(
-        engine(),
-        PREPROCESSING,
+        [engine()],
         fetch=fetcher.fetch if fetcher else no_fetch,
         limits=PipelineLimits(fetch_threads=4, decode_threads=2),
-        isolated=isolated,
+        isolation=isolation,
     )
     neighbour = Item("sound", content=sound())
     batch = [neighbour, *(one for entry in entries for one in (entry, neighbour))]
-    (outcomes,) = pipeline.run([batch])
+    (outcomes,) = run_only(pipeline, [batch])
     assert len(outcomes) == len(batch)
     for outcome in outcomes[::2]:
         assert isinstance(outcome, Embedding), outcome
@@ -136,7 +123,9 @@ def parsed(
 ) -> Item | Failure:
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     return attempt(
-        lambda: parse_message(message, message_format=message_format, id_header="image-id"),
+        lambda: parse_message(
+            message, message_format=message_format, id_header="image-id", accepts=("image",)
+        ),
         Stage.MESSAGE,
     )
 
@@ -150,13 +139,13 @@ def test_any_bytes(contents: list[bytes]) -> None:
 @pytest.mark.parametrize("format_", FORMATS)
 @few
 @given(seed=st.integers(0, 2**32))
-def test_mutated_images(format_: str, careful: bool, seed: int, isolated: SandboxedDecoder) -> None:
+def test_mutated_images(format_: str, careful: bool, seed: int) -> None:
     source = random.Random(seed)
     contents = [mutated(whole(format_), source) for _ in range(4)]
 
     outcomes = run(
         [Item("mutated", content=content) for content in contents],
-        isolated=isolated if careful else None,
+        isolation=Isolation() if careful else None,
     )
 
     check_none_is_unexpected(outcomes)
@@ -170,7 +159,9 @@ json_values = st.recursive(
     max_leaves=12,
 )
 fields = st.dictionaries(
-    st.sampled_from(["id", "uri", "data", "payload", "schema"]) | any_text, json_values, max_size=6
+    st.sampled_from(["id", "uri", "data", "text", "payload", "schema"]) | any_text,
+    json_values,
+    max_size=6,
 )
 
 
@@ -185,7 +176,7 @@ def test_any_json(value: Any, key: bytes | None, fetcher: Fetcher) -> None:
     value=st.binary(max_size=60),
     key=st.none() | st.binary(max_size=20),
     headers=st.lists(st.tuples(any_text, st.none() | st.binary(max_size=20)), max_size=3),
-    message_format=st.sampled_from(["auto", "image", "json"]),
+    message_format=st.sampled_from(["auto", "bytes", "json"]),
 )
 def test_any_message(
     value: bytes,

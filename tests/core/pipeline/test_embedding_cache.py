@@ -16,7 +16,7 @@ import pytest
 
 from embedstream_core.pipeline import embedding_cache
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.records import Embedding
+from embedstream_core.records import Embedding, Media
 
 DIMENSION = 2048
 MANY = 1_000
@@ -29,13 +29,13 @@ def sha256(number: int) -> str:
 def embedding(number: int, *, width: int = 3) -> Embedding:
     """Return an embedding that its number determines."""
     vector = np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
-    return Embedding(vector, width=width, height=2, content_sha256=sha256(number))
+    return Embedding(vector, Media("image/png", width=width, height=2), sha256(number))
 
 
 def assert_found(found: Embedding | None, number: int) -> None:
     expected = embedding(number)
     assert found is not None
-    assert (found.width, found.height) == (expected.width, expected.height)
+    assert found.media == expected.media
     assert found.content_sha256 == expected.content_sha256
     assert found.vector.dtype == np.float32
     np.testing.assert_array_equal(found.vector, expected.vector)
@@ -84,12 +84,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.records import Embedding
+from embedstream_core.records import Embedding, Media
 
 path, vectors, *sha256s = sys.argv[1:]
 with EmbeddingCache(Path(path), entries=1_000) as cache:
     for sha256, vector in zip(sha256s, np.load(vectors), strict=True):
-        cache.put([Embedding(vector, width=3, height=2, content_sha256=sha256)])
+        cache.put([Embedding(vector, Media("image/png", width=3, height=2), sha256)])
 """
 
 

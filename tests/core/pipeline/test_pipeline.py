@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError, TransientError
 from embedstream_core.media.image.formats import READERS
 from embedstream_core.media.image.opened_image import OpenedImage
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
 from embedstream_core.settings import DecodeSettings, PipelineLimits
+from engines import run_only, start_engine
 
 SIDE = 4
+MODEL_ID = "mean/colour/0123456789ab"
 PATIENCE_S = 10
 PREPROCESSING = ImagePreprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -51,30 +53,37 @@ def no_fetch(uri: str) -> bytes:
     raise AssertionError(f"'{uri}' was fetched")
 
 
+class Only:
+    """A pipeline of one engine, whose outcomes come alone."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcome]]:
+        return run_only(self._pipeline, batches)
+
+
 def pipeline(
     model: nn.Module | None = None,
     *,
     batch_size: int = 4,
     fetch: Fetch = no_fetch,
     limits: PipelineLimits | None = None,
-    decode_limits: DecodeSettings | None = None,
+    decode_settings: DecodeSettings | None = None,
     embedding_cache: EmbeddingCache | None = None,
-) -> Pipeline:
-    engine = Engine.start(
-        model or MeanColour(),
-        PREPROCESSING,
-        device=torch.device("cpu"),
-        precision="float32",
-        batch_size=batch_size,
+) -> Only:
+    engine = start_engine(
+        model or MeanColour(), PREPROCESSING, batch_size=batch_size, model_id=MODEL_ID
     )
-    return Pipeline(
-        engine,
-        PREPROCESSING,
-        fetch=fetch,
-        # As many threads on every machine.
-        limits=limits or PipelineLimits(decode_threads=1),
-        decode_limits=decode_limits or DecodeSettings(),
-        embedding_cache=embedding_cache,
+    return Only(
+        Pipeline(
+            [engine],
+            fetch=fetch,
+            # As many threads on every machine.
+            limits=limits or PipelineLimits(decode_threads=1),
+            decode_settings=decode_settings or DecodeSettings(),
+            embedding_caches=[embedding_cache] if embedding_cache else [],
+        )
     )
 
 
@@ -156,7 +165,8 @@ def test_an_embedding_has_the_size_and_hash_of_its_image() -> None:
     assert isinstance(outcome, Embedding)
     np.testing.assert_allclose(outcome.vector, np.array([51, 100, 200]) / 255, rtol=0, atol=1e-6)
     assert outcome.vector.dtype == np.float32
-    assert (outcome.width, outcome.height) == (30, 20)
+    assert outcome.media == Media("image/png", width=30, height=20)
+    assert outcome.model_id == MODEL_ID
     assert outcome.content_sha256 == hashlib.sha256(content).hexdigest()
 
 
@@ -195,8 +205,7 @@ def test_a_failure_that_comes_in_goes_out() -> None:
 
     ((before, middle, after), (alone,)) = pipeline().run([[item(1), failure, item(2)], [failure]])
 
-    assert middle is failure
-    assert alone is failure
+    assert middle == alone == replace(failure, model_id=MODEL_ID)
     assert (red_of(before), red_of(after)) == (1, 2)
 
 
@@ -222,7 +231,7 @@ def test_bad_bytes_fail_alone(content: bytes, code: Code, message: str, batch_si
     limits = DecodeSettings(max_bytes=5_000, max_pixels=10_000)
     entries = [item(1), Item("bad", content=content), item(2)]
 
-    ((before, bad, after),) = pipeline(batch_size=batch_size, decode_limits=limits).run([entries])
+    ((before, bad, after),) = pipeline(batch_size=batch_size, decode_settings=limits).run([entries])
 
     failure = failure_of(bad)
     assert (failure.code, failure.stage) == (code, Stage.DECODE)
@@ -290,7 +299,8 @@ def test_an_item_that_cannot_be_fetched_fails_alone(kind: type[ItemError]) -> No
     entries = [reference(1), reference(2), reference(3)]
     ((before, gone, after),) = pipeline(fetch=fetch).run([entries])
 
-    assert gone == Failure(Code.REFERENCE_TIMEOUT, Stage.FETCH, "no answer within 30 s", None)
+    message = "no answer within 30 s"
+    assert gone == Failure(Code.REFERENCE_TIMEOUT, Stage.FETCH, message, None, None, MODEL_ID)
     assert (red_of(before), red_of(after)) == (1, 3)
 
 
@@ -558,7 +568,7 @@ def test_threads_and_pixels_bound_the_decodes_at_once(
     use_probes(decoding)
     limits = PipelineLimits(decode_threads=threads, pixels=pixels)
 
-    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([[probe(10, 10)] * 6])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([[probe(10, 10)] * 6])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 6
     assert max(len(together) for together in decoding.seen) == expected
@@ -572,7 +582,7 @@ def test_by_default_there_are_as_many_decodes_at_once_as_torch_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        by_default = pipeline(limits=PipelineLimits(), decode_limits=PROBE_LIMITS)
+        by_default = pipeline(limits=PipelineLimits(), decode_settings=PROBE_LIMITS)
         (outcomes,) = by_default.run([[probe(10, 10)] * 6])
     finally:
         torch.set_num_threads(before)
@@ -589,7 +599,7 @@ def test_an_image_over_the_pixel_limit_is_decoded_alone(
     limits = PipelineLimits(decode_threads=6, pixels=60)
     entries = [probe(4, 5), probe(4, 5), probe(10, 10), probe(4, 5), probe(4, 5)]
 
-    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([entries])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([entries])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 5
     assert [together for together in decoding.seen if 100 in together] == [[100]]
@@ -604,7 +614,7 @@ def test_an_item_over_the_byte_limit_is_prepared_alone(
     limits = PipelineLimits(decode_threads=6, bytes=250)
     entries = [probe(4, 5), probe(10, 10), probe(4, 5)]
 
-    (outcomes,) = pipeline(limits=limits, decode_limits=PROBE_LIMITS).run([entries])
+    (outcomes,) = pipeline(limits=limits, decode_settings=PROBE_LIMITS).run([entries])
 
     assert [type(outcome) for outcome in outcomes] == [Embedding] * 3
     assert [together for together in decoding.seen if 100 in together] == [[100]]
@@ -647,7 +657,7 @@ def test_repetitions_are_decoded_and_embedded_once(
     once = pipeline(
         model,
         batch_size=64,
-        decode_limits=PROBE_LIMITS,
+        decode_settings=PROBE_LIMITS,
         embedding_cache=request.getfixturevalue(file),
     )
 
@@ -665,9 +675,9 @@ def test_an_embedding_of_an_earlier_run_is_reused(
     decoding = Decoding()
     use_probes(decoding)
     model = MeanColour()
-    first = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, embedding_cache=cache)
+    first = pipeline(model, batch_size=2, decode_settings=PROBE_LIMITS, embedding_cache=cache)
     ((early, _),) = first.run([[probe(4, 5), probe(3, 2)]])
-    later = pipeline(model, batch_size=2, decode_limits=PROBE_LIMITS, embedding_cache=cache)
+    later = pipeline(model, batch_size=2, decode_settings=PROBE_LIMITS, embedding_cache=cache)
 
     ((new, again, new_again),) = later.run([[probe(7, 7), probe(4, 5), probe(7, 7)]])
 
@@ -676,7 +686,7 @@ def test_an_embedding_of_an_earlier_run_is_reused(
     assert new is new_again
     assert isinstance(early, Embedding)
     assert isinstance(again, Embedding)
-    assert (again.width, again.height) == (early.width, early.height) == (4, 5)
+    assert again.media == early.media == Media("image/probe", width=4, height=5)
     assert again.content_sha256 == early.content_sha256
     np.testing.assert_array_equal(again.vector, early.vector)
 

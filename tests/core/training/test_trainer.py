@@ -105,7 +105,7 @@ def run(
 
     trainer = Trainer(
         model.card,
-        load_prepared(model),
+        load_prepared(model).network,
         training=pictures(folder / "train", rows or examples(60, seed=1)),
         held_out=pictures(folder / "held_out", examples(20, seed=2)),
         classes=2,

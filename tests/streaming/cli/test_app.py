@@ -27,6 +27,7 @@ OPTIONS = {
     "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
     "check": {"--set"},
     "doctor": {"--set"},
+    "upgrade": {"--set", "--table"},
     "replay": {
         "--set",
         "--offsets",
@@ -379,7 +380,7 @@ def test_a_broker_is_started_used_and_stopped(broker_folder: Path, image: Path) 
     assert process("broker", "start", *at) == started
 
     sent = process("produce", image, "--topic", "cats", "--partitions", "1", *at)
-    assert (sent.code, sent.out) == (0, "1 of 1 images are in topic 'cats'\n")
+    assert (sent.code, sent.out) == (0, "1 of 1 messages are in topic 'cats'\n")
     assert Topic("cats", running.bootstrap_servers).end_offsets() == {0: 1}
 
     assert process("broker", "stop", *at) == Ended(0, "stopped\n", "")
@@ -395,7 +396,7 @@ def test_a_folder_is_sent(topic: Topic, image: Path, embedstream: Command, form:
 
     ended = embedstream("produce", image.parent, *at, *form)
 
-    assert (ended.code, ended.out) == (0, f"2 of 2 images are in topic '{topic.name}'\n")
+    assert (ended.code, ended.out) == (0, f"2 of 2 messages are in topic '{topic.name}'\n")
     assert sum(topic.end_offsets().values()) == 2
 
 
@@ -409,7 +410,7 @@ def test_a_refused_image_is_reported_and_exits_1(
 
     ended = embedstream("produce", image.parent, *at)
 
-    assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
+    assert (ended.code, ended.out) == (1, f"1 of 2 messages are in topic '{topic.name}'\n")
     assert f"not sent: {large}: larger than the broker allows in one message" in ended.err
     assert sum(topic.end_offsets().values()) == 1
 
@@ -426,7 +427,7 @@ def test_images_that_are_not_files_are_skipped(
     unreadable(image.parent / "album.png")
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
     ended = embedstream("produce", image.parent, *at)
-    assert f" images are in topic '{topic.name}'\n" in ended.out
+    assert f" messages are in topic '{topic.name}'\n" in ended.out
     assert sum(topic.end_offsets().values()) == 1
 
 
@@ -443,12 +444,12 @@ def test_a_file_that_vanished_is_reported_and_the_others_are_sent(
     topic: Topic, image: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = image.parent / "gone.png"
-    monkeypatch.setattr("embedstream.cli.topics.find_image_files", lambda paths: [gone, *paths])
+    monkeypatch.setattr("embedstream.cli.topics.find_files", lambda paths: [gone, *paths])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
     ended = embedstream("produce", image, *at)
 
-    assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
+    assert (ended.code, ended.out) == (1, f"1 of 2 messages are in topic '{topic.name}'\n")
     assert f"not sent: {gone}: cannot be read: No such file or directory\n" in ended.err
     assert sum(topic.end_offsets().values()) == 1
 
@@ -461,8 +462,8 @@ def test_a_file_whose_name_is_not_text_is_reported(
     (image.parent / os.fsdecode(b"\xff.png")).write_bytes(b"")
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
     ended = process("produce", image.parent, *at, *form)
-    assert (ended.code, ended.out) == (1, f"1 of 2 images are in topic '{topic.name}'\n")
-    assert "\\udcff.png: its key, the path as it was given, is not UTF-8 text" in ended.err
+    assert (ended.code, ended.out) == (1, f"1 of 2 messages are in topic '{topic.name}'\n")
+    assert "\\udcff.png: its key, a path or an id, is not UTF-8 text" in ended.err
 
 
 def test_client_settings_are_read_as_yaml(

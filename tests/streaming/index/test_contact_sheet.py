@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedstream.index.contact_sheet import draw_contact_sheet, save_sheet
+from embedstream.index.contact_sheet import Tile, draw_contact_sheet, save_sheet
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import SetupError
 from pictures import real_pictures
@@ -31,8 +31,8 @@ def neighbour(image_id: str = "cat", uri: str | None = None, offset: int = 0) ->
 def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour() -> None:
     blue = jpeg((300, 200), "blue")
     rows = [
-        ("cat", jpeg((10, 10), "red"), [neighbour("a"), neighbour("b")]),
-        ("dog", jpeg((10, 10), "lime"), [neighbour("c")]),
+        (Tile("cat", jpeg((10, 10), "red")), [neighbour("a"), neighbour("b")]),
+        (Tile("dog", jpeg((10, 10), "lime")), [neighbour("c")]),
     ]
 
     sheet = draw_contact_sheet(rows, lambda one: None if one.image_id == "b" else blue)
@@ -50,7 +50,7 @@ def test_a_contact_sheet_has_a_row_for_each_query_and_a_tile_for_each_neighbour(
 
 def test_a_contact_sheet_of_nothing_is_a_sheet() -> None:
     assert draw_contact_sheet([], lambda one: None).size == (198, 10)
-    assert draw_contact_sheet([("cat", jpeg((9, 9), "red"), [])], lambda one: None).size == (
+    assert draw_contact_sheet([(Tile("cat", jpeg((9, 9), "red")), [])], lambda one: None).size == (
         198,
         222,
     )
@@ -64,7 +64,7 @@ def test_a_tile_shows_an_image_whole_and_upright() -> None:
     half.paste("blue", (100, 0, 200, 100))
     half.save(data, "JPEG", exif=turned, quality=95)
 
-    sheet = draw_contact_sheet([("cat", data.getvalue(), [])], lambda one: None)
+    sheet = draw_contact_sheet([(Tile("cat", data.getvalue()), [])], lambda one: None)
 
     middle = 10 + 84
     assert named(sheet.getpixel((middle, 10 + 20))) == "red"
@@ -78,14 +78,14 @@ def test_a_tile_shows_an_image_whole_and_upright() -> None:
     ids=["empty", "text", "cut"],
 )
 def test_a_neighbours_file_that_is_no_longer_an_image_draws_an_empty_tile(content: bytes) -> None:
-    rows = [("cat", jpeg((10, 10), "red"), [neighbour("a")])]
+    rows = [(Tile("cat", jpeg((10, 10), "red")), [neighbour("a")])]
     sheet = draw_contact_sheet(rows, lambda one: content)
     assert center(sheet, 1, 0) == "empty"
 
 
 @pytest.mark.parametrize("image_id", ["", "x" * 500, "鳥/möwe\n1", "https://e.org/a/"])
 def test_any_name_can_be_drawn(image_id: str) -> None:
-    rows = [(image_id, jpeg((10, 10), "red"), [neighbour(image_id)])]
+    rows = [(Tile(image_id, jpeg((10, 10), "red")), [neighbour(image_id)])]
     sheet = draw_contact_sheet(rows, lambda one: None)
     assert center(sheet, 0, 0) == "red"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -17,7 +19,7 @@ from embedstream.kafka.produce import (
     OutgoingMessage,
     build_message,
     build_messages,
-    find_image_files,
+    find_files,
     produce,
 )
 from embedstream_core.errors import SetupError
@@ -55,7 +57,7 @@ def received(topic: Topic) -> list[Received]:
     return found
 
 
-def send(topic: Topic, *messages: OutgoingMessage) -> list[tuple[OutgoingMessage, str]]:
+def send(topic: Topic, *messages: OutgoingMessage) -> list[tuple[str, str]]:
     return produce(messages, bootstrap_servers=topic.bootstrap_servers, topic=topic.name)
 
 
@@ -69,57 +71,60 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 def test_a_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
     b, deep, upper, a = files(tmp_path, "b.png", "b/deep/c.JPG", "z/d.JpEg", "a.webp")
-    files(tmp_path, "notes.txt", "b/archive.zip", "no-suffix")
-    assert find_image_files([tmp_path]) == [a, deep, b, upper]
+    files(tmp_path, "notes.md", "b/archive.zip", "no-suffix")
+    assert find_files([tmp_path]) == [a, deep, b, upper]
 
 
 @pytest.mark.parametrize(
     "suffix",
-    ["jpg", "jpeg", "jpe", "jfif", "JFIF", "png", "apng", "webp", "gif", "bmp", "PNG", "Jpg"],
+    [
+        *["jpg", "jpeg", "jpe", "jfif", "JFIF", "png", "apng", "webp", "gif", "bmp", "PNG", "Jpg"],
+        *["txt", "TXT", "jsonl", "wav", "flac", "ogg", "opus", "mp3", "Mp3"],
+    ],
 )
-def test_every_suffix_of_an_image_is_found(tmp_path: Path, suffix: str) -> None:
+def test_every_known_suffix_is_found(tmp_path: Path, suffix: str) -> None:
     found = files(tmp_path, f"picture.{suffix}")
-    assert find_image_files([tmp_path]) == found
+    assert find_files([tmp_path]) == found
 
 
 def test_hidden_files_and_unusual_names_are_found(tmp_path: Path) -> None:
     found = files(tmp_path, ".hidden.png", ".thumbnails/a.png", "_DSC0001.JPG", "a [1] {b}.png")
-    assert find_image_files([tmp_path]) == found
+    assert find_files([tmp_path]) == found
 
 
 def test_a_named_file_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "picture.heic")
-    assert find_image_files([path]) == [path]
+    assert find_files([path]) == [path]
 
 
 def test_paths_keep_their_order(tmp_path: Path) -> None:
     last, inner = files(tmp_path, "z.png", "folder/a.png")
-    assert find_image_files([last, tmp_path / "folder", last]) == [last, inner, last]
+    assert find_files([last, tmp_path / "folder", last]) == [last, inner, last]
 
 
 def test_a_folder_with_an_image_suffix_is_not_an_image(tmp_path: Path) -> None:
     (inner,) = files(tmp_path, "album.jpg/a.png")
-    assert find_image_files([tmp_path]) == [inner]
+    assert find_files([tmp_path]) == [inner]
 
 
 def test_a_broken_link_is_not_an_image(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert find_image_files([tmp_path]) == [path]
+    assert find_files([tmp_path]) == [path]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     (path,) = files(tmp_path, "a.png")
     absent = tmp_path / "absent"
-    with pytest.raises(SetupError, match="does not exist; name files") as error:
-        find_image_files([path, absent])
+    with pytest.raises(SetupError, match="does not exist; name files or folders") as error:
+        find_files([path, absent])
     assert f"'{absent}'" in str(error.value)
 
 
-def test_a_folder_without_an_image_is_an_error_that_lists_the_suffixes(tmp_path: Path) -> None:
-    files(tmp_path, "notes.txt")
-    with pytest.raises(SetupError, match=r"no image \(\.apng, \.bmp, .*, \.jfif, .*, \.webp\)"):
-        find_image_files([tmp_path])
+def test_a_folder_without_a_file_is_an_error_that_lists_the_suffixes(tmp_path: Path) -> None:
+    files(tmp_path, "notes.md")
+    with pytest.raises(SetupError, match=r"no file .* \(\.apng, .*, \.jsonl, .*, \.webp\)"):
+        find_files([tmp_path])
 
 
 def test_a_message_of_bytes(tmp_path: Path) -> None:
@@ -157,7 +162,7 @@ def test_a_relative_path_is_the_id_but_not_the_reference(
 
 def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
     first, last = files(tmp_path, "a.png", "c.png")
-    skipped: dict[Path, str] = {}
+    skipped: dict[str, str] = {}
 
     messages = build_messages(
         [first, tmp_path / "b.png", tmp_path, last],
@@ -167,15 +172,100 @@ def test_a_file_that_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> 
 
     assert [message.key for message in messages] == [str(first), str(last)]
     assert skipped == {
-        tmp_path / "b.png": "cannot be read: No such file or directory",
-        tmp_path: "cannot be read: Is a directory",
+        str(tmp_path / "b.png"): "cannot be read: No such file or directory",
+        str(tmp_path): "cannot be read: Is a directory",
     }
+
+
+def read_messages(
+    *paths: Path, form: Literal["bytes", "reference"] = "bytes"
+) -> tuple[list[OutgoingMessage], dict[str, str]]:
+    """The messages of files, and what was left out and why."""
+    skipped: dict[str, str] = {}
+    return list(build_messages(paths, form=form, on_unreadable=skipped.__setitem__)), skipped
+
+
+def test_a_text_is_sent_as_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    path.write_bytes(b"\xef\xbb\xbf a\r\n\xff")
+    (message,), _ = read_messages(path)
+    assert (message.key, message.value) == (str(path), b"\xef\xbb\xbf a\r\n\xff")
+
+
+@pytest.mark.parametrize("form", ["bytes", "reference"])
+def test_each_line_is_a_message(tmp_path: Path, form: Literal["bytes", "reference"]) -> None:
+    path = tmp_path / "lines.JSONL"
+    lines = [
+        '{"id": "möwe", "text": "a bird"}',
+        "",
+        '  {"text": "\\u00e4"}\r',
+        '{"id": 7, "uri": "file:///a"}',
+        '{"id": "", "text": "b"}',
+        " \t",
+        '{"id": null, "data": "YQ=="}',
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8", newline="")
+
+    messages, skipped = read_messages(path, form=form)
+
+    assert skipped == {}
+    assert [(one.key, one.value, one.headers) for one in messages] == [
+        ("möwe", '{"id": "möwe", "text": "a bird"}'.encode(), ()),
+        (f"{path}:3", b'{"text": "\\u00e4"}', ()),
+        ("7", b'{"id": 7, "uri": "file:///a"}', ()),
+        (f"{path}:5", b'{"id": "", "text": "b"}', ()),
+        (f"{path}:7", b'{"id": null, "data": "YQ=="}', ()),
+    ]
+
+
+def test_a_broken_line_is_reported_and_the_others_are_sent(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text"\n["a"]\n{"text": "\xff"}\n{"text": "b"}')
+
+    messages, skipped = read_messages(path)
+
+    assert [one.key for one in messages] == [f"{path}:1", f"{path}:5"]
+    assert skipped.keys() == {f"{path}:{number}" for number in (2, 3, 4)}
+    assert skipped[f"{path}:2"].startswith("not JSON in UTF-8: ")
+    assert skipped[f"{path}:3"] == "the line is JSON but not an object"
+    assert skipped[f"{path}:4"].startswith("not JSON in UTF-8: ")
+
+
+@pytest.mark.parametrize("length", [99, 100, 101, 250])
+def test_a_line_above_the_limit_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr("embedstream.kafka.produce.MAX_MESSAGE_BYTES", 100)
+    path = tmp_path / "lines.jsonl"
+    line = f'{{"text": "{"a" * (length - 12)}"}}'
+    path.write_text(f'{line}\n{{"text": "b"}}\n')
+
+    messages, skipped = read_messages(path)
+
+    assert len(line) == length
+    kept = [f"{path}:2"] if length > 99 else [f"{path}:1", f"{path}:2"]
+    assert [one.key for one in messages] == kept
+    assert len(skipped) == 2 - len(kept)
+
+
+def test_lines_are_read_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    line = json.dumps({"text": "a" * 10_000})
+    path.write_text(f"{line}\n" * 3_000)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in build_messages([path], form="bytes", on_unreadable=print))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 3_000
+    assert peak < 2**20
 
 
 def test_a_path_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 300)
     with pytest.raises(SetupError, match="cannot be read: File name too long") as error:
-        find_image_files([path])
+        find_files([path])
     assert f"'{path}'" in str(error.value)
 
 
@@ -221,7 +311,7 @@ def test_a_message_that_is_too_large_is_reported_and_the_others_arrive(topic: To
 
     failed = send(topic, image("before", b"1"), large, image("after", b"2"))
 
-    assert failed == [(large, TOO_LARGE)]
+    assert failed == [("large", TOO_LARGE)]
     assert {one.key for one in received(topic)} == {b"before", b"after"}
 
 

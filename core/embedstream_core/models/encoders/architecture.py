@@ -20,6 +20,7 @@ __all__ = [
     "build_body",
     "cut_head",
     "cut_nothing",
+    "find_head",
     "list_imagenet_labels",
 ]
 
@@ -33,6 +34,7 @@ class PublishedWeights:
     user must declare it; `unsupported` then names the published setting that is not implemented
     here. `labels` returns the names of the head's classes, in order, if they are known. `load`
     builds the whole network from the downloaded file, if the tensors have other names there.
+    `is_here` returns whether the file is on this machine already.
     """
 
     name: str
@@ -43,21 +45,28 @@ class PublishedWeights:
     labels: Callable[[], Sequence[str]] = tuple
     load: Callable[[Path], nn.Module] | None = None
     unsupported: str = ""
+    is_here: Callable[[], bool] = lambda: True
 
 
-def cut_head(model: nn.Module) -> str:
-    """Replace the classifier by an identity, in place; return the name of the module cut.
+def find_head(model: nn.Module) -> str:
+    """Return the name of the classifier: the module that `cut_head` replaces.
 
-    The classifier is the last linear layer, or the last convolution if there is no linear layer
-    (SqueezeNet: the layers after its convolution then pool the features). Raises SetupError for a
-    network without either.
+    It is the last linear layer, or the last convolution if there is no linear layer (SqueezeNet:
+    the layers after its convolution then pool the features). Raises SetupError for a network
+    without either.
     """
     for layer_type in (nn.Linear, nn.Conv2d):
         names = [name for name, module in model.named_modules() if type(module) is layer_type]
         if names:
-            model.set_submodule(names[-1], nn.Identity())
             return str(names[-1])
     raise SetupError(f"{type(model).__name__} has no classification head to cut")
+
+
+def cut_head(model: nn.Module) -> str:
+    """Replace the classifier by an identity, in place; return the name of the module cut."""
+    head = find_head(model)
+    model.set_submodule(head, nn.Identity())
+    return head
 
 
 def cut_nothing(model: nn.Module) -> str:
@@ -73,7 +82,8 @@ class Encoder:
     of some published weights is None. `cut` removes the head, in place, and returns the name of
     the head's module. `rename` returns the network's name for a tensor of a weights file, or None
     for a tensor that only training uses. `plain` networks can be built without memory for their
-    weights: they compute with parameters and buffers only.
+    weights: they compute with parameters and buffers only. `dimension` is stated for networks whose
+    constructor computes with values, so that their size is not known without building them.
     """
 
     name: str
@@ -82,6 +92,7 @@ class Encoder:
     cut: Callable[[nn.Module], str] = cut_head
     rename: Callable[[str], str | None] = str
     plain: bool = False
+    dimension: int | None = None
 
     def keep_head(self) -> Encoder:
         """Return the same encoder with its head on, which gives logits of classes."""

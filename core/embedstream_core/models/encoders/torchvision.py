@@ -27,6 +27,25 @@ _AUXILIARY = re.compile(r"(^|\.)(aux[12]|AuxLogits)\.")
 # The files that torchvision publishes say norm.1 for norm1.
 _DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 
+# Floats of the networks that cannot be built without memory for their weights, as measured.
+_REGNET_DIMENSIONS = {
+    "regnet_x_16gf": 2048,
+    "regnet_x_1_6gf": 912,
+    "regnet_x_32gf": 2520,
+    "regnet_x_3_2gf": 1008,
+    "regnet_x_400mf": 400,
+    "regnet_x_800mf": 672,
+    "regnet_x_8gf": 1920,
+    "regnet_y_128gf": 7392,
+    "regnet_y_16gf": 3024,
+    "regnet_y_1_6gf": 888,
+    "regnet_y_32gf": 3712,
+    "regnet_y_3_2gf": 1512,
+    "regnet_y_400mf": 440,
+    "regnet_y_800mf": 784,
+    "regnet_y_8gf": 2016,
+}
+
 
 def list_torchvision_names() -> list[str]:
     """Return the names of all classification networks."""
@@ -62,6 +81,7 @@ def find_torchvision_encoder(name: str) -> Encoder:
             sha256=Path(member.url).stem.rpartition("-")[2],
             download=partial(download_file, member.url),
             labels=partial(tuple, member.meta["categories"]),
+            is_here=_locate_download(member.url).exists,
         )
     return Encoder(
         name=name,
@@ -69,12 +89,17 @@ def find_torchvision_encoder(name: str) -> Encoder:
         weights=weights,
         rename=rename,
         plain=True,
+        dimension=_REGNET_DIMENSIONS.get(name),
     )
+
+
+def _locate_download(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
 def download_file(url: str) -> Path:
     """Download a file into torch's cache, unless it is there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    path = _locate_download(url)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)

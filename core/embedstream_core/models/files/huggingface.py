@@ -1,97 +1,144 @@
-"""Vision models that `save_pretrained` wrote into a folder, run by transformers."""
+"""Models that `save_pretrained` or sentence-transformers wrote into a folder.
+
+What a folder holds is recognised from its files; `_KINDS` is the list of what there is.
+"""
 
 from __future__ import annotations
 
-import io
-import tempfile
-import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from embedstream_core.errors import SetupError
-from embedstream_core.extras import require_extra
-from embedstream_core.models.files.file_kinds import refuse_other_kinds
+from embedstream_core.media.modalities import Preprocessing
+from embedstream_core.media.text.preprocessing import TextPreprocessing
+from embedstream_core.models.files import image_processors
+from embedstream_core.models.files.audio_models import (
+    AUDIO_MODEL_TYPES,
+    load_audio,
+    pack_audio,
+    read_audio_inputs,
+)
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES
+from embedstream_core.models.files.image_text_models import (
+    load_image_text,
+    pack_image_text,
+    read_image_text_inputs,
+)
+from embedstream_core.models.files.packed_folders import read_json, unpack
+from embedstream_core.models.files.text_models import (
+    bind_tokenizer,
+    load_text,
+    pack_text,
+    read_text_inputs,
+)
+from embedstream_core.models.files.vision_models import load_vision, pack_vision
 
-__all__ = ["load_folder", "pack_folder"]
+__all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs"]
 
-_FOLDER_FILES = ("config.json", *PROCESSOR_FILES, "*.safetensors", "*.safetensors.index.json")
-
-
-class _HuggingFace(nn.Module):
-    """A vision model's embedding: `image_embeds`, `pooler_output`, or the mean over positions."""
-
-    def __init__(self, model: Any, *, pooled: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.pooled = pooled
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # Models of images and texts, such as CLIP, have the method.
-        embed = getattr(self.model, "get_image_features", self.model)
-        output = embed(pixel_values=images)
-        vectors: torch.Tensor | None = getattr(output, "image_embeds", None)
-        if vectors is None and self.pooled:
-            vectors = getattr(output, "pooler_output", None)
-        if vectors is not None:
-            return vectors.flatten(1)
-        states: torch.Tensor = output.last_hidden_state
-        return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
+_TOKENIZER_FILES = ("tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
 
-def load_folder(path: Path) -> nn.Module:
-    """Load a packed folder as a network.
+@dataclass(frozen=True, slots=True)
+class FolderKind:
+    """What a folder may hold.
 
-    Raises:
-        SetupError: it lacks weights that the model needs.
-        MissingExtra: transformers is not installed.
+    `pack` takes the folder; `load` takes the packed file, and returns a module, or a ModuleDict
+    with a branch for each modality if `read_inputs` may return several.
     """
-    with require_extra("huggingface", feature="encoder 'huggingface'"):
-        import transformers
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        architecture = (config.architectures or [""])[0]
-        projects = architecture.endswith("WithProjection")
-        kind = getattr(transformers, architecture) if projects else transformers.AutoModel
-        model, report = kind.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
+
+    matches: Callable[[_Files], bool]
+    pack: Callable[[Path], bytes]
+    load: Callable[[Path], nn.Module]
+    read_inputs: Callable[[Path], tuple[Preprocessing, ...]]
+
+
+class _Files:
+    """What tells the kinds of folders apart; the packed files are enough for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.has_modules = (folder / "modules.json").exists()
+        self.has_tokenizer = (folder / "tokenizer.json").exists()
+        self.has_any_tokenizer = self.has_tokenizer or any(
+            True for pattern in _TOKENIZER_FILES for _ in folder.glob(pattern)
         )
-    # transformers fills missing weights with random numbers, different ones in each process.
-    missing = set(report["missing_keys"])
-    unpooled = {name for name in missing if "pooler." in name}
-    if lacking := sorted(missing - unpooled):
-        raise SetupError(f"its weights lack {', '.join(lacking[:3])}")
-    return _HuggingFace(model, pooled=not unpooled)
+        self.has_processor = any((folder / name).exists() for name in PROCESSOR_FILES)
+        self.config: Mapping[str, Any] = read_json(folder / "config.json")
+
+
+def _holds_image_text(files: _Files) -> bool:
+    # Without its tokenizer, it serves as a model of images.
+    return files.has_tokenizer and {"text_config", "vision_config"} <= files.config.keys()
+
+
+def _holds_audio(files: _Files) -> bool:
+    return files.config.get("model_type") in AUDIO_MODEL_TYPES
+
+
+def _holds_text(files: _Files) -> bool:
+    if files.has_modules:
+        return True
+    speaks = files.has_any_tokenizer or "vocab_size" in files.config
+    return speaks and not files.has_processor and "image_size" not in files.config
+
+
+# The first that matches; the last matches every folder.
+_KINDS: Mapping[str, FolderKind] = {
+    "image-text": FolderKind(
+        _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
+    ),
+    "audio": FolderKind(_holds_audio, pack_audio, load_audio, read_audio_inputs),
+    "text": FolderKind(_holds_text, pack_text, load_text, read_text_inputs),
+    "image": FolderKind(lambda files: True, pack_vision, load_vision, image_processors.read_inputs),
+}
+
+
+def _recognise(folder: Path) -> FolderKind:
+    files = _Files(folder)
+    return next(kind for kind in _KINDS.values() if kind.matches(files))
 
 
 def pack_folder(folder: Path) -> bytes:
-    """Pack the folder's configuration and tensors into a zip archive, the same bytes each time.
+    """Pack the files that make the vectors into a zip archive, the same bytes each time.
 
     Raises:
-        SetupError: it holds no tensors, or files of another kind.
+        SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
-    if folder.is_file():
-        refuse_other_kinds(folder, wanted=())
-    files = sorted(path for pattern in _FOLDER_FILES for path in folder.glob(pattern))
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise SetupError(
-            f"'{folder}' holds no .safetensors file: give a folder that save_pretrained wrote; "
-            "weights in .bin files are pickles, and are not opened"
-        )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in files:
-            kind = "safetensors" if path.suffix == ".safetensors" else "json"
-            refuse_other_kinds(path, wanted=(kind,))
-            # A ZipInfo has no modification time unless one is given.
-            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
-    return buffer.getvalue()
+    return _recognise(folder).pack(folder)
+
+
+def load_folder(packed: Path) -> nn.Module:
+    """Load a packed folder as a network, with a branch for each modality if it has several.
+
+    Raises:
+        SetupError: it lacks weights, or asks for what is not supported.
+        MissingExtra: transformers is not installed.
+    """
+    with unpack(packed, weights=False) as folder:
+        kind = _recognise(folder)
+    return kind.load(packed)
+
+
+def read_inputs(folder: Path) -> tuple[Preprocessing, ...]:
+    """Return the preprocessings that the folder states, one for each modality.
+
+    Raises:
+        SetupError: a file cannot be read, or asks for what is not supported.
+        MissingExtra: transformers is not installed.
+    """
+    return _recognise(folder).read_inputs(folder)
+
+
+def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:
+    """Return the preprocessing with what it needs of the packed file: a text's tokenizer.
+
+    Raises:
+        SetupError: the tokenizer is not supported.
+        MissingExtra: transformers is not installed.
+    """
+    if isinstance(preprocessing, TextPreprocessing):
+        return bind_tokenizer(preprocessing, packed)
+    return preprocessing

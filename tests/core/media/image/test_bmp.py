@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.settings import DecodeSettings
+from rendered import render_one
 
 SIDE = 8
 AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
@@ -43,7 +42,7 @@ def bmp(
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
+    return render_one(content, AS_STORED).pixels
 
 
 def assert_first(content: bytes, *colours: tuple[int, int, int]) -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 from torchvision import transforms
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.opened_image import Picture, Pixels
+from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, Interpolation
-from embedstream_core.settings import DecodeSettings, Fidelity
+from embedstream_core.settings import DecodeSettings
 from pictures import encoded, mutated, png_of, real_pictures
+from rendered import render_one
 
 SIDE = 8
 PHOTO = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -26,16 +26,6 @@ PHOTO = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5
 
 def unscaled(side: int) -> ImagePreprocessing:
     return ImagePreprocessing(side, side, "nearest", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def decoded(
-    content: bytes,
-    preprocessing: ImagePreprocessing,
-    *,
-    limits: DecodeSettings | None = None,
-    fidelity: Fidelity = "exact",
-) -> Picture:
-    return render(open_image(content, limits or DecodeSettings()), preprocessing, fidelity=fidelity)
 
 
 def noise(channels: int, side: int = SIDE) -> Pixels:
@@ -53,15 +43,15 @@ def over_white(colour: Pixels, alpha: Pixels) -> npt.NDArray[np.float64]:
 
 
 def assert_pixels(content: bytes, expected: npt.NDArray[Any], *, tolerance: float = 0) -> None:
-    picture = decoded(content, unscaled(len(expected)))
+    picture = render_one(content, unscaled(len(expected)))
     assert picture.pixels.shape == expected.shape
     assert picture.pixels.dtype == np.uint8
     assert np.abs(picture.pixels - expected.astype(np.float64)).max() <= tolerance
 
 
-def failure(content: bytes, *, limits: DecodeSettings | None = None) -> ItemError:
+def failure(content: bytes, *, settings: DecodeSettings | None = None) -> ItemError:
     with pytest.raises(ItemError) as caught:
-        decoded(content, PHOTO, limits=limits)
+        render_one(content, PHOTO, settings=settings)
     assert caught.value.stage == Stage.DECODE
     return caught.value
 
@@ -206,8 +196,8 @@ def test_an_oriented_image_is_scaled_like_the_upright_one(
 ) -> None:
     photo = Image.open(io.BytesIO(real_pictures()["chelsea.png"])).resize(size)
     upright = np.asarray(photo)
-    picture = decoded(with_orientation(upright, orientation), PHOTO)
-    expected = decoded(encoded(Image.fromarray(upright)), PHOTO)
+    picture = render_one(with_orientation(upright, orientation), PHOTO)
+    expected = render_one(encoded(Image.fromarray(upright)), PHOTO)
     assert (picture.width, picture.height) == size
     assert np.abs(picture.pixels.astype(int) - expected.pixels).max() <= 1
 
@@ -223,8 +213,8 @@ def test_an_oriented_image_is_scaled_like_the_upright_one(
 )
 def test_broken_exif_does_not_matter(exif: bytes) -> None:
     image = Image.fromarray(noise(3))
-    plain = decoded(encoded(image, "JPEG"), unscaled(SIDE))
-    broken = decoded(encoded(image, "JPEG", exif=exif), unscaled(SIDE))
+    plain = render_one(encoded(image, "JPEG"), unscaled(SIDE))
+    broken = render_one(encoded(image, "JPEG", exif=exif), unscaled(SIDE))
     np.testing.assert_array_equal(broken.pixels, plain.pixels)
 
 
@@ -265,13 +255,13 @@ def test_scaling_equals_torchvision(
     )
     expected = np.asarray(transform(flattened(content)))
     preprocessing = ImagePreprocessing(resize_px, 224, interpolation, PHOTO.mean, PHOTO.std)
-    picture = decoded(content, preprocessing)
+    picture = render_one(content, preprocessing)
     assert np.abs(picture.pixels.astype(int) - expected).max() <= most
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 3)])
 def test_extreme_shapes_work(size: tuple[int, int]) -> None:
-    picture = decoded(encoded(Image.new("RGB", size, (10, 20, 30))), PHOTO)
+    picture = render_one(encoded(Image.new("RGB", size, (10, 20, 30))), PHOTO)
     assert (picture.width, picture.height) == size
     assert (picture.pixels == (10, 20, 30)).all()
     assert picture.pixels.shape == (224, 224, 3)
@@ -279,7 +269,7 @@ def test_extreme_shapes_work(size: tuple[int, int]) -> None:
 
 def test_fast_is_close_to_exact_on_a_large_jpeg() -> None:
     content = real_pictures()["retina.jpg"]
-    exact, fast = decoded(content, PHOTO), decoded(content, PHOTO, fidelity="fast")
+    exact, fast = render_one(content, PHOTO), render_one(content, PHOTO, fidelity="fast")
     difference = np.abs(exact.pixels.astype(int) - fast.pixels)
     assert 0 < difference.mean() < 3
     assert (fast.width, fast.height) == (exact.width, exact.height) == (1411, 1411)
@@ -287,7 +277,7 @@ def test_fast_is_close_to_exact_on_a_large_jpeg() -> None:
 
 def test_fast_changes_nothing_but_large_jpegs() -> None:
     for content in (real_pictures()["chelsea.png"], encoded(Image.fromarray(noise(3)), "JPEG")):
-        exact, fast = decoded(content, PHOTO), decoded(content, PHOTO, fidelity="fast")
+        exact, fast = render_one(content, PHOTO), render_one(content, PHOTO, fidelity="fast")
         np.testing.assert_array_equal(fast.pixels, exact.pixels)
 
 
@@ -300,17 +290,17 @@ def test_no_bytes() -> None:
 
 def test_too_many_bytes() -> None:
     content = encoded(Image.fromarray(noise(3)))
-    error = failure(content, limits=DecodeSettings(max_bytes=len(content) - 1))
+    error = failure(content, settings=DecodeSettings(max_bytes=len(content) - 1))
     assert error.code == Code.IMAGE_TOO_LARGE
     assert str(len(content)) in error.message
-    decoded(content, PHOTO, limits=DecodeSettings(max_bytes=len(content)))
+    render_one(content, PHOTO, settings=DecodeSettings(max_bytes=len(content)))
 
 
 def test_too_many_pixels() -> None:
     content = encoded(Image.fromarray(noise(3)))
-    error = failure(content, limits=DecodeSettings(max_pixels=SIDE * SIDE - 1))
+    error = failure(content, settings=DecodeSettings(max_pixels=SIDE * SIDE - 1))
     assert error.code == Code.IMAGE_TOO_LARGE
-    decoded(content, PHOTO, limits=DecodeSettings(max_pixels=SIDE * SIDE))
+    render_one(content, PHOTO, settings=DecodeSettings(max_pixels=SIDE * SIDE))
 
 
 @pytest.mark.parametrize("side", [9_500, 13_000, 20_000])
@@ -335,7 +325,7 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     assert time.process_time() - start < 0.2
     assert error.code == Code.IMAGE_TOO_LARGE
     assert "scans; the limit is 100" in error.message
-    decoded(content, PHOTO)
+    render_one(content, PHOTO)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +357,7 @@ def test_mutations_raise_nothing_but_item_errors() -> None:
     codes: set[Code | None] = set()
     for _ in range(1_000):
         try:
-            decoded(mutated(source.choice(small), source), PHOTO)
+            render_one(mutated(source.choice(small), source), PHOTO)
             codes.add(None)
         except ItemError as error:
             codes.add(error.code)

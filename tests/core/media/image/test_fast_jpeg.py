@@ -13,12 +13,11 @@ from torchvision import transforms
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image import fast_jpeg
-from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.fast_jpeg import render_quickly
-from embedstream_core.media.image.opened_image import Picture
+from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, Interpolation
-from embedstream_core.settings import DecodeSettings, Fidelity
+from embedstream_core.settings import Fidelity
 from pictures import encoded, mutated, real_pictures
+from rendered import Rendered, render_one, render_one_quickly
 
 BILINEAR = ImagePreprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PREPROCESSINGS = [
@@ -35,20 +34,19 @@ def photo(size: tuple[int, int] = (500, 375), **options: Any) -> bytes:
 
 def rendered_quickly(
     content: bytes, preprocessing: ImagePreprocessing = BILINEAR, *, fidelity: Fidelity = "exact"
-) -> Picture:
-    opened = open_image(content, DecodeSettings())
-    return render_quickly(content, opened, preprocessing, fidelity=fidelity)
+) -> Rendered:
+    return render_one_quickly(content, preprocessing, fidelity=fidelity)
 
 
-def rendered(content: bytes, preprocessing: ImagePreprocessing = BILINEAR) -> Picture:
-    return render(open_image(content, DecodeSettings()), preprocessing)
+def rendered(content: bytes, preprocessing: ImagePreprocessing = BILINEAR) -> Rendered:
+    return render_one(content, preprocessing)
 
 
 @pytest.fixture
 def without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make it an error to leave an image to `render`."""
 
-    def refuse(*_: object, **__: object) -> Picture:
+    def refuse(*_: object, **__: object) -> list[Pixels]:
         raise AssertionError("this image was left to Pillow")
 
     monkeypatch.setattr(fast_jpeg, "render", refuse)
@@ -160,8 +158,7 @@ def test_pillow_decodes_everything_else(content: bytes, preprocessing: ImagePrep
 
 def test_fidelity_fast_scales_a_large_jpeg_in_the_decoder() -> None:
     content = photo((1600, 1200))
-    opened = open_image(content, DecodeSettings())
-    expected = render(opened, BILINEAR, fidelity="fast")
+    expected = render_one(content, BILINEAR, fidelity="fast")
 
     picture = rendered_quickly(content, fidelity="fast")
 

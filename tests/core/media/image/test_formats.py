@@ -17,6 +17,7 @@ from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation
+from rendered import render_one
 
 SIDE = 8
 AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
@@ -24,7 +25,7 @@ RED, GREEN, WHITE = (200, 30, 10), (0, 255, 0), (255, 255, 255)
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
+    return render_one(content, AS_STORED).pixels
 
 
 def failure(content: bytes, *, formats: tuple[str, ...] | None = None) -> ItemError:

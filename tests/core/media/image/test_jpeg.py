@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
-from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation, real_pictures
+from rendered import render_one
 
 AS_STORED = ImagePreprocessing(64, 64, "nearest", (0, 0, 0), (1, 1, 1))
 PHOTO = Image.open(io.BytesIO(real_pictures()["china.jpg"])).resize((64, 64))
@@ -24,7 +25,7 @@ PROGRESSIVE = encoded(PHOTO, "JPEG", progressive=True)
 
 
 def pixels(content: bytes) -> Pixels:
-    return render(open_image(content, DecodeSettings()), AS_STORED).pixels
+    return render_one(content, AS_STORED).pixels
 
 
 def failure(content: bytes) -> ItemError:

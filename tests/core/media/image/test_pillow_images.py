@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item, Outcome
+from engines import run_only, start_engine
 
 CACHE = Path(__file__).parents[4] / ".tools" / "pillow-images"
 DEADLINE_S = 10
@@ -68,15 +68,13 @@ def never(uri: str) -> bytes:
 @pytest.mark.timeout(600)
 def test_each_has_an_outcome_in_time_and_memory_stays_flat(images: list[Path]) -> None:
     preprocessing = ImagePreprocessing(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
-    engine = Engine.start(
-        MeanColour(), preprocessing, device=torch.device("cpu"), precision="float32"
-    )
-    pipeline = Pipeline(engine, preprocessing, fetch=never)
+    pipeline = Pipeline([start_engine(MeanColour(), preprocessing)], fetch=never)
     before = psutil.Process().memory_info().rss
     outcomes: dict[str, Outcome] = {}
     for path in images:
         start = time.monotonic()
-        ((outcomes[path.name],),) = pipeline.run([[Item(path.name, content=path.read_bytes())]])
+        item = Item(path.name, content=path.read_bytes())
+        ((outcomes[path.name],),) = run_only(pipeline, [[item]])
         assert time.monotonic() - start < DEADLINE_S, path.name
         assert psutil.Process().memory_info().rss - before < MOST_MEMORY, path.name
 

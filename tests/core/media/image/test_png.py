@@ -7,6 +7,7 @@ import random
 import struct
 import time
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.opened_image import Picture, Pixels
+from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.settings import DecodeSettings, Isolation
 from pictures import encoded, exif_orientation, png_chunk, png_of, real_pictures
+from rendered import Rendered, render_one
 
 SIDE = 8
 AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
@@ -29,8 +31,8 @@ TURNED = np.rot90(COLOURS, -1)
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
-def decoded(content: bytes) -> Picture:
-    return render(open_image(content, DecodeSettings()), AS_STORED)
+def decoded(content: bytes) -> Rendered:
+    return render_one(content, AS_STORED)
 
 
 def pixels(content: bytes) -> Pixels:
@@ -197,12 +199,11 @@ def broken_ones() -> list[bytes]:
 
 
 def test_broken_data_are_refused_on_either_path() -> None:
-    isolated = SandboxedDecoder(
-        AS_STORED, DecodeSettings(), fidelity="exact", isolation=Isolation(memory_bytes=2**30)
-    )
+    isolation = Isolation(memory_bytes=2**30)
+    isolated = SandboxedDecoder({"image": (AS_STORED,)}, DecodeSettings(), isolation=isolation)
     try:
         for content in broken_ones():
-            for decode in (decoded, isolated.decode):
+            for decode in (decoded, partial(isolated.decode, modality="image")):
                 with pytest.raises(ItemError) as caught:
                     decode(content)
                 assert caught.value.code == Code.IMAGE_CORRUPT

@@ -10,12 +10,10 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing
-from embedstream_core.settings import DecodeSettings
 from pictures import encoded, exif_orientation, real_pictures
+from rendered import render_one, render_one_quickly
 
 MEAN = (0.485, 0.456, 0.406)
 # Landscape, portrait, square, odd, smaller than the crop, and far from square.
@@ -59,7 +57,7 @@ def assert_alike(found: Pixels, expected: Pixels) -> None:
 def test_pixels_equal_timms(mode: CropMode, size: tuple[int, int], percent: float) -> None:
     image = photo(size)
     content = encoded(image)
-    picture = render(open_image(content, DecodeSettings()), prepared(mode, percent))
+    picture = render_one(content, prepared(mode, percent))
     assert_alike(picture.pixels, of_timm(image, mode, percent))
     assert (picture.width, picture.height) == size
 
@@ -68,8 +66,7 @@ def test_pixels_equal_timms(mode: CropMode, size: tuple[int, int], percent: floa
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_pixels_of_jpegs_equal_timms(mode: CropMode, size: tuple[int, int]) -> None:
     content = encoded(photo(size), "JPEG")
-    opened = open_image(content, DecodeSettings())
-    picture = render_quickly(content, opened, prepared(mode, 0.875))
+    picture = render_one_quickly(content, prepared(mode, 0.875))
     decoded = Image.open(io.BytesIO(content)).convert("RGB")
     assert_alike(picture.pixels, of_timm(decoded, mode, 0.875))
 
@@ -82,7 +79,7 @@ def test_the_displayed_image_is_prepared(mode: CropMode, orientation: int) -> No
     content = encoded(photo((453, 302)), exif=exif)
     with Image.open(io.BytesIO(content)) as image:
         upright = image.transpose(TRANSPOSED[orientation]) if orientation > 1 else image.copy()
-    picture = render(open_image(content, DecodeSettings()), prepared(mode, 1.0))
+    picture = render_one(content, prepared(mode, 1.0))
     assert_alike(picture.pixels, of_timm(upright, mode, 1.0))
 
 
@@ -107,7 +104,7 @@ def test_a_crop_larger_than_the_image_is_padded_as_by_torchvision(
     expected = np.asarray(transforms.Compose(steps)(image))
     content = encoded(image)
     wanted = ImagePreprocessing(resize_px, 224, "bilinear", MEAN, (1, 1, 1))
-    pixels = render_quickly(content, open_image(content, DecodeSettings()), wanted).pixels
+    pixels = render_one_quickly(content, wanted).pixels
     assert_alike(pixels, expected)
     assert (expected[0] == 0).all() or (expected[:, 0] == 0).all()
 
@@ -116,6 +113,6 @@ def test_a_crop_larger_than_the_image_is_padded_as_by_torchvision(
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_extreme_shapes_work(mode: CropMode, size: tuple[int, int]) -> None:
     content = encoded(Image.new("RGB", size, (10, 20, 30)))
-    pixels = render(open_image(content, DecodeSettings()), prepared(mode, 1.0)).pixels
+    pixels = render_one(content, prepared(mode, 1.0)).pixels
     assert pixels.shape == (224, 224, 3)
     assert (pixels == (10, 20, 30)).all(axis=-1).any()

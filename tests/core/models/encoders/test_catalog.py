@@ -19,8 +19,8 @@ from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_head
 from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
-from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from small_models import DECLARED, forward, small_network
+from embedstream_core.models.prepare import ModelSpec, prepare_model
+from small_models import DECLARED, forward, load_network, small_network
 
 
 @pytest.fixture(autouse=True)
@@ -118,8 +118,8 @@ def test_timm_gives_its_own_features() -> None:
     assert card.dimension == timm.create_model("resnet18", num_classes=0).num_features == 512
     config = timm.get_pretrained_cfg("resnet18")
     assert encoder.default_weights.name == config.tag
-    assert list(card.preprocessing.mean) == list(config.mean)
-    assert card.preprocessing.crop_px == config.input_size[-1]
+    assert list(card.image.mean) == list(config.mean)
+    assert card.image.crop_px == config.input_size[-1]
 
 
 def test_a_timm_tag_chooses_the_weights() -> None:
@@ -224,7 +224,7 @@ def test_published_timm_weights_are_read_by_timm(offline: Path) -> None:
     pictures = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(
-            load_prepared(prepared)(pictures), model(pictures), rtol=1e-3, atol=1e-4
+            load_network(prepared)(pictures), model(pictures), rtol=1e-3, atol=1e-4
         )
     assert prepared.card.model_id.startswith(f"timm/{name}/")
 
@@ -270,7 +270,7 @@ def test_a_users_module_keeps_its_weights(tmp_path: Path) -> None:
 
     assert own.card.model_id.startswith("mine:network/own/")
     assert own.card.dimension == 8
-    np.testing.assert_array_equal(forward(load_prepared(own)), forward(small_network()))
+    np.testing.assert_array_equal(forward(load_network(own)), forward(small_network()))
     assert own.tensors == from_file.tensors == random.tensors
 
 
@@ -307,7 +307,7 @@ class Twice(nn.Module):
 
 def test_a_module_with_shared_parts_is_an_encoder() -> None:
     prepared = prepare_model(ModelSpec("mine:Twice", preprocessing=DECLARED))
-    np.testing.assert_allclose(forward(load_prepared(prepared)), forward(Twice()), rtol=1e-5)
+    np.testing.assert_allclose(forward(load_network(prepared)), forward(Twice()), rtol=1e-5)
 
 
 def half() -> nn.Module:
@@ -317,7 +317,7 @@ def half() -> nn.Module:
 def test_a_module_of_half_precision_runs_in_float32() -> None:
     prepared = prepare_model(ModelSpec("mine:half", preprocessing=DECLARED))
     np.testing.assert_allclose(
-        forward(load_prepared(prepared)), forward(small_network()), rtol=1e-2, atol=1e-2
+        forward(load_network(prepared)), forward(small_network()), rtol=1e-2, atol=1e-2
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from torch import nn
 
 import small_models
@@ -21,22 +20,22 @@ from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.model_id import Precision
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
-from embedstream_core.models.prepare import ModelSpec, load_model, load_prepared, prepare_model
+from embedstream_core.models.prepare import ModelSpec, load_model, prepare_model
 from embedstream_core.settings import Backend
+from engines import embed_pixels, start_engine
 from small_models import (
     DECLARED,
     Vectors,
     forward,
     huggingface_model,
     keras_model,
+    load_network,
     onnx_model,
     own_model,
     pictures,
     timm_model,
     torchvision_model,
 )
-
-CPU = torch.device("cpu")
 
 # Keras saves models with a conversion that numpy has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -82,7 +81,7 @@ def loaded(prepared: PreparedModel, tmp_path: Path) -> nn.Module:
     """The model as a worker has it: from a file, under a name that does not show its kind."""
     path = tmp_path / "0123.safetensors"
     path.write_bytes(prepared.tensors)
-    return load_model(prepared.card, path)
+    return load_model(prepared.card, path).network
 
 
 def start(
@@ -92,9 +91,7 @@ def start(
     precision: Precision = "float32",
     backend: Backend = "torch",
 ) -> Engine:
-    return Engine.start(
-        model, prepared.card.preprocessing, device=CPU, precision=precision, backend=backend
-    )
+    return start_engine(model, prepared.card.image, precision=precision, backend=backend)
 
 
 def cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
@@ -109,7 +106,7 @@ def test_the_card_describes_the_model(spec: ModelSpec, prepared: PreparedModel) 
     assert card.encoder == encoder == spec.encoder
     assert weights in ("random-seed-0", "own", "mine")
     assert re.fullmatch("[0-9a-f]{12}(-[0-9a-f]{6})?", digest)
-    assert card.preprocessing == DECLARED
+    assert card.inputs == (DECLARED,)
     assert prepare_model(spec) == prepared
 
 
@@ -118,7 +115,7 @@ def test_it_travels_as_a_pickle(prepared: PreparedModel) -> None:
 
 
 def test_it_loads_as_it_was_prepared(prepared: PreparedModel, loaded: nn.Module) -> None:
-    there, here = forward(loaded), forward(load_prepared(prepared))
+    there, here = forward(loaded), forward(load_network(prepared))
     assert there.dtype == np.float32
     assert there.shape == (16, prepared.card.dimension)
     assert cosines(there, here).min() >= 0.9999
@@ -129,10 +126,12 @@ def test_it_loads_as_it_was_prepared(prepared: PreparedModel, loaded: nn.Module)
 def test_the_engine_gives_the_same_vectors_in_any_batch(
     count: int, prepared: PreparedModel, loaded: nn.Module
 ) -> None:
-    expected = forward(load_prepared(prepared))
+    expected = forward(load_network(prepared))
     engine = start(loaded, prepared)
 
-    parts = [engine.embed(pictures(16)[first : first + count]) for first in range(0, 16, count)]
+    parts = [
+        embed_pixels(engine, pictures(16)[first : first + count]) for first in range(0, 16, count)
+    ]
 
     assert all(part.dtype == np.float32 for part in parts)
     vectors = np.concatenate(parts)
@@ -144,14 +143,14 @@ def test_the_engine_gives_the_same_vectors_in_any_batch(
 def test_different_images_have_different_vectors(
     prepared: PreparedModel, loaded: nn.Module
 ) -> None:
-    vectors = start(loaded, prepared).embed(pictures(16))
+    vectors = embed_pixels(start(loaded, prepared), pictures(16))
     distances = np.abs(vectors[:, None] - vectors[None]).max(axis=2)
     assert distances[~np.eye(16, dtype=bool)].min() > 1e-4
 
 
 def test_bfloat16_keeps_the_vectors(prepared: PreparedModel, loaded: nn.Module) -> None:
-    exact = forward(load_prepared(prepared))
-    vectors = start(loaded, prepared, precision="bfloat16").embed(pictures(16))
+    exact = forward(load_network(prepared))
+    vectors = embed_pixels(start(loaded, prepared, precision="bfloat16"), pictures(16))
     assert vectors.dtype == np.float32
     assert cosines(vectors, exact).min() >= (0.999999 if is_fixed(prepared.card.encoder) else 0.99)
 
@@ -161,8 +160,8 @@ def test_a_program_runs_as_it_is(
 ) -> None:
     if not is_fixed(prepared.card.encoder):
         pytest.skip("its layers may be compiled: test_backends.py")
-    vectors = start(loaded, prepared, backend="openvino").embed(pictures(2))
-    np.testing.assert_array_equal(vectors, start(loaded, prepared).embed(pictures(2)))
+    vectors = embed_pixels(start(loaded, prepared, backend="openvino"), pictures(2))
+    np.testing.assert_array_equal(vectors, embed_pixels(start(loaded, prepared), pictures(2)))
     assert "torch replaces the backend openvino: the encoder is a program" in caplog.text
 
 
@@ -185,7 +184,7 @@ def test_the_sha256_in_the_model_id_is_accepted(spec: ModelSpec, prepared: Prepa
 
 def test_a_declared_preprocessing_wins(spec: ModelSpec) -> None:
     other = replace(DECLARED, mean=(0.1, 0.1, 0.1))
-    assert prepare_model(replace(spec, preprocessing=other)).card.preprocessing == other
+    assert prepare_model(replace(spec, preprocessing=other)).card.inputs == (other,)
 
 
 @pytest.mark.parametrize("family", PACKAGES)

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
-from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
+from embedstream_core.models.prepare import ModelSpec, prepare_model
+from engines import embed_pixels, start_engine
 from small_models import (
     DECLARED,
     SIDE,
     forward,
     huggingface_model,
     keras_model,
+    load_network,
     onnx_model,
     pictures,
     save_onnx,
@@ -99,7 +100,7 @@ def test_onnx_models_take_either_order_of_channels(order: str, tmp_path: Path) -
         save_onnx(tmp_path / f"{each}.onnx", order=each)
     spec = ModelSpec("onnx", preprocessing=DECLARED)
     expected, vectors = (
-        forward(load_prepared(prepare_model(replace(spec, weights=str(tmp_path / f"{each}.onnx")))))
+        forward(load_network(prepare_model(replace(spec, weights=str(tmp_path / f"{each}.onnx")))))
         for each in ("NCHW", order)
     )
     np.testing.assert_allclose(vectors, expected, rtol=1e-5)
@@ -127,7 +128,7 @@ def test_an_onnx_model_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) ->
 
 
 def test_onnxruntime_follows_the_threads_of_torch(tmp_path: Path) -> None:
-    model = load_prepared(prepare_model(onnx_model(tmp_path)))
+    model = load_network(prepare_model(onnx_model(tmp_path)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -151,9 +152,9 @@ def onnx_with_outputs(folder: Path, *names: str) -> ModelSpec:
 
 @pytest.mark.parametrize("names", [("features", "vectors"), ("vectors", "pooled", "features")])
 def test_the_only_output_with_vectors_is_used(names: tuple[str, ...], tmp_path: Path) -> None:
-    expected = forward(load_prepared(prepare_model(onnx_model(tmp_path))))
+    expected = forward(load_network(prepare_model(onnx_model(tmp_path))))
     prepared = prepare_model(onnx_with_outputs(tmp_path, *names))
-    np.testing.assert_allclose(forward(load_prepared(prepared)), expected, rtol=1e-5)
+    np.testing.assert_allclose(forward(load_network(prepared)), expected, rtol=1e-5)
 
 
 def test_the_output_does_not_depend_on_the_first_batch(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_the_output_does_not_depend_on_the_first_batch(tmp_path: Path) -> None:
     model.graph.node.append(onnx.helper.make_node("Constant", [], ["scale"], value=scale))
     onnx.save(model, spec.weights)
 
-    loaded = load_prepared(prepare_model(spec))
+    loaded = load_network(prepare_model(spec))
 
     assert loaded(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 8)
 
@@ -308,7 +309,7 @@ def test_a_folder_without_preprocessing_needs_one_declared(tmp_path: Path) -> No
     (Path(spec.weights) / "preprocessor_config.json").unlink()
     assert "declare encoder.preprocessing" in refused(spec)
     prepared = prepare_model(replace(spec, preprocessing=DECLARED))
-    assert prepared.card.preprocessing == DECLARED
+    assert prepared.card.inputs == (DECLARED,)
 
 
 def test_a_folder_without_pooler_weights_gives_the_mean(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_folder_without_pooler_weights_gives_the_mean(tmp_path: Path) -> None:
         expected = whole.eval()(pixel_values=images).last_hidden_state.mean(1)
         # This may overwrite the file that the weights of `whole` are mapped from.
         classifier.save_pretrained(spec.weights)
-        model = load_prepared(prepare_model(spec))
+        model = load_network(prepare_model(spec))
         torch.testing.assert_close(model(images), expected)
 
 
@@ -354,22 +355,16 @@ def test_the_image_half_of_clip_gives_its_projection(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / name)
         spec = ModelSpec("huggingface", str(tmp_path / name), preprocessing=DECLARED)
         with torch.inference_mode():
-            vectors = load_prepared(prepare_model(spec))(images)
+            vectors = load_network(prepare_model(spec))(images)
             torch.testing.assert_close(vectors, half(pixel_values=images).image_embeds)
 
 
 @pytest.mark.slow
 def test_the_layers_of_a_folder_may_be_compiled(tmp_path: Path) -> None:
     prepared = prepare_model(huggingface_model(tmp_path))
-    engine = Engine.start(
-        load_prepared(prepared),
-        prepared.card.preprocessing,
-        device=torch.device("cpu"),
-        precision="float32",
-        backend="openvino",
-    )
-    expected = forward(load_prepared(prepared))
-    np.testing.assert_allclose(engine.embed(pictures(16)), expected, rtol=1e-3, atol=1e-4)
+    engine = start_engine(load_network(prepared), DECLARED, backend="openvino")
+    expected = forward(load_network(prepared))
+    np.testing.assert_allclose(embed_pixels(engine, pictures(16)), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_convolutional_model_gives_its_pooled_features(tmp_path: Path) -> None:
@@ -404,8 +399,8 @@ def test_an_onnx_model_gets_pixels_of_its_input_type(
     onnx.save_model(model, path)
     spec = ModelSpec("onnx", str(path), preprocessing=DECLARED)
     if taken:
-        plain = forward(load_prepared(prepare_model(onnx_model(tmp_path))))
-        np.testing.assert_allclose(forward(load_prepared(prepare_model(spec))), plain, atol=0.01)
+        plain = forward(load_network(prepare_model(onnx_model(tmp_path))))
+        np.testing.assert_allclose(forward(load_network(prepare_model(spec))), plain, atol=0.01)
     else:
         with pytest.raises(SetupError, match=r"takes tensor\(uint8\): export it with .* floats"):
             prepare_model(spec)

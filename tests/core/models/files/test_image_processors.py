@@ -15,12 +15,11 @@ from packaging.version import Version
 from PIL import Image
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_preprocessing
+from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_inputs
 from embedstream_core.models.prepare import prepare_model
-from embedstream_core.settings import DecodeSettings
 from pictures import encoded
+from rendered import render_one
 from small_models import DECLARED, SIDE, huggingface_model
 
 HALF = (0.5, 0.5, 0.5)
@@ -109,9 +108,8 @@ if Version(torchvision.__version__) >= Version("0.28"):
 def test_settings_are_translated(
     name: str, settings: dict[str, object], expected: ImagePreprocessing, tmp_path: Path
 ) -> None:
-    found = read_preprocessing(folder_with(tmp_path, settings, name))
+    (found,) = read_inputs(folder_with(tmp_path, settings, name))
 
-    assert found is not None
     assert found.mean == pytest.approx(expected.mean)
     assert found.std == pytest.approx(expected.std)
     assert replace(found, mean=HALF, std=HALF) == replace(expected, mean=HALF, std=HALF)
@@ -125,12 +123,11 @@ def test_an_image_is_prepared_as_by_transformers(
     from transformers import AutoImageProcessor
 
     folder = folder_with(tmp_path, settings)
-    preprocessing = read_preprocessing(folder)
-    assert preprocessing is not None
+    (preprocessing,) = read_inputs(folder)
     colours = np.random.default_rng(1).integers(256, size=(5, 5, 3), dtype=np.uint8)
     image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
 
-    pixels = render(open_image(encoded(image, "PNG"), DecodeSettings()), preprocessing).pixels
+    pixels = render_one(encoded(image, "PNG"), preprocessing).pixels
 
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     ours = (pixels / 255 - mean) / std
@@ -185,15 +182,15 @@ def test_an_unsupported_setting_is_named(
     settings: dict[str, object], key: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SetupError) as caught:
-        read_preprocessing(folder_with(tmp_path, settings))
+        read_inputs(folder_with(tmp_path, settings))
     assert key in str(caught.value)
     assert "declare the nearest to it as encoder.preprocessing" in str(caught.value)
 
 
 def test_a_folder_without_a_processor_has_no_preprocessing(tmp_path: Path) -> None:
-    assert read_preprocessing(tmp_path) is None
+    assert read_inputs(tmp_path) == ()
     (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
-    assert read_preprocessing(tmp_path) is None
+    assert read_inputs(tmp_path) == ()
 
 
 def test_code_of_a_processor_is_not_run(tmp_path: Path) -> None:
@@ -201,7 +198,7 @@ def test_code_of_a_processor_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"import os; os.mkdir({str(marker)!r})")
     settings = {"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}
     with pytest.raises(SetupError, match="cannot be opened"):
-        read_preprocessing(folder_with(tmp_path, settings))
+        read_inputs(folder_with(tmp_path, settings))
     assert not marker.exists()
 
 
@@ -211,7 +208,7 @@ def test_a_declared_preprocessing_wins_over_an_unsupported_one(tmp_path: Path) -
     folder_of.write_text(json.dumps({"do_resize": False}))
     with pytest.raises(SetupError, match="do_resize"):
         prepare_model(spec)
-    assert prepare_model(replace(spec, preprocessing=DECLARED)).card.preprocessing == DECLARED
+    assert prepare_model(replace(spec, preprocessing=DECLARED)).card.inputs == (DECLARED,)
 
 
 def test_either_file_is_part_of_the_model(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import scala.runtime.AbstractFunction1;
 
 /**
  * Checks the columns of a Python function in the analyzer: their number, and that the first one
- * holds images.
+ * holds what the function embeds.
  */
-public final class ImagesOnly extends AbstractFunction1 {
+public final class CheckedColumns extends AbstractFunction1 {
     private static final String SPARK_DOCUMENTATION = "https://spark.apache.org/docs/latest";
 
     private final UserDefinedPythonFunction function;
@@ -22,10 +22,10 @@ public final class ImagesOnly extends AbstractFunction1 {
 
     /**
      * @param count how many columns the function takes
-     * @param types a pattern of the types that hold images
+     * @param types a pattern of the types that it takes
      * @param described these types in words
      */
-    public ImagesOnly(
+    public CheckedColumns(
         UserDefinedPythonFunction function, Integer count, String types, String described
     ) {
         this.function = function;
@@ -44,14 +44,14 @@ public final class ImagesOnly extends AbstractFunction1 {
                 "docroot", SPARK_DOCUMENTATION
             ));
         }
-        Expression images = (Expression) columns.head();
-        String type = images.dataType().catalogString();
+        Expression inputs = (Expression) columns.head();
+        String type = inputs.dataType().catalogString();
         if (!type.matches(types)) {
             refuse("UNEXPECTED_INPUT_TYPE", Map.of(
                 "functionName", function.name(),
                 "paramIndex", "1",
                 "requiredType", described,
-                "inputSql", images.sql(),
+                "inputSql", inputs.sql(),
                 "inputType", type
             ));
         }

@@ -1,4 +1,4 @@
-"""The image of a row: read again from its file or from its Kafka message."""
+"""The content of a row: read again from its file or from its Kafka message."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from urllib.parse import unquote, urlsplit
 from embedstream.index.search import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.settings import ModalityName
 
 __all__ = ["read_file_content", "read_kafka_content"]
 
 
 def read_file_content(uri: str) -> bytes | None:
-    """Read a row's image from this machine; return None if there is no such readable file."""
+    """Read a row's content from this machine; return None if there is no such readable file."""
     try:
         parts = urlsplit(uri)
         path = Path(unquote(parts.path))
@@ -24,7 +25,7 @@ def read_file_content(uri: str) -> bytes | None:
 
 
 def read_kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
-    """Read a row's image from its message; return None if Kafka has deleted the message.
+    """Read a row's content from its message; return None if Kafka has deleted the message.
 
     Raises:
         SetupError: no broker answers, or the message's compression is not supported here.
@@ -45,13 +46,16 @@ def read_kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes
         if not records or records[0].offset != neighbour.offset or records[0].value is None:
             return None
         message = Message(value=records[0].value, position="")
-        return parse_message(message, message_format="auto", id_header="").content
+        accepts: list[ModalityName] = (
+            ["text"] if (neighbour.media_type or "").startswith("text/") else []
+        )
+        return parse_message(message, message_format="auto", id_header="", accepts=accepts).content
     except ItemError:
         return None
     except KafkaError as error:
         packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
         remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
         raise SetupError(
-            f"the images in topic '{neighbour.topic}' cannot be read from Kafka at "
+            f"the messages of topic '{neighbour.topic}' cannot be read from Kafka at "
             f"{bootstrap_servers}: {error!r}; {remedy}, or leave --bootstrap-servers out"
         ) from error
