@@ -23,10 +23,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import Chunk, commit_chunk
@@ -47,6 +48,7 @@ from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
+from embedstream_core.media.detect import find_modality
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Plan", "Replay"]
@@ -183,15 +185,17 @@ class Replay:
         else:
             others = table.where((~ours | unowned) & chosen)
             found = f.max("media.type").alias("type")
-            rows = others.groupBy(*POSITION).agg(*kept, found).where(self._accepts("type"))
+            is_offered = f.col("type").isNull() | f.col("type").isin(self._accepted_types)
+            rows = others.groupBy(*POSITION).agg(*kept, found).where(is_offered)
             rows = rows.join(table.where(ours).select(*POSITION), POSITION, "left_anti")
         return locate_messages(rows, self._topics)
 
-    def _accepts(self, column: str) -> Column:
-        """Return whether the models accept a MIME type; an unknown one is accepted."""
-        modality = f.substring_index(column, "/", 1)
-        accepted = self._featurizer.embedder.modalities
-        return f.col(column).isNull() | modality.isin(*accepted)
+    @cached_property
+    def _accepted_types(self) -> list[str]:
+        """The MIME types in the table, when this is first read, whose content the models accept."""
+        table = self._spark.read.format("delta").load(self._config.table.path)
+        types = [row.type for row in table.select("media.type").distinct().collect() if row.type]
+        return [one for one in types if find_modality(one) in self._featurizer.embedder.modalities]
 
     def _merge(self, outcomes: DataFrame, chunk: Chunk[OffsetRange]) -> None:
         """Replace or add rows in one commit."""
@@ -231,9 +235,7 @@ class Replay:
             replaced = present.where(unowned | f.col("model_id").isin(self._model_ids))
         else:
             # A null row of an unknown type says why the stream's own models have no row.
-            replaced = present.where(
-                unowned & f.col("media.type").isNotNull() & self._accepts("media.type")
-            )
+            replaced = present.where(unowned & f.col("media.type").isin(self._accepted_types))
         made = outcomes.join(present.select(*POSITION).distinct(), POSITION, "left_semi")
         identity = [f.col(f"old.{name}").eqNullSafe(f.col(f"new.{name}")) for name in _IDENTITY]
         obsolete = (
