@@ -125,7 +125,8 @@ def _run_after_checks(
 ) -> Totals:
     from embedstream.recovery.resume import explain_failure, prepare_resumption
     from embedstream.stream.job import build_featurizer, list_ids
-    from embedstream.stream.swap import Service, SwapDesk
+    from embedstream.stream.service import Service
+    from embedstream.stream.swap import SwapDesk
     from embedstream.table.delta import create_table
 
     def explain(error: Exception) -> str | None:

@@ -15,7 +15,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from py4j.protocol import Py4JJavaError
@@ -25,49 +26,28 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import ClaimLost, HeldClaim
-from embedstream.recovery.doctor import run_checks
 from embedstream.recovery.swap_files import Phase, Swap, SwapFiles, SwapRequest, find_differences
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import warm_workers
-from embedstream.spark.sizing import count_parallel_tasks
-from embedstream.stream.encoder_checks import EncoderChecks
 from embedstream.stream.job import (
     Stream,
     Until,
-    build_featurizer,
     list_ids,
     record_models,
     start_query,
     stop_stream,
 )
 from embedstream.stream.pause import list_work, measure_pause
+from embedstream.stream.service import Service, prepare_service
 from embedstream.table.delta import set_models
-from embedstream.worker.messages import Featurizer
-from embedstream_core.errors import EmbedstreamError, SetupError
-from embedstream_core.models.card import PreparedModel
+from embedstream_core.errors import EmbedstreamError, SetupError, explain
 
-__all__ = ["Service", "SwapDesk"]
+__all__ = ["SwapDesk"]
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_PAUSE_S = 10.0
 _STORAGE_ERRORS = (SetupError, Py4JJavaError, OSError)
-# A worker that was busy when the others loaded the models gets another task.
-_WARMING_ROUNDS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What runs: a configuration, the models of its encoders, and the function with both."""
-
-    config: StreamConfig
-    models: tuple[PreparedModel, ...]
-    function: Featurizer
-
-    @property
-    def loads(self) -> int:
-        """How often a worker loaded one of the models."""
-        return sum(model.loads for model in self.function.embedder.models)
 
 
 @dataclass(slots=True)
@@ -75,13 +55,14 @@ class _Switch:
     """A switch whose models have committed no micro-batch yet.
 
     `before` is the progress of the old models' query, which was asked to stop at `asked_at`. An
-    earlier driver's has no `previous` models.
+    earlier driver's has no `previous` models. `seen` is the time of the new query's last progress.
     """
 
     id: str
     previous: Service | None = None
     before: list[Any] = field(default_factory=list)
     asked_at: float = 0.0
+    seen: str = ""
     is_announced: bool = False
 
 
@@ -218,16 +199,23 @@ class SwapDesk:
         self._former_loads += self.service.loads
         self.service = switch.previous
         stream = self.start()
-        reason = describe_error(error)
-        line = f"the new models failed, and the old ones go on: {reason}"
-        self._settle(switch, "failed", line)
+        line = f"the new models failed, and the old ones go on: {_describe(error)}"
+        try:
+            self._settle(switch, "failed", line)
+        except _STORAGE_ERRORS:
+            _log.warning("the end of a swap is not recorded", exc_info=True)
+            self._settled.set()
         return stream
 
     def watch(self, query: StreamingQuery) -> None:
         """Record the first micro-batch that is committed after a switch."""
         switch = self._switch
-        if switch is None or not (progress := query.recentProgress):
+        if switch is None or (last := query.lastProgress) is None:
             return
+        if switch.seen == last.timestamp:
+            return
+        switch.seen = last.timestamp
+        progress = query.recentProgress
         work = list_work(progress)
         try:
             if switch.previous is None:
@@ -243,6 +231,7 @@ class SwapDesk:
                 switch.is_announced = True
         except _STORAGE_ERRORS:
             _log.warning("the end of a swap is not recorded yet", exc_info=True)
+            switch.seen = ""
             return
         if work:
             # The former models are dropped here, with their broadcasts.
@@ -264,16 +253,18 @@ class SwapDesk:
                     self._take_request()
             except (_Closed, ClaimLost):
                 return
-            except Exception as error:
+            except Exception:
                 # Storage may be unreachable for a while, and a session that ends raises anything.
-                if self._closed.is_set():
-                    return
                 _log.warning("a request for other models was not taken", exc_info=True)
-                self._say(f"swap: {error}")
+                self._closed.wait(_PAUSE_S)
 
     def _take_signal(self) -> None:
-        driver = self._claim.claim.id
-        self._answer(SwapRequest.of(self._reread(), id=uuid.uuid4().hex, driver=driver))
+        try:
+            config = self._reread()
+        except SetupError as error:
+            self._say(f"swap: refused, and the old models go on: {error}")
+            return
+        self._answer(SwapRequest.of(config, id=uuid.uuid4().hex, driver=self._claim.claim.id))
 
     def _take_request(self) -> None:
         try:
@@ -298,12 +289,12 @@ class SwapDesk:
         self._files.delete_request()
         try:
             prepared = self._prepare(request)
-        except EmbedstreamError as error:
-            if isinstance(error, ClaimLost):
-                raise
-            self._advance("failed", f"refused, and the old models go on: {error}")
-        except (PySparkException, Py4JJavaError) as error:
-            self._advance("failed", f"refused, and the old models go on: {describe_error(error)}")
+        except (_Closed, ClaimLost):
+            raise
+        except Exception as error:
+            # A user's own encoder may raise anything.
+            _log.warning("the new models were refused", exc_info=True)
+            self._advance("failed", f"refused, and the old models go on: {_describe(error)}")
         else:
             if prepared is None:
                 self._advance("done", "nothing to do: these models run already")
@@ -312,38 +303,18 @@ class SwapDesk:
             self._settled.wait()
 
     def _prepare(self, request: SwapRequest) -> Service | None:
-        """Check the new models and load them in the workers; return None if they run already.
+        """Return the models of a request, ready to run; None if they run already.
 
         Raises:
             SetupError: more than the encoders differs, or a model cannot be used.
         """
         if differences := find_differences(self._given, request.settings):
             raise SetupError(
-                f"a swap changes encoder and encoders only, and the running stream has another "
+                "a swap changes encoder and encoders only, and the running stream has another "
                 f"{', '.join(differences)}; give the same settings, or restart the stream"
             )
-        spark, table = self._spark, self.service.config.table.path
-        checks = EncoderChecks(spark, request.encoders)
-        passed = True
-        for finding in run_checks(checks.list_all(table)):
-            mark = "ok  " if finding.passed else "FAIL"
-            self._advance("preparing", f"{mark} {finding.subject:<11} {finding.detail}")
-            passed = passed and finding.passed
-        if not passed or checks.models is None:
-            raise SetupError("fix the failed checks above")
-        running = self.service.config.all_encoders, list_ids(self.service.models)
-        if (request.encoders, list_ids(checks.models)) == running:
-            return None
-        config = self.service.config.with_encoders(request.encoders)
-        function = build_featurizer(spark, config, checks.models)
-        for _ in range(_WARMING_ROUNDS):
-            warm_workers(spark, function.embedder.load)
-            loads = min(model.loads for model in function.embedder.models)
-            if loads >= count_parallel_tasks(spark):
-                break
-        self._advance("preparing", "the workers have loaded the new models")
-        function = replace(function, counts=self.service.function.counts)
-        return Service(config, checks.models, function)
+        note = partial(self._advance, "preparing")
+        return prepare_service(self._spark, self.service, request.encoders, note)
 
     def _describe_resumed(self) -> tuple[Phase, str]:
         """Return how a swap ended whose driver was killed."""
@@ -376,3 +347,9 @@ class SwapDesk:
         self._claim.verify()
         self._files.write_swap(swap)
         self._swap = swap
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, PySparkException | Py4JJavaError):
+        return describe_error(error)
+    return str(error) if isinstance(error, EmbedstreamError) else explain(error)

@@ -21,7 +21,8 @@ from embedstream.recovery.claim import claim_stream
 from embedstream.recovery.swap_files import SwapFiles
 from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.stream.preflight import Finding, check_start
-from embedstream.stream.swap import Service, SwapDesk
+from embedstream.stream.service import Service
+from embedstream.stream.swap import SwapDesk
 from embedstream.table.delta import create_table, read_models
 from embedstream_core.errors import SetupError
 from oracle import check_outcomes, read_rows
