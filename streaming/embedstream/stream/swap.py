@@ -38,6 +38,7 @@ from embedstream.stream.job import (
 )
 from embedstream.stream.pause import list_work, measure_pause
 from embedstream.stream.service import Service, prepare_service
+from embedstream.stream.swap_record import RecordClosed, SwapRecord
 from embedstream.table.delta import set_models
 from embedstream_core.errors import EmbedstreamError, SetupError, explain
 
@@ -66,10 +67,6 @@ class _Switch:
     is_announced: bool = False
 
 
-class _Closed(Exception):
-    """The stream ends: nothing more is prepared or recorded."""
-
-
 class SwapDesk:
     """Runs the query of the present models, and that of others when they are asked for.
 
@@ -89,7 +86,7 @@ class SwapDesk:
         until: Until,
         say: Callable[[str], object],
     ) -> None:
-        """Start nothing yet.
+        """Read the record of an earlier driver; start nothing yet.
 
         Args:
             spark: The stream's session.
@@ -100,6 +97,9 @@ class SwapDesk:
             reload: Set by a signal.
             until: As in `start_query`.
             say: Prints a line.
+
+        Raises:
+            SetupError: the record cannot be read.
         """
         self.service = service
         self.prepared: Service | None = None
@@ -111,38 +111,28 @@ class SwapDesk:
         self._until: Until = until
         self._say = say
         self._files = SwapFiles.of(spark, given)
+        self._record = SwapRecord(self._files, claim=claim, say=say)
         self._former_loads = 0
-        self._swap: Swap | None = None
         self._switch: _Switch | None = None
-        self._lock = threading.Lock()
         self._settled = threading.Event()
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
-        """Take over the record of an earlier driver, and begin to take requests.
-
-        Raises:
-            SetupError: the record cannot be read.
-        """
-        self._swap = self._files.read_swap()
-        if self._swap is not None and self._swap.phase == "preparing":
-            self._advance("failed", "the driver ended before the new models were ready")
-        if self._swap is not None and self._swap.is_open:
-            self._switch = _Switch(self._swap.id)
+        """Go on with the swap of an earlier driver, and begin to take requests."""
+        if (swap := self._record.swap) is not None:
+            if swap.phase == "preparing":
+                line = "the driver ended before the new models were ready"
+                self._record.advance("failed", line)
+            if swap.is_open:
+                self._switch = _Switch(swap.id)
         threading.Thread(target=self._serve, name="swap", daemon=True).start()
         return self
 
     def __exit__(self, *raised: object) -> None:
         """Take no more requests; a swap that is still in preparation has failed."""
-        with self._lock:
-            self._closed.set()
+        self._record.close("the stream ended before the switch")
+        self._closed.set()
         self._settled.set()
-        if self._swap is not None and self._swap.phase == "preparing":
-            try:
-                self._record(self._swap.advance("failed", "the stream ended before the switch"))
-            except Exception:
-                # What ends the stream may be the loss of its claim or of its storage.
-                _log.info("the end of the swap was not recorded", exc_info=True)
 
     @property
     def loads(self) -> int:
@@ -170,18 +160,20 @@ class SwapDesk:
             StreamingQueryException: the old query failed; `prepared` can still be switched to.
         """
         assert self.prepared is not None
-        assert self._swap is not None
-        if not self._swap.is_open:
+        assert self._record.swap is not None
+        if not self._record.swap.is_open:
             try:
                 # From here on a start with either configuration goes on with the swap.
-                self._advance("accepted", "switching when the micro-batch in flight is committed")
+                self._record.advance(
+                    "accepted", "switching when the micro-batch in flight is committed"
+                )
             except _STORAGE_ERRORS:
                 _log.warning("the swap is not recorded yet", exc_info=True)
                 return stream
         old, asked_at = self.service, time.time()
         stop_stream(stream.query, timeout_s=old.config.trigger.stop_timeout_s)
         before = list_work(stream.query.recentProgress)
-        self._switch = _Switch(self._swap.id, old, before, asked_at)
+        self._switch = _Switch(self._record.swap.id, old, before, asked_at)
         self.service, self.prepared = self.prepared, None
         ids = list_ids(self.service.models)
         try:
@@ -251,7 +243,7 @@ class SwapDesk:
                     self._take_signal()
                 else:
                     self._take_request()
-            except (_Closed, ClaimLost):
+            except (RecordClosed, ClaimLost):
                 return
             except Exception:
                 # Storage may be unreachable for a while, and a session that ends raises anything.
@@ -284,20 +276,19 @@ class SwapDesk:
         """Prepare the models of a request, and wait until the main thread has switched to them."""
         old = self.service.config.all_encoders
         self._settled.clear()
-        with self._lock:
-            self._record(Swap(request.id, request.driver, old, request.encoders))
+        self._record.begin(Swap(request.id, request.driver, old, request.encoders))
         self._files.delete_request()
         try:
             prepared = self._prepare(request)
-        except (_Closed, ClaimLost):
+        except (RecordClosed, ClaimLost):
             raise
         except Exception as error:
             # A user's own encoder may raise anything.
             _log.warning("the new models were refused", exc_info=True)
-            self._advance("failed", f"refused, and the old models go on: {_describe(error)}")
+            self._record.advance("failed", f"refused, and the old models go on: {_describe(error)}")
         else:
             if prepared is None:
-                self._advance("done", "nothing to do: these models run already")
+                self._record.advance("done", "nothing to do: these models run already")
                 return
             self.prepared = prepared
             self._settled.wait()
@@ -313,40 +304,22 @@ class SwapDesk:
                 "a swap changes encoder and encoders only, and the running stream has another "
                 f"{', '.join(differences)}; give the same settings, or restart the stream"
             )
-        note = partial(self._advance, "preparing")
+        note = partial(self._record.advance, "preparing")
         return prepare_service(self._spark, self.service, request.encoders, note)
 
     def _describe_resumed(self) -> tuple[Phase, str]:
         """Return how a swap ended whose driver was killed."""
-        assert self._swap is not None
-        if self.service.config.all_encoders == self._swap.new:
+        swap = self._record.swap
+        if swap is not None and self.service.config.all_encoders == swap.new:
             return "done", "the restarted driver works with the new models"
         return "failed", "the restarted driver works with other models"
 
     def _settle(self, switch: _Switch, phase: Phase, line: str) -> None:
         """Record how a switch went, unless another swap has begun, and let the thread go on."""
-        assert self._swap is not None
-        if self._swap.id == switch.id:
-            self._advance(phase, line)
+        swap = self._record.swap
+        if swap is not None and swap.id == switch.id:
+            self._record.advance(phase, line)
             self._settled.set()
-
-    def _advance(self, phase: Phase, line: str) -> None:
-        """Print a line and record it.
-
-        Raises:
-            ClaimLost: another driver has taken over.
-        """
-        assert self._swap is not None
-        with self._lock:
-            if self._closed.is_set():
-                raise _Closed
-            self._say(f"swap: {line}")
-            self._record(self._swap.advance(phase, line))
-
-    def _record(self, swap: Swap) -> None:
-        self._claim.verify()
-        self._files.write_swap(swap)
-        self._swap = swap
 
 
 def _describe(error: Exception) -> str:
