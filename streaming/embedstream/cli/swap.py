@@ -82,19 +82,22 @@ def _await_answer(
     """Print what the driver records of the swap until it has ended; return whether it succeeded."""
     printed = 0
     while True:
-        claim = read_claim(spark, config)
-        swap = files.read_swap()
-        if swap is not None and swap.id == request.id:
-            for line in swap.lines[printed:]:
+        # In the opposite order of the driver, which records a swap before it deletes the request.
+        claim, waiting, swap = read_claim(spark, config), files.read_request(), files.read_swap()
+        answer = swap.find_answer(request.id) if swap else None
+        if answer is not None:
+            for line in answer.lines[printed:]:
                 console.print_text(line)
-            printed = len(swap.lines)
-            if swap.phase not in _BUSY:
-                return swap.phase != "failed"
+            printed = len(answer.lines)
+            if answer.phase not in _BUSY:
+                return answer.phase != "failed"
         if claim is None or claim.id != request.driver:
-            if swap is not None and swap.id == request.id and swap.is_open:
+            if answer is not None and answer.phase == "accepted":
                 raise SetupError(
                     "the driver ended in the middle of the swap; start it with this configuration, "
                     "or with its former one"
                 )
             raise SetupError("the driver ended before it took the new models")
+        if answer is None and (waiting is None or waiting.id != request.id):
+            raise SetupError("other swaps followed at once; the driver's output has the answer")
         time.sleep(_POLL_S)

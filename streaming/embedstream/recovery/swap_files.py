@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pyspark.sql import SparkSession
@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.spark.folder import OWN_FOLDER, Folder
 
-__all__ = ["Encoders", "Phase", "Swap", "SwapFiles", "SwapRequest", "find_differences"]
+__all__ = ["Answer", "Encoders", "Phase", "Swap", "SwapFiles", "SwapRequest", "find_differences"]
 
 _REQUEST = "swap-request.json"
 _RECORD = "swap.json"
@@ -54,8 +54,20 @@ class SwapRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """How far the swap of a request is; `lines` say what happened so far."""
+
+    id: str
+    phase: Phase
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
-    """The last swap of a stream, as its driver records it; `lines` say what happened so far."""
+    """The last swap of a stream, as its driver records it, and the answer to the one before.
+
+    Another swap may follow before the command has read the end of its own.
+    """
 
     id: str
     driver: str
@@ -63,6 +75,12 @@ class Swap:
     new: Encoders
     phase: Phase = "preparing"
     lines: tuple[str, ...] = ()
+    earlier: Answer | None = None
+
+    def find_answer(self, request_id: str) -> Answer | None:
+        """Return the answer to a request, if it is one of the last two."""
+        answers = (Answer(self.id, self.phase, self.lines), self.earlier)
+        return next((one for one in answers if one and one.id == request_id), None)
 
     @property
     def is_open(self) -> bool:
@@ -116,7 +134,10 @@ class SwapFiles:
         def parse(text: str) -> Swap:
             fields = json.loads(text)
             encoders = {name: _parse_encoders(fields.pop(name)) for name in ("old", "new")}
-            return Swap(**fields | encoders | {"lines": tuple(fields["lines"])})
+            lines, earlier = tuple(fields["lines"]), fields["earlier"]
+            if earlier is not None:
+                earlier = Answer(**{**earlier, "lines": tuple(earlier["lines"])})
+            return Swap(**{**fields, **encoders, "lines": lines, "earlier": earlier})
 
         meaning = "which records the last swap of models"
         remedy = "delete it; if the table names other models then, add --allow-model-change once"
@@ -153,8 +174,11 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 
 def _dump(value: SwapRequest | Swap) -> str:
+    def convert(part: Answer | EncoderConfig) -> dict[str, Any]:
+        return asdict(part) if isinstance(part, Answer) else part.model_dump(mode="json")
+
     fields = {name: getattr(value, name) for name in value.__slots__}
-    return json.dumps(fields, indent=1, default=lambda one: one.model_dump(mode="json"))
+    return json.dumps(fields, indent=1, default=convert)
 
 
 def _parse_encoders(dumped: Sequence[Mapping[str, Any]]) -> Encoders:

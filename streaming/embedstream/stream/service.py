@@ -52,13 +52,14 @@ def prepare_service(
         SetupError: a model cannot be used.
     """
     checks = EncoderChecks(spark, encoders)
-    passed = True
+    failed = []
     for finding in run_checks(checks.list_all(running.config.table.path)):
         mark = "ok  " if finding.passed else "FAIL"
         note(f"{mark} {finding.subject:<11} {finding.detail}")
-        passed = passed and finding.passed
-    if not passed or checks.models is None:
-        raise SetupError("fix the failed checks above")
+        if not finding.passed:
+            failed.append(finding.detail)
+    if failed or checks.models is None:
+        raise SetupError(failed[0])
     present = running.config.all_encoders, list_ids(running.models)
     if (encoders, list_ids(checks.models)) == present:
         return None

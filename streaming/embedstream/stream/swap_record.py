@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from embedstream.recovery.claim import HeldClaim
 from embedstream.recovery.swap_files import Phase, Swap, SwapFiles
@@ -38,9 +39,10 @@ class SwapRecord:
         self.swap = files.read_swap()
 
     def begin(self, swap: Swap) -> None:
-        """Replace the record by that of another swap."""
+        """Replace the record by that of another swap, which keeps the answer to this one."""
         with self._lock:
-            self._write(swap)
+            earlier = self.swap.find_answer(self.swap.id) if self.swap else None
+            self._write(replace(swap, earlier=earlier))
 
     def advance(self, phase: Phase, line: str) -> None:
         """Add a line; raise RecordClosed after `close`."""

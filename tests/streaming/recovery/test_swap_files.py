@@ -9,6 +9,7 @@ import pytest
 
 from config_files import SECRET, load
 from embedstream.recovery.swap_files import (
+    Answer,
     Encoders,
     Phase,
     Swap,
@@ -62,6 +63,21 @@ def test_a_record_is_read_as_it_was_written(files: SwapFiles, old: Encoders, new
     swap = Swap("one", "claim", old, new).advance("accepted", "a line", "another")
     files.write_swap(swap)
     assert files.read_swap() == swap
+
+
+def test_the_answer_to_the_swap_before_is_kept(
+    files: SwapFiles, old: Encoders, new: Encoders
+) -> None:
+    first = Swap("one", "claim", old, new).advance("failed", "a line")
+    second = Swap("two", "claim", old, new, earlier=first.find_answer("one"))
+    files.write_swap(second)
+
+    found = files.read_swap()
+
+    assert found == second
+    assert found.find_answer("one") == Answer("one", "failed", ("a line",))
+    assert found.find_answer("two") == Answer("two", "preparing", ())
+    assert found.find_answer("three") is None
 
 
 def test_a_request_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
