@@ -76,7 +76,8 @@ def parse_message(
     `auto` reads a value as JSON if its first character is `{`, which no image and no audio file
     begins with. JSON after the five bytes of Confluent's wire format is read too. A value that is a
     JSON string or array is a plain text if the encoders' modalities, `accepts`, include texts, and
-    malformed otherwise.
+    malformed otherwise. So is the JSON field `text` their text; next to an image it is otherwise
+    an attribute, such as its caption.
 
     Raises:
         ItemError: the value does not have the required format.
@@ -107,7 +108,9 @@ def parse_message(
                     raise _Malformed(f"the value is not JSON in UTF-8: {error}{advice}") from None
             else:
                 if is_json or "text" not in accepts or _is_encoded_twice(fields):
-                    return _build_item(fields, image_id=image_id, headers=attributes)
+                    return _build_item(
+                        fields, image_id=image_id, headers=attributes, accepts=accepts
+                    )
     return Item(image_id=image_id, content=value, attributes=attributes)
 
 
@@ -149,7 +152,13 @@ def _is_encoded_twice(fields: object) -> bool:
         return False
 
 
-def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> Item:
+def _build_item(
+    fields: Any,
+    *,
+    image_id: str,
+    headers: Mapping[str, str],
+    accepts: Container[ModalityName],
+) -> Item:
     if not isinstance(fields, dict):
         found = _describe_type(fields)
         if _is_encoded_twice(fields):
@@ -162,6 +171,11 @@ def _build_item(fields: Any, *, image_id: str, headers: Mapping[str, str]) -> It
     texts = {name: fields.pop(name, None) for name in _CONTENT_FIELDS}
     # Producers with a fixed set of fields leave the others empty.
     given = {name: text for name, text in texts.items() if text not in (None, "")}
+    if "text" in accepts and not given and texts["text"] == "":
+        given = {"text": ""}
+    elif "text" not in accepts and len(given) > 1 and "text" in given:
+        # The caption of an image.
+        fields["text"] = given.pop("text")
     if len(given) != 1 or (advice and not isinstance(next(iter(given.values())), str)):
         rule = "a JSON message needs exactly one of the fields 'uri', 'data' and 'text', not empty"
         raise ItemError(Code.MESSAGE_INCOMPLETE, Stage.MESSAGE, advice or rule)

@@ -191,7 +191,7 @@ class Pipeline:
         # A rare modality, or few samples among repetitions, must not hold up the others.
         others = position + 1 - queue.start - len(queue.waiting)
         is_old = others >= self.limits.rows
-        return is_large or is_old or len(queue.waiting) >= engine.count_pooled(modality)
+        return is_large or is_old or len(queue.waiting) >= engine.count_collected(modality)
 
     def _read_ahead(
         self,

@@ -36,5 +36,5 @@ def test_a_saved_model_is_read_as_it_was(inputs: tuple[Preprocessing, ...], tmp_
 
 def test_a_card_has_the_preprocessing_of_images() -> None:
     assert card(TEXT, IMAGE).image == IMAGE
-    with pytest.raises(SetupError, match="'mine' embeds text and audio, not images"):
+    with pytest.raises(SetupError, match="'mine' embeds text and audio, not image"):
         _ = card(TEXT, AUDIO).image

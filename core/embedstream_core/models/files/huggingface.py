@@ -5,6 +5,7 @@ What a folder holds is recognised from its files; `_KINDS` is the list of what t
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from embedstream_core.models.files.audio_models import (
     pack_audio,
     read_audio_inputs,
 )
+from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.image_processors import PROCESSOR_FILES
 from embedstream_core.models.files.image_text_models import (
     load_image_text,
@@ -90,8 +92,8 @@ def _holds_text(files: _Files) -> bool:
     return speaks and not files.has_processor and "image_size" not in files.config
 
 
-# The first that matches; the last matches every folder. Models of audio, which have processors and
-# sometimes tokenizers, belong at the top, recognised by their `model_type`.
+# The first that matches; the last matches every folder. Models of audio have processors and
+# sometimes tokenizers, so their `model_type` decides before those do.
 _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
         _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
@@ -115,6 +117,10 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
+    # Raises for a path that does not exist.
+    if not stat.S_ISDIR(folder.stat().st_mode):
+        refuse_other_kinds(folder, wanted=())
+        raise SetupError(f"'{folder}' is a file: give a folder that save_pretrained wrote")
     return _KINDS[recognise_folder(folder)].pack(folder)
 
 

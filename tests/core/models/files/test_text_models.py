@@ -6,6 +6,7 @@ import ast
 import shutil
 import sysconfig
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def read_docstrings() -> list[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 found.append(ast.get_docstring(node) or "")
-    return [text for text in found if text.strip()][::8]
+    return [text for text in found if text.strip()][::6]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_minilm_equals_sentence_transformers(minilm: tuple[nn.Module, TextPrepro
 
 def test_minilm_reads_its_card_from_its_files(minilm: tuple[nn.Module, TextPreprocessing]) -> None:
     _, preprocessing = minilm
-    assert preprocessing == TextPreprocessing(256, pooling="mean")
+    assert replace(preprocessing, tokenizer=None) == TextPreprocessing(256, pooling="mean")
     assert PROGRAMS["minilm"].default is find_minilm
     assert PROGRAMS["minilm"].license == "Apache-2.0"
     assert PROGRAMS["huggingface"].default is None
