@@ -27,7 +27,6 @@ from embedstream import EncoderConfig
 from embedstream.bulk.files import Files
 from embedstream.config.load import load_files_config
 from embedstream_core.errors import Code
-from streams import prepared
 
 pytestmark = pytest.mark.spark
 
@@ -56,7 +55,7 @@ def embed(spark: SparkSession, folder: Path, source: str, encoder: EncoderConfig
         "table": {"path": str(folder / "table")},
     }
     config = load_files_config(tree)
-    files = Files(spark, config, prepared(config), str(folder / source))
+    files = Files(spark, config, prepare(config.encoder), str(folder / source))
     for chunk in files.plan():
         files.run(chunk)
     assert files.plan() == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -30,8 +29,6 @@ def pack_files(folder: Path, patterns: Sequence[str]) -> bytes:
         SetupError: there are no tensors among them, or files of another kind than their names say.
         OSError: a file cannot be read.
     """
-    if not stat.S_ISDIR(folder.stat().st_mode):
-        refuse_other_kinds(folder, wanted=())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in files):
         raise SetupError(
