@@ -27,6 +27,7 @@ OPTIONS = {
     "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
     "check": {"--set"},
     "doctor": {"--set"},
+    "swap": {"--set"},
     "upgrade": {"--set", "--table"},
     "replay": {
         "--set",
@@ -55,7 +56,16 @@ OPTIONS = {
         "--client",
         "--folder",
     },
-    "search": {"--table", "-k", "--out", "--model-id", "--weights", "--bootstrap-servers"},
+    "search": {
+        "--table",
+        "--text",
+        "-k",
+        "--out",
+        "--model-id",
+        "--weights",
+        "--bootstrap-servers",
+    },
+    "encoders": set(),
     "jars": {"--folder", "--set"},
     "broker start": {"--folder", "--port"},
     "broker stop": {"--folder"},
@@ -285,12 +295,12 @@ def test_an_unknown_jar_set_is_an_error(tmp_path: Path, embedstream: Command) ->
     )
 
 
-def test_a_missing_query_image_is_an_error(tmp_path: Path, embedstream: Command) -> None:
+def test_a_missing_query_file_is_an_error(tmp_path: Path, embedstream: Command) -> None:
     absent = tmp_path / "absent.png"
     ended = embedstream("search", absent, "--table", tmp_path)
     assert (ended.code, ended.err) == (
         2,
-        f"embedstream: the image '{absent}' cannot be read: No such file or directory\n",
+        f"embedstream: the query '{absent}' cannot be read: No such file or directory\n",
     )
 
 
@@ -567,3 +577,32 @@ def test_backfill_takes_weights_from_its_options_and_overrides_not_from_the_file
 
     (encoder,) = run
     assert (encoder.name, encoder.weights, encoder.sha256) == ("resnet18", weights, sha256)
+
+
+def test_backfill_takes_its_encoder_in_place_of_several(
+    tmp_path: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        "{kafka: {bootstrap_servers: x, subscribe: y}, table: {path: t}, checkpoint: c,"
+        " encoders: [{name: resnet50}, {name: resnet34}]}"
+    )
+    run: list[str] = []
+    monkeypatch.setattr(
+        "embedstream.cli.bulk.run_replay",
+        lambda config, **_: run.extend(one.name for one in config.all_encoders),
+    )
+
+    embedstream("backfill", path, "--encoder", "resnet18")
+
+    assert run == ["resnet18"]
+
+
+def test_a_swap_of_a_wrong_configuration_is_refused_before_spark_starts(
+    tmp_path: Path, embedstream: Command
+) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text("{encoders: [{nam: resnet50}], encoder: {name: resnet18}}")
+    result = embedstream("swap", path)
+    assert result.code == 2
+    assert "encoders.0.nam: unknown key; did you mean 'name'?" in result.err

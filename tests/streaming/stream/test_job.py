@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import embeddings, failures, quote_table
@@ -111,7 +111,7 @@ def test_vectors_are_those_of_the_core(
     drain(spark, config)
 
     rows = {int(row["image_id"]): row for row in _checked(config, topic).values()}
-    expected = embed_images(contents, model_id=rows[0]["model_id"])
+    _, expected = embed_queries(contents, model_ids=[rows[0]["model_id"]])
     for index, vector in enumerate(expected):
         found = np.array(rows[index]["embedding"], np.float32)
         assert found.shape == (1280,)
@@ -189,7 +189,7 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     batches = [progress for progress in stream.query.recentProgress if progress.numInputRows]
     assert len(batches) >= 20
     # Queries of other tests may have left more workers than there are tasks at once.
-    assert 1 <= stream.model.loads <= len(python_workers())
+    assert 1 <= stream.loads <= len(python_workers())
     _checked(config, topic)
 
 
@@ -424,8 +424,8 @@ def test_workers_of_a_quiet_stream_have_their_model(
     stream = start_stream(spark, config, prepared(config), maintain_every_s=1)
 
     try:
-        wait_until(lambda: stream.model.loads >= 1, timeout_s=60)
-        assert stream.model.loads <= len(python_workers())
+        wait_until(lambda: stream.loads >= 1, timeout_s=60)
+        assert stream.loads <= len(python_workers())
     finally:
         stop_stream(stream.query, timeout_s=60)
 

@@ -6,6 +6,7 @@ What a folder holds is recognised from its files; `_KINDS` is the list of what t
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,8 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
-    if folder.is_file():
+    # Raises for a path that does not exist.
+    if not stat.S_ISDIR(folder.stat().st_mode):
         refuse_other_kinds(folder, wanted=())
         raise SetupError(f"'{folder}' is a file: give a folder that save_pretrained wrote")
     return _KINDS[recognise_folder(folder)].pack(folder)

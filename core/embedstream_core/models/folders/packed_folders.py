@@ -88,6 +88,20 @@ def read_json(path: Path) -> Any:
         raise SetupError(f"'{path}' cannot be read as JSON ({error}); write it again") from error
 
 
+@contextmanager
+def _hide_progress() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for files that load in a moment."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
 def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, bool]:
     """Load a model of a class of transformers from tensors, in float32.
 
@@ -97,13 +111,14 @@ def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, b
     Raises:
         SetupError: other weights that the model needs are missing.
     """
-    model, report = kind.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with _hide_progress():
+        model, report = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     # transformers fills missing weights with random numbers, different ones in each process.
     missing = set(report["missing_keys"])
     unpooled = {name for name in missing if "pooler." in name}

