@@ -133,7 +133,7 @@ def change_json(path: Path, **values: object) -> None:
 
 def bind_minilm() -> TextPreprocessing:
     """Return the preprocessing of the encoder `minilm` with its real tokenizer."""
-    from embedstream_core.models.files import tokenizer_files
+    from embedstream_core.models.folders import tokenizer_files
 
     find = PROGRAMS["minilm"].default
     assert find is not None

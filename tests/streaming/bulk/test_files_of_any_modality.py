@@ -26,6 +26,7 @@ from doors import core_vectors
 from embedstream import EncoderConfig
 from embedstream.bulk.files import Files
 from embedstream.config.load import load_files_config
+from embedstream.worker.model import prepare
 from embedstream_core.errors import Code
 
 pytestmark = pytest.mark.spark

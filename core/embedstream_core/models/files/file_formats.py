@@ -31,12 +31,6 @@ from embedstream_core.extras import require_extra
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.fixed_module import FixedModule
-from embedstream_core.models.files.huggingface import (
-    bind_input,
-    load_folder,
-    pack_folder,
-    read_inputs,
-)
 from embedstream_core.models.files.speech_embedding import (
     LICENSE,
     find_speech_embedding,
@@ -44,7 +38,13 @@ from embedstream_core.models.files.speech_embedding import (
     pack_speech,
     read_speech_inputs,
 )
-from embedstream_core.models.files.text_models import find_minilm
+from embedstream_core.models.folders.folder_kinds import (
+    bind_input,
+    load_folder,
+    pack_folder,
+    read_inputs,
+)
+from embedstream_core.models.folders.text_models import find_minilm
 from embedstream_core.settings import ModalityName
 
 __all__ = ["PROGRAMS", "Program", "is_fixed", "name_extra", "open_program"]

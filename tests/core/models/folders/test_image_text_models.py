@@ -16,7 +16,7 @@ from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.modality import TEXT
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files.huggingface import pack_folder, read_inputs
+from embedstream_core.models.folders.folder_kinds import pack_folder, read_inputs
 from small_models import pictures
 from small_text_models import (
     POSITIONS,

@@ -33,8 +33,8 @@ from embedstream_core.errors import SetupError, explain
 from embedstream_core.extras import require_extra
 from embedstream_core.media.audio.modality import require_decoders
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,

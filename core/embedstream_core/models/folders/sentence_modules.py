@@ -16,7 +16,7 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files.packed_folders import read_json
+from embedstream_core.models.folders.packed_folders import read_json
 
 __all__ = ["WAY_OUT", "Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
 
