@@ -12,6 +12,7 @@ EmbedstreamError
 ├── StreamFailed        stop: the work ended early; re-run the same command to resume
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
 ├── ClaimLost           stop: another driver has taken over
+├── RecordClosed        stop: the stream ends, and no swap of its models is recorded any more
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read
 └── DamagedFile         report: a file of the checkpoint is not what Spark writes
 """

