@@ -53,6 +53,7 @@ class Code(StrEnum):
     REFERENCE_NOT_FOUND = "reference_not_found"
     REFERENCE_UNREADABLE = "reference_unreadable"
     REFERENCE_TIMEOUT = "reference_timeout"
+    REFERENCE_TOO_LARGE = "reference_too_large"
     IMAGE_EMPTY = "image_empty"
     IMAGE_UNSUPPORTED = "image_unsupported"
     IMAGE_CORRUPT = "image_corrupt"

@@ -63,13 +63,13 @@ def read_within(
     """Return all bytes of `chunks`, checking the size and the deadline after each chunk.
 
     Raises:
-        ItemError: IMAGE_TOO_LARGE; nothing is read if `declared_bytes` is too large.
+        ItemError: REFERENCE_TOO_LARGE; nothing is read if `declared_bytes` is too large.
         TransientError: REFERENCE_TIMEOUT.
     """
     content = bytearray()
     for chunk in chain((b"",), chunks):
         content += chunk
         if max(declared_bytes, len(content)) > max_bytes:
-            raise ItemError(Code.IMAGE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
+            raise ItemError(Code.REFERENCE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
         deadline.require_time_s()
     return bytes(content)

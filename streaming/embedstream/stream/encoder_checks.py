@@ -15,6 +15,7 @@ from embedstream_core.engine.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
+from embedstream_core.models.probe import NOUNS
 
 __all__ = ["EncoderChecks", "Preparation"]
 
@@ -101,11 +102,17 @@ class EncoderChecks:
             device = find_device(encoder.device)
             # The encoder of a model from a registry is named by its card alone.
             name = one.model.card.encoder if one.model else encoder.name
-            reason = find_obstacle(encoder.backend, device, fixed=is_fixed(name))
+            modalities = one.model.card.modalities if one.model else ("image",)
+            reason = find_obstacle(
+                encoder.backend, device, modalities=modalities, fixed=is_fixed(name)
+            )
             unusable = f"torch ({encoder.backend} is not usable: {reason})"
-            images = encoder.batch_size or choose_batch_size(device)
             used = unusable if reason else encoder.backend
-            return f"{device.type}, {used}, {images} images a forward pass"
+            sizes = [
+                f"{encoder.batch_size or choose_batch_size(device, modality)} {NOUNS[modality]}"
+                for modality in modalities
+            ]
+            return f"{device.type}, {used}, {' or '.join(sizes)} a forward pass"
         granted = self._spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
         if encoder.device == "cuda" and granted in ("", "0"):
             raise SetupError(

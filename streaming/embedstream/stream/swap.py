@@ -237,6 +237,8 @@ class SwapDesk:
     def _serve(self) -> None:
         while not self._closed.is_set():
             is_signal = self._reload.wait(_POLL_S)
+            if self._closed.is_set():
+                return
             try:
                 if is_signal:
                     self._reload.clear()
@@ -246,7 +248,10 @@ class SwapDesk:
             except (RecordClosed, ClaimLost):
                 return
             except Exception:
-                # Storage may be unreachable for a while, and a session that ends raises anything.
+                # A session that ends raises anything.
+                if self._closed.is_set():
+                    return
+                # Storage may be unreachable for a while.
                 _log.warning("a request for other models was not taken", exc_info=True)
                 self._closed.wait(_PAUSE_S)
 
@@ -284,7 +289,8 @@ class SwapDesk:
             raise
         except Exception as error:
             # A user's own encoder may raise anything.
-            _log.warning("the new models were refused", exc_info=True)
+            is_explained = isinstance(error, EmbedstreamError)
+            _log.warning("the new models were refused", exc_info=not is_explained)
             self._record.advance("failed", f"refused, and the old models go on: {_describe(error)}")
         else:
             if prepared is None:

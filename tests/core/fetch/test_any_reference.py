@@ -23,7 +23,7 @@ CODES = {
     Code.REFERENCE_DENIED,
     Code.REFERENCE_NOT_FOUND,
     Code.REFERENCE_UNREADABLE,
-    Code.IMAGE_TOO_LARGE,
+    Code.REFERENCE_TOO_LARGE,
 }
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

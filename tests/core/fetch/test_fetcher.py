@@ -81,7 +81,7 @@ class TestEveryScheme:
     def test_refuses_one_byte_too_many(self, place: Place) -> None:
         uri = place.put("large", bytes(MAX_BYTES + 1))
         with open_fetcher(place.policy) as fetcher:
-            assert code_of(fetcher, uri) is Code.IMAGE_TOO_LARGE
+            assert code_of(fetcher, uri) is Code.REFERENCE_TOO_LARGE
 
     def test_ends_in_time(self, place: Place) -> None:
         fetcher, uri = place.slow()

@@ -206,7 +206,7 @@ def test_a_file_below_a_file_is_not_found(file_place: FilePlace) -> None:
 def test_a_file_that_claims_no_size_is_still_limited() -> None:
     policy = FetchPolicy(folders=(Path("/proc/self"),), max_bytes=10)
     uri = f"file://{Path('/proc/self').resolve()}/status"
-    assert code_of(uri, policy) is Code.IMAGE_TOO_LARGE
+    assert code_of(uri, policy) is Code.REFERENCE_TOO_LARGE
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

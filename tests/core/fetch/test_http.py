@@ -169,13 +169,13 @@ class TestHostileBodies:
     )
     def test_endless_ends_at_the_limit(self, site: Site, start: bytes, part: bytes) -> None:
         site.pages["/a"] = lambda visit: visit.drip(endless(start, part), 0.001)
-        assert code_of(f"{site.url}/a", site.policy) is Code.IMAGE_TOO_LARGE
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_TOO_LARGE
 
     def test_a_large_length_is_refused_before_reading(self, site: Site) -> None:
         head = OK + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1)
         site.pages["/a"] = lambda visit: visit.drip(iter([head, b"."]), 5)
         started = time.monotonic()
-        assert code_of(f"{site.url}/a", site.policy) is Code.IMAGE_TOO_LARGE
+        assert code_of(f"{site.url}/a", site.policy) is Code.REFERENCE_TOO_LARGE
         assert time.monotonic() - started < 1
 
     @pytest.mark.parametrize(

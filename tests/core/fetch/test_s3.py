@@ -67,7 +67,7 @@ def test_a_response_without_a_length_is_read_and_limited(s3_place: S3Place) -> N
         assert fetcher.fetch("s3://pictures/a") == b"bytes"
         with pytest.raises(ItemError) as caught:
             fetcher.fetch("s3://pictures/b")
-    assert caught.value.code is Code.IMAGE_TOO_LARGE
+    assert caught.value.code is Code.REFERENCE_TOO_LARGE
 
 
 def test_retry_after_is_respected(s3_place: S3Place) -> None:

@@ -25,6 +25,7 @@ from embedstream_core.models.encoders.torchvision import (
     find_torchvision_encoder,
     list_torchvision_names,
 )
+from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.files.file_kinds import EXPORT_ADVICE
 
 __all__ = ["ENCODERS", "find_encoder", "list_encoders"]
@@ -50,10 +51,11 @@ def find_encoder(name: str) -> Encoder:
         return find_torchvision_encoder(name)
     if name in ("export", "torch.export"):
         raise SetupError(f"encoder '{name}' is not supported: {EXPORT_ADVICE}")
-    nearest = difflib.get_close_matches(name, known, n=5) or known[:5]
+    named = [*known, *PROGRAMS]
+    nearest = difflib.get_close_matches(name, named, n=5) or named[:5]
     raise SetupError(
-        f"unknown encoder '{name}'; nearest of the {len(known)} known: {', '.join(nearest)}, "
-        "or timm/<model>, or module:function"
+        f"unknown encoder '{name}'; nearest of the {len(named)} known: {', '.join(nearest)}, "
+        "or timm/<model>, or module:function; see `embedstream encoders`"
     )
 
 
