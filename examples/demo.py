@@ -23,7 +23,7 @@ from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
 from embedstream.index.contact_sheet import Tile, draw_contact_sheet
 from embedstream.index.contents import read_file_content, read_kafka_content
-from embedstream.index.search import embed_images, find_nearest, find_newest_model
+from embedstream.index.search import embed_queries, find_nearest, list_models
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import OutgoingMessage, build_message, produce
@@ -169,9 +169,8 @@ def read_rows(table: str) -> Sequence[dict[str, Any]]:
 
 def draw_sheet(table: str, servers: str) -> None:
     """Search with crops that were never sent."""
-    model_id = find_newest_model(table)
     queries = [variation(scene, seed=1_000_003 + index) for index, scene in enumerate(QUERIES)]
-    vectors = embed_images(queries, model_id=model_id)
+    model_id, vectors = embed_queries(queries, model_ids=list_models(table))
     found = [find_nearest(table, vector, model_id=model_id, k=NEIGHBOURS) for vector in vectors]
     sheet = draw_contact_sheet(
         list(zip(map(Tile, QUERIES, queries), found, strict=True)),

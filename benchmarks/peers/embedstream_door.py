@@ -17,9 +17,9 @@ from embedstream import (
     EncoderConfig,
     ImageFeaturizer,
     featurize,
-    image_vectorizer,
     log_encoder,
-    register_image_functions,
+    register_functions,
+    vectorizer,
 )
 from protocol import Backend, Precision, Run, serve
 from spark import consume, local_session
@@ -32,7 +32,7 @@ def _featurize(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFra
 
 
 def _column(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
-    vectorize = image_vectorizer(spark, encoder=encoder)
+    vectorize = vectorizer(spark, encoder=encoder)
     return lambda images: images.withColumn("embedding", vectorize("content"))
 
 
@@ -42,7 +42,7 @@ def _spark_ml(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFram
 
 
 def _sql(spark: SparkSession, encoder: EncoderConfig) -> Callable[[DataFrame], DataFrame]:
-    register_image_functions(spark, encoder=encoder)
+    register_functions(spark, encoder=encoder)
     return lambda images: images.withColumn("embedding", f.expr("image_embedding(content)"))
 
 

@@ -84,6 +84,7 @@ class MissingExtra(SetupError):
     """An optional package is not installed."""
 
     def __init__(self, *, feature: str, extra: str) -> None:
+        self.extra = extra
         super().__init__(f"{feature} needs an extra package: pip install 'embedstream[{extra}]'")
 
 

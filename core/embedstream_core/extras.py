@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 from embedstream_core.errors import MissingExtra
 
-__all__ = ["require_extra"]
+__all__ = ["is_installed", "require_extra"]
 
 
 @contextmanager
@@ -17,3 +19,15 @@ def require_extra(extra: str, *, feature: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtra(feature=feature, extra=extra) from error
+
+
+def is_installed(extra: str) -> bool:
+    """Return whether the packages of an extra are installed; imports none of them."""
+    for requirement in metadata.requires("embedstream") or ():
+        name = re.match(r"[\w.-]+", requirement)
+        if name is not None and re.search(rf"extra == ['\"]{extra}['\"]", requirement):
+            try:
+                metadata.distribution(name[0])
+            except metadata.PackageNotFoundError:
+                return False
+    return True

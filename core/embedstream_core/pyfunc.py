@@ -65,7 +65,9 @@ class LoggedEncoder:
 def _build_item(content: object, text: object) -> Item:
     # pandas has several nulls; a row of nulls stands for no bytes.
     if isinstance(text, str):
-        return Item("", content=text.encode("utf-8", "replace"), media_type="text/plain")
+        # Unpaired surrogates become bytes that are not UTF-8, and so a failure.
+        content = text.encode("utf-8", "surrogatepass")
+        return Item("", content=content, media_type="text/plain")
     return Item("", content=content if isinstance(content, bytes) else b"")
 
 

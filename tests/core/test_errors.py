@@ -18,7 +18,7 @@ OTHERS = {
     "image_labels",
     "image_mean",
     "image_std",
-    "image_vectorizer",
+    "vectorizer",
 }
 
 

@@ -20,7 +20,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from drivers import python_workers
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream.kafka.dev_broker import Broker
 from embedstream.stream.job import start_stream
 from embedstream_core.models.card import PreparedModel
@@ -88,7 +88,7 @@ class Life:
         rows = check_outcomes(Path(self.config.table.path), self.topic.positions())
         assert len(rows) == self.sent
         model_id = self.model.card.model_id
-        expected = embed_images(pictures(), model_id=model_id) if rows else []
+        expected = embed_queries(pictures(), model_ids=[model_id])[1] if rows else []
         for row in rows.values():
             kind, _, number = row["image_id"].partition("-")
             if kind == "good":

@@ -21,7 +21,7 @@ from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream_core.models.encoders.catalog import find_encoder
 from oracle import check_outcomes
 from small import write_config
@@ -60,7 +60,7 @@ def test_a_hanging_worker_is_killed_and_its_task_repeated(
     found = check_outcomes(Path(config.table.path), topic.positions()).values()
     assert [row["error"] for row in found if row["error"]] == []
     rows = {int(row["image_id"]): row for row in found}
-    expected = embed_images(contents, model_id=rows[0]["model_id"])
+    _, expected = embed_queries(contents, model_ids=[rows[0]["model_id"]])
     for index, vector in enumerate(expected):
         np.testing.assert_allclose(rows[index]["embedding"], vector, rtol=0, atol=0.02)
     failed = int(Path(SparkFiles.getRootDirectory(), f"{fault}.pid").read_text())

@@ -78,13 +78,11 @@ def write_pictures(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def core_vectors(contents: Sequence[bytes]) -> list[Vector]:
-    """Return vectors of images from the core alone, with the encoder `ENCODER` in float32."""
-    model = prepare(ENCODER)
-    engine = Engine.start(load_prepared(model), device=torch.device("cpu"))
-    pipeline = Pipeline([engine], fetch=str.encode)
+def core_vectors(contents: Sequence[bytes], encoder: EncoderConfig = ENCODER) -> list[Vector]:
+    """Return vectors from the core alone, in float32, by an encoder of one modality."""
+    engine = Engine.start(load_prepared(prepare(encoder)), device=torch.device("cpu"))
     items = [Item(str(index), content=content) for index, content in enumerate(contents)]
-    outcomes = [one for batch in run_only(pipeline, [items]) for one in batch]
+    (outcomes,) = run_only(Pipeline([engine], fetch=str.encode), [items])
     return [one.vector for one in outcomes if isinstance(one, Embedding)]
 
 

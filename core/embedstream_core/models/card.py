@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from embedstream_core.settings import ModalityName, Normalization
 __all__ = [
     "ModelCard",
     "PreparedModel",
+    "build_modality_error",
     "get_tensors_path",
     "read_card",
     "read_prepared",
@@ -59,15 +60,7 @@ class ModelCard:
         for one in self.inputs:
             if isinstance(one, ImagePreprocessing):
                 return one
-        raise _build_refusal(self, "image")
-
-
-def _build_refusal(card: ModelCard, modality: ModalityName) -> SetupError:
-    accepted = " and ".join(card.modalities)
-    return SetupError(
-        f"the encoder '{card.encoder}' embeds {accepted}, not {modality}; name an encoder of "
-        f"{modality}, see `embedstream encoders`"
-    )
+        raise build_modality_error(self.encoder, self.modalities, wanted="image")
 
 
 class PreparedModel(NamedTuple):
@@ -89,11 +82,21 @@ class PreparedModel(NamedTuple):
         """
         inputs = tuple(one for one in self.card.inputs if one.modality == modality)
         if not inputs:
-            raise _build_refusal(self.card, modality)
+            raise build_modality_error(self.card.encoder, self.card.modalities, wanted=modality)
         return self._replace(card=replace(self.card, inputs=inputs))
 
 
 _CARD = TypeAdapter(ModelCard)
+
+
+def build_modality_error(
+    encoder: str, accepted: Iterable[ModalityName], *, wanted: ModalityName
+) -> SetupError:
+    """Return the error of an encoder that does not accept a modality."""
+    return SetupError(
+        f"the encoder '{encoder}' embeds {' and '.join(accepted)}, not {wanted}; name an encoder "
+        f"of {wanted}, see `embedstream encoders`"
+    )
 
 
 def save_prepared(model: PreparedModel, folder: Path) -> None:

@@ -18,7 +18,7 @@ from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
-from embedstream_core.models.files.file_formats import PROGRAMS, open_program
+from embedstream_core.models.files.file_formats import PROGRAMS, name_extra, open_program
 from embedstream_core.models.files.state_dicts import State, pack_state
 from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.mlflow_store import is_registered, read_registered
@@ -112,8 +112,9 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     if spec.encoder == MLFLOW or is_registered(spec.weights):
         return _prepare_registered(spec)
     if spec.encoder in PROGRAMS:
-        weights, inputs, tensors = _read_program(spec)
-        model = _open_program(spec.encoder, tensors, inputs)
+        with name_extra(spec.encoder):
+            weights, inputs, tensors = _read_program(spec)
+            model = _open_program(spec.encoder, tensors, inputs)
     else:
         encoder = find_encoder(spec.encoder)
         if spec.head == "kept":

@@ -16,7 +16,8 @@ from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.table.rows import COLUMN_TYPE, build_outcome_column, build_vector_column
 from embedstream.worker.model import choose_precision, prepare
 from embedstream.worker.task import Embedder, build_embedder
-from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.card import PreparedModel, build_modality_error
+from embedstream_core.models.encoders.listing import list_modalities
 from embedstream_core.models.prepare import Head
 from embedstream_core.records import Outcome
 from embedstream_core.settings import ModalityName
@@ -120,8 +121,16 @@ def prepare_embedder(
     head: Head = "cut",
     config: DataFrameConfig | None = None,
 ) -> Embedder:
-    """Prepare an encoder, for one modality, on the driver and send it to the workers."""
+    """Prepare an encoder for one modality, by default its first, and send it to the workers.
+
+    Raises:
+        SetupError: the encoder, its weights or a setting is wrong, or it does not accept the
+            modality.
+    """
     settings = EncoderConfig(name=encoder) if isinstance(encoder, str) else encoder
+    # Before anything is downloaded.
+    if modality is not None and modality not in (accepted := list_modalities(settings.name)):
+        raise build_modality_error(settings.name, accepted, wanted=modality)
     model = prepare(settings, head=head)
     model = model.accept_only(modality or model.card.modalities[0])
     return send_model(spark, model, settings, config=config)

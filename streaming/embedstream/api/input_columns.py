@@ -121,7 +121,7 @@ KINDS: Mapping[ModalityName, InputKind] = {
     "audio": InputKind(
         "audio",
         "binary|string.*",
-        "the bytes of audio files (binary), or URIs (string)",
+        "bytes of audio files (binary), or URIs (string)",
         Code.AUDIO_EMPTY,
     ),
 }

@@ -70,7 +70,7 @@ def image_labeler(
     encoder: str | EncoderConfig = "resnet50",
     config: DataFrameConfig | None = None,
 ) -> ImageLabeler:
-    """Prepare an encoder with its head, as `image_vectorizer` does.
+    """Prepare an encoder with its head, as `vectorizer` does.
 
     Raises:
         SetupError: the encoder, its weights or a setting is wrong, or it names no classes.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from embedstream.config.sections import EncoderConfig
 from embedstream.worker.model import prepare
 from embedstream_core.extras import require_extra
-from embedstream_core.models.card import save_prepared
+from embedstream_core.models.card import ModelCard, save_prepared
 from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.mlflow_store import DATA_FOLDER, LOADER_MODULE
 
@@ -73,7 +73,7 @@ def log_encoder(
             data_path=str(folder),
             code_paths=None if code_paths is None else list(code_paths),
             signature=ModelSignature(Schema(columns), outcomes),
-            pip_requirements=list(pip_requirements or _list_requirements(card.encoder)),
+            pip_requirements=list(pip_requirements or _list_requirements(card)),
             model_config={
                 **settings.model_dump(include={"device", "backend", "batch_size"}),
                 "precision": card.precision,
@@ -84,14 +84,17 @@ def log_encoder(
     return info
 
 
-def _list_requirements(encoder: str) -> list[str]:
+def _list_requirements(card: ModelCard) -> list[str]:
     """Return every package that embedstream names for an encoder, at the version installed here."""
     from packaging.requirements import Requirement
 
-    extra = "timm" if encoder.startswith("timm/") else ""
-    if encoder in PROGRAMS:
-        extra = PROGRAMS[encoder].extra or encoder
-    elif encoder == "efficientnet_lite0":
+    extra = "timm" if card.encoder.startswith("timm/") else ""
+    if "audio" in card.modalities:
+        # Whatever the model is, clips are decoded for it.
+        extra = "audio"
+    elif card.encoder in PROGRAMS:
+        extra = PROGRAMS[card.encoder].extra or card.encoder
+    elif card.encoder == "efficientnet_lite0":
         extra = "efficientnet-lite"
     needed = map(Requirement, metadata.requires("embedstream") or [])
     names = [one.name for one in needed if not one.marker or one.marker.evaluate({"extra": extra})]

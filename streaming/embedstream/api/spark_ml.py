@@ -73,12 +73,7 @@ class _EncoderTransformer(
 
 
 class _Featurizer(_EncoderTransformer):
-    """Embeds a column.
-
-    `outputType` is `vector` for Spark ML's own stages, or `array` for `array<float>`. What cannot
-    be embedded gives null, and its error, `struct<code, stage, message>`, goes to the column
-    `errorCol` if that is set.
-    """
+    """The base of those that embed a column of one modality; see `ImageFeaturizer`."""
 
     outputType: ClassVar[Param[str]] = Param(  # noqa: N815 - Spark ML's convention
         Params._dummy(), "outputType", "vector or array", TypeConverters.toString
@@ -132,7 +127,7 @@ class ImageFeaturizer(_Featurizer):
 
 
 class TextFeaturizer(_Featurizer):
-    """Embeds a column of texts, strings or bytes in UTF-8; else as `ImageFeaturizer`."""
+    """Embeds a column of texts, strings or bytes in UTF-8; all else is as in `ImageFeaturizer`."""
 
     _make_function = staticmethod(partial(vectorizer, modality="text", returns="outcome"))
     _kind = KINDS["text"]
@@ -154,7 +149,7 @@ class TextFeaturizer(_Featurizer):
 
 
 class AudioFeaturizer(_Featurizer):
-    """Embeds a column of audio files' bytes, or of their URIs; else as `ImageFeaturizer`."""
+    """Embeds a column of audio files' bytes or URIs; all else is as in `ImageFeaturizer`."""
 
     _make_function = staticmethod(partial(vectorizer, modality="audio", returns="outcome"))
     _kind = KINDS["audio"]

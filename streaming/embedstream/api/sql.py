@@ -52,10 +52,11 @@ def register_functions(
     for modality in model.card.modalities:
         made = Vectorizer(send_model(spark, model.accept_only(modality), settings, config=config))
         functions[f"{modality}_embedding"] = made.function(), made.kind
-    # All else that may be wrong with the encoder has been raised by now.
-    with suppress(SetupError):
-        labeler = image_labeler(spark, encoder=settings, config=config)
-        functions[_IMAGE_LABELS] = labeler.function(), KINDS["image"]
+    if "image" in model.card.modalities:
+        # All else that may be wrong with the encoder has been raised by now.
+        with suppress(SetupError):
+            labeler = image_labeler(spark, encoder=settings, config=config)
+            functions[_IMAGE_LABELS] = labeler.function(), KINDS["image"]
     registered: dict[str, Any] = {
         name: spark.udf.register(name, function) for name, (function, _) in functions.items()
     }

@@ -305,7 +305,9 @@ def encoders() -> None:
     """List the encoders: modality, floats, license, and whether their weights are here."""
     from embedstream_core.models.encoders.listing import describe_encoders
 
-    console.print_encoders(describe_encoders())
+    with console.show_status("reading the encoders"):
+        listings = list(describe_encoders())
+    console.print_encoders(listings)
 
 
 @app.command()

@@ -100,17 +100,22 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
     print_text(f"table: {table}")
 
 
-def print_encoders(listings: Iterable[Listing]) -> None:
-    """Print a line for each encoder, in columns."""
+def print_encoders(listings: Sequence[Listing]) -> None:
+    """Print a line for each encoder, in columns, and how to install the extras that are missing."""
     rows = [("name", "modality", "floats", "license", "weights")]
+    missing: set[str] = set()
     for one in listings:
         modalities = "any" if len(one.modalities) == 3 else " and ".join(one.modalities)
         dimension = str(one.dimension or "")
-        rows.append((one.name, modalities, dimension, one.license, one.weights))
+        where = f"needs extra {one.missing_extra}" if one.missing_extra else one.weights
+        rows.append((one.name, modalities, dimension, one.license, where))
+        missing.add(one.missing_extra)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
         print_text("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())
+    if extras := ",".join(sorted(missing - {""})):
+        print_text(f"extras that are missing here: pip install 'embedstream[{extras}]'")
 
 
 def format_count(count: int, noun: str, plural: str = "s") -> str:

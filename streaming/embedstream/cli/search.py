@@ -7,7 +7,7 @@ from pathlib import Path
 from embedstream.cli import console
 from embedstream.index.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
 from embedstream.index.contents import read_file_content, read_kafka_content
-from embedstream.index.search import Neighbour, embed_query, find_nearest, list_models
+from embedstream.index.search import Neighbour, embed_queries, find_nearest, list_models
 from embedstream_core.errors import SetupError
 from embedstream_core.media.detect import detect_type
 
@@ -38,7 +38,7 @@ def search_table(
     except OSError as error:
         raise SetupError(f"the query '{query}' cannot be read: {error.strerror}") from None
     model_ids = [model_id] if model_id else list_models(table)
-    model, vector = embed_query(content, model_ids=model_ids, weights=weights)
+    model, (vector,) = embed_queries([content], model_ids=model_ids, weights=weights)
     neighbours = find_nearest(table, vector, model_id=model, k=k)
     for row in neighbours:
         source = row.uri or f"{row.topic}-{row.partition}-{row.offset}"

@@ -6,7 +6,9 @@ import heapq
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,16 @@ from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import PreparedModel
+from embedstream_core.models.encoders.listing import list_modalities
+from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.mlflow_store import format_registered_uri
 from embedstream_core.models.networks import RANDOM_NAME
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item
+from embedstream_core.settings import ModalityName
 
-__all__ = ["Neighbour", "Vector", "embed_query", "find_nearest", "list_models"]
+__all__ = ["Neighbour", "Vector", "embed_queries", "find_nearest", "list_models"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -63,39 +68,25 @@ def list_models(table: str) -> list[str]:
     return str(model_ids).splitlines()
 
 
-def embed_query(
-    query: bytes | str, *, model_ids: Sequence[str], weights: str | None = None
-) -> tuple[str, Vector]:
-    """Embed a query on this machine, in the model and the precision that a `model_id` names.
+def embed_queries(
+    queries: Sequence[bytes | str], *, model_ids: Sequence[str], weights: str | None = None
+) -> tuple[str, list[Vector]]:
+    """Embed queries of one modality on this machine, by the model that a `model_id` names.
 
     A query is the bytes of an image, of an audio file or of a text, or a text itself. Of several
-    models, the only one that accepts the query's modality embeds it. `weights` is the file or the
-    folder that the model's weights came from, or the MLflow URI of a run's weights.
+    models, the only one that accepts the queries' modality embeds them. `weights` is the file or
+    the folder that the model's weights came from, or the MLflow URI of a run's weights.
 
     Returns:
-        The `model_id`, and the vector.
+        The `model_id`, and the vectors in order: float32 of shape (dimension,).
 
     Raises:
-        SetupError: the model cannot be prepared again, none or several accept the query, or it
-            cannot be read.
+        SetupError: no model or several accept the queries, the model cannot be prepared again, or a
+            query cannot be embedded.
     """
-    content = query.encode() if isinstance(query, str) else query
-    kind = "text/plain" if isinstance(query, str) else detect_type(content)
-    modality = find_modality(kind)
-    prepared = {one: _prepare_again(one, weights=weights) for one in model_ids}
-    accepting = {one: made for one, made in prepared.items() if modality in made.card.modalities}
-    if modality is None or not accepting:
-        accepted = {one for made in prepared.values() for one in made.card.modalities}
-        raise SetupError(
-            f"the query is {kind}, and the models of the table embed "
-            f"{' and '.join(sorted(accepted))}: {', '.join(model_ids)}"
-        )
-    if len(accepting) > 1:
-        raise SetupError(
-            f"several models of the table embed {modality}; choose one with --model-id: "
-            f"{', '.join(accepting)}"
-        )
-    ((model_id, model),) = accepting.items()
+    first = queries[0]
+    kind = "text/plain" if isinstance(first, str) else detect_type(first)
+    model_id, modality, model = _choose_model(kind, model_ids, weights=weights)
     loaded = load_prepared(model.accept_only(modality))
     engine = Engine.start(
         loaded._replace(inputs=tuple(map(_use_query_prefix, loaded.inputs))),
@@ -103,11 +94,61 @@ def embed_query(
         precision=ModelId.parse(model_id).precision,
         normalize=model.card.normalize,
     )
-    item = Item("query", content=content, media_type=kind)
-    (((outcome,),),) = Pipeline([engine], fetch=deny_references).run([[item]])
-    if isinstance(outcome, Failure):
-        raise SetupError(f"the query cannot be used: {outcome.message}")
-    return model_id, outcome.vector
+    items = [
+        Item("query", content=query.encode("utf-8", "surrogatepass"), media_type="text/plain")
+        if isinstance(query, str)
+        else Item("query", content=query)
+        for query in queries
+    ]
+    (entries,) = Pipeline([engine], fetch=deny_references).run([items])
+    vectors = []
+    for (outcome,) in entries:
+        if isinstance(outcome, Failure):
+            raise SetupError(f"the query cannot be used: {outcome.message}")
+        vectors.append(outcome.vector)
+    return model_id, vectors
+
+
+def _choose_model(
+    kind: str, model_ids: Sequence[str], *, weights: str | None
+) -> tuple[str, ModalityName, PreparedModel]:
+    """Prepare the only model that accepts content of a MIME type.
+
+    What an encoder accepts is mostly known by its name, so no other model is prepared. `weights`
+    are of one model: the others' hashes refuse them.
+    """
+    accepting = {one: list_modalities(ModelId.parse(one).encoder) for one in model_ids}
+    modality = find_modality(kind)
+    if modality is None and len(known := {*chain.from_iterable(accepting.values())}) == 1:
+        # The modality itself says what is wrong with the query.
+        (modality,) = known
+    prepared: dict[str, PreparedModel] = {}
+    refused: dict[str, SetupError] = {}
+    for model_id in [one for one in model_ids if modality in accepting[one]]:
+        try:
+            made = _prepare_again(model_id, weights=weights)
+        except SetupError as error:
+            refused[model_id] = error
+            continue
+        accepting[model_id] = made.card.modalities
+        if modality in made.card.modalities:
+            prepared[model_id] = made
+    possible = [*prepared] if weights else [*prepared, *refused]
+    if len(possible) > 1:
+        raise SetupError(
+            f"several models of the table may embed {modality}: {', '.join(possible)}; choose one "
+            "with --model-id"
+        )
+    if modality is not None and prepared:
+        ((model_id, model),) = prepared.items()
+        return model_id, modality, model
+    if refused:
+        raise next(iter(refused.values()))
+    accepted = " and ".join(sorted({*chain.from_iterable(accepting.values())}))
+    raise SetupError(
+        f"the query is {kind}, and the table's models embed {accepted}: {', '.join(model_ids)}; "
+        f"give a query of {accepted}, or choose another table"
+    )
 
 
 def _prepare_again(model_id: str, *, weights: str | None) -> PreparedModel:
@@ -116,6 +157,16 @@ def _prepare_again(model_id: str, *, weights: str | None) -> PreparedModel:
         raise SetupError(
             f"'{model_id}' was made with an encoder.preprocessing of its configuration, which a "
             "model_id does not hold; queries cannot be prepared as its rows were"
+        )
+    if (
+        weights is None
+        and named.encoder in PROGRAMS
+        and named.weights != "default"
+        and not Path(named.weights).exists()
+    ):
+        raise SetupError(
+            f"'{model_id}' was made by a file or folder '{named.weights}', which is not in the "
+            "table; give its path as --weights"
         )
     if named.encoder == MLFLOW:
         spec = ModelSpec(MLFLOW, weights or format_registered_uri(named.weights), named.sha256)

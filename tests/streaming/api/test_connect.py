@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import over_connect
+from contents import CLIPS, MINILM, SPEECH, TEXTS
 from doors import core_vectors, folder
+from embedstream import EncoderConfig
 
 __all__ = ["folder"]
 
@@ -54,6 +56,29 @@ def test_the_vectors_are_the_same(results: dict[str, Any], folder: Path, door: s
     assert found.pop(folder / "broken.jpg") is None
     expected = core_vectors([path.read_bytes() for path in found])
     np.testing.assert_allclose(np.array([*found.values()]), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("door", ["featurize", "column", "sql", "spark_ml"])
+@pytest.mark.parametrize(
+    ("part", "contents", "encoder"),
+    [
+        ("texts", {name: text.encode() for name, text in TEXTS.items()}, MINILM),
+        ("clips", CLIPS, SPEECH),
+    ],
+)
+def test_the_vectors_of_other_modalities_are_the_same(
+    results: dict[str, Any],
+    part: str,
+    contents: dict[str, bytes],
+    encoder: EncoderConfig,
+    door: str,
+) -> None:
+    found = {row["name"]: row[door] for row in results[part]}
+
+    assert found.keys() == contents.keys()
+    expected = core_vectors([*contents.values()], encoder)
+    ours = [found[name] for name in contents]
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_labels_and_errors(results: dict[str, Any]) -> None:

@@ -21,11 +21,11 @@ from embedstream import (
     DataFrameConfig,
     EncoderConfig,
     ImageLabeler,
-    ImageVectorizer,
+    Vectorizer,
     featurize,
     image_labeler,
-    image_vectorizer,
     read_images,
+    vectorizer,
 )
 from embedstream.config.sections import ReferencesConfig
 from embedstream_core.errors import Code, SetupError
@@ -162,7 +162,7 @@ def test_a_streaming_dataframe(
 
 
 def test_the_column_function(spark: SparkSession, folder: Path, expected: Rows) -> None:
-    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    vectorize = vectorizer(spark, encoder=ENCODER)
     images = read_images(spark, str(folder)).select("path", "content", "error")
     nothing = spark.createDataFrame([("null.jpg", None)], "path string, content binary")
     all_images = images.unionByName(nothing, allowMissingColumns=True)
@@ -186,7 +186,7 @@ def test_a_function_on_the_workers_may_refer_to_the_vectorizer(
     spark: SparkSession, folder: Path
 ) -> None:
     """Spark would refuse to send a function that refers to a SparkContext."""
-    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    vectorize = vectorizer(spark, encoder=ENCODER)
 
     def dimensions(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         return (pd.DataFrame({"floats": [vectorize.dimension]}) for _ in frames)
@@ -201,7 +201,7 @@ def test_the_model_is_loaded_once_per_worker_for_all_queries(
     spark: SparkSession, folder: Path
 ) -> None:
     images = read_images(spark, str(folder)).repartition(2)
-    vectorizers = [image_vectorizer(spark, encoder=ENCODER) for _ in range(3)]
+    vectorizers = [vectorizer(spark, encoder=ENCODER) for _ in range(3)]
 
     for vectorize in vectorizers:
         for _ in range(2):
@@ -264,10 +264,10 @@ def test_wrong_settings_fail_before_a_job_runs(
         featurize(images, **{"encoder": ENCODER, **settings})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("door", [image_vectorizer, image_labeler])
+@pytest.mark.parametrize("door", [vectorizer, image_labeler])
 @pytest.mark.parametrize("kind", ["int", "array<binary>", "struct<content:binary>"])
 def test_a_column_function_over_no_images_fails_in_the_analyzer(
-    spark: SparkSession, door: Callable[..., ImageVectorizer | ImageLabeler], kind: str
+    spark: SparkSession, door: Callable[..., Vectorizer | ImageLabeler], kind: str
 ) -> None:
     numbers = spark.createDataFrame([], f"`odd.name` {kind}")
     columns = door(spark, encoder=ENCODER)
@@ -277,7 +277,7 @@ def test_a_column_function_over_no_images_fails_in_the_analyzer(
 
 
 def test_a_column_function_accepts_every_type_of_images(spark: SparkSession, folder: Path) -> None:
-    vectorize = image_vectorizer(spark, encoder=ENCODER)
+    vectorize = vectorizer(spark, encoder=ENCODER)
     images = spark.read.format("image").load(str(folder)).where("image.height > 0")
 
     longs = f.col("image").cast(

@@ -27,13 +27,13 @@ from embedstream import (
     log_encoder,
     read_images,
 )
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, MissingExtra, SetupError
 from embedstream_core.models.card import ModelCard, read_card
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.mlflow_store import format_registered_uri
-from embedstream_core.pyfunc import ImageEncoder, _load_pyfunc
+from embedstream_core.pyfunc import LoggedEncoder, _load_pyfunc
 
 __all__ = ["mlflow_store"]
 
@@ -235,7 +235,7 @@ def test_the_engine_is_the_processs_and_never_travels(
 
     again = pickle.loads(pickle.dumps(_load_pyfunc(str(tmp_path), settings)))
 
-    assert isinstance(again, ImageEncoder)
+    assert isinstance(again, LoggedEncoder)
     assert len(pickle.dumps(first)) < 4000
     np.testing.assert_array_equal(again.predict(frame)["embedding"][0], embedded)
 
@@ -272,8 +272,8 @@ def test_a_declared_preprocessing_wins(logged: Any) -> None:
         {"name": "mlflow", "weights": "models:/shoes/1", "preprocessing": declared}
     )
 
-    assert prepare(settings).card.preprocessing.crop_px == 32
-    assert card("models:/shoes/1").preprocessing.crop_px == 64
+    assert prepare(settings).card.image.crop_px == 32
+    assert card("models:/shoes/1").image.crop_px == 64
 
 
 def test_a_search_finds_the_model_again(
@@ -283,13 +283,16 @@ def test_a_search_finds_the_model_again(
     sha256 = logged.metadata["tensors_sha256"][:12]
     in_run = f"mlflow/{logged.run_id}/{sha256}"
 
-    (found,) = embed_images([content], model_id=f"mlflow/shoes/1/{sha256}")
+    model_id = f"mlflow/shoes/1/{sha256}"
+    named, (found,) = embed_queries([content], model_ids=[model_id])
+
+    assert named == model_id
 
     assert found @ vector / np.linalg.norm(found) / np.linalg.norm(vector) > 0.999
     with pytest.raises(SetupError, match=rf"give its URI, runs:/{logged.run_id}/<path>"):
-        embed_images([content], model_id=in_run)
-    with pytest.raises(SetupError, match="the query image cannot be used"):
-        embed_images([b"none"], model_id=in_run, weights=f"runs:/{logged.run_id}/encoder")
+        embed_queries([content], model_ids=[in_run])
+    with pytest.raises(SetupError, match="the query cannot be used"):
+        embed_queries([b"\0"], model_ids=[in_run], weights=f"runs:/{logged.run_id}/encoder")
 
 
 @pytest.mark.parametrize("source", ["shoes/1", "m-0123", "catalog.schema.shoes/12"])
@@ -409,6 +412,6 @@ def test_without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_card_is_read_as_it_was_written(artifacts: Path) -> None:
     found = read_card(artifacts / "data/encoder")
 
-    assert isinstance(found.preprocessing.mean, tuple)
+    assert isinstance(found.image.mean, tuple)
     assert found.encoder == "efficientnet_lite0"
     assert hash(found) == hash(read_card(artifacts / "data/encoder"))

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 import small_models
 from doors import ENCODER, write_pictures
-from embedstream import read_images, register_image_functions
+from embedstream import read_images, register_functions
 
 pytestmark = pytest.mark.spark
 
@@ -18,7 +18,7 @@ def registered(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("pictures")
     write_pictures(folder)
     read_images(spark, str(folder)).createOrReplaceTempView("images")
-    register_image_functions(spark, encoder=ENCODER)
+    register_functions(spark, encoder=ENCODER)
     return spark
 
 
@@ -94,7 +94,7 @@ def test_an_encoder_without_classes_gives_embeddings_only(spark: SparkSession) -
     spark.sql("DROP TEMPORARY FUNCTION IF EXISTS image_labels")
     spark.sparkContext.addPyFile(small_models.__file__)
 
-    register_image_functions(spark, encoder="small_models:network_and_preprocessing")
+    register_functions(spark, encoder="small_models:network_and_preprocessing")
 
     registered = {function.name for function in spark.catalog.listFunctions(pattern="image_*")}
     assert registered == {"image_embedding"}

@@ -55,7 +55,16 @@ OPTIONS = {
         "--client",
         "--folder",
     },
-    "search": {"--table", "-k", "--out", "--model-id", "--weights", "--bootstrap-servers"},
+    "search": {
+        "--table",
+        "--text",
+        "-k",
+        "--out",
+        "--model-id",
+        "--weights",
+        "--bootstrap-servers",
+    },
+    "encoders": set(),
     "jars": {"--folder", "--set"},
     "broker start": {"--folder", "--port"},
     "broker stop": {"--folder"},
@@ -285,12 +294,12 @@ def test_an_unknown_jar_set_is_an_error(tmp_path: Path, embedstream: Command) ->
     )
 
 
-def test_a_missing_query_image_is_an_error(tmp_path: Path, embedstream: Command) -> None:
+def test_a_missing_query_file_is_an_error(tmp_path: Path, embedstream: Command) -> None:
     absent = tmp_path / "absent.png"
     ended = embedstream("search", absent, "--table", tmp_path)
     assert (ended.code, ended.err) == (
         2,
-        f"embedstream: the image '{absent}' cannot be read: No such file or directory\n",
+        f"embedstream: the query '{absent}' cannot be read: No such file or directory\n",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +12,30 @@ import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 from PIL import Image
 from pyspark.sql import SparkSession
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.cli.app import main
 from embedstream.config.sections import TableConfig
 from embedstream.index.search import (
     Neighbour,
     Vector,
-    embed_images,
+    embed_queries,
     find_nearest,
-    find_newest_model,
+    list_models,
 )
 from embedstream.table.delta import create_table, quote_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.prepare import ModelSpec, prepare_model
+from outcome_tables import MODEL, SCHEMA, row, write_table
 from pictures import real_pictures
 
-SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
-
-MODEL = "resnet50/IMAGENET1K_V2/11ad3fa6f4b5"
 OTHER_MODEL = "resnet50/IMAGENET1K_V1/0676ba61b6b6"
 
 CAT, COFFEE, ROCKET = "chelsea.png", "coffee.png", "rocket.jpg"
-
-
-def row(
-    image_id: str,
-    vector: Iterable[float] | None,
-    *,
-    uri: str | None = None,
-    offset: int = 0,
-    model_id: str = MODEL,
-) -> dict[str, Any]:
-    """An outcome; without a vector, a failure."""
-    error = {"code": "image_corrupt", "stage": "decode", "message": "cut short"}
-    return {
-        "topic": "images",
-        "partition": 0,
-        "offset": offset,
-        "image_id": image_id,
-        "uri": uri,
-        "embedding": None if vector is None else list(vector),
-        "error": error if vector is None else None,
-        "model_id": model_id,
-    }
-
-
-def write_table(
-    folder: Path, *parts: Iterable[dict[str, Any]], model_id: str | None = MODEL
-) -> str:
-    """A table of outcomes, appended to part by part."""
-    table = str(folder / "table")
-    for rows in parts:
-        write_deltalake(table, pa.Table.from_pylist(list(rows), schema=SCHEMA), mode="append")
-    if model_id is not None:
-        # Properties of one's own are refused by write_deltalake, but not here.
-        DeltaTable(table).alter.set_table_properties(
-            {"embedstream.model_id": model_id}, raise_if_not_exists=False
-        )
-    return table
 
 
 def vector(*values: float) -> Vector:
@@ -97,7 +56,8 @@ def random_model() -> str:
 def random_vectors(random_model: str) -> list[Vector]:
     """Return that network's vectors of the three images."""
     contents = [real_pictures()[name] for name in (CAT, COFFEE, ROCKET)]
-    return embed_images(contents, model_id=random_model)
+    _, vectors = embed_queries(contents, model_ids=[random_model])
+    return vectors
 
 
 def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
@@ -220,13 +180,13 @@ def test_a_vector_of_zeros_is_near_to_nothing_and_far_from_nothing(tmp_path: Pat
 
 def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("old", [1], model_id=OTHER_MODEL)], model_id=MODEL)
-    assert find_newest_model(table) == MODEL
+    assert list_models(table) == [MODEL]
 
 
 def test_a_table_without_a_model_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])], model_id=None)
     with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
-        find_newest_model(table)
+        list_models(table)
     assert table in str(error.value)
 
 
@@ -235,14 +195,14 @@ def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
         message = f"there is no Delta table at '{table}'; has the stream run"
         with pytest.raises(SetupError, match=message):
-            find_newest_model(table)
+            list_models(table)
         with pytest.raises(SetupError, match=message):
             find_nearest(table, vector(1), model_id=MODEL, k=1)
 
 
 def test_looking_for_a_table_creates_none(tmp_path: Path) -> None:
     with pytest.raises(SetupError):
-        find_newest_model(str(tmp_path / "absent"))
+        list_models(str(tmp_path / "absent"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +211,7 @@ def test_a_broken_table_is_an_error(tmp_path: Path) -> None:
     for log in (Path(table) / "_delta_log").glob("*.json"):
         log.write_text("{ not json")
     with pytest.raises(SetupError, match="cannot be read") as error:
-        find_newest_model(table)
+        list_models(table)
     assert table in str(error.value)
 
 
@@ -268,7 +228,7 @@ def test_a_table_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
 def test_a_table_out_of_reach_is_an_error(table: str) -> None:
     with pytest.raises(SetupError, match=f"'{table}'"):
-        find_newest_model(table)
+        list_models(table)
 
 
 # What Spark users switch on, and what they then do with the table.
@@ -305,7 +265,7 @@ def test_tables_of_sparks_newer_features_are_searched(
 
     neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=10)
 
-    assert find_newest_model(table) == MODEL
+    assert list_models(table) == [MODEL]
     names = [one.uri if feature == "column mapping" else one.image_id for one in neighbours]
     assert names == ["same", "opposite"]
     assert [one.offset for one in neighbours] == [0, 2]
@@ -333,14 +293,16 @@ def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -
 def test_a_file_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SetupError, match=str(tmp_path / "file")):
-        find_newest_model(str(tmp_path / "file"))
+        list_models(str(tmp_path / "file"))
 
 
 def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:
     cat, coffee, rocket = random_vectors
     contents = [real_pictures()[ROCKET], real_pictures()[CAT]]
 
-    again = embed_images(contents, model_id=random_model)
+    model_id, again = embed_queries(contents, model_ids=[random_model])
+
+    assert model_id == random_model
 
     np.testing.assert_allclose(again, [rocket, cat], rtol=1e-4, atol=1e-5)
     assert not np.allclose(cat, coffee, rtol=1e-3, atol=1e-3)
@@ -352,15 +314,15 @@ def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Ve
     ("content", "reason"),
     [
         (b"", "has no bytes"),
-        (b"<html>not found</html>", "are none of JPEG, PNG"),
+        (b"\0\1\2\3", "are none of JPEG, PNG"),
         (real_pictures()[ROCKET][:2000], "rocket|cut|truncated|corrupt|decode"),
     ],
-    ids=["empty", "html", "cut"],
+    ids=["empty", "unknown", "cut"],
 )
 def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, reason: str) -> None:
-    message = f"(?i)the query image cannot be used: .*({reason})"
+    message = f"(?i)the query cannot be used: .*({reason})"
     with pytest.raises(SetupError, match=message):
-        embed_images([real_pictures()[CAT], content], model_id=random_model)
+        embed_queries([real_pictures()[CAT], content], model_ids=[random_model])
 
 
 @pytest.mark.parametrize(
@@ -374,7 +336,7 @@ def test_a_broken_query_image_is_an_error(random_model: str, content: bytes, rea
 )
 def test_an_unknown_model_is_an_error(model_id: str, message: str) -> None:
     with pytest.raises(SetupError, match=message):
-        embed_images([real_pictures()[CAT]], model_id=model_id)
+        embed_queries([real_pictures()[CAT]], model_ids=[model_id])
 
 
 @pytest.mark.parametrize("name", ["mine", "random-crops", "random-seed-0"])
@@ -388,7 +350,8 @@ def test_weights_from_a_file_are_those_of_the_file(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     model_id = f"resnet18/{name}/{sha256[:12]}"
 
-    (cat,) = embed_images([real_pictures()[CAT]], model_id=model_id, weights=str(path))
+    content = real_pictures()[CAT]
+    _, (cat,) = embed_queries([content], model_ids=[model_id], weights=str(path))
 
     assert not np.allclose(cat, random_vectors[0], rtol=1e-3)
 
@@ -397,7 +360,7 @@ def test_weights_that_are_not_the_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     safetensors.torch.save_file(find_encoder("resnet18").build().state_dict(), path)
     with pytest.raises(SetupError, match=r"has sha256 .*, not 000000000000"):
-        embed_images([b"x"], model_id="resnet18/mine/000000000000", weights=str(path))
+        embed_queries([b"\0"], model_ids=["resnet18/mine/000000000000"], weights=str(path))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import embeddings, failures, quote_table
@@ -111,7 +111,7 @@ def test_vectors_are_those_of_the_core(
     drain(spark, config)
 
     rows = {int(row["image_id"]): row for row in _checked(config, topic).values()}
-    expected = embed_images(contents, model_id=rows[0]["model_id"])
+    _, expected = embed_queries(contents, model_ids=[rows[0]["model_id"]])
     for index, vector in enumerate(expected):
         found = np.array(rows[index]["embedding"], np.float32)
         assert found.shape == (1280,)

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from doors import SMALL
 from embedstream.config.sections import EncoderConfig, StreamConfig
-from embedstream.index.search import embed_images
+from embedstream.index.search import embed_queries
 from embedstream.stream.preflight import Finding, check_start
 from embedstream.worker.model import FORCED_PRECISION, Choice, choose_precision, prepare
 from embedstream_core.errors import SetupError
@@ -129,7 +129,7 @@ def test_later_starts_and_search_use_the_precision_of_the_rows(
     model_id, stored = embedding(spark, config)
     assert checked.model.card.model_id == model_id
     assert ModelId.parse(model_id).precision == precision
-    (query,) = embed_images([content], model_id=model_id)
+    _, (query,) = embed_queries([content], model_ids=[model_id])
     np.testing.assert_allclose(query, stored, atol=2e-4)
 
 

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from embedstream_core.errors import MissingExtra
+from embedstream_core.extras import is_installed
+from embedstream_core.model_id import MLFLOW
 from embedstream_core.models.encoders.architecture import Encoder, find_head
 from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
 from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.settings import ModalityName
 
-__all__ = ["Listing", "describe_encoders"]
+__all__ = ["Listing", "describe_encoders", "list_modalities"]
+
+
+_OWN = "its own"
+_DOWNLOADED = "downloaded at first use"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """An encoder's line in a list.
 
-    `dimension` is None where it depends on the model that is named. `weights` says where the
-    default weights are: `here`, or how they get here.
+    `dimension` is None where it depends on the model that is named. `weights` says where they come
+    from: `here` if they are on this machine. `missing_extra` is the extra to install first, if any.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Listing:
     dimension: int | None
     license: str
     weights: str
+    missing_extra: str = ""
 
 
 def describe_encoders() -> Iterator[Listing]:
@@ -40,28 +46,36 @@ def describe_encoders() -> Iterator[Listing]:
         try:
             encoder = find_encoder(name)
         except MissingExtra as error:
-            yield Listing(name, ("image",), None, "unknown", str(error).partition(": ")[2])
+            yield Listing(name, ("image",), None, "", "here", error.extra)
             continue
         published = encoder.default_weights
-        where = "here" if published.is_here() else "downloaded at the first use"
+        where = "here" if published.is_here() else _DOWNLOADED
         dimension = encoder.dimension or _read_dimension(encoder)
         yield Listing(name, ("image",), dimension, published.license, where)
     for name, program in PROGRAMS.items():
-        if program.default is None:
-            extra = program.extra or name
-            where = f"a file or folder of yours (extra {extra})"
-            yield Listing(name, program.modalities, None, "the model's own", where)
-            continue
-        try:
-            program.default()
-            where = "here"
-        except MissingExtra as error:
-            where = str(error).partition(": ")[2]
-        yield Listing(name, program.modalities, program.dimension, program.license, where)
-    timm = "downloaded at the first use" if find_spec("timm") else "pip install 'embedstream[timm]'"
-    yield Listing("timm/<model>", ("image",), None, "the model's own", timm)
-    yield Listing("<module>:<function>", ("image",), None, "yours", "made by a function of yours")
-    yield Listing("mlflow", ("image", "text", "audio"), None, "the model's own", "in MLflow")
+        is_here = program.default is not None
+        license_, where = (program.license, "here") if is_here else (_OWN, "your file or folder")
+        missing = _find_missing(program.extra or name)
+        yield Listing(name, program.modalities, program.dimension, license_, where, missing)
+    missing = _find_missing("timm")
+    yield Listing("timm/<model>", ("image",), None, _OWN, _DOWNLOADED, missing)
+    yield Listing("<module>:<function>", ("image",), None, _OWN, "your function")
+    missing = _find_missing("mlflow")
+    yield Listing(MLFLOW, list_modalities(MLFLOW), None, _OWN, "in MLflow", missing)
+
+
+def list_modalities(encoder: str) -> tuple[ModalityName, ...]:
+    """Return the modalities that an encoder of that name may accept; a model accepts some of them.
+
+    Loads nothing, so a wrong pairing is found before weights are downloaded.
+    """
+    if encoder == MLFLOW:
+        return get_args(ModalityName)
+    return PROGRAMS[encoder].modalities if encoder in PROGRAMS else ("image",)
+
+
+def _find_missing(extra: str) -> str:
+    return "" if is_installed(extra) else extra
 
 
 def _read_dimension(encoder: Encoder) -> int:

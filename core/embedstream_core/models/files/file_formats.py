@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from embedstream_core.models.files.speech_embedding import (
 from embedstream_core.models.files.text_models import find_minilm
 from embedstream_core.settings import ModalityName
 
-__all__ = ["PROGRAMS", "Program", "is_fixed", "open_program"]
+__all__ = ["PROGRAMS", "Program", "is_fixed", "name_extra", "open_program"]
 
 _ONNX_FLOATS = {
     "tensor(float)": np.float32,
@@ -85,6 +86,17 @@ class Program:
 def is_fixed(encoder: str) -> bool:
     """Return whether the encoder of that name is a program that loads as a `FixedModule`."""
     return encoder in PROGRAMS and PROGRAMS[encoder].fixed
+
+
+@contextmanager
+def name_extra(name: str) -> Iterator[None]:
+    """Raise MissingExtra with a program's own extra, which has all that it needs."""
+    try:
+        yield
+    except MissingExtra as error:
+        if extra := PROGRAMS[name].extra:
+            raise MissingExtra(feature=f"encoder '{name}'", extra=extra) from error
+        raise
 
 
 def open_program(name: str, path: Path) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ def pack_files(folder: Path, patterns: Sequence[str]) -> bytes:
         SetupError: there are no tensors among them, or files of another kind than their names say.
         OSError: a file cannot be read.
     """
+    if not stat.S_ISDIR(folder.stat().st_mode):
+        refuse_other_kinds(folder, wanted=())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in files):
         raise SetupError(
@@ -66,8 +69,21 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        refuse_other_kinds(path, wanted=("json",))
         raise SetupError(f"'{path}' cannot be read as JSON ({error}); write it again") from error
+
+
+@contextmanager
+def _hide_progress() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for files that load in a moment."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, bool]:
@@ -79,13 +95,14 @@ def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, b
     Raises:
         SetupError: other weights that the model needs are missing.
     """
-    model, report = kind.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with _hide_progress():
+        model, report = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     # transformers fills missing weights with random numbers, different ones in each process.
     missing = set(report["missing_keys"])
     unpooled = {name for name in missing if "pooler." in name}
