@@ -77,7 +77,7 @@ def _loads(
     """The latencies at each load, from one stream that runs throughout."""
     paced = fresh(config, "paced")
     table = Path(paced.table.path)
-    query = start_stream(spark, paced, model).query
+    query = start_stream(spark, paced, [model]).query
     sent, spans = 0, {}
     for load in LOADS:
         began = time.time()

@@ -67,7 +67,7 @@ def main() -> None:
 
 def _drained(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> list[Any]:
     """The micro-batches that did all that the topic holds."""
-    query = start_stream(spark, config, model, until="drained").query
+    query = start_stream(spark, config, [model], until="drained").query
     query.awaitTermination()
     return [batch for batch in query.recentProgress if batch.numInputRows][WARM_UP:]
 

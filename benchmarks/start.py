@@ -122,7 +122,7 @@ def _quiet(place: Workplace, weights: str, arguments: argparse.Namespace) -> dic
     table = Path(config.table.path)
     contents = iter(jpegs(WARM_IMAGES + 2, seed=1))
     with opened(config, lasting=True) as (spark, model):
-        query = start_stream(spark, config, model).query
+        query = start_stream(spark, config, [model]).query
         for rows in range(1, WARM_IMAGES + 2):
             _send(place.servers, next(contents))
             await_rows(table, rows, timeout_s=TIMEOUT_S, alive=lambda: query.isActive)

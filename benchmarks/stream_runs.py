@@ -203,7 +203,7 @@ def drain(
     """From the start of the query to its end, all messages into an empty table."""
     new = fresh(config, topic)
     started = time.perf_counter()
-    query = start_stream(spark, new, model, until="drained").query
+    query = start_stream(spark, new, [model], until="drained").query
     query.awaitTermination()
     seconds = time.perf_counter() - started
     return Drained(embeddings(new.table.path), seconds, query.recentProgress, new)
@@ -222,7 +222,7 @@ def over_dataframe(
     """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
     seen = Observation()
     started = time.perf_counter()
-    outcomes = featurize_messages(messages(spark, images), build_featurizer(spark, config, model))
+    outcomes = featurize_messages(messages(spark, images), build_featurizer(spark, config, [model]))
     counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
     counted.write.format("noop").mode("overwrite").save()
     return int(seen.get["embeddings"]), time.perf_counter() - started

@@ -18,7 +18,7 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     with brokerless() as place:
         config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
         with opened(config) as (spark, model):
-            function = build_featurizer(spark, config, model)
+            function = build_featurizer(spark, config, [model])
             source = messages(spark, images)
             yield lambda: consume(featurize_messages(source, function))
 

@@ -44,7 +44,7 @@ class Life:
     spark: SparkSession
     topic: Topic
     config: StreamConfig
-    model: PreparedModel
+    models: tuple[PreparedModel, ...]
     sent: int = 0
     query: StreamingQuery | None = field(default=None, init=False)
 
@@ -63,7 +63,7 @@ class Life:
     def start(self) -> None:
         """Start the stream unless it runs; it runs until it is killed."""
         if self.query is None or not self.query.isActive:
-            self.query = start_stream(self.spark, self.config, self.model).query
+            self.query = start_stream(self.spark, self.config, self.models).query
 
     def kill_query(self, after_s: float) -> None:
         """Stop the query after a while, whatever it does."""
@@ -80,14 +80,14 @@ class Life:
     def drain(self) -> None:
         """Start again, and process what is left."""
         self.kill_query(0)
-        stream = start_stream(self.spark, self.config, self.model, until="drained")
+        stream = start_stream(self.spark, self.config, self.models, until="drained")
         stream.query.awaitTermination()
 
     def check(self) -> None:
         """Check that each message has its row, and each undamaged image its vector."""
         rows = check_outcomes(Path(self.config.table.path), self.topic.positions())
         assert len(rows) == self.sent
-        model_id = self.model.card.model_id
+        model_id = self.models[0].card.model_id
         expected = embed_queries(pictures(), model_ids=[model_id])[1] if rows else []
         for row in rows.values():
             kind, _, number = row["image_id"].partition("-")

@@ -95,7 +95,7 @@ def test_an_encoder_that_is_broken_on_the_workers_makes_no_row(
     card = replace(model.card, tensors_sha256=hashlib.sha256(broken).hexdigest())
     send_pictures(topic, 4)
 
-    stream = start_stream(spark, config, PreparedModel(card, broken), until="drained")
+    stream = start_stream(spark, config, [PreparedModel(card, broken)], until="drained")
     with pytest.raises(StreamingQueryException) as ended:
         stream.query.awaitTermination()
 
@@ -213,4 +213,4 @@ def test_messages_that_once_ended_a_task_end_none(
         "plain": None,
     }
     # A task that fails ends its worker, and the next one loads the model again.
-    assert stream.model.loads <= 2
+    assert stream.loads <= 2

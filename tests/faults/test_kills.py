@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 from drivers import (
     DrivenStream,
     Vectors,
+    driver_processes,
+    hold_at,
     kill,
     processes_of,
     python_workers,
@@ -119,27 +119,6 @@ def test_kill_9_at_a_named_point(
     stream.finish()
 
     stream.check(vectors)
-
-
-def hold_at(point: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
-    """Suspend the driver while a condition holds; resume it if it was suspended too late."""
-    while True:
-        wait_until(point, driver=driver, poll_s=0.001)
-        os.killpg(driver.pid, signal.SIGSTOP)
-        wait_until(lambda: stands(driver), poll_s=0.001)
-        if point():
-            return
-        os.killpg(driver.pid, signal.SIGCONT)
-
-
-def stands(driver: subprocess.Popen[str]) -> bool:
-    return all(one.status() == psutil.STATUS_STOPPED for one in driver_processes(driver))
-
-
-def driver_processes(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Python and its JVM."""
-    python = psutil.Process(driver.pid)
-    return [python, *python.children()]
 
 
 def data_files(stream: DrivenStream) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
 
 from embedstream.bulk.replay import Plan, Replay
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
@@ -17,7 +18,7 @@ from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
 from embedstream_core.errors import Code, SetupError
 from kafka_topics import delete_before, delete_topic
-from oracle import Position, Row, check_outcomes, read_rows
+from oracle import Position, Row, all_rows, check_outcomes, read_rows
 from small import send_pictures, tiny_picture
 from streams import Topic, image, json_message, prepared
 from streams_by_start import start
@@ -35,7 +36,7 @@ def replaying(
     checked = check_start(spark, config, print, consent, purpose="replay")
     assert checked is not None
     chosen = Selection(**selection)  # type: ignore[arg-type]
-    return Replay(spark, config, checked.model, checked.topics, kind=kind, selection=chosen)
+    return Replay(spark, config, checked.models, checked.topics, kind=kind, selection=chosen)
 
 
 def finish(replay: Replay, *, chunk_rows: int | None = None) -> Plan:
@@ -52,7 +53,8 @@ def other_model(config: StreamConfig) -> StreamConfig:
 
 
 def model_id(config: StreamConfig) -> str:
-    return prepared(config).card.model_id
+    (model,) = prepared(config)
+    return model.card.model_id
 
 
 @pytest.fixture
@@ -170,11 +172,76 @@ def test_a_backfill_adds_another_models_rows_once(
     rest = finish(replaying(spark, other, kind="backfill"))
     again = finish(replaying(spark, other, kind="backfill"))
 
-    assert 0 < rest.rows < 11
+    assert 0 < rest.rows < 10
     assert again.rows == 0
-    for one in (config, other):
-        rows = check_outcomes(tmp_path / "table", topic.positions(), model_id=model_id(one))
-        assert sum(map(_is_good, rows.values())) == 10
+    rows = check_outcomes(tmp_path / "table", topic.positions(), model_id=model_id(config))
+    good = {position for position, row in rows.items() if _is_good(row)}
+    assert len(good) == 10
+    # What is no image for one model is not offered to another one.
+    rows = check_outcomes(tmp_path / "table", good, model_id=model_id(other))
+    assert all(map(_is_good, rows.values()))
+
+
+def test_a_replay_replaces_rows_without_a_model_and_leaves_those_of_others(
+    spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
+) -> None:
+    """As a stream of several modalities writes them for a reference that cannot be fetched."""
+    send_references(topic, tmp_path / "pictures", 3)
+    topic.send([image("good", tiny_picture())])
+    start(spark, referring)
+    table = tmp_path / "table"
+    _set(spark, table, "model_id = NULL, media = NULL", "error IS NOT NULL")
+    rows = spark.read.format("delta").load(str(table)).where("image_id = '0'")
+    another = rows.withColumn("model_id", f.lit("another/model/0"))
+    another.write.format("delta").mode("append").save(str(table))
+    (tmp_path / "pictures" / "0.jpg").write_bytes(tiny_picture())
+
+    plan = finish(replaying(spark, referring, failures=True))
+
+    assert plan.rows == 3
+    after = all_rows(table)
+    found = {(row["image_id"], row["model_id"], _is_good(row)) for row in after}
+    own = model_id(referring)
+    assert found == {
+        ("0", own, True),
+        ("0", "another/model/0", False),
+        ("1", own, False),
+        ("2", own, False),
+        ("good", own, True),
+    }
+    assert len(after) == len(found)
+
+
+def test_a_backfill_offers_what_the_model_accepts_and_unknown_content_once(
+    spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
+) -> None:
+    config, table = configure(), tmp_path / "table"
+    names = ["text", "unknown", "image", "refused-image", "refused-text"]
+    topic.send(image(name, tiny_picture()) for name in names)
+    start(spark, config)
+    _set(spark, table, "media.type = 'text/plain'", "image_id LIKE '%text'")
+    _set(spark, table, "media = NULL", "image_id = 'unknown'")
+    _set(spark, table, "model_id = NULL", "image_id LIKE 'refused%'")
+    other = other_model(config)
+
+    plan = finish(replaying(spark, other, kind="backfill"))
+    again = finish(replaying(spark, other, kind="backfill"))
+
+    assert (plan.rows, again.rows) == (3, 0)
+    first, second = model_id(config), model_id(other)
+    found = [(row["image_id"], row["model_id"]) for row in all_rows(table)]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("text", first),
+            ("unknown", first),
+            ("unknown", second),
+            ("image", first),
+            ("image", second),
+            ("refused-image", second),
+            ("refused-text", None),
+        ],
+        key=str,
+    )
 
 
 @pytest.mark.long
@@ -219,6 +286,10 @@ def test_a_topic_created_again_is_refused(
 
     with pytest.raises(SetupError, match="is not the one that was read"):
         replaying(spark, config)
+
+
+def _set(spark: SparkSession, table: Path, values: str, condition: str) -> None:
+    spark.sql(f"UPDATE delta.`{table}` SET {values} WHERE {condition}")
 
 
 def _is_good(row: Row) -> bool:

@@ -182,7 +182,7 @@ def test_another_model_needs_consent_and_marks_its_rows(
     random = configure(
         pipeline={"dedupe": True}, encoder={"name": "efficientnet_lite0", "weights": "random"}
     )
-    models = [prepared(config).card.model_id for config in (trained, random)]
+    models = [prepared(config)[0].card.model_id for config in (trained, random)]
     send_pictures(topic, 6)
     drain(spark, trained)
     before = check_outcomes(Path(trained.table.path), topic.positions())

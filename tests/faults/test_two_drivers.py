@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from drivers import running
 from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claim_stream
+from embedstream.stream.job import list_ids
 from embedstream.table.delta import create_table
 from embedstream_core.errors import SetupError
 from oracle import check_outcomes
@@ -40,7 +41,7 @@ def test_the_same_checkpoint_and_the_same_table_are_refused_also_after_vacuum(
     same_table = config.model_copy(update={"checkpoint": str(tmp_path / "other")})
     same_checkpoint = configure(table={"path": str(tmp_path / "elsewhere")})
     send_pictures(topic, 4)
-    create_table(spark, config.table, model_id=prepared(config).card.model_id)
+    create_table(spark, config.table, model_ids=list_ids(prepared(config)))
 
     with claim_stream(spark, config):
         message = refusal(spark, config, "driver")

@@ -34,6 +34,8 @@ __all__ = [
     "SETTINGS",
     "DrivenStream",
     "Vectors",
+    "driver_processes",
+    "hold_at",
     "kill",
     "processes_of",
     "python_workers",
@@ -61,7 +63,7 @@ _OWN_FILES = re.compile(
         | _embedstream/topics\.json )
     | checkpoint/ ( \.?metadata(\.crc)?
         | (offsets|commits|sources/0)/ (\d+ | \.\d+\.crc)
-        | _embedstream/topics\.json )
+        | _embedstream/(topics|swap)\.json )
     | (table/_delta_log|checkpoint(/\w+)*)/ \.+[\w.-]+\.{_UUID}\.tmp(\.crc)?""",
     re.VERBOSE,
 )
@@ -149,6 +151,27 @@ def wait_until(
         if driver is not None and driver.poll() is not None and not condition():
             raise AssertionError(f"the driver has ended: {driver.communicate()[0]}")
         time.sleep(poll_s)
+
+
+def hold_at(point: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
+    """Suspend the driver while a condition holds; resume it if it was suspended too late."""
+    while True:
+        wait_until(point, driver=driver, poll_s=0.001)
+        os.killpg(driver.pid, signal.SIGSTOP)
+        wait_until(lambda: stands(driver), poll_s=0.001)
+        if point():
+            return
+        os.killpg(driver.pid, signal.SIGCONT)
+
+
+def stands(driver: subprocess.Popen[str]) -> bool:
+    return all(one.status() == psutil.STATUS_STOPPED for one in driver_processes(driver))
+
+
+def driver_processes(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Python and its JVM."""
+    python = psutil.Process(driver.pid)
+    return [python, *python.children()]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def json_message(name: str, **fields: object) -> OutgoingMessage:
     return OutgoingMessage(name, json.dumps(fields).encode())
 
 
-def prepared(config: StreamConfig | BulkFilesConfig) -> PreparedModel:
-    return prepare(config.encoder)
+def prepared(config: StreamConfig | BulkFilesConfig) -> tuple[PreparedModel, ...]:
+    """The models of a configuration's encoders, in their order."""
+    return tuple(map(prepare, config.all_encoders))
 
 
 def drain(

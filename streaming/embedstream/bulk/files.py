@@ -18,7 +18,7 @@ from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
-from embedstream.table.delta import check_model, check_table, create_table
+from embedstream.table.delta import check_models, check_table, create_table
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
@@ -59,14 +59,14 @@ class Files:
         table = None if rows is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
-            check_model(spark, table, model.card.model_id, remedy="choose another table")
+            check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
             message_format="json",
             id_header="",
             transport=config.pipeline.transport,
         )
-        create_table(spark, config.table, model_id=model.card.model_id)
+        create_table(spark, config.table, model_ids=[model.card.model_id])
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""

@@ -6,9 +6,13 @@ so deleted rows stay deleted, and messages that the stream has not read yet are 
 a message from Kafka while Kafka has it; after that it fetches a reference again from the row's
 `uri`, and bytes and texts are lost.
 
-An outcome's identity is its topic, partition, offset and model_id: a replay replaces the old
-outcome, a backfill adds a missing one. So either can be interrupted and run again without doubling
-a row. The clocks of driver and workers must agree to within the time from one replay to the next.
+An outcome's identity is its topic, partition, offset and model_id, which is null where no encoder
+was chosen. A replay embeds a message again with all configured models, and replaces their rows and
+the null one by the new outcomes; the rows of other models stay. A backfill adds the rows of another
+model. It offers that model the messages that carry what it accepts, by the type in the rows, and
+those whose type is unknown; it replaces a null row that says no encoder accepted the type. So
+either can be interrupted and run again without doubling a row. The clocks of driver and workers
+must agree to within the time from one replay to the next.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -38,16 +43,20 @@ from embedstream.kafka.topics import TopicState
 from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
-from embedstream.stream.job import build_featurizer
+from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.table.delta import find_conflict, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
+from embedstream_core.media.detect import find_modality
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Plan", "Replay"]
 
 _COLUMNS = OUTCOME_SCHEMA.names
+_IDENTITY = [*POSITION, "model_id"]
+# What `locate_messages` and `read_messages_again` need of a row; equal in all rows of a message.
+_MESSAGE_COLUMNS = ["timestamp", "key", "image_id", "uri", "attributes"]
 _NEW_OUTCOMES = "embedstream_outcomes_done_again"
 
 # Messages are counted within spans of so many offsets; a chunk reads whole spans.
@@ -81,7 +90,7 @@ class Replay:
         self,
         spark: SparkSession,
         config: StreamConfig,
-        model: PreparedModel,
+        models: Sequence[PreparedModel],
         topics: Mapping[str, TopicState],
         *,
         kind: Kind,
@@ -95,14 +104,14 @@ class Replay:
         """
         self._spark = spark
         self._config = config
-        self._model_id = model.card.model_id
+        self._model_ids = list_ids(models)
         self._topics = topics
         self._kind = kind
         self._selection = selection or Selection()
-        self._featurizer = build_featurizer(spark, config, model)
+        self._featurizer = build_featurizer(spark, config, models)
         self._folder = Folder(spark, config.table.path)
         check_ids(self._folder, topics)
-        work = {"kind": kind, "model_id": self._model_id, "selection": asdict(self._selection)}
+        work = {"kind": kind, "model_ids": self._model_ids, "selection": asdict(self._selection)}
         digest = hashlib.sha256(json.dumps(work, default=str, sort_keys=True).encode()).hexdigest()
         self._note = f"{OWN_FOLDER}/{kind}-{digest[:16]}.json"
         self._began = datetime.now(UTC)
@@ -169,32 +178,42 @@ class Replay:
             chosen &= f.col("error").isNotNull()
         if selection.codes:
             chosen &= f.col("error.code").isin(*selection.codes)
-        is_ours = f.col("model_id") == self._model_id
-        ours = table.where(is_ours)
+        ours, unowned = f.col("model_id").isin(self._model_ids), f.col("model_id").isNull()
+        kept = [f.first(name).alias(name) for name in _MESSAGE_COLUMNS]
         if self._kind == "replay":
-            rows = ours.where(chosen)
+            rows = table.where((ours | unowned) & chosen).groupBy(*POSITION).agg(*kept)
         else:
-            others = table.where(~is_ours & chosen).dropDuplicates(POSITION)
-            rows = others.join(ours.select(*POSITION), POSITION, "left_anti")
+            others = table.where((~ours | unowned) & chosen)
+            found = f.max("media.type").alias("type")
+            is_offered = f.col("type").isNull() | f.col("type").isin(self._accepted_types)
+            rows = others.groupBy(*POSITION).agg(*kept, found).where(is_offered)
+            rows = rows.join(table.where(ours).select(*POSITION), POSITION, "left_anti")
         return locate_messages(rows, self._topics)
 
+    @cached_property
+    def _accepted_types(self) -> list[str]:
+        """The MIME types in the table, when this is first read, whose content the models accept."""
+        table = self._spark.read.format("delta").load(self._config.table.path)
+        types = [row.type for row in table.select("media.type").distinct().collect() if row.type]
+        return [one for one in types if find_modality(one) in self._featurizer.embedder.modalities]
+
     def _merge(self, outcomes: DataFrame, chunk: Chunk[OffsetRange]) -> None:
-        if self._kind == "replay":
-            pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
-            action = f"WHEN MATCHED THEN UPDATE SET {pairs}"
-        else:
-            names = ", ".join(f"`{name}`" for name in _COLUMNS)
-            values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
-            action = f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"  # noqa: S608
-        identity = " AND ".join(f"t.`{name}` = s.`{name}`" for name in [*POSITION, "model_id"])
+        """Replace or add rows in one commit."""
         # The ranges are constants, which let Delta skip the files of other positions.
         ranges = write_condition(chunk.parts, alias="t.")
-        outcomes.createOrReplaceTempView(_NEW_OUTCOMES)
+        names = ", ".join(f"`{name}`" for name in _COLUMNS)
+        values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
+        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
+        update = f"WHEN MATCHED THEN UPDATE SET {pairs}" if self._kind == "replay" else ""
+        same = " AND ".join(f"t.`{name}` = s.`{name}`" for name in POSITION)
         for attempt in range(1, _MERGE_ATTEMPTS + 1):
+            self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
             try:
                 self._spark.sql(
-                    f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "
-                    f"AS s ON {identity} AND ({ranges}) {action}"
+                    f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
+                    f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "
+                    f"WHEN MATCHED AND s.obsolete THEN DELETE {update} "
+                    f"WHEN NOT MATCHED AND NOT s.obsolete THEN INSERT ({names}) VALUES ({values})"
                 )
                 return
             except (PySparkException, Py4JJavaError) as error:
@@ -202,3 +221,30 @@ class Replay:
                 if attempt == _MERGE_ATTEMPTS or find_conflict(error) != "concurrent":
                     raise
                 time.sleep(0.2 * 2**attempt)
+
+    def _add_obsolete(self, outcomes: DataFrame, chunk: Chunk[OffsetRange]) -> DataFrame:
+        """Add the rows that must go, with true in the column `obsolete`.
+
+        Those are rows of the same messages that the outcomes do not replace by identity. Outcomes
+        of messages whose rows were all deleted in the meantime are left out.
+        """
+        table = self._spark.read.format("delta").load(self._config.table.path)
+        present = table.where(write_condition(chunk.parts))
+        unowned = f.col("model_id").isNull()
+        if self._kind == "replay":
+            replaced = present.where(unowned | f.col("model_id").isin(self._model_ids))
+        else:
+            # A null row of an unknown type says why the stream's own models have no row.
+            replaced = present.where(unowned & f.col("media.type").isin(self._accepted_types))
+        made = outcomes.join(present.select(*POSITION).distinct(), POSITION, "left_semi")
+        identity = [f.col(f"old.{name}").eqNullSafe(f.col(f"new.{name}")) for name in _IDENTITY]
+        obsolete = (
+            replaced.join(made.select(*POSITION).distinct(), POSITION, "left_semi")
+            .alias("old")
+            .join(made.alias("new"), identity, "left_anti")
+        )
+        return (
+            made.select(*_COLUMNS)
+            .withColumn("obsolete", f.lit(False))
+            .unionByName(obsolete.select(*_COLUMNS).withColumn("obsolete", f.lit(True)))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,17 +81,33 @@ def run(
         bool, typer.Option("--accept-loss", help="Record what Kafka deleted unread, and continue.")
     ] = False,
 ) -> None:
-    """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first."""
+    """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first.
+
+    SIGHUP reads the configuration again and takes its encoders, as `embedstream swap` does.
+    """
     settings = read_config(config, overrides)
     from embedstream.cli.stream import run_stream
 
     run_stream(
         settings,
+        reread=partial(read_config, config, overrides),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,
         loss=accept_loss,
     )
+
+
+@app.command()
+def swap(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Give the running stream the encoders of the changed configuration, without a restart.
+
+    The exit code is 1 if the stream refused them; it then works on with its present ones.
+    """
+    settings = read_config(config, overrides)
+    from embedstream.cli.swap import request_swap
+
+    raise typer.Exit(0 if request_swap(settings) else 1)
 
 
 @app.command()
@@ -182,7 +199,8 @@ def backfill(
 ) -> None:
     """Embed the table's messages with another model too, adding rows."""
     # The file's weights are those of the stream's model.
-    other = [f"encoder.name={encoder}", "encoder.weights=default", "encoder.sha256=null"]
+    other = ["weights=default", "sha256=null", f"name={encoder}"]
+    other = ["encoders=null", *(f"encoder.{one}" for one in other)]
     settings = read_config(config, [*other, *(overrides or ())])
     given = {"weights": weights, "sha256": sha256}
     update = {name: value for name, value in given.items() if value is not None}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from embedstream.bulk.selection import Kind, Selection
 from embedstream.cli import console
-from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
+from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_models
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error
@@ -41,13 +41,18 @@ def run_replay(
             only one; nothing was done.
         StreamFailed: the work ended by an error, or a disk is full or cannot be written.
     """
-    with open_session_and_model(config) as (spark, prepare), catch_stop_signals() as stop:
+    with open_session_and_models(config) as (spark, preparations), catch_stop_signals() as stop:
         from embedstream.bulk.replay import Replay
         from embedstream.stream.preflight import Consent, check_start
 
         consent = Consent(model_change=kind == "backfill")
         checked = check_start(
-            spark, config, console.print_finding, consent, purpose="replay", preparation=prepare
+            spark,
+            config,
+            console.print_finding,
+            consent,
+            purpose="replay",
+            preparations=preparations,
         )
         if checked is None:
             raise SetupError(f"the {kind} was not started: fix the failed checks above")
@@ -59,7 +64,7 @@ def run_replay(
             claim_table(spark, table, checkpoint=config.checkpoint),
         ):
             replay = Replay(
-                spark, config, checked.model, checked.topics, kind=kind, selection=selection
+                spark, config, checked.models, checked.topics, kind=kind, selection=selection
             )
             plan = replay.plan(chunk_rows=chunk_rows)
             if plan.lost:
@@ -81,7 +86,8 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
             table where the storage allows only one; nothing was done.
         StreamFailed: the work ended by an error, or a disk is full or cannot be written.
     """
-    with open_session_and_model(config, source) as (spark, prepare), catch_stop_signals() as stop:
+    session = open_session_and_models(config, source)
+    with session as (spark, (prepare,)), catch_stop_signals() as stop:
         from embedstream.bulk.files import Files
 
         with explain_errors({"table.path": config.table.path}, explain_chunk_error):

@@ -96,7 +96,8 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
         f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
         f"{format_failures(totals.failures)}"
     )
-    print_text(f"the model was loaded {format_count(model_loads, 'time')}, once by each worker")
+    loads = format_count(model_loads, "time")
+    print_text(f"each worker loads a model once; together they loaded {loads}")
     print_text(f"table: {table}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
@@ -16,7 +16,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.config.sections import BulkFilesConfig, EncoderConfig, StreamConfig
 from embedstream.spark.local_disk import explain_disk_error
 from embedstream.spark.session import open_session
 from embedstream_core.errors import EmbedstreamError
@@ -24,7 +24,13 @@ from embedstream_core.errors import EmbedstreamError
 if TYPE_CHECKING:
     from embedstream_core.models.card import PreparedModel
 
-__all__ = ["StreamFailed", "catch_stop_signals", "explain_errors", "open_session_and_model"]
+__all__ = [
+    "StreamFailed",
+    "catch_reload_signal",
+    "catch_stop_signals",
+    "explain_errors",
+    "open_session_and_models",
+]
 
 
 class StreamFailed(EmbedstreamError):
@@ -32,25 +38,26 @@ class StreamFailed(EmbedstreamError):
 
 
 @contextmanager
-def open_session_and_model(
+def open_session_and_models(
     config: StreamConfig | BulkFilesConfig, *locations: str, lasting: bool = False
-) -> Iterator[tuple[SparkSession, Callable[[], PreparedModel]]]:
-    """Open the session while a thread prepares the model: each takes a core for seconds.
+) -> Iterator[tuple[SparkSession, Sequence[Callable[[], PreparedModel]]]]:
+    """Open the session while a thread prepares the models: each takes a core for seconds.
 
-    The session can read and write the configuration's locations, and the additional ones.
+    Yields the session, which can read and write the configuration's locations and the additional
+    ones, and a function for each encoder that waits for its model.
     """
 
-    def prepare_model() -> PreparedModel:
+    def prepare_model(encoder: EncoderConfig) -> PreparedModel:
         from embedstream.worker.model import prepare
 
-        return prepare(config.encoder)
+        return prepare(encoder)
 
     all_locations = [*config.locations, *locations]
     with ThreadPoolExecutor(1) as pool, console.show_status("starting Spark") as status:
-        preparing = pool.submit(prepare_model)
+        preparing = [pool.submit(prepare_model, encoder) for encoder in config.all_encoders]
         with open_session(config.spark, config.pipeline, all_locations, lasting=lasting) as spark:
             status.stop()
-            yield spark, preparing.result
+            yield spark, [one.result for one in preparing]
 
 
 @contextmanager
@@ -73,6 +80,17 @@ def catch_stop_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
+
+
+@contextmanager
+def catch_reload_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGHUP sets, each time that it comes."""
+    reload = threading.Event()
+    previous = signal.signal(signal.SIGHUP, lambda number, frame: reload.set())
+    try:
+        yield reload
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @contextmanager

@@ -9,14 +9,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_model
+from embedstream.cli.session import (
+    catch_reload_signal,
+    catch_stop_signals,
+    explain_errors,
+    open_session_and_models,
+)
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import check_topics
 from embedstream.recovery.claim import HeldClaim, claim_stream
@@ -30,8 +35,9 @@ from embedstream_core.errors import SetupError
 if TYPE_CHECKING:
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
+    from embedstream.stream.swap import SwapDesk
 
-__all__ = ["check_stream", "examine_stream", "run_stream"]
+__all__ = ["check_stream", "examine_stream", "run_queries", "run_stream"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +46,22 @@ _POLL_S = 0.2
 _LISTENER_TIMEOUT_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What an operator may want of a running stream, and the configuration as its file is then."""
+
+    stop: threading.Event
+    reload: threading.Event
+    reread: Callable[[], StreamConfig]
+
+
 def check_stream(config: StreamConfig) -> bool:
     """Run every check and print its result; return whether all passed."""
-    with open_session_and_model(config) as (spark, prepare):
+    with open_session_and_models(config) as (spark, preparations):
         from embedstream.stream.preflight import check_start
 
-        return check_start(spark, config, console.print_finding, preparation=prepare) is not None
+        checked = check_start(spark, config, console.print_finding, preparations=preparations)
+        return checked is not None
 
 
 def examine_stream(config: StreamConfig) -> bool:
@@ -56,10 +72,13 @@ def examine_stream(config: StreamConfig) -> bool:
         return all(passed)
 
 
-def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Totals:
+def run_stream(
+    config: StreamConfig, *, reread: Callable[[], StreamConfig], until: Until, **consents: bool
+) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
-    `consents` are the fields of `Consent`.
+    `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
+    encoders. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
@@ -68,20 +87,24 @@ def run_stream(config: StreamConfig, *, until: Until, **consents: bool) -> Total
     """
     lasting = until == "stopped"
     with (
-        open_session_and_model(config, lasting=lasting) as (spark, prepare),
+        open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
+        catch_reload_signal() as reload,
     ):
         from embedstream.stream.preflight import Consent, check_start
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
         consent = Consent(**consents)
-        checked = check_start(spark, config, console.print_finding, consent, preparation=prepare)
+        checked = check_start(
+            spark, config, console.print_finding, consent, preparations=preparations
+        )
         if stop.is_set():
             console.print_text("stopped before the stream was started")
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        return _run_after_checks(spark, config, checked, consent, stop, until)
+        signals = _Signals(stop, reload, reread)
+        return _run_after_checks(spark, config, checked, consent, signals, until)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -97,11 +120,13 @@ def _run_after_checks(
     config: StreamConfig,
     checked: PreflightResult,
     consent: Consent,
-    stop: threading.Event,
+    signals: _Signals,
     until: Until,
 ) -> Totals:
     from embedstream.recovery.resume import explain_failure, prepare_resumption
-    from embedstream.stream.job import start_stream
+    from embedstream.stream.job import build_featurizer, list_ids
+    from embedstream.stream.service import Service
+    from embedstream.stream.swap import SwapDesk
     from embedstream.table.delta import create_table
 
     def explain(error: Exception) -> str | None:
@@ -116,58 +141,78 @@ def _run_after_checks(
     spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
-        create_table(spark, config.table, model_id=checked.model.card.model_id)
+        create_table(spark, config.table, model_ids=list_ids(checked.models))
         with claim_stream(spark, config) as claim:
             resumption = prepare_resumption(spark, config, checked.writers, consent)
             for loss in resumption.lost:
                 console.print_text(f"lost: {loss}")
-            arguments = spark, resumption.config, checked.model
-            start = partial(start_stream, *arguments, until=until, counts=counts)
-            model_loads = _run_queries(spark, resumption.config, start, stop, claim)
+            running = resumption.config
+            function = replace(build_featurizer(spark, running, checked.models), counts=counts)
+            desk = SwapDesk(
+                spark,
+                Service(running, checked.models, function),
+                claim=claim,
+                given=config,
+                reread=signals.reread,
+                reload=signals.reload,
+                until=until,
+                say=console.print_text,
+            )
+            with desk:
+                run_queries(spark, config, desk, signals.stop, claim)
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)
-    console.print_totals(listener.totals, table=config.table.path, model_loads=model_loads)
+    console.print_totals(listener.totals, table=config.table.path, model_loads=desk.loads)
     return listener.totals
 
 
-def _run_queries(
+def run_queries(
     spark: SparkSession,
     config: StreamConfig,
-    start: Callable[[], Stream],
+    desk: SwapDesk,
     stop: threading.Event,
     claim: HeldClaim,
-) -> int:
-    """Run the stream to its end; return how often the model was loaded.
+) -> None:
+    """Run the stream to its end.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
-    the stream is started again and repeats it.
+    the stream is started again and repeats it. When other models are ready, they take over.
     """
-    from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, find_conflict
 
     console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
-    model_loads, timeout_s = 0, config.trigger.stop_timeout_s
+    stream = desk.start()
     while True:
-        stream = start()
         try:
             while stream.query.isActive and not stop.wait(_POLL_S):
                 claim.verify()
-            if not stop.is_set():
-                stream.query.awaitTermination()
+                desk.watch(stream.query)
+                if desk.prepared is not None:
+                    stream = desk.switch(stream)
+            if stop.is_set():
+                _stop(stream, timeout_s=config.trigger.stop_timeout_s)
             else:
-                console.print_text("stopping: the micro-batch in flight is being finished")
-                if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
-                    console.print_text(
-                        f"it took longer than {timeout_s:g} s; the next start repeats it"
-                    )
-            return model_loads + stream.model.loads
+                stream.query.awaitTermination()
+            desk.watch(stream.query)
+            return
         except StreamingQueryException as error:
             if find_conflict(error) != "altered":
-                raise
-        model_loads += stream.model.loads
+                if not desk.can_go_back:
+                    raise
+                stream = desk.go_back(error)
+                continue
         check_table(spark, config.table.path)
         if stop.is_set():
             console.print_text("the table was altered: the next start repeats the micro-batch")
-            return model_loads
+            return
         console.print_text("the table was altered: the micro-batch in flight is repeated")
+        stream = desk.start()
+
+
+def _stop(stream: Stream, *, timeout_s: float) -> None:
+    from embedstream.stream.job import stop_stream
+
+    console.print_text("stopping: the micro-batch in flight is being finished")
+    if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
+        console.print_text(f"it took longer than {timeout_s:g} s; the next start repeats it")

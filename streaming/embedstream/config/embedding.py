@@ -11,8 +11,10 @@ from embedstream.config.field_types import LocalFolder, Section, Switch
 from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing, Interpolation
 from embedstream_core.model_id import Precision
 from embedstream_core.settings import (
+    AUDIO_FORMATS,
     DEFAULT_SCHEMES,
     FORMATS,
+    AudioFormat,
     Backend,
     DecodeSettings,
     Device,
@@ -126,8 +128,6 @@ class EncoderConfig(Section):
     interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}`.
     Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
     `squash` and `border`. Required for `onnx` and `keras`."""
-    normalize: Normalization = "none"
-    """`l2` divides each embedding by its length, for indexes that want unit vectors."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
     """The hash that the weights file must have, or the beginning of it; for `random`, the hash in
     its `model_id`."""
@@ -140,6 +140,9 @@ class EncoderConfig(Section):
     """What computes: `torch`; `compile`, which is torch.compile with a slow start; `openvino` on
     CPUs (extra `openvino`). If it cannot be used, `torch` is; programs of `onnx` and
     `keras` run as they are, in float32."""
+    normalize: Normalization = "none"
+    """`l2` divides each vector by its length, for indexes that want unit vectors; the `model_id`
+    says so."""
     timeout_s: PositiveFloat = PipelineLimits.forward_timeout_s
     """Seconds for one forward pass; a worker that takes longer is killed."""
     batch_size: PositiveInt | None = EngineSettings.batch_size
@@ -156,25 +159,35 @@ class DecodeConfig(Section):
     max_scans: PositiveInt = DecodeSettings.max_scans
     """Progressive JPEGs with more passes are failures, before decoding."""
     formats: tuple[ImageFormat, ...] = Field(FORMATS, min_length=1)
-    """The formats that are decoded."""
+    """The formats of images that are decoded."""
+    max_text_bytes: PositiveInt = DecodeSettings.max_text_bytes
+    """Longer texts are failures, before decoding."""
+    max_text_characters: PositiveInt = DecodeSettings.max_text_characters
+    """Longer texts are failures, before tokenizing."""
+    max_audio_bytes: PositiveInt = DecodeSettings.max_audio_bytes
+    """Larger audio is a failure, before decoding."""
+    max_audio_s: PositiveFloat = DecodeSettings.max_audio_s
+    """Longer audio, in seconds, is a failure, before decoding."""
+    max_audio_channels: PositiveInt = DecodeSettings.max_audio_channels
+    """Audio with more channels is a failure, before decoding."""
+    max_audio_rate_hz: PositiveInt = DecodeSettings.max_audio_rate_hz
+    """Audio of a higher sample rate is a failure, before decoding."""
+    audio_formats: tuple[AudioFormat, ...] = Field(AUDIO_FORMATS, min_length=1)
+    """The formats of audio that are decoded."""
     timeout_s: PositiveFloat = Isolation.timeout_s
-    """Seconds for decoding one image. A worker that takes longer is killed; the retry of its task
-    decodes each image in its own process, so that only this image fails."""
+    """Seconds for decoding one message's content. A worker that takes longer is killed; the retry
+    of its task decodes each in its own process, so that only this message fails."""
     isolated_memory_bytes: PositiveInt = Isolation.memory_bytes
-    """Memory for decoding one image in its own process."""
-    fidelity: Fidelity = "exact"
+    """Memory for decoding one message's content in its own process."""
+    fidelity: Fidelity = DecodeSettings.fidelity
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
 
     @property
     def settings(self) -> DecodeSettings:
-        """The limits that apply before anything is decoded."""
-        return DecodeSettings(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_image_pixels,
-            max_scans=self.max_scans,
-            formats=self.formats,
-            fidelity=self.fidelity,
-        )
+        """The limits that apply before anything is decoded, and the fidelity."""
+        given = self.model_dump(exclude={"timeout_s", "isolated_memory_bytes"})
+        max_bytes, max_pixels = given.pop("max_image_bytes"), given.pop("max_image_pixels")
+        return DecodeSettings(max_bytes=max_bytes, max_pixels=max_pixels, **given)
 
 
 class PipelineConfig(Section):

@@ -10,13 +10,16 @@ from pydantic import BaseModel, SecretStr
 
 from embedstream.config.sections import StreamConfig
 
-__all__ = ["find_map", "find_section", "follow_keys", "list_keys", "takes_text"]
+__all__ = ["find_listed", "find_map", "find_section", "follow_keys", "list_keys", "takes_text"]
 
 
 def follow_keys(keys: Sequence[str]) -> tuple[int, list[object]]:
     """Follow keys from section to section; return how many are fields, and the last one's types."""
     types: list[object] = [StreamConfig]
     for depth, name in enumerate(keys):
+        if name.isdigit() and (listed := find_listed(types)) is not None:
+            types = [listed]
+            continue
         section = find_section(types)
         if section is None or name not in section.model_fields:
             return depth, types
@@ -29,6 +32,12 @@ def find_section(types: Iterable[object]) -> type[BaseModel] | None:
     return next(
         (one for one in types if isinstance(one, type) and issubclass(one, BaseModel)), None
     )
+
+
+def find_listed(types: Iterable[object]) -> type[BaseModel] | None:
+    """Return the section that a list among the types of a field has as its entries."""
+    lists = (get_args(one) for one in types if get_origin(one) is tuple)
+    return next((section for one in lists if (section := find_section(one)) is not None), None)
 
 
 def find_map(types: Iterable[object]) -> object | None:
@@ -48,8 +57,11 @@ def list_keys(section: type[BaseModel] = StreamConfig, prefix: str = "") -> Iter
     """Yield the dotted keys of a section, and of the sections in it."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
-        if (inner := find_section(_list_types(field.annotation))) is not None:
+        types = list(_list_types(field.annotation))
+        if (inner := find_section(types)) is not None:
             yield from list_keys(inner, f"{prefix}{name}.")
+        if (listed := find_listed(types)) is not None:
+            yield from list_keys(listed, f"{prefix}{name}.0.")
 
 
 def _list_types(annotation: object) -> Iterator[object]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from embedstream.config.errors import ConfigError
 from embedstream.config.explain import explain_invalid, explain_variable
-from embedstream.config.keys import find_map, follow_keys, takes_text
+from embedstream.config.keys import find_listed, find_map, follow_keys, takes_text
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.config.yaml import read_yaml
 
@@ -85,15 +85,38 @@ def load_files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Bu
 def _assign(tree: dict[str, Any], settings: Iterable[tuple[list[str], Any]]) -> None:
     """Set values in a tree; a map is merged into the map that it overrides."""
     for keys, value in settings:
-        section = tree
-        for key in keys[:-1]:
-            if not isinstance(section.get(key), dict):
-                section[key] = {}
-            section = section[key]
-        old = section.get(keys[-1])
+        section: Any = tree
+        for depth in range(1, len(keys)):
+            _, types = follow_keys(keys[:depth])
+            kind = list if keys[depth].isdigit() and find_listed(types) else dict
+            place = _find_place(section, keys[:depth])
+            if not isinstance(section[place], kind):
+                section[place] = kind()
+            section = section[place]
+        place = _find_place(section, keys)
+        old = section[place]
         if isinstance(old, dict) and isinstance(value, dict):
             value = {**old, **value}
-        section[keys[-1]] = value
+        section[place] = value
+
+
+def _find_place(section: Any, keys: Sequence[str]) -> str | int:
+    """Return the last key's place in a map, or in a list of sections; add it if it is absent.
+
+    Raises:
+        ConfigError: the list is shorter.
+    """
+    if isinstance(section, dict):
+        section.setdefault(keys[-1], None)
+        return keys[-1]
+    index = int(keys[-1])
+    if index > len(section):
+        raise ConfigError(
+            f"{'.'.join(keys)}: {'.'.join(keys[:-1])} has {len(section)} entries, counted from 0"
+        )
+    if index == len(section):
+        section.append(None)
+    return index
 
 
 def _read_environment(environment: Mapping[str, str]) -> Iterator[tuple[list[str], Any]]:

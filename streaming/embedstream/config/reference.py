@@ -30,7 +30,8 @@ checkpoint: data/checkpoint
 You can also give any key outside the file:
 
 - in the environment: `EMBEDSTREAM_KAFKA__SUBSCRIBE=cats`;
-- on the command line: `--set kafka.subscribe=cats`, `--set spark.options.spark.ui.enabled=false`.
+- on the command line: `--set kafka.subscribe=cats`, `--set spark.options.spark.ui.enabled=false`;
+  an entry of a list by its number, from 0 on: `--set encoders.0.precision=float32`.
 
 `--set` wins over the environment, and the environment over the file. The values of both are YAML,
 so `--set 'references.hosts=[images.example.com]'` gives a list. A map is merged into the map that
@@ -39,8 +40,9 @@ it overrides; any other value replaces the old one.
 A text is taken literally: a topic may be called 2024, 1e3 or `on`. Only null removes a key. A time
 without a zone is in UTC.
 
-Unknown keys are errors, and so are environment variables that begin with `EMBEDSTREAM_` and name no
-key. Give exactly one of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`.
+Unknown keys are errors, and so are environment variables that begin with `EMBEDSTREAM_` and name
+no key. Give exactly one of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`, and at
+most one of `encoder` and `encoders`.
 
 Relative paths start at the working directory. A path that begins with a scheme, such as `hdfs:/` or
 `s3a://`, is a location on a file system that Spark needs a jar for; embedstream fetches that of

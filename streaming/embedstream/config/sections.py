@@ -175,6 +175,11 @@ class BulkFilesConfig(DataFrameConfig):
         return self
 
     @property
+    def all_encoders(self) -> tuple[EncoderConfig, ...]:
+        """The only model, as `StreamConfig` has several."""
+        return (self.encoder,)
+
+    @property
     def locations(self) -> list[str]:
         """The locations that Spark writes to."""
         return [self.table.path]
@@ -187,6 +192,9 @@ class StreamConfig(Section):
     message: MessageConfig = MessageConfig()
     references: ReferencesConfig = ReferencesConfig()
     encoder: EncoderConfig = EncoderConfig()
+    encoders: tuple[EncoderConfig, ...] | None = None
+    """Several models instead of `encoder`, each a map with its keys: a message gets a row of each
+    model that accepts what it carries."""
     decode: DecodeConfig = DecodeConfig()
     pipeline: PipelineConfig = PipelineConfig()
     table: TableConfig
@@ -199,7 +207,27 @@ class StreamConfig(Section):
     def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
+        if self.encoders is not None and "encoder" in self.model_fields_set:
+            raise ValueError("give encoder or encoders, not both")
+        if self.encoders == ():
+            raise ValueError("encoders is empty; leave it out for the default encoder")
+        for index, one in enumerate(self.all_encoders):
+            if one in self.all_encoders[:index]:
+                first = self.all_encoders.index(one)
+                raise ValueError(
+                    f"encoders.{index} has the settings of encoders.{first}; a message has one row "
+                    "of each model, so leave one of them out"
+                )
         return self
+
+    @property
+    def all_encoders(self) -> tuple[EncoderConfig, ...]:
+        """The models of the stream: `encoders`, or else the only one, `encoder`."""
+        return self.encoders or (self.encoder,)
+
+    def with_encoders(self, encoders: tuple[EncoderConfig, ...]) -> StreamConfig:
+        """Return the configuration with these encoders instead of its own."""
+        return self.model_copy(update={"encoder": EncoderConfig(), "encoders": encoders})
 
     @property
     def locations(self) -> list[str]:

@@ -26,7 +26,15 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim_file import LEASE_S, Claim, ClaimFile, ClaimLost, Clock
 from embedstream.spark.folder import OWN_FOLDER, Folder
 
-__all__ = ["RENEW_S", "ClaimLost", "HeldClaim", "check_unclaimed", "claim_stream", "claim_table"]
+__all__ = [
+    "RENEW_S",
+    "ClaimLost",
+    "HeldClaim",
+    "check_unclaimed",
+    "claim_stream",
+    "claim_table",
+    "read_claim",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +133,17 @@ def claim_table(
     if when == "needed" and Folder(spark, table).has_exclusive_create():
         return nullcontext()
     return _hold(spark, (table,), table=table, checkpoint=checkpoint)
+
+
+def read_claim(spark: SparkSession, config: StreamConfig) -> Claim | None:
+    """Return the claim of the driver that runs with a checkpoint; None if none runs.
+
+    Raises:
+        SetupError: the claim cannot be read.
+    """
+    (file,) = _claim_files(spark, [config.checkpoint])
+    claim = file.read()
+    return claim if claim is not None and claim.ends_in_s(file.clock()) != 0.0 else None
 
 
 def check_unclaimed(spark: SparkSession, config: StreamConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,30 +15,43 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
-from embedstream.table.delta import append, create_table, set_model
-from embedstream.worker.broadcast import BroadcastModel
+from embedstream.table.delta import append, create_table, read_models, set_models
 from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.task import build_embedder
 from embedstream_core.models.card import PreparedModel
 
-__all__ = ["Stream", "Until", "build_featurizer", "start_stream", "stop_stream"]
+__all__ = [
+    "Stream",
+    "Until",
+    "build_featurizer",
+    "list_ids",
+    "record_models",
+    "start_query",
+    "start_stream",
+    "stop_stream",
+]
 
 Until = Literal["stopped", "drained"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A running job: its query, and the model that its workers share."""
+    """A running job: its query, and the function that its workers run."""
 
     query: StreamingQuery
-    model: BroadcastModel
+    featurizer: Featurizer
+
+    @property
+    def loads(self) -> int:
+        """How often a worker loaded a model."""
+        return sum(model.loads for model in self.featurizer.embedder.models)
 
 
 def start_stream(
     spark: SparkSession,
     config: StreamConfig,
-    model: PreparedModel,
+    models: Sequence[PreparedModel],
     *,
     until: Until = "stopped",
     counts: OutcomeCounts | None = None,
@@ -45,13 +59,34 @@ def start_stream(
 ) -> Stream:
     """Start the query, which runs until it is stopped, or until it has read what the topics hold.
 
-    Takes no lock: the caller must hold `claim_stream(...)` while the query runs, as `embedstream
-    run` does.
+    `models` are those of the configuration's encoders, in the same order. Takes no lock: the caller
+    must hold `claim_stream(...)` while the query runs, as `embedstream run` does.
     """
-    create_table(spark, config.table, model_id=model.card.model_id)
-    set_model(spark, config.table.path, model.card.model_id)
+    create_table(spark, config.table, model_ids=list_ids(models))
+    record_models(spark, config, models)
     Folder(spark, config.checkpoint).make_private()
-    function = replace(build_featurizer(spark, config, model), counts=counts)
+    function = replace(build_featurizer(spark, config, models), counts=counts)
+    return start_query(spark, config, function, until=until, maintain_every_s=maintain_every_s)
+
+
+def record_models(
+    spark: SparkSession, config: StreamConfig, models: Iterable[PreparedModel]
+) -> None:
+    """Record the models in the table that they fill from now on, unless it names them already."""
+    path, model_ids = config.table.path, list_ids(models)
+    if list(read_models(spark, path)) != model_ids:
+        set_models(spark, path, model_ids)
+
+
+def start_query(
+    spark: SparkSession,
+    config: StreamConfig,
+    function: Featurizer,
+    *,
+    until: Until,
+    maintain_every_s: int = INTERVAL_S,
+) -> Stream:
+    """Start the query on a table that exists and names the models of the function."""
     outcomes = featurize_messages(read_messages(spark, config.kafka), function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     if until == "drained":
@@ -71,7 +106,7 @@ def start_stream(
         name="maintenance",
         daemon=True,
     ).start()
-    return Stream(query, function.embedder.model)
+    return Stream(query, function)
 
 
 def stop_stream(query: StreamingQuery, *, timeout_s: float) -> Literal["finished", "interrupted"]:
@@ -102,11 +137,18 @@ def _next_batch_id(query: StreamingQuery) -> int:
     return 0 if last is None else last.batchId + 1
 
 
-def build_featurizer(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> Featurizer:
-    """Return the function that the workers run, and start to send them the model."""
+def build_featurizer(
+    spark: SparkSession, config: StreamConfig, models: Sequence[PreparedModel]
+) -> Featurizer:
+    """Return the function that the workers run, and start to send them the models."""
     return Featurizer(
-        embedder=build_embedder(spark, [(model, config.encoder)], config),
+        embedder=build_embedder(spark, list(zip(models, config.all_encoders, strict=True)), config),
         message_format=config.message.format,
         id_header=config.message.id_header,
         transport=config.pipeline.transport,
     )
+
+
+def list_ids(models: Iterable[PreparedModel]) -> list[str]:
+    """Return the model_id of each model, in order."""
+    return [model.card.model_id for model in models]

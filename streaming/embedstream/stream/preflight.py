@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,26 +15,27 @@ from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.doctor import Finding, find_checkpoint_problems, run_checks
 from embedstream.recovery.resume import NO_CONSENT, Consent, plan_resumption
+from embedstream.recovery.swap_files import SwapFiles
 from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
-from embedstream.table.delta import check_model, check_table
+from embedstream.stream.encoder_checks import EncoderChecks, Preparation
+from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
-from embedstream.worker.model import Choice, choose_precision, prepare
-from embedstream_core.engine.backends import find_obstacle
-from embedstream_core.engine.engine import choose_batch_size, find_device
 from embedstream_core.errors import SetupError
 from embedstream_core.models.card import PreparedModel
-from embedstream_core.models.files.file_formats import is_fixed
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
 
 
 @dataclass(frozen=True, slots=True)
 class PreflightResult:
-    """What the checks found. `writers` are those of the table; none for a replay."""
+    """What the checks found. `writers` are those of the table; none for a replay.
 
-    model: PreparedModel
+    `models` are in the order of the configuration's encoders.
+    """
+
+    models: tuple[PreparedModel, ...]
     topics: Mapping[str, TopicState]
     table_exists: bool
     writers: Writers
@@ -47,23 +48,23 @@ def check_start(
     consent: Consent = NO_CONSENT,
     *,
     purpose: Literal["stream", "replay"] = "stream",
-    preparation: Callable[[], PreparedModel] | None = None,
+    preparations: Sequence[Preparation] | None = None,
 ) -> PreflightResult | None:
     """Run every check and report each finding at once; return None if a check failed.
 
     Later checks run even if an earlier one failed, without the value that it would have found. A
-    replay runs next to a stream: neither checkpoint nor driver is checked. `preparation` returns
-    the model if its preparation has begun already.
+    replay runs next to a stream: neither checkpoint nor driver is checked. `preparations` return
+    the models, one for each encoder, if their preparation has begun already.
     """
-    found = _Preflight(spark, config, consent, preparation or (lambda: prepare(config.encoder)))
+    encoders = EncoderChecks(spark, config.all_encoders, preparations)
+    found = _Preflight(spark, config, consent, encoders)
     checks = {
-        "encoder": found.prepare_encoder,
-        "device": found.check_device,
+        **encoders.list_preparations(),
         "workers": found.check_workers,
         "topics": found.check_topics,
         "references": found.check_references,
         "table": found.check_table,
-        "precision": found.choose_precision,
+        **encoders.list_choices(),
     }
     if purpose == "stream":
         checks |= {
@@ -74,10 +75,10 @@ def check_start(
     for finding in run_checks(checks):
         report(finding)
         passed = passed and finding.passed
-    if not passed or found.choice is None or found.topics is None:
+    if not passed or encoders.models is None or found.topics is None:
         return None
     return PreflightResult(
-        found.choice.model, found.topics, found.table_rows is not None, found.writers
+        encoders.models, found.topics, found.table_rows is not None, found.writers
     )
 
 
@@ -88,37 +89,11 @@ class _Preflight:
     spark: SparkSession
     config: StreamConfig
     consent: Consent
-    preparation: Callable[[], PreparedModel]
-    model: PreparedModel | None = None
+    encoders: EncoderChecks
     topics: Mapping[str, TopicState] | None = None
     table_is_known: bool = False
     table_rows: int | None = None
-    choice: Choice | None = None
     writers: Writers = field(default_factory=dict)
-
-    def prepare_encoder(self) -> str:
-        card, tensors = self.model = self.preparation()
-        megabytes = len(tensors) / 1e6
-        return f"{card.model_id}, {card.dimension} floats, {megabytes:.0f} MB, {card.license}"
-
-    def check_device(self) -> str:
-        encoder = self.config.encoder
-        if str(self.spark.sparkContext.master).startswith("local["):
-            device = find_device(encoder.device)
-            # The encoder of a model from a registry is named by its card alone.
-            name = self.model.card.encoder if self.model else encoder.name
-            reason = find_obstacle(encoder.backend, device, fixed=is_fixed(name))
-            unusable = f"torch ({encoder.backend} is not usable: {reason})"
-            images = encoder.batch_size or choose_batch_size(device)
-            used = unusable if reason else encoder.backend
-            return f"{device.type}, {used}, {images} images a forward pass"
-        granted = self.spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
-        if encoder.device == "cuda" and granted in ("", "0"):
-            raise SetupError(
-                "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
-                "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
-            )
-        return f"{encoder.device}; {granted or 0} GPUs an executor"
 
     def check_workers(self) -> str:
         if self.spark.conf.get("spark.python.worker.reuse", "true") != "true":
@@ -171,22 +146,19 @@ class _Preflight:
         self.table_is_known, self.table_rows = True, rows
         if rows is None:
             return f"{path}: will be created"
-        if self.model:
-            self.choice = choose_precision(spark, self.model, self.config.encoder, table=path)
-            if not self.consent.model_change:
-                remedy = (
-                    "choose another table and checkpoint, or continue with --allow-model-change "
-                    "(each row has its model_id)"
-                )
-                check_model(spark, path, self.choice.model.card.model_id, remedy=remedy)
+        models = self.encoders.choose_precisions(path)
+        if models and not self.consent.model_change and not self._allows_swap():
+            remedy = (
+                "choose another table and checkpoint, or continue with --allow-model-change "
+                "(each row has its model_id)"
+            )
+            check_models(spark, path, [one.card.model_id for one in models], remedy=remedy)
         return f"{path}: {rows} rows"
 
-    def choose_precision(self) -> str:
-        if self.model is None:
-            raise SetupError("not chosen, because there is no encoder")
-        if self.choice is None:
-            self.choice = choose_precision(self.spark, self.model, self.config.encoder)
-        return f"{self.choice.precision}, {self.choice.reason}"
+    def _allows_swap(self) -> bool:
+        """Return whether a driver ended in the middle of a swap from or to these encoders."""
+        swap = SwapFiles.of(self.spark, self.config).read_swap()
+        return swap is not None and swap.allows(self.config.all_encoders)
 
     def check_checkpoint(self) -> str:
         spark, config, consent = self.spark, self.config, self.consent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pyspark.errors import AnalysisException
@@ -18,7 +18,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = [
     "append",
-    "check_model",
+    "check_models",
     "check_table",
     "compact",
     "create_table",
@@ -29,11 +29,13 @@ __all__ = [
     "open_table",
     "quote_literal",
     "quote_table",
+    "read_models",
     "read_properties",
-    "set_model",
+    "set_models",
 ]
 
 MODEL_PROPERTY = "embedstream.model_id"
+"""The models that fill the table: their model_ids, one per line."""
 
 PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
@@ -63,7 +65,7 @@ _CONCURRENT = {
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
-def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> None:
+def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable[str]) -> None:
     """Create the outcome table, unless it exists.
 
     This comes before the start of the stream, so that readers and an empty first micro-batch find
@@ -71,7 +73,7 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_id: str) -> N
     file, such as a claim, or a log without an entry, as a driver leaves that is killed here.
     """
     Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
-    merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: model_id}
+    merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: "\n".join(model_ids)}
     columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
     settings = ", ".join(
         f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
@@ -183,17 +185,41 @@ def has_earlier_shape(schema: StructType) -> bool:
     return "media" not in schema.names and earlier.items() <= _types(schema).items()
 
 
-def check_model(spark: SparkSession, path: str, model_id: str, *, remedy: str) -> None:
-    """Check that an existing table is filled by this model.
+def check_models(spark: SparkSession, path: str, model_ids: Sequence[str], *, remedy: str) -> None:
+    """Check that an existing table is filled by these models, in whatever order.
 
     Raises:
-        SetupError: another model fills it; `remedy` ends the message.
+        SetupError: other models fill it; `remedy` ends the message.
     """
-    filled_by = read_properties(spark, path).get(MODEL_PROPERTY)
-    if filled_by and filled_by != model_id:
-        raise SetupError(
-            f"the table holds embeddings of '{filled_by}', and encoder gives '{model_id}'; {remedy}"
-        )
+    filled_by = read_models(spark, path)
+    if not filled_by or set(filled_by) == set(model_ids):
+        return
+    if len(filled_by) == len(model_ids) == 1:
+        difference = f"'{filled_by[0]}', and encoder gives '{model_ids[0]}'"
+    else:
+        added = [f"adds '{one}'" for one in model_ids if one not in filled_by]
+        removed = [f"leaves out '{one}'" for one in filled_by if one not in model_ids]
+        named = ", ".join(f"'{one}'" for one in filled_by)
+        difference = f"{named}, and the configuration {', '.join(added + removed)}"
+    raise SetupError(f"the table holds embeddings of {difference}; {remedy}")
+
+
+def read_models(spark: SparkSession, path: str) -> tuple[str, ...]:
+    """Return the ids of the models that fill an existing table; none if it does not name them."""
+    return tuple(read_properties(spark, path).get(MODEL_PROPERTY, "").splitlines())
+
+
+def set_models(spark: SparkSession, path: str, model_ids: Sequence[str]) -> None:
+    """Record the models that fill the table from now on.
+
+    This commit changes the table's metadata: Delta refuses the commit of a micro-batch that is in
+    flight at the time.
+    """
+    recorded = quote_literal("\n".join(model_ids))
+    spark.sql(
+        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
+        f"({quote_literal(MODEL_PROPERTY)} = {recorded})"
+    )
 
 
 def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
@@ -212,14 +238,6 @@ def read_properties(spark: SparkSession, path: str) -> dict[str, str]:
     """Return the properties of an existing table."""
     rows = spark.sql(f"SHOW TBLPROPERTIES {quote_table(path)}").collect()
     return {row["key"]: row["value"] for row in rows}
-
-
-def set_model(spark: SparkSession, path: str, model_id: str) -> None:
-    """Record the model that fills the table from now on."""
-    spark.sql(
-        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
-        f"({quote_literal(MODEL_PROPERTY)} = {quote_literal(model_id)})"
-    )
 
 
 def quote_table(path: str) -> str:

@@ -45,7 +45,7 @@ def files(spark: SparkSession, folder: Path, *, source: str | None = None, **enc
             "table": {"path": str(folder / "table")},
         }
     )
-    return Files(spark, config, prepared(config), source or str(folder / "pictures"))
+    return Files(spark, config, prepared(config)[0], source or str(folder / "pictures"))
 
 
 def rows(spark: SparkSession, folder: Path) -> dict[str, Row]:

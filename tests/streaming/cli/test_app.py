@@ -27,6 +27,7 @@ OPTIONS = {
     "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
     "check": {"--set"},
     "doctor": {"--set"},
+    "swap": {"--set"},
     "upgrade": {"--set", "--table"},
     "replay": {
         "--set",
@@ -576,3 +577,32 @@ def test_backfill_takes_weights_from_its_options_and_overrides_not_from_the_file
 
     (encoder,) = run
     assert (encoder.name, encoder.weights, encoder.sha256) == ("resnet18", weights, sha256)
+
+
+def test_backfill_takes_its_encoder_in_place_of_several(
+    tmp_path: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        "{kafka: {bootstrap_servers: x, subscribe: y}, table: {path: t}, checkpoint: c,"
+        " encoders: [{name: resnet50}, {name: resnet34}]}"
+    )
+    run: list[str] = []
+    monkeypatch.setattr(
+        "embedstream.cli.bulk.run_replay",
+        lambda config, **_: run.extend(one.name for one in config.all_encoders),
+    )
+
+    embedstream("backfill", path, "--encoder", "resnet18")
+
+    assert run == ["resnet18"]
+
+
+def test_a_swap_of_a_wrong_configuration_is_refused_before_spark_starts(
+    tmp_path: Path, embedstream: Command
+) -> None:
+    path = tmp_path / "stream.yaml"
+    path.write_text("{encoders: [{nam: resnet50}], encoder: {name: resnet18}}")
+    result = embedstream("swap", path)
+    assert result.code == 2
+    assert "encoders.0.nam: unknown key; did you mean 'name'?" in result.err

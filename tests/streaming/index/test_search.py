@@ -281,7 +281,7 @@ def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path:
 def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -> str:
     """Three rows in one file of a table that Spark has made."""
     table = str(folder / "table")
-    create_table(spark, TableConfig(path=table, properties=properties), model_id=MODEL)
+    create_table(spark, TableConfig(path=table, properties=properties), model_ids=[MODEL])
     vectors = {"same": [1.0, 0.0], "right-angle": [0.0, 1.0], "opposite": [-1.0, 0.0]}
     rows = [row(name, one, offset=n) for n, (name, one) in enumerate(vectors.items())]
     whole = [{name: one.get(name) for name in OUTCOME_SCHEMA.names} for one in rows]

@@ -189,7 +189,7 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     batches = [progress for progress in stream.query.recentProgress if progress.numInputRows]
     assert len(batches) >= 20
     # Queries of other tests may have left more workers than there are tasks at once.
-    assert 1 <= stream.model.loads <= len(python_workers())
+    assert 1 <= stream.loads <= len(python_workers())
     _checked(config, topic)
 
 
@@ -424,8 +424,8 @@ def test_workers_of_a_quiet_stream_have_their_model(
     stream = start_stream(spark, config, prepared(config), maintain_every_s=1)
 
     try:
-        wait_until(lambda: stream.model.loads >= 1, timeout_s=60)
-        assert stream.model.loads <= len(python_workers())
+        wait_until(lambda: stream.loads >= 1, timeout_s=60)
+        assert stream.loads <= len(python_workers())
     finally:
         stop_stream(stream.query, timeout_s=60)
 

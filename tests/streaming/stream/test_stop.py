@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.errors import StreamingQueryException
 
-from embedstream.cli.stream import _run_queries
+from embedstream.cli.stream import run_queries
 from embedstream.stream.job import stop_stream
 
 
@@ -40,8 +40,10 @@ def test_a_query_that_fails_while_it_is_stopped_raises_its_error() -> None:
 
 def test_the_command_ends_with_the_error_of_a_query_that_fails_while_it_is_stopped() -> None:
     config: Any = SimpleNamespace(trigger=SimpleNamespace(stop_timeout_s=10.0))
-    stream: Any = SimpleNamespace(query=Query(), model=SimpleNamespace(loads=1))
-    stop, unused = Event(), SimpleNamespace()
+    stream: Any = SimpleNamespace(query=Query())
+    desk: Any = SimpleNamespace(start=lambda: stream, can_go_back=False)
+    unused: Any = SimpleNamespace()
+    stop = Event()
     stop.set()
     with pytest.raises(StreamingQueryException, match="the disk is full"):
-        _run_queries(unused, config, lambda: stream, stop, unused)  # type: ignore[arg-type]
+        run_queries(unused, config, desk, stop, unused)

@@ -127,7 +127,7 @@ def test_later_starts_and_search_use_the_precision_of_the_rows(
     (detail,) = (finding.detail for finding in findings if finding.subject == "precision")
     assert detail == f"{precision}, as the rows in the table"
     model_id, stored = embedding(spark, config)
-    assert checked.model.card.model_id == model_id
+    assert checked.models[0].card.model_id == model_id
     assert ModelId.parse(model_id).precision == precision
     _, (query,) = embed_queries([content], model_ids=[model_id])
     np.testing.assert_allclose(query, stored, atol=2e-4)
