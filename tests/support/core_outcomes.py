@@ -17,7 +17,7 @@ from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.steps import Outcomes
-from embedstream_core.records import Failure
+from embedstream_core.records import Entry, Failure
 from embedstream_core.settings import FetchPolicy, ModalityName
 from mixed_messages import Kind
 
@@ -56,20 +56,22 @@ class Core:
             return [None]
         return [one.model_id for one in self.engines if kind.modality in one.inputs]
 
-    @lru_cache(maxsize=2000)  # noqa: B019
-    def embed(self, value: bytes) -> Outcomes:
-        """Return the outcomes of a message, which is alone in its batch."""
-        message = Message(value=value, position="topic-0-0")
+    def parse(self, value: bytes) -> Entry:
+        """Return the item of a message, or its failure."""
         parse = partial(
             parse_message,
-            message,
+            Message(value=value, position="topic-0-0"),
             message_format="auto",
             id_header="image-id",
             accepts=self.modalities,
         )
-        entry = attempt(parse, Stage.MESSAGE)
+        return attempt(parse, Stage.MESSAGE)
+
+    @lru_cache(maxsize=2000)  # noqa: B019
+    def embed(self, value: bytes) -> Outcomes:
+        """Return the outcomes of a message, which is alone in its batch."""
         with open_fetcher(self.references) as fetcher:
-            ((outcomes,),) = Pipeline(self.engines, fetch=fetcher.fetch).run([[entry]])
+            ((outcomes,),) = Pipeline(self.engines, fetch=fetcher.fetch).run([[self.parse(value)]])
         return outcomes
 
 
