@@ -41,7 +41,7 @@ Case = tuple[ModalityName, str]
 
 IMAGES: list[Case] = [("image", comment) for comment in CODES]
 ONE_OF_EACH: list[Case] = [*IMAGES, ("text", "crash"), ("audio", "crash")]
-OTHERS: list[Case] = [(name, comment) for name in ("text", "audio") for comment in CODES]  # type: ignore[misc]
+OTHERS: list[Case] = [(name, comment) for name in ("text", "audio") for comment in CODES]
 
 
 def poison(modality: ModalityName, comment: str) -> Kind:
@@ -79,7 +79,8 @@ def test_a_poisonous_message_fails_alone_and_a_picture_is_decoded_once_for_two_m
         if key not in kinds:
             return mix.core.embed(values[key])
         code, kind = kinds[key].code, kinds[key].media_type
-        assert code and kind
+        assert code
+        assert kind
         digest = hashlib.sha256(values[key]).hexdigest()
         return tuple(
             Failure(code, Stage.DECODE, "", digest, Media(kind), model_id)

@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 import seeded_encoders
 from drivers import DrivenStream, hold_at, kill, wait_until
 from embedstream.config.load import load_config
-from embedstream.index.search import embed_query
+from embedstream.index.search import embed_queries
 from embedstream.worker.model import prepare
 from oracle import check_outcomes
 from pictures import real_pictures
@@ -166,7 +166,7 @@ def check(stream: DrivenStream) -> dict[str, int]:
     for made_by in {row["model_id"] for row in rows.values()}:
         ours = [row for row in rows.values() if row["model_id"] == made_by]
         sent = contents[:12]
-        expected = np.stack([embed_query(one, model_ids=[made_by])[1] for one in sent])
+        _, expected = embed_queries(sent, model_ids=[made_by])
         for row in ours:
             assert row["error"] is None, row
             distances = np.abs(expected - np.asarray(row["embedding"])).max(axis=1)

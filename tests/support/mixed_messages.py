@@ -19,7 +19,7 @@ from embedstream_core.errors import Code
 from embedstream_core.settings import FetchPolicy, ModalityName
 from pictures import encoded, png_chunk, real_pictures
 
-__all__ = ["LARGE_KINDS", "Kind", "allow_references", "build_kinds", "build_large_kinds"]
+__all__ = ["Kind", "allow_references", "build_kinds", "build_large_kinds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,6 @@ def build_large_kinds() -> Mapping[str, Kind]:
         ),
         "audio-of-a-minute": Kind(make_file("pcm_16", 57.0), "audio", "audio/wav"),
     }
-
-
-LARGE_KINDS = build_large_kinds().keys()
 
 
 def _build_images(folder: Path) -> dict[str, Kind]:
@@ -154,7 +151,7 @@ def _build_bad_images() -> dict[str, Kind]:
             Code.IMAGE_UNSUPPORTED,
         ),
     }
-    return {name: Kind(value, "image", *rest) for name, (value, *rest) in cases.items()}
+    return {name: Kind(value, "image", kind, code) for name, (value, kind, code) in cases.items()}
 
 
 def _build_bad_texts() -> dict[str, Kind]:
@@ -172,17 +169,18 @@ def _build_bad_texts() -> dict[str, Kind]:
 
 def _build_bad_clips() -> dict[str, Kind]:
     cut = {"pcm_16": "wav", "flac_16": "flac", "vorbis": "ogg", "opus": "ogg", "mp3": "mpeg"}
-    clips = {
-        f"audio-cut-{kind}": (make_file(kind)[: len(make_file(kind)) * 2 // 3], name)
-        for kind, name in cut.items()
-    }
     silent, aiff = io.BytesIO(), io.BytesIO()
     soundfile.write(silent, make_clip(0), 8000, format="WAV")
     soundfile.write(aiff, make_clip(0.1), 8000, format="AIFF")
     return {
         **{
-            name: Kind(value, "audio", f"audio/{kind}", Code.AUDIO_CORRUPT)
-            for name, (value, kind) in clips.items()
+            f"audio-cut-{kind}": Kind(
+                make_file(kind)[: len(make_file(kind)) * 2 // 3],
+                "audio",
+                f"audio/{name}",
+                Code.AUDIO_CORRUPT,
+            )
+            for kind, name in cut.items()
         },
         "audio-empty": Kind(silent.getvalue(), "audio", "audio/wav", Code.AUDIO_EMPTY),
         "audio-aiff": Kind(aiff.getvalue(), "audio", "audio/aiff", Code.AUDIO_UNSUPPORTED),

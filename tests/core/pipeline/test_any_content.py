@@ -1,6 +1,6 @@
 """Whatever images, texts and clips hold, each has its outcomes, with several encoders at once.
 
-Hypothesis drives contents through parsing, decoding and embedding, in this process and in a child's.
+Hypothesis drives them through parsing, decoding and embedding, in this process and in a child's.
 """
 
 from __future__ import annotations

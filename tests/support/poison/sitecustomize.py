@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import simplejpeg
@@ -49,7 +50,7 @@ def _poison(comment: object) -> None:
             Connection(os.dup(0)).send_bytes(comment.removeprefix(b"say "))
         case bytes(comment) if comment.startswith(b"note "):
             # Who decodes it.
-            with open(comment.removeprefix(b"note "), "a") as notes:
+            with Path(os.fsdecode(comment.removeprefix(b"note "))).open("a") as notes:
                 notes.write(f"{os.getpid()}\n")
 
 
@@ -88,5 +89,5 @@ def _poisoned_open_sound(
 
 ImageFile.ImageFile.load = _poisoned_load  # type: ignore[method-assign]
 simplejpeg.decode_jpeg = _poisoned_decode_jpeg
-tokenizers.Tokenizer.encode_batch_fast = _poisoned_encode
+tokenizers.Tokenizer.encode_batch_fast = _poisoned_encode  # type: ignore[method-assign, assignment]
 soundfile.SoundFile.__init__ = _poisoned_open_sound
