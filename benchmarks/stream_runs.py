@@ -26,8 +26,8 @@ from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.spark.session import open_session
 from embedstream.stream.job import build_featurizer, start_stream
 from embedstream.worker.messages import featurize_messages
+from embedstream.worker.model import prepare
 from embedstream_core.models.card import PreparedModel
-from embedstream_core.models.prepare import ModelSpec, prepare_model
 
 __all__ = [
     "CORES",
@@ -182,7 +182,7 @@ def opened(
     paths = (str(_HERE), *os.getenv("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
     with open_session(config.spark, config.pipeline, lasting=lasting) as spark:
-        yield spark, prepare_model(ModelSpec(config.encoder.name, config.encoder.weights))
+        yield spark, prepare(config.encoder)
 
 
 def fresh(config: StreamConfig, topic: str | None = None) -> StreamConfig:

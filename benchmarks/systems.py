@@ -8,10 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from embedstream_core.settings import ModalityName
 
 __all__ = ["SYSTEMS", "Running", "System", "running"]
 
@@ -29,8 +33,8 @@ class System:
     arguments: Sequence[str] = ()
 
 
-SYSTEMS: Mapping[str, System] = {
-    "limit": System("the limit", "limit"),
+_IMAGES = {
+    "limit": System("the limit", "limit", arguments=("resnet50",)),
     "plain": System("plain loop", "plain_loop"),
     "row_udf": System("row UDF, broadcast model", "row_udf"),
     "pandas_udf": System("pandas_udf, DataLoader(500, 8)", "pandas_udf"),
@@ -38,11 +42,11 @@ SYSTEMS: Mapping[str, System] = {
     "predict_batch": System("predict_batch_udf", "predict_batch"),
     "ray": System("Ray Data", "ray_data", "ray"),
     "daft": System("Daft", "daft_udf", "daft"),
-    "dataframe": System("embedstream, DataFrame", "embedstream_dataframe"),
-    "stream": System("embedstream, Kafka to Delta", "embedstream_stream"),
+    "dataframe": System("embedstream, DataFrame", "embedstream_dataframe", arguments=("resnet50",)),
+    "stream": System("embedstream, Kafka to Delta", "embedstream_stream", arguments=("resnet50",)),
     "batch": System("embedstream, batch", "embedstream_batch"),
     **{
-        name: System(f"embedstream, {label}", "embedstream_door", arguments=(name,))
+        name: System(f"embedstream, {label}", "embedstream_door", arguments=("resnet50", name))
         for name, label in {
             "featurize": "featurize()",
             "column": "column function",
@@ -52,9 +56,42 @@ SYSTEMS: Mapping[str, System] = {
         }.items()
     },
     "openvino": System(
-        "embedstream, OpenVINO", "embedstream_dataframe", arguments=("--backend", "openvino")
+        "embedstream, OpenVINO",
+        "embedstream_dataframe",
+        arguments=("--backend", "openvino", "resnet50"),
     ),
 }
+
+_TEXTS = {
+    "limit": System("encode()", "encode", arguments=("16",)),
+    **{
+        f"encode_{size}": System(f"encode(batch_size={size})", "encode", arguments=(str(size),))
+        for size in (8, 16, 32, 64)
+    },
+    "pandas_udf": System("pandas_udf around encode()", "pandas_udf_text"),
+    "daft": System("Daft, embed_text()", "daft_text", "daft_text"),
+    "featurize": System(
+        "embedstream, featurize()", "embedstream_door", arguments=("minilm", "featurize")
+    ),
+    "stream": System("embedstream, Kafka to Delta", "embedstream_stream", arguments=("minilm",)),
+}
+
+_CLIPS = {
+    "limit": System("decode plus forward", "limit", arguments=("speech-embedding",)),
+    "featurize": System(
+        "embedstream, featurize()", "embedstream_door", arguments=("speech-embedding", "featurize")
+    ),
+    "stream": System(
+        "embedstream, Kafka to Delta", "embedstream_stream", arguments=("speech-embedding",)
+    ),
+}
+
+SYSTEMS: Mapping[ModalityName, Mapping[str, System]] = {
+    "image": _IMAGES,
+    "text": _TEXTS,
+    "audio": _CLIPS,
+}
+"""The systems of each modality; the others are compared with `limit`."""
 
 
 class Running:
@@ -62,13 +99,26 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._root = psutil.Process(process.pid)
         self.versions: dict[str, str] = self._answer()["versions"]
 
     def run(self) -> dict[str, Any]:
-        """One pass over all images: `images`, `seconds`, and what else the system tells."""
+        """One pass over all contents: `items`, `seconds`, and `cpu_s` of all its processes."""
         assert self._process.stdin is not None
+        before = self._measure_cpu_s()
         print("run", file=self._process.stdin, flush=True)
-        return self._answer()
+        answer = self._answer()
+        return {**answer, "cpu_s": self._measure_cpu_s() - before}
+
+    def _measure_cpu_s(self) -> float:
+        """User and system time of the process and all below it, those that have ended too."""
+        total = 0.0
+        for process in (self._root, *self._root.children(recursive=True)):
+            # One that ends meanwhile is counted by its parent from the next time on.
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+        return total
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -80,11 +130,11 @@ class Running:
 
 
 @contextmanager
-def running(system: System, images: Path, precision: str, log: Path) -> Iterator[Running]:
+def running(system: System, contents: Path, precision: str, log: Path) -> Iterator[Running]:
     """Start a system in its environment; stop it at the end. Its messages go to `log`."""
     command = [
         str(_python(system.environment)), str(HERE / "peers" / f"{system.script}.py"),
-        "--images", str(images), "--precision", precision, *system.arguments,
+        "--contents", str(contents), "--precision", precision, *system.arguments,
     ]  # fmt: skip
     # What the benchmarks of streams share, the doors of embedstream import too.
     path = os.pathsep.join(filter(None, (str(HERE), os.getenv("PYTHONPATH"))))

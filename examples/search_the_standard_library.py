@@ -1,6 +1,7 @@
 """Search by words: the docstrings of Python's standard library become a table of embeddings.
 
-Each public docstring is a message of a real topic, and `minilm` embeds it. Afterwards:
+Each module is a message of a real topic: its docstring, and those of its public classes and
+functions, of each the first paragraph, because `minilm` takes no more than 256 tokens. Afterwards:
 
     embedstream search --text "open a compressed file" --table library-data/table -k 5
 
@@ -32,7 +33,7 @@ TOPIC = "docstrings"
 QUESTION = "open a compressed file"
 
 # Tests, a text editor, a drawing toy and an installer: no part of the library that people import.
-LEFT_OUT = {"test", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages"}
+LEFT_OUT = {"test", "tests", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages"}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -55,35 +56,38 @@ def main() -> None:
 
 
 def send_docstrings(servers: str) -> None:
-    """Send every docstring once: a second run finds them in the topic."""
+    """Send the docstrings once: a second run finds them in the topic."""
     create_topic(servers, TOPIC, partitions=4)
     if sum(read_end_offsets(servers, TOPIC).values()):
         return
     messages = [
-        OutgoingMessage(name, json.dumps({"id": name, "text": f"{name}: {text}"}).encode())
+        OutgoingMessage(name, json.dumps({"id": name, "text": text}).encode())
         for name, text in read_docstrings(Path(sysconfig.get_path("stdlib")))
     ]
     produce(messages, bootstrap_servers=servers, topic=TOPIC)
-    console.print(f"[bold]{len(messages)} docstrings[/] sent")
+    console.print(f"docstrings of [bold]{len(messages)} modules[/] sent")
 
 
 def read_docstrings(library: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name and the docstring of public modules, classes and functions."""
+    """Yield the name of each public module, and its docstrings as one text."""
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
-        if LEFT_OUT & set(parts) or any(part.startswith("_") for part in parts[:-1]):
+        names = parts[:-1] if parts[-1] == "__init__" else parts
+        if LEFT_OUT & set(parts) or any(name.startswith("_") for name in names):
             continue
-        module = ".".join(part for part in parts if part != "__init__")
-        if parts[-1].startswith("_") and parts[-1] != "__init__":
-            continue
-        tree = ast.parse(path.read_bytes())
-        if text := ast.get_docstring(tree):
-            yield module, text
-        for node in tree.body:
-            if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
-                continue
-            if text := ast.get_docstring(node):
-                yield f"{module}.{node.name}", text
+        module, tree = ".".join(names), ast.parse(path.read_bytes())
+        documented = {module: tree} | {
+            node.name: node
+            for node in tree.body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+        }
+        lines = [
+            f"{name}: " + text.partition("\n\n")[0]
+            for name, node in documented.items()
+            if (text := ast.get_docstring(node))
+        ]
+        if lines:
+            yield module, "\n".join(lines)
 
 
 if __name__ == "__main__":

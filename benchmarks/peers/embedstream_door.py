@@ -21,7 +21,7 @@ from embedstream import (
     register_functions,
     vectorizer,
 )
-from protocol import Backend, Precision, Run, serve
+from protocol import EMBEDDINGS, WEIGHTS, Backend, Precision, Run, serve
 from spark import consume, local_session
 
 Door = Callable[[SparkSession, EncoderConfig], Callable[[DataFrame], DataFrame]]
@@ -70,19 +70,21 @@ DOORS: Mapping[str, Door] = {
 
 @contextmanager
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
-    encoder = EncoderConfig(name="resnet50", weights="random", precision=precision, backend=backend)
+    encoder = EncoderConfig(
+        name=encoder_name, weights=WEIGHTS[encoder_name], precision=precision, backend=backend
+    )
     with local_session() as spark:
         through = DOORS[door](spark, encoder)
         source = spark.read.parquet(str(images))
 
         def run() -> int:
             rows = source.repartition(spark.sparkContext.defaultParallelism)
-            return consume(through(rows).select("id", "embedding"))
+            return consume(through(rows).select("id", "embedding"), size=EMBEDDINGS[encoder_name])
 
         yield run
 
 
 if __name__ == "__main__":
     # What remains is the protocol's.
-    door = sys.argv.pop()
+    door, encoder_name = sys.argv.pop(), sys.argv.pop()
     serve(prepare, ["pyspark"])

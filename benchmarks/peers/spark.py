@@ -14,7 +14,7 @@ from pyspark.sql import functions as F  # noqa: N812
 from protocol import CORES, EMBEDDING, Run
 
 Featurize = Callable[[str], Column]
-"""A UDF: the name of the column of JPEG bytes to the column of embeddings."""
+"""A UDF: the name of the column of bytes to the column of embeddings."""
 
 
 @contextmanager
@@ -34,21 +34,23 @@ def local_session(arrow_records: int | None = None) -> Iterator[SparkSession]:
         spark.stop()
 
 
-def runner(spark: SparkSession, images: Path, featurize: Featurize) -> Run:
+def runner(
+    spark: SparkSession, images: Path, featurize: Featurize, *, size: int = EMBEDDING
+) -> Run:
     """Featurizes on all cores: a file of one row group is one partition until repartitioned."""
     source = spark.read.parquet(str(images))
 
     def run() -> int:
         rows = source.repartition(spark.sparkContext.defaultParallelism)
-        return consume(rows.select("id", featurize("content").alias("embedding")))
+        return consume(rows.select("id", featurize("content").alias("embedding")), size=size)
 
     return run
 
 
-def consume(embeddings: DataFrame) -> int:
-    """Writes to nowhere, and counts the embeddings on their way there."""
+def consume(embeddings: DataFrame, *, size: int = EMBEDDING) -> int:
+    """Writes to nowhere, and counts the embeddings of so many floats on their way there."""
     seen = Observation()
-    whole = F.count_if(F.size("embedding") == EMBEDDING).alias("embeddings")
+    whole = F.count_if(F.size("embedding") == size).alias("embeddings")
     observed = embeddings.observe(seen, whole)
     observed.write.format("noop").mode("overwrite").save()
     return int(seen.get["embeddings"])

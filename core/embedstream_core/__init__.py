@@ -1,1 +1,1 @@
-"""The embedding pipeline of embedstream: image bytes or references in, vectors out; no Spark."""
+"""The embedding pipeline of embedstream: images, texts and audio in, vectors out; no Spark."""

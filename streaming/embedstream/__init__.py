@@ -1,4 +1,4 @@
-"""embedstream on Spark: a Kafka topic becomes a Delta table of embeddings.
+"""embedstream on Spark: a Kafka topic of images, texts and audio becomes a table of embeddings.
 
 The names here are for batch users; the command `embedstream` runs the stream.
 """

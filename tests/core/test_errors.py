@@ -11,14 +11,19 @@ ROOT = Path(__file__).parents[2]
 
 # Other names that begin like codes.
 OTHERS = {
+    "audio_embedding",
+    "audio_embeds",
+    "audio_formats",
     "image_embedding",
     "image_embeds",
     "image_id",
     "image_labeler",
     "image_labels",
     "image_mean",
+    "image_size",
     "image_std",
-    "vectorizer",
+    "text_config",
+    "text_embedding",
 }
 
 

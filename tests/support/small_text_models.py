@@ -133,7 +133,7 @@ def change_json(path: Path, **values: object) -> None:
 
 def bind_minilm() -> TextPreprocessing:
     """Return the preprocessing of the encoder `minilm` with its real tokenizer."""
-    from embedstream_core.models.files import tokenizer_files
+    from embedstream_core.models.folders import tokenizer_files
 
     find = PROGRAMS["minilm"].default
     assert find is not None
@@ -145,7 +145,8 @@ def load(folder: Path, encoder: str = "huggingface") -> tuple[nn.Module, TextPre
     program = PROGRAMS[encoder]
     packed = folder.parent / f"{folder.name}.packed"
     packed.write_bytes(program.pack(folder))
-    (text,) = [each for each in program.read_inputs(folder) if isinstance(each, TextPreprocessing)]
+    inputs = program.read_inputs(folder, None)
+    (text,) = [each for each in inputs if isinstance(each, TextPreprocessing)]
     bound = program.bind(text, packed)
     assert isinstance(bound, TextPreprocessing)
     return open_program(encoder, packed), bound

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -159,6 +161,18 @@ def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Pl
     return embed
 
 
+@contextmanager
+def _keep_root_logger() -> Iterator[None]:
+    """Restore the root logger, which OpenVINO leaves at the level ERROR if a conversion fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
 def _open_openvino(
     model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
 ) -> Forward:
@@ -174,7 +188,7 @@ def _open_openvino(
     if placement.cpu_threads is not None:
         properties["INFERENCE_NUM_THREADS"] = placement.cpu_threads
     side = preprocessing.crop_px
-    with warnings.catch_warnings():
+    with _keep_root_logger(), warnings.catch_warnings():
         # OpenVINO traces with torch.jit, which torch deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         # The tracer may warn of each check of a shape, and the shape is always the same here.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedstream_core.engine.engine import Engine, find_device
@@ -12,8 +14,19 @@ from embedstream_core.settings import EngineSettings
 
 __all__ = ["get_engine", "start_engine"]
 
+# A stream whose model was swapped would otherwise keep the old one in each worker, on its GPU too.
+# Queries that take turns in a session keep theirs.
+_UNUSED_S = 600.0
+
+
+@dataclass(slots=True)
+class _Cached:
+    engine: Engine
+    used_at: float
+
+
 # The folder's path is not part of the key, because one model may be copied to several folders.
-_engines: dict[tuple[ModelCard, EngineSettings], Engine] = {}
+_engines: dict[tuple[ModelCard, EngineSettings], _Cached] = {}
 
 
 def get_engine(
@@ -23,18 +36,25 @@ def get_engine(
     *,
     cuda_index: int = 0,
     cpu_threads: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     """Return a model's engine from the cache, or start it.
 
-    `tensors` returns the path of the prepared tensors; it is called once per process and model.
-    Errors are those of `start_engine`.
+    `tensors` returns the path of the prepared tensors; it is called whenever the engine is started.
+    Engines that were not used for 10 minutes are dropped. Errors are those of `start_engine`.
     """
-    key = card, settings
-    if key not in _engines:
-        _engines[key] = start_engine(
+    key, now = (card, settings), clock()
+    for other, cached in [*_engines.items()]:
+        if other != key and now - cached.used_at > _UNUSED_S:
+            del _engines[other]
+    if key in _engines:
+        _engines[key].used_at = now
+    else:
+        engine = start_engine(
             card, tensors(), settings, cuda_index=cuda_index, cpu_threads=cpu_threads
         )
-    return _engines[key]
+        _engines[key] = _Cached(engine, clock())
+    return _engines[key].engine
 
 
 def start_engine(

@@ -17,7 +17,7 @@ from embedstream_core.media.modality import Array, Sample
 from embedstream_core.model_id import Precision
 from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.models.loaded import LoadedModel
-from embedstream_core.models.probe import find_flaw
+from embedstream_core.models.probe import find_flaw, normalize_vectors
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Backend, Device, ModalityName, Normalization
 
@@ -141,11 +141,8 @@ class Engine:
             total = np.add.reduceat(lengths, starts)
             vectors = (weighted / total[:, None]).astype(np.float32)
         if self.normalize == "l2":
-            # In float64, in which the squares of float32 neither overflow nor vanish.
-            norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-            # A vector without a direction stays as it is, and becomes a failure.
-            has_direction = np.isfinite(norms) & (norms > 0)
-            vectors = (vectors / np.where(has_direction, norms, 1)).astype(np.float32)
+            # A vector without a direction becomes a failure.
+            vectors = normalize_vectors(vectors)
         return vectors
 
     def _cut_batches(self, parts: Sequence[Array], modality: ModalityName) -> Iterator[list[Array]]:

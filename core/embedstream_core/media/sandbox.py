@@ -165,6 +165,18 @@ def _receive_sample(connection: Connection, sample: dict[str, Any]) -> Sample:
     return Sample(tuple(parts), Media(**sample["media"]))
 
 
+def _send_samples(connection: Connection, samples: list[Sample]) -> None:
+    """Send what `_receive_answer` reads."""
+    shapes = [[(part.dtype.str, part.shape) for part in one.parts] for one in samples]
+    described = [
+        {"media": asdict(one.media), "parts": parts}
+        for one, parts in zip(samples, shapes, strict=True)
+    ]
+    connection.send_bytes(json.dumps({"samples": described}).encode())
+    for part in (part for one in samples for part in one.parts):
+        connection.send_bytes(np.ascontiguousarray(part).tobytes())
+
+
 def main(connection: Connection) -> None:
     """Decode until the connection is closed."""
     inputs, settings, memory_bytes = connection.recv()
@@ -200,14 +212,7 @@ def main(connection: Connection) -> None:
             failure = {"code": outcome.code, "message": outcome.message}
             connection.send_bytes(json.dumps(failure).encode())
             continue
-        shapes = [[(part.dtype.str, part.shape) for part in one.parts] for one in outcome]
-        samples = [
-            {"media": asdict(one.media), "parts": parts}
-            for one, parts in zip(outcome, shapes, strict=True)
-        ]
-        connection.send_bytes(json.dumps({"samples": samples}).encode())
-        for part in (part for one in outcome for part in one.parts):
-            connection.send_bytes(np.ascontiguousarray(part).tobytes())
+        _send_samples(connection, outcome)
 
 
 if __name__ == "__main__":

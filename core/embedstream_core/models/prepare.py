@@ -14,6 +14,7 @@ import safetensors.torch
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
+from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.model_id import MLFLOW, ModelId
 from embedstream_core.models.card import ModelCard, PreparedModel
 from embedstream_core.models.encoders.architecture import PublishedWeights
@@ -90,8 +91,8 @@ class ModelSpec:
                 f"{_EXAMPLE}"
             )
         for one in inputs:
-            # A published one may come from a user's function.
-            if isinstance(one, ImagePreprocessing) and (problem := one.find_problem()):
+            # A published one may come from a user's function, or from a folder's files.
+            if not isinstance(one, TextPreprocessing) and (problem := one.find_problem()):
                 raise SetupError(
                     f"the preprocessing of the encoder '{self.encoder}' is wrong: {problem}"
                 )
@@ -126,7 +127,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
         inputs = spec.choose_inputs(published, weights.unsupported)
         # The check runs on the model that a worker will load; for ResNet-50 this takes 0.1 s.
         model = LoadedModel(assemble(encoder, safetensors.torch.load(tensors)), inputs)
-    vectors = _embed_all_probes(model)
+    vectors = _embed_all_probes(model, spec.normalize)
     dimension = vectors.shape[1]
     labels = () if spec.head == "cut" else tuple(weights.labels())
     if spec.head == "kept" and len(labels) != dimension:
@@ -205,36 +206,35 @@ def _read_program(
             f"{what} cannot be read ({error.strerror}); give its path as encoder.weights"
         ) from error
     sha256 = check_digest(hashlib.sha256(content).hexdigest(), spec.sha256 or "", what)
-    try:
-        published = program.read_inputs(path)
-    except SetupError:
-        # A declared preprocessing also replaces one that cannot be read.
-        if spec.preprocessing is None:
-            raise
-        published = ()
+    published = program.read_inputs(path, spec.preprocessing)
     name = "default" if default else path.name if path.is_dir() else path.stem
     weights = PublishedWeights(name, None, program.license, sha256, download=None)
     return weights, spec.choose_inputs(published), content
 
 
-def _embed_all_probes(model: LoadedModel) -> Vectors:
-    """Embed the probes of each modality; return the vectors of the first one.
+def _embed_all_probes(model: LoadedModel, normalize: Normalization) -> Vectors:
+    """Embed the probes of each modality; return the vectors of the first one, not normalized.
 
     Raises:
-        SetupError: a branch of the network fails, or the branches' dimensions differ.
+        SetupError: a branch of the network fails, or does not distinguish its probes, normalized
+            ones included; or the branches' dimensions differ.
     """
-    vectors = [embed_probes(model.get_branch(one.modality), one) for one in model.inputs]
+    vectors = [
+        embed_probes(model.get_branch(one.modality), one, normalize=normalize)
+        for one in model.inputs
+    ]
     if len(sizes := {one.shape[1] for one in vectors}) > 1:
         raise SetupError(
             f"the model gives vectors of {' and '.join(map(str, sorted(sizes)))} floats for "
-            f"{' and '.join(one.modality for one in model.inputs)}: they cannot be compared"
+            f"{' and '.join(one.modality for one in model.inputs)}, which cannot be "
+            "compared: choose a model that gives both the same size"
         )
     return vectors[0]
 
 
 def _check_rebuilt(prepared: PreparedModel, vectors: Vectors) -> None:
     """Check that a worker, which calls the user's function again, gets the same vectors."""
-    again = _embed_all_probes(load_prepared(prepared))
+    again = _embed_all_probes(load_prepared(prepared), prepared.card.normalize)
     if again.shape != vectors.shape or not np.allclose(again, vectors, rtol=1e-3, atol=1e-4):
         raise SetupError(
             f"the encoder '{prepared.card.encoder}' makes other vectors each time that its network "
@@ -268,7 +268,8 @@ def _prepare_registered(spec: ModelSpec) -> PreparedModel:
     check_digest(actual, spec.sha256 or "", what)
     inputs = spec.choose_inputs(model.card.inputs)
     card = replace(model.card, inputs=inputs)
-    dimension = _embed_all_probes(load_prepared(PreparedModel(card, model.tensors))).shape[1]
+    loaded = load_prepared(PreparedModel(card, model.tensors))
+    dimension = _embed_all_probes(loaded, spec.normalize).shape[1]
     card = replace(
         card,
         model_id=_format_model_id(spec, MLFLOW, source, actual),

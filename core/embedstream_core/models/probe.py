@@ -22,9 +22,9 @@ from embedstream_core.media.modality import Array
 from embedstream_core.models.failures import convert_errors
 from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.records import Vectors
-from embedstream_core.settings import ModalityName
+from embedstream_core.settings import ModalityName, Normalization
 
-__all__ = ["NOUNS", "embed_probes", "find_flaw"]
+__all__ = ["NOUNS", "embed_probes", "find_flaw", "normalize_vectors"]
 
 NOUNS: Final[dict[ModalityName, str]] = {"image": "images", "text": "texts", "audio": "clips"}
 """What messages call the contents of a modality."""
@@ -43,11 +43,22 @@ def find_flaw(vectors: Vectors, modality: ModalityName) -> str | None:
     return None
 
 
-def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
-    """Return a model's vectors of the probes: float32 of shape (2, dimension).
+def normalize_vectors(vectors: Vectors) -> Vectors:
+    """Divide each vector by its length; one without a direction stays as it is."""
+    # In float64, in which the squares of float32 neither overflow nor vanish.
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    has_direction = np.isfinite(norms) & (norms > 0)
+    return (vectors / np.where(has_direction, norms, 1)).astype(np.float32)
+
+
+def embed_probes(
+    model: nn.Module, preprocessing: Preprocessing, *, normalize: Normalization = "none"
+) -> Vectors:
+    """Return a model's vectors of the probes, not normalized: float32 of shape (2, dimension).
 
     Raises:
-        SetupError: the model fails, gives no vectors, or does not distinguish the probes.
+        SetupError: the model fails, gives no vectors, or does not distinguish the probes; with
+            `normalize` l2, also if it distinguishes them by their vectors' lengths alone.
     """
     kind = type(model).__name__.removeprefix("_")
     noun = NOUNS[preprocessing.modality]
@@ -74,12 +85,23 @@ def embed_probes(model: nn.Module, preprocessing: Preprocessing) -> Vectors:
             "numbers: give a network that does"
         )
     vectors: Vectors = output.float().numpy()
-    if problem := find_flaw(vectors, preprocessing.modality):
+    _refuse_flaws(kind, vectors, preprocessing.modality, normalize=normalize)
+    return vectors
+
+
+def _refuse_flaws(
+    kind: str, vectors: Vectors, modality: ModalityName, *, normalize: Normalization
+) -> None:
+    if problem := find_flaw(vectors, modality):
         raise SetupError(
             f"{kind} gives {problem}: its weights are damaged, or were not saved with it; fetch "
             "or export them again"
         )
-    return vectors
+    if normalize == "l2" and (problem := find_flaw(normalize_vectors(vectors), modality)):
+        raise SetupError(
+            f"{kind} gives {problem} once each is divided by its length: its vectors differ in "
+            "length alone; set encoder.normalize to none"
+        )
 
 
 def _build_inputs(preprocessing: Preprocessing, parts: Sequence[Array]) -> list[torch.Tensor]:

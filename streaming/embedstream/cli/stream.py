@@ -73,12 +73,16 @@ def examine_stream(config: StreamConfig) -> bool:
 
 
 def run_stream(
-    config: StreamConfig, *, reread: Callable[[], StreamConfig], until: Until, **consents: bool
+    config: StreamConfig,
+    *,
+    until: Until,
+    reread: Callable[[], StreamConfig] | None = None,
+    **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
-    encoders. `consents` are the fields of `Consent`.
+    encoders, unless there is no file. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
@@ -103,7 +107,7 @@ def run_stream(
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        signals = _Signals(stop, reload, reread)
+        signals = _Signals(stop, reload, reread or (lambda: config))
         return _run_after_checks(spark, config, checked, consent, signals, until)
 
 

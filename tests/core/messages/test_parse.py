@@ -305,12 +305,35 @@ def test_no_content_is_incomplete(value: bytes) -> None:
     assert "exactly one of the fields 'uri', 'data' and 'text'" in error.message
 
 
-@pytest.mark.parametrize("others", ["uri data", "uri text", "data text", "uri data text"])
-def test_several_contents_are_incomplete(others: str) -> None:
-    error = refused(json.dumps(dict.fromkeys(others.split(), "YQ==")).encode())
+@pytest.mark.parametrize(
+    ("names", "accepts"),
+    [
+        ("uri data", ("image",)),
+        ("uri data text", ("image", "audio")),
+        ("uri data", ("text",)),
+        ("uri text", ("text",)),
+        ("data text", ("image", "text", "audio")),
+        ("uri data text", ("image", "text", "audio")),
+    ],
+)
+def test_several_contents_are_incomplete(names: str, accepts: Sequence[ModalityName]) -> None:
+    value = json.dumps(dict.fromkeys(names.split(), "YQ==")).encode()
+    error = refused(value, accepts=accepts)
 
     assert error.code == Code.MESSAGE_INCOMPLETE
     assert "exactly one of the fields 'uri', 'data' and 'text'" in error.message
+
+
+@pytest.mark.parametrize("accepts", [("image",), ("audio",), ("image", "audio")])
+@pytest.mark.parametrize(("name", "is_content"), [("uri", False), ("data", True)])
+def test_a_text_beside_other_content_is_an_attribute_where_texts_are_not_accepted(
+    name: str, is_content: bool, accepts: Sequence[ModalityName]
+) -> None:
+    item = parsed(json.dumps({name: "YQ==", "text": "a caption"}).encode(), accepts=accepts)
+
+    assert (item.content, item.uri) == ((b"a", None) if is_content else (None, "YQ=="))
+    assert item.attributes == {"text": "a caption"}
+    assert item.media_type is None
 
 
 @pytest.mark.parametrize(
@@ -484,6 +507,24 @@ def test_other_content_declares_no_type(name: str) -> None:
 )
 def test_a_text_that_is_not_a_string_of_characters_is_malformed(text: str, said: str) -> None:
     assert said in malformed(f'{{"text": {text}}}'.encode())
+
+
+@pytest.mark.parametrize("message_format", ["auto", "json"])
+@pytest.mark.parametrize("value", ['{"text": ""}', '{"text": "", "uri": null, "data": ""}'])
+def test_an_empty_text_is_an_item_where_texts_are_accepted(
+    value: str, message_format: MessageFormat
+) -> None:
+    """So it becomes a failure of the text, as an empty message does."""
+    for accepts in (TEXTS, MIXED):
+        item = parsed(value.encode(), message_format, accepts=accepts)
+        assert item == Item(POSITION, content=b"", media_type="text/plain")
+    assert refused(value.encode(), message_format).code == Code.MESSAGE_INCOMPLETE
+
+
+def test_an_empty_text_beside_other_content_is_no_content() -> None:
+    for accepts in (("image",), TEXTS, MIXED):
+        item = parsed(b'{"uri": "u", "text": ""}', accepts=accepts)
+        assert item == Item(POSITION, uri="u")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

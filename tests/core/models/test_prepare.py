@@ -19,6 +19,7 @@ import torchvision
 from torch import nn
 
 from embedstream_core.errors import SetupError
+from embedstream_core.media.audio.preprocessing import AudioPreprocessing
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights
@@ -111,6 +112,12 @@ def test_a_declared_preprocessing_makes_another_model() -> None:
     assert names[0] == names[2]
     assert len({published.model_id, *names}) == 3
     assert all(name.startswith(f"{published.model_id}-") for name in names)
+
+
+def test_windows_that_leave_samples_out_are_refused() -> None:
+    windows = AudioPreprocessing(16_000, 100, 200)
+    with pytest.raises(SetupError, match="is wrong: hop_samples is at most window_samples, 100"):
+        ModelSpec("huggingface").choose_inputs((windows,))
 
 
 # Weights from files.

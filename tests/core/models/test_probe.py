@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from embedstream_core.engine.engine import Engine
-from embedstream_core.errors import SystemicError
+from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.image.modality import make_probe_images
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
-from embedstream_core.models.probe import find_flaw
+from embedstream_core.models.probe import embed_probes, find_flaw
 from engines import start_engine
 
 PREPROCESSING = ImagePreprocessing(32, 32, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
@@ -75,3 +77,21 @@ def test_an_engine_that_distinguishes_images_passes(precision: Precision, batch_
 def test_an_engine_that_does_not_raises_a_systemic_error(model: nn.Module, message: str) -> None:
     with pytest.raises(SystemicError, match=message):
         engine(model).check()
+
+
+class Length(Colour):
+    """Vectors of one direction, with lengths that differ."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).sum(1, keepdim=True) * torch.tensor([[1.0, 2.0]])
+
+
+def test_vectors_that_differ_in_length_alone_cannot_be_normalized() -> None:
+    """Else the model would be refused where it is loaded, in every task of a stream."""
+    assert embed_probes(Length(), PREPROCESSING).shape == (2, 2)
+    message = "same vector for different images once each is divided by its length.*to none"
+    with pytest.raises(SetupError, match=message):
+        embed_probes(Length(), PREPROCESSING, normalize="l2")
+    embed_probes(Colour(), PREPROCESSING, normalize="l2")
+    with pytest.raises(SystemicError, match="the same vector for different images"):
+        replace(engine(Length()), normalize="l2").check()

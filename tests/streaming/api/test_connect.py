@@ -41,7 +41,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             "PYSPARK_PYTHON": sys.executable,
             "PYTHONPATH": os.pathsep.join(paths),
         },
-        timeout=200,
+        timeout=280,
     )
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])

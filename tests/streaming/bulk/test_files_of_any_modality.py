@@ -26,8 +26,8 @@ from doors import core_vectors
 from embedstream import EncoderConfig
 from embedstream.bulk.files import Files
 from embedstream.config.load import load_files_config
+from embedstream.worker.model import prepare
 from embedstream_core.errors import Code
-from streams import prepared
 
 pytestmark = pytest.mark.spark
 
@@ -56,7 +56,7 @@ def embed(spark: SparkSession, folder: Path, source: str, encoder: EncoderConfig
         "table": {"path": str(folder / "table")},
     }
     config = load_files_config(tree)
-    files = Files(spark, config, prepared(config), str(folder / source))
+    files = Files(spark, config, prepare(config.encoder), str(folder / source))
     for chunk in files.plan():
         files.run(chunk)
     assert files.plan() == []

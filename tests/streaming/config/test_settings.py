@@ -25,7 +25,6 @@ from embedstream_core.fetch.fetcher import SCHEMES
 from embedstream_core.media.image.decode import render
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.settings import (
     Backend,
     DecodeSettings,
@@ -35,7 +34,6 @@ from embedstream_core.settings import (
     PipelineLimits,
     SchemeName,
 )
-from embedstream_core.training.examples import LabelledImages
 
 
 def test_fetching_has_one_set_of_defaults() -> None:
@@ -45,17 +43,17 @@ def test_fetching_has_one_set_of_defaults() -> None:
 
 
 def test_decoding_has_one_set_of_limits() -> None:
-    assert DecodeConfig().limits == DecodeSettings()
+    assert DecodeConfig().settings == DecodeSettings()
 
 
 @pytest.mark.spark
 def test_workers_get_the_defaults_of_the_core(spark: SparkSession) -> None:
     model = prepare(SMALL)
 
-    embedder = build_embedder(spark, model, EncoderConfig(), DataFrameConfig())
+    embedder = build_embedder(spark, [(model, EncoderConfig())], DataFrameConfig())
 
     assert embedder.fetch_policy == FetchPolicy()
-    assert embedder.decode_limits == DecodeSettings()
+    assert embedder.decode_settings == DecodeSettings()
     assert embedder.isolation == Isolation()
     assert embedder.model.settings == EngineSettings()
     # Spark decides the threads: those of a task here.
@@ -67,7 +65,7 @@ def test_decode_threads_are_chosen_where_the_work_runs() -> None:
     assert PipelineLimits().decode_threads is None
 
 
-@pytest.mark.parametrize("function", [LabelledImages, Pipeline, render, render_quickly])
+@pytest.mark.parametrize("function", [DecodeSettings, render, render_quickly])
 def test_fidelity_has_one_default(function: Callable[..., object]) -> None:
     default = inspect.signature(function).parameters["fidelity"].default
 

@@ -43,7 +43,7 @@ def test_auto_is_measured_on_a_worker_once_a_session(spark: SparkSession) -> Non
 
     assert first == second
     assert first.reason.startswith("measured on a worker: float32 ")
-    assert " ms an image, bfloat16 " in first.reason
+    assert " ms a sample, bfloat16 " in first.reason
     assert ModelId.parse(first.model.card.model_id).precision == first.precision
 
 

@@ -68,6 +68,11 @@ class _Audio:
     name: Final[ModalityName] = "audio"
 
     def identify(self, content: bytes, settings: DecodeSettings) -> AudioHeader:
+        """Read the headers and apply the limits; no sample is decoded.
+
+        Raises:
+            ItemError: the clip is empty, over a limit, broken, or of a format not allowed.
+        """
         if not content:
             raise build_decode_error(Code.AUDIO_EMPTY, "the clip has no bytes")
         limit: float = settings.max_audio_bytes
@@ -92,6 +97,12 @@ class _Audio:
         preprocessings: Sequence[AudioPreprocessing],
         settings: DecodeSettings,
     ) -> list[Sample]:
+        """Decode once, resample to each rate, and cut float32 windows by preprocessing.
+
+        Raises:
+            ItemError: the clip is broken, empty, or longer than its limit.
+            MissingExtra: a package that decodes audio is not installed.
+        """
         require_decoders()
         rates = {preprocessing.sample_rate_hz for preprocessing in preprocessings}
         try:
@@ -109,6 +120,7 @@ class _Audio:
         ]
 
     def collate(self, parts: Sequence[Array]) -> Arrays:
+        """Return `samples`, float32 (parts, longest), padded at the end, and int64 `lengths`."""
         lengths = np.array([len(part) for part in parts], np.int64)
         samples = np.zeros((len(parts), lengths.max()), np.float32)
         for row, part in zip(samples, parts, strict=True):
@@ -116,9 +128,11 @@ class _Audio:
         return samples, lengths
 
     def describe(self, header: AudioHeader) -> Media:
+        """Return the format, and the duration if the file states it."""
         return Media(header.media_type, duration_s=header.duration_s)
 
     def make_probes(self, preprocessing: AudioPreprocessing) -> list[Sample]:
+        """Return a sweep and noise, of 5 s each."""
         rate_hz = preprocessing.sample_rate_hz
         times = np.arange(round(_PROBE_S * rate_hz)) / rate_hz
         # From 100 Hz up to 3,100 Hz, and noise that comes and goes twice a second.

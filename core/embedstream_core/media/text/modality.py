@@ -55,7 +55,7 @@ class TextHeader:
 
 
 class _Text:
-    """Fulfils `Modality` for texts."""
+    """The modality `text`; see `embedstream_core.media.modality`."""
 
     name: ModalityName = "text"
 

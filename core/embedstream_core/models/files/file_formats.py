@@ -28,15 +28,11 @@ from torch import nn
 
 from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.extras import require_extra
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.fixed_module import FixedModule
-from embedstream_core.models.files.huggingface import (
-    bind_input,
-    load_folder,
-    pack_folder,
-    read_inputs,
-)
+from embedstream_core.models.files.onnx_session import open_session
 from embedstream_core.models.files.speech_embedding import (
     LICENSE,
     find_speech_embedding,
@@ -44,7 +40,13 @@ from embedstream_core.models.files.speech_embedding import (
     pack_speech,
     read_speech_inputs,
 )
-from embedstream_core.models.files.text_models import find_minilm
+from embedstream_core.models.folders.folder_kinds import (
+    bind_input,
+    load_folder,
+    pack_folder,
+    read_inputs,
+)
+from embedstream_core.models.folders.text_models import find_minilm
 from embedstream_core.settings import ModalityName
 
 __all__ = ["PROGRAMS", "Program", "is_fixed", "name_extra", "open_program"]
@@ -63,15 +65,17 @@ class Program:
     `load` makes a module of the packed file, or a ModuleDict with one for each modality. `pack`
     returns the bytes that are sent to the workers, the same ones for the same model, and refuses
     files of another known kind. `read_inputs` reads the preprocessings that are stored with the
-    weights, if any; `bind` completes one with what only the packed file has, such as a tokenizer.
-    `default` returns the path that `weights: default` means, if there is one, and `dimension` its
-    floats; `extra` is the extra that runs the program, where that has another name. `fixed`
-    programs load as a `FixedModule`.
+    weights, if any; a declared one of images takes the place of the stored one. `bind` completes
+    one with what only the packed file has, such as a tokenizer. `default` returns the path that
+    `weights: default` means, if there is one, and `dimension` its floats; `extra` is the extra that
+    runs the program, where that has another name. `fixed` programs load as a `FixedModule`.
     """
 
     load: Callable[[Path], nn.Module]
     pack: Callable[[Path], bytes]
-    read_inputs: Callable[[Path], tuple[Preprocessing, ...]] = lambda path: ()
+    read_inputs: Callable[[Path, ImagePreprocessing | None], tuple[Preprocessing, ...]] = (
+        lambda path, declared: ()
+    )
     bind: Callable[[Preprocessing, Path], Preprocessing] = lambda preprocessing, packed: (
         preprocessing
     )
@@ -120,22 +124,15 @@ class _Onnx(FixedModule):
         super().__init__()
         with require_extra("onnx", feature="encoder 'onnx'"):
             import onnxruntime
-        self.runtime = onnxruntime
+        del onnxruntime
         self.content = path.read_bytes()
         self.session: Any = None
         self.output = ""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.session is None:
-            # Opened at the first pass, after the engine has set the number of threads.
-            options = self.runtime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            # Spinning threads would take the cores from other tasks and from decoding.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
-                self.session = self.runtime.InferenceSession(
-                    self.content, options, providers=["CPUExecutionProvider"]
-                )
+                self.session = open_session(self.content)
             except Exception as error:
                 raise SetupError(f"the onnx file cannot be opened: {error}") from error
             self.content = b""
@@ -253,7 +250,7 @@ PROGRAMS: Mapping[str, Program] = {
     "speech-embedding": Program(
         load_speech,
         pack=pack_speech,
-        read_inputs=read_speech_inputs,
+        read_inputs=lambda path, declared: read_speech_inputs(path),
         default=find_speech_embedding,
         license=LICENSE,
         extra="audio",

@@ -14,7 +14,6 @@ The license of both models is Apache-2.0.
 
 from __future__ import annotations
 
-import io
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -29,6 +28,8 @@ from embedstream_core.media.audio.modality import require_decoders
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 from embedstream_core.models.files.fixed_module import FixedModule
+from embedstream_core.models.files.onnx_session import open_session
+from embedstream_core.models.folders.packed_folders import write_archive
 
 __all__ = ["LICENSE", "find_speech_embedding", "load_speech", "pack_speech", "read_speech_inputs"]
 
@@ -48,7 +49,7 @@ class _SpeechEmbedding(FixedModule):
         super().__init__()
         with require_extra("audio", feature="encoder 'speech-embedding'"):
             import onnxruntime
-        self.runtime = onnxruntime
+        del onnxruntime
         self.models = models
         self.sessions: list[Any] = []
 
@@ -56,7 +57,9 @@ class _SpeechEmbedding(FixedModule):
         """Ignore the lengths: windows are whole, or padded with silence."""
         if not self.sessions:
             # Opened at the first pass, after the engine has set the number of threads.
-            self.sessions = [self._open(model) for model in self.models]
+            # As in the package: on ARM, onnxruntime 1.27 gives wrong results with these kernels.
+            settings = {"mlas.disable_kleidiai": "1"}
+            self.sessions = [open_session(model, settings) for model in self.models]
         mel, embedding = self.sessions
         rows = samples.float().cpu().numpy()[:, :_WINDOW_SAMPLES]
         # One at a time: the first model refers to the loudest value of all that it gets.
@@ -64,15 +67,6 @@ class _SpeechEmbedding(FixedModule):
         frames = np.concatenate(decibels)[..., None] / np.float32(10) + np.float32(2)
         (vectors,) = embedding.run(None, {"input_1": frames})
         return torch.from_numpy(vectors.reshape(len(rows), -1)).to(samples.device)
-
-    def _open(self, model: bytes) -> Any:
-        options = self.runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Spinning threads would take the cores from other tasks and from decoding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # As in the package: on ARM, onnxruntime 1.27 gives wrong results with these kernels.
-        options.add_session_config_entry("mlas.disable_kleidiai", "1")
-        return self.runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def find_speech_embedding() -> Path:
@@ -93,13 +87,10 @@ def pack_speech(folder: Path) -> bytes:
         SetupError: a file is not an ONNX model.
         OSError: a file cannot be read.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in _FILES:
-            refuse_other_kinds(folder / name, wanted=("onnx",))
-            # A ZipInfo has no modification time unless one is given.
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
-    return buffer.getvalue()
+    files = [folder / name for name in _FILES]
+    for path in files:
+        refuse_other_kinds(path, wanted=("onnx",))
+    return write_archive(folder, files)
 
 
 def load_speech(packed: Path) -> FixedModule:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES, read_inputs
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES, read_inputs
 from embedstream_core.models.prepare import prepare_model
 from pictures import encoded
 from rendered import render_one

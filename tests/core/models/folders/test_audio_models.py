@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,104 +17,16 @@ from clips import Samples, make_clip
 from embedstream_core.errors import SetupError
 from embedstream_core.media.audio.modality import AUDIO
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
-from embedstream_core.models.files.audio_models import load_audio, pack_audio, read_audio_inputs
+from embedstream_core.models.folders.audio_models import load_audio, pack_audio, read_audio_inputs
+from small_audio_models import (
+    save_ast,
+    save_clap,
+    save_clap_audio,
+    save_waves,
+    save_whisper,
+)
 
 transformers: Any = pytest.importorskip("transformers")
-
-HIDDEN = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def save(folder: Path, kind: Callable[[Any], Any], config: Any, extractor: Any) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = kind(config).eval()
-        # Biases and the like are zero in new models, and would hide errors.
-        for parameter in model.parameters():
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
-    extractor.save_pretrained(folder)
-
-
-def waves(name: str, norm: str, folder: Path) -> None:
-    config = getattr(transformers, f"{name}Config")(
-        **HIDDEN,
-        intermediate_size=32,
-        conv_dim=(16, 16, 16),
-        conv_kernel=(10, 8, 4),
-        conv_stride=(5, 4, 2),
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-        num_feat_extract_layers=3,
-        feat_extract_norm=norm,
-        do_stable_layer_norm=norm == "layer",
-    )
-    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")
-    save(folder, getattr(transformers, f"{name}Model"), config, extractor)
-
-
-def ast(folder: Path) -> None:
-    config = transformers.ASTConfig(**HIDDEN, intermediate_size=32, max_length=64, num_mel_bins=32)
-    extractor = transformers.ASTFeatureExtractor(max_length=64, num_mel_bins=32)
-    save(folder, transformers.ASTModel, config, extractor)
-
-
-CLAP_AUDIO = {
-    "num_mel_bins": 16,
-    "spec_size": 64,
-    "patch_size": 4,
-    "patch_stride": (4, 4),
-    "window_size": 4,
-    "hidden_size": 32,
-    "patch_embeds_hidden_size": 8,
-    "depths": (1, 1, 1),
-    "num_attention_heads": (1, 1, 1),
-    "num_hidden_layers": 3,
-    "projection_dim": 12,
-}
-
-
-def clap(truncation: str, folder: Path) -> None:
-    fusion = truncation == "fusion"
-    audio = {**CLAP_AUDIO, "enable_fusion": fusion, "enable_patch_fusion": fusion}
-    text = {**HIDDEN, "intermediate_size": 32, "vocab_size": 50, "projection_dim": 12}
-    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=12)
-    save(folder, transformers.ClapModel, config, clap_extractor(truncation))
-
-
-def clap_audio(folder: Path) -> None:
-    config = transformers.ClapAudioConfig(**CLAP_AUDIO)
-    save(folder, transformers.ClapAudioModelWithProjection, config, clap_extractor("rand_trunc"))
-
-
-def clap_extractor(truncation: str) -> Any:
-    return transformers.ClapFeatureExtractor(
-        feature_size=16,
-        sampling_rate=16_000,
-        max_length_s=1,
-        frequency_max=8_000,
-        truncation=truncation,
-    )
-
-
-def whisper(folder: Path) -> None:
-    config = transformers.WhisperConfig(
-        d_model=16,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=32,
-        vocab_size=50,
-        num_mel_bins=16,
-        max_source_positions=100,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=3,
-    )
-    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
-    save(folder, transformers.WhisperForConditionalGeneration, config, extractor)
 
 
 def embed_waves(folder: Path, extractor: Any, clip: Samples) -> Any:
@@ -149,16 +62,16 @@ def embed_whisper(folder: Path, extractor: Any, clip: Samples) -> Any:
     return (states * mask).sum(1) / mask.sum(1)
 
 
-MODELS: dict[str, tuple[Callable[[Path], None], Callable[[Path, Any, Samples], Any]]] = {
-    "wav2vec2": (lambda folder: waves("Wav2Vec2", "group", folder), embed_waves),
-    "wav2vec2-layer": (lambda folder: waves("Wav2Vec2", "layer", folder), embed_waves),
-    "hubert": (lambda folder: waves("Hubert", "group", folder), embed_waves),
-    "wavlm": (lambda folder: waves("WavLM", "layer", folder), embed_waves),
-    "ast": (ast, embed_ast),
-    "clap": (lambda folder: clap("rand_trunc", folder), embed_clap),
-    "clap-fused": (lambda folder: clap("fusion", folder), embed_clap),
-    "clap-audio": (clap_audio, embed_clap_audio),
-    "whisper": (whisper, embed_whisper),
+MODELS: dict[str, tuple[Callable[[Path], Path], Callable[[Path, Any, Samples], Any]]] = {
+    "wav2vec2": (save_waves, embed_waves),
+    "wav2vec2-layer": (partial(save_waves, norm="layer"), embed_waves),
+    "hubert": (partial(save_waves, name="Hubert"), embed_waves),
+    "wavlm": (partial(save_waves, name="WavLM", norm="layer"), embed_waves),
+    "ast": (save_ast, embed_ast),
+    "clap": (save_clap, embed_clap),
+    "clap-fused": (partial(save_clap, truncation="fusion"), embed_clap),
+    "clap-audio": (save_clap_audio, embed_clap_audio),
+    "whisper": (save_whisper, embed_whisper),
 }
 
 
@@ -256,7 +169,7 @@ def test_windows_are_those_of_the_model(name: str, folder: Path) -> None:
 
 
 def test_the_extractor_may_be_in_a_processors_file(tmp_path: Path) -> None:
-    whisper(tmp_path)
+    save_whisper(tmp_path)
     expected = read_audio_inputs(tmp_path)
     alone = tmp_path / "preprocessor_config.json"
     settings = {"feature_extractor": json.loads(alone.read_bytes())}
@@ -283,14 +196,14 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_extractor_is_refused(tmp_path: Path) -> None:
-    whisper(tmp_path)
+    save_whisper(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     assert "cannot be opened" in refusal(tmp_path)
     assert "save_pretrained" in refusal(tmp_path)
 
 
 def test_an_extractor_of_another_model_is_refused(tmp_path: Path) -> None:
-    whisper(tmp_path)
+    save_whisper(tmp_path)
     transformers.ASTFeatureExtractor(num_mel_bins=32).save_pretrained(tmp_path)
     assert "ASTFeatureExtractor, not WhisperFeatureExtractor" in refusal(tmp_path)
 
@@ -298,20 +211,20 @@ def test_an_extractor_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "extractor", "message"),
     [
-        (whisper, {"feature_size": 16, "chunk_length": 30}, "chunk_length 30"),
-        (whisper, {"feature_size": 16, "chunk_length": 2, "dither": 0.1}, "dither 0.1"),
+        (save_whisper, {"feature_size": 16, "chunk_length": 30}, "chunk_length 30"),
+        (save_whisper, {"feature_size": 16, "chunk_length": 2, "dither": 0.1}, "dither 0.1"),
         (
-            ast,
+            save_ast,
             {"max_length": 64, "num_mel_bins": 16, "sampling_rate": 8000},
             "sampling_rate 8000, not 16000",
         ),
-        (ast, {"num_mel_bins": 32}, "max_length 1024, where the model has 64"),
-        (clap_audio, {"truncation": "other"}, "truncation 'other'"),
+        (save_ast, {"num_mel_bins": 32}, "max_length 1024, where the model has 64"),
+        (save_clap_audio, {"truncation": "other"}, "truncation 'other'"),
         (MODELS["wavlm"][0], {"feature_size": 80}, "feature_size 80, not 1"),
     ],
 )
 def test_a_setting_that_is_not_supported_is_named(
-    make: Callable[[Path], None], extractor: dict[str, Any], message: str, tmp_path: Path
+    make: Callable[[Path], Path], extractor: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     make(tmp_path)
     kind = type(transformers.AutoFeatureExtractor.from_pretrained(tmp_path))
@@ -329,12 +242,12 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     # Only training needs this one, and published models lack it.
     del state["masked_spec_embed"]
     safetensors.torch.save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(SetupError, match=r"its weights lack encoder\.layer_norm\.weight$"):
+    with pytest.raises(SetupError, match=r"its weights lack encoder\.layer_norm\.weight; save"):
         load(tmp_path)
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
-    ast(tmp_path)
+    save_ast(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(SetupError, match="pickles, and are not opened"):
         pack_audio(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.models.files.huggingface import (
+from embedstream_core.models.folders.folder_kinds import (
     bind_input,
     pack_folder,
     read_inputs,

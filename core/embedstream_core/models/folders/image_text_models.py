@@ -12,26 +12,24 @@ import torch
 from torch import nn
 
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files import image_processors
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders.image_models import VisionModel
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,
     unpack,
 )
-from embedstream_core.models.files.tokenizer_files import (
+from embedstream_core.models.folders.tokenizer_files import (
     PADDED_MODELS,
     TOKENIZER_FILES,
     open_config,
     open_tokenizer,
     read_max_tokens,
 )
-from embedstream_core.models.files.vision_models import VisionModel
 
-__all__ = ["load_image_text", "pack_image_text", "read_image_text_inputs"]
+__all__ = ["load_image_text", "pack_image_text", "read_text_half"]
 
 
 class TextHalf(nn.Module):
@@ -69,7 +67,7 @@ def load_image_text(packed: Path) -> nn.ModuleDict:
         if not hasattr(model, method):
             raise SetupError(
                 f"{type(model).__name__} has no {method}: its images and texts have no vectors "
-                "that can be compared"
+                "that can be compared; choose a model such as CLIP or SigLIP"
             )
     masked = config.model_type not in PADDED_MODELS
     return nn.ModuleDict(
@@ -77,15 +75,12 @@ def load_image_text(packed: Path) -> nn.ModuleDict:
     )
 
 
-def read_image_text_inputs(
-    folder: Path,
-) -> tuple[ImagePreprocessing | TextPreprocessing, ...]:
-    """Return the preprocessing of the images, if the folder has one, and that of the texts.
+def read_text_half(folder: Path) -> tuple[TextPreprocessing, ...]:
+    """Return the preprocessing of the texts.
 
     Raises:
         SetupError: a file cannot be read, or asks for what is not supported.
         MissingExtra: transformers is not installed.
     """
     max_tokens = read_max_tokens(folder, open_tokenizer(folder))
-    text = TextPreprocessing(max_tokens, pooling="model")
-    return (*image_processors.read_inputs(folder), text)
+    return (TextPreprocessing(max_tokens, pooling="model"),)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.text.modality import TEXT
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files.huggingface import pack_folder, read_inputs
-from small_models import pictures
+from embedstream_core.models.folders.folder_kinds import pack_folder, read_inputs
+from embedstream_core.models.prepare import ModelSpec, prepare_model
+from small_models import DECLARED, pictures
 from small_text_models import (
     POSITIONS,
     SIDE,
@@ -126,24 +129,37 @@ def test_a_model_tells_its_probes_apart(save: Saver, tmp_path: Path) -> None:
     assert (one - other).abs().max() > 0.01
 
 
-def test_images_may_have_no_processor(tmp_path: Path) -> None:
-    folder = save_clip(tmp_path / "clip")
-    for path in folder.glob("*processor_config.json"):
-        path.unlink()
-    (text,) = read_inputs(folder)
-    assert isinstance(text, TextPreprocessing)
+@pytest.mark.parametrize("settings", [None, {"image_processor_type": "none"}, {"size": 7}])
+def test_a_declared_preprocessing_replaces_one_that_cannot_be_read(
+    settings: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    """The texts stay: a model of two modalities never becomes one of one unnoticed."""
+    folder = save_clip(tmp_path / "mine")
+    (_, text) = read_inputs(folder)
+    path = folder / "preprocessor_config.json"
+    path.unlink() if settings is None else path.write_text(json.dumps(settings))
+    spec = ModelSpec("huggingface", str(folder))
+    with pytest.raises(SetupError, match=r"declare (the nearest to it as )?encoder\.preprocessing"):
+        prepare_model(spec)
+    card = prepare_model(replace(spec, preprocessing=DECLARED)).card
+    assert card.inputs == (DECLARED, text)
 
 
-def test_without_a_tokenizer_it_is_a_model_of_images(tmp_path: Path) -> None:
+def test_without_a_tokenizer_it_is_a_model_of_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = save_clip(tmp_path / "clip")
+    read_inputs(folder)
+    assert not caplog.text
     (folder / "tokenizer.json").unlink()
     (image,) = read_inputs(folder)
     assert isinstance(image, ImagePreprocessing)
+    assert "holds no tokenizer.json, so its model embeds images and no texts" in caplog.text
 
 
 def test_a_model_without_features_is_refused(tmp_path: Path) -> None:
     """A model that answers in words has a configuration for texts and one for images, too."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
     tokenizer = make_tokenizer(model_max_length=POSITIONS)
     text, vision = describe_halves(tokenizer)
@@ -151,7 +167,10 @@ def test_a_model_without_features_is_refused(tmp_path: Path) -> None:
         vision_config={**vision, "model_type": "clip_vision_model"},
         text_config={**text, "model_type": "llama"},
     )
-    folder = save(LlavaForConditionalGeneration(config), tmp_path / "llava", tokenizer)
+    size = {"height": SIDE, "width": SIDE}
+    processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=size)
+    model = LlavaForConditionalGeneration(config)
+    folder = save(model, tmp_path / "llava", tokenizer, processor)
     with pytest.raises(SetupError, match="LlavaModel has no get_text_features"):
         load(folder)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from embedstream_core.extras import require_extra
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.packed_folders import (
     WEIGHT_FILES,
     load_transformer,
     pack_files,

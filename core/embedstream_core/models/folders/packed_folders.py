@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,19 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.models.files.file_kinds import refuse_other_kinds
 
-__all__ = ["WEIGHT_FILES", "load_transformer", "pack_files", "read_json", "unpack"]
+__all__ = [
+    "WAY_OUT",
+    "WEIGHT_FILES",
+    "load_transformer",
+    "pack_files",
+    "read_json",
+    "unpack",
+    "write_archive",
+]
+
+# It names no function of the user's own, because those give models of images only.
+WAY_OUT = "correct the folder's files, or choose another model"
+"""What to do about a folder that asks for what is not supported."""
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 
@@ -30,19 +41,23 @@ def pack_files(folder: Path, patterns: Sequence[str]) -> bytes:
         SetupError: there are no tensors among them, or files of another kind than their names say.
         OSError: a file cannot be read.
     """
-    if not stat.S_ISDIR(folder.stat().st_mode):
-        refuse_other_kinds(folder, wanted=())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in files):
         raise SetupError(
             f"'{folder}' holds no .safetensors file: give a folder that save_pretrained wrote; "
             "weights in .bin files are pickles, and are not opened"
         )
+    for path in files:
+        kind = "safetensors" if path.suffix == ".safetensors" else "json"
+        refuse_other_kinds(path, wanted=(kind,))
+    return write_archive(folder, files)
+
+
+def write_archive(folder: Path, files: Sequence[Path]) -> bytes:
+    """Return a zip archive of files of the folder, the same bytes each time."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in files:
-            kind = "safetensors" if path.suffix == ".safetensors" else "json"
-            refuse_other_kinds(path, wanted=(kind,))
             # A ZipInfo has no modification time unless one is given.
             name = path.relative_to(folder).as_posix()
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes())
@@ -69,6 +84,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return {}
     except ValueError as error:
+        refuse_other_kinds(path, wanted=("json",))
         raise SetupError(f"'{path}' cannot be read as JSON ({error}); write it again") from error
 
 
@@ -107,5 +123,7 @@ def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, b
     missing = set(report["missing_keys"])
     unpooled = {name for name in missing if "pooler." in name}
     if lacking := sorted(missing - unpooled):
-        raise SetupError(f"its weights lack {', '.join(lacking[:3])}")
+        raise SetupError(
+            f"its weights lack {', '.join(lacking[:3])}; save the whole model with save_pretrained"
+        )
     return model, not unpooled

@@ -5,6 +5,8 @@ What a folder holds is recognised from its files; `_KINDS` is the list of what t
 
 from __future__ import annotations
 
+import logging
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,34 +15,36 @@ from typing import Any
 from torch import nn
 
 from embedstream_core.errors import SetupError
+from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files import image_processors
-from embedstream_core.models.files.audio_models import (
+from embedstream_core.models.files.file_kinds import refuse_other_kinds
+from embedstream_core.models.folders import image_processors
+from embedstream_core.models.folders.audio_models import (
     AUDIO_MODEL_TYPES,
     load_audio,
     pack_audio,
     read_audio_inputs,
 )
-from embedstream_core.models.files.file_kinds import refuse_other_kinds
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.image_text_models import (
+from embedstream_core.models.folders.image_models import load_vision, pack_vision
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.image_text_models import (
     load_image_text,
     pack_image_text,
-    read_image_text_inputs,
+    read_text_half,
 )
-from embedstream_core.models.files.packed_folders import read_json, unpack
-from embedstream_core.models.files.sentence_modules import WAY_OUT
-from embedstream_core.models.files.text_models import (
+from embedstream_core.models.folders.packed_folders import WAY_OUT, read_json, unpack
+from embedstream_core.models.folders.text_models import (
     bind_tokenizer,
     load_text,
     pack_text,
     read_text_inputs,
 )
-from embedstream_core.models.files.vision_models import load_vision, pack_vision
 
 __all__ = ["bind_input", "load_folder", "pack_folder", "read_inputs", "recognise_folder"]
+
+_log = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -50,13 +54,15 @@ class FolderKind:
     """What a folder may hold.
 
     `pack` takes the folder; `load` takes the packed file, and returns a module, or a ModuleDict
-    with a branch for each modality if `read_inputs` may return several.
+    with a branch for each modality if it has several. `read_inputs` reads the preprocessings of all
+    modalities but images, which every kind that takes `images` has in the same files.
     """
 
     matches: Callable[[_Files], bool]
     pack: Callable[[Path], bytes]
     load: Callable[[Path], nn.Module]
-    read_inputs: Callable[[Path], tuple[Preprocessing, ...]]
+    read_inputs: Callable[[Path], tuple[Preprocessing, ...]] = lambda folder: ()
+    images: bool = False
 
 
 class _Files:
@@ -73,11 +79,12 @@ class _Files:
         self.config: Mapping[str, Any] = read_json(path)
         if not isinstance(self.config, dict):
             raise SetupError(f"'{path}' is not a JSON object; write it with save_pretrained")
+        self.has_two_halves = {"text_config", "vision_config"} <= self.config.keys()
 
 
 def _holds_image_text(files: _Files) -> bool:
     # Without its tokenizer, it serves as a model of images.
-    return files.has_tokenizer and {"text_config", "vision_config"} <= files.config.keys()
+    return files.has_tokenizer and files.has_two_halves
 
 
 def _holds_audio(files: _Files) -> bool:
@@ -95,11 +102,11 @@ def _holds_text(files: _Files) -> bool:
 # sometimes tokenizers, so their `model_type` decides before those do.
 _KINDS: Mapping[str, FolderKind] = {
     "image-text": FolderKind(
-        _holds_image_text, pack_image_text, load_image_text, read_image_text_inputs
+        _holds_image_text, pack_image_text, load_image_text, read_text_half, images=True
     ),
     "audio": FolderKind(_holds_audio, pack_audio, load_audio, read_audio_inputs),
     "text": FolderKind(_holds_text, pack_text, load_text, read_text_inputs),
-    "image": FolderKind(lambda files: True, pack_vision, load_vision, image_processors.read_inputs),
+    "image": FolderKind(lambda files: True, pack_vision, load_vision, images=True),
 }
 
 
@@ -116,7 +123,8 @@ def pack_folder(folder: Path) -> bytes:
         SetupError: the folder holds no tensors, or asks for what is not supported.
         OSError: a file cannot be read.
     """
-    if folder.is_file():
+    # Raises for a path that does not exist.
+    if not stat.S_ISDIR(folder.stat().st_mode):
         refuse_other_kinds(folder, wanted=())
         raise SetupError(f"'{folder}' is a file: give a folder that save_pretrained wrote")
     return _KINDS[recognise_folder(folder)].pack(folder)
@@ -134,15 +142,38 @@ def load_folder(packed: Path) -> nn.Module:
     return kind.load(packed)
 
 
-def read_inputs(folder: Path) -> tuple[Preprocessing, ...]:
+def read_inputs(
+    folder: Path, declared: ImagePreprocessing | None = None
+) -> tuple[Preprocessing, ...]:
     """Return the preprocessings that the folder states, one for each modality.
 
+    In a folder of a model that takes images, a `declared` preprocessing takes the place of theirs,
+    which may then be missing or not supported.
+
     Raises:
-        SetupError: a file cannot be read, or asks for what is not supported.
+        SetupError: a file cannot be read, or asks for what is not supported; or the model takes
+            images and texts, and the preprocessing of the images is missing.
         MissingExtra: transformers is not installed.
     """
     with convert_errors(f"the files of '{folder}' cannot be read", WAY_OUT):
-        return _KINDS[recognise_folder(folder)].read_inputs(folder)
+        name = recognise_folder(folder)
+        kind = _KINDS[name]
+        if name == "image" and _Files(folder).has_two_halves:
+            _log.warning(
+                "'%s' holds no tokenizer.json, so its model embeds images and no texts; write its "
+                "tokenizer there with save_pretrained to embed both",
+                folder,
+            )
+        others = kind.read_inputs(folder)
+        if not kind.images:
+            return others
+        images = (declared,) if declared else image_processors.read_inputs(folder)
+        if others and not images:
+            raise SetupError(
+                f"'{folder}' does not say how its model's images are prepared; write its image "
+                "processor there with save_pretrained, or declare encoder.preprocessing"
+            )
+        return (*images, *others)
 
 
 def bind_input(preprocessing: Preprocessing, packed: Path) -> Preprocessing:

@@ -16,12 +16,9 @@ from torch import nn
 
 from embedstream_core.errors import SetupError
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files.packed_folders import read_json
+from embedstream_core.models.folders.packed_folders import WAY_OUT, read_json
 
-__all__ = ["WAY_OUT", "Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
-
-WAY_OUT = "wrap the model in a function of your own (module:function)"
-"""What to do with a model that these files cannot describe."""
+__all__ = ["Pooling", "SentenceModule", "build_head", "read_modules", "read_pooling"]
 
 _SUPPORTED = ("Transformer", "Pooling", "Dense", "Normalize")
 
@@ -72,7 +69,7 @@ def _read_module(folder: Path, line: Mapping[str, str]) -> SentenceModule:
         )
     inner = folder / line["path"]
     if not inner.resolve().is_relative_to(folder.resolve()):
-        raise SetupError(f"'{folder}' has a module at '{line['path']}', outside of it")
+        raise SetupError(f"'{folder}' has a module at '{line['path']}', outside of it; {WAY_OUT}")
     return SentenceModule(kind, inner)
 
 

@@ -19,8 +19,8 @@ from embedstream_core.errors import MissingExtra, SetupError
 from embedstream_core.media.text.modality import TEXT
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.models.files.file_formats import PROGRAMS
-from embedstream_core.models.files.huggingface import pack_folder, read_inputs
-from embedstream_core.models.files.text_models import find_minilm
+from embedstream_core.models.folders.folder_kinds import pack_folder, read_inputs
+from embedstream_core.models.folders.text_models import find_minilm
 from small_text_models import (
     HIDDEN,
     POSITIONS,

@@ -18,22 +18,22 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
-from embedstream_core.models.files import tokenizer_files
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders import tokenizer_files
+from embedstream_core.models.folders.packed_folders import (
+    WAY_OUT,
     WEIGHT_FILES,
     load_transformer,
     pack_files,
     read_json,
     unpack,
 )
-from embedstream_core.models.files.sentence_modules import (
-    WAY_OUT,
+from embedstream_core.models.folders.sentence_modules import (
     Pooling,
     build_head,
     read_modules,
     read_pooling,
 )
-from embedstream_core.models.files.tokenizer_files import (
+from embedstream_core.models.folders.tokenizer_files import (
     TOKENIZER_FILES,
     open_config,
     open_tokenizer,
@@ -116,7 +116,7 @@ def load_text(packed: Path) -> nn.Module:
         if "attention_mask" not in _list_arguments(model):
             raise SetupError(
                 f"{type(model).__name__} takes no attention mask, so a text's vector would depend "
-                "on the other texts of its batch"
+                "on the other texts of its batch; choose another model"
             )
         typed = {"token_type_ids"} & {*tokenizer.model_input_names} & _list_arguments(model)
         pooling = Pooling(read_pooling(modules[1]))

@@ -33,8 +33,9 @@ from embedstream_core.errors import SetupError, explain
 from embedstream_core.extras import require_extra
 from embedstream_core.media.audio.modality import require_decoders
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
-from embedstream_core.models.files.image_processors import PROCESSOR_FILES
-from embedstream_core.models.files.packed_folders import (
+from embedstream_core.models.folders.image_processors import PROCESSOR_FILES
+from embedstream_core.models.folders.packed_folders import (
+    WAY_OUT,
     WEIGHT_FILES,
     load_transformer,
     pack_files,
@@ -280,6 +281,6 @@ def _open_folder(folder: Path) -> tuple[_Kind, Any, Any]:
         kind.read_window(extractor, config)
     except SetupError as error:
         raise SetupError(
-            f"the feature extractor of '{folder}' is not supported: {error}"
+            f"the feature extractor of '{folder}' is not supported: {error}; {WAY_OUT}"
         ) from error
     return kind, extractor, config

@@ -15,8 +15,7 @@ from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.models.failures import convert_errors
-from embedstream_core.models.files.packed_folders import read_json
-from embedstream_core.models.files.sentence_modules import WAY_OUT
+from embedstream_core.models.folders.packed_folders import WAY_OUT, read_json
 
 __all__ = [
     "PADDED_MODELS",

@@ -1,0 +1,1 @@
+"""Models that transformers or sentence-transformers wrote into folders."""
