@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from drivers import Vectors, undisturbed_vectors
 from embedstream.kafka.dev_broker import Broker
+from mixed_streams import Mix
 
 LOG = logging.getLogger(__name__)
 
@@ -24,6 +25,11 @@ def vectors(
     spark: SparkSession, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Vectors:
     return undisturbed_vectors(spark, broker, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> Mix:
+    return Mix.of(tmp_path_factory.mktemp("mix"))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -20,44 +19,47 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from drivers import python_workers
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_queries
 from embedstream.kafka.dev_broker import Broker
+from embedstream.kafka.produce import OutgoingMessage
 from embedstream.stream.job import start_stream
 from embedstream_core.models.card import PreparedModel
-from oracle import check_outcomes
-from pictures import real_pictures
-from small import shrink
-from streams import Topic, image, prepared
+from embedstream_core.pipeline.steps import Outcomes
+from mixed_streams import Mix, import_encoders
+from oracle import CAREFUL, check_messages
+from streams import Topic, prepared
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long]
 
 LOG = logging.getLogger(__name__)
 
 SEED = int(os.getenv("EMBEDSTREAM_SEED") or random.randrange(2**32))
-PICTURES = 6
 
 
 @dataclass
 class Life:
-    """One topic, and the stream over it, which is killed and started again."""
+    """One topic of all modalities, and the stream over it, which is killed and started again."""
 
     spark: SparkSession
     topic: Topic
+    mix: Mix
     config: StreamConfig
     models: tuple[PreparedModel, ...]
+    damaged: dict[str, bytes] = field(default_factory=dict)
     sent: int = 0
     query: StreamingQuery | None = field(default=None, init=False)
 
     def send(self, count: int) -> None:
-        """Pictures that are whole."""
-        numbers = range(self.sent, self.sent + count)
-        self.topic.send(image(f"good-{n}", pictures()[n % PICTURES]) for n in numbers)
+        """Messages of all kinds by turns."""
+        self.topic.send(self.mix.messages(self.sent, count))
         self.sent += count
 
     def send_damaged(self, seed: int) -> None:
-        """Send the next image, damaged."""
-        content = damaged(pictures()[self.sent % PICTURES], random.Random(seed))
-        self.topic.send([image(f"damaged-{self.sent}", content)])
+        """Send the next message, damaged."""
+        (message,) = self.mix.messages(self.sent, 1)
+        assert message.value is not None
+        key, value = f"damaged.{self.sent}", damage(message.value, random.Random(seed))
+        self.topic.send([OutgoingMessage(key, value)])
+        self.damaged[key] = value
         self.sent += 1
 
     def start(self) -> None:
@@ -84,17 +86,16 @@ class Life:
         stream.query.awaitTermination()
 
     def check(self) -> None:
-        """Check that each message has its row, and each undamaged image its vector."""
-        rows = check_outcomes(Path(self.config.table.path), self.topic.positions())
-        assert len(rows) == self.sent
-        model_id = self.models[0].card.model_id
-        expected = embed_queries(pictures(), model_ids=[model_id])[1] if rows else []
-        for row in rows.values():
-            kind, _, number = row["image_id"].partition("-")
-            if kind == "good":
-                assert row["error"] is None, row
-                vector = expected[int(number) % PICTURES]
-                assert cosine(np.array(row["embedding"]), vector) > 0.999
+        """Check that each message has the rows that the core makes of it."""
+        table, positions = Path(self.config.table.path), self.topic.positions()
+        assert len(positions) == self.sent
+        check_messages(table, positions, self.expect, tolerance=CAREFUL)
+
+    def expect(self, key: str) -> Outcomes:
+        """What the core makes of a message."""
+        if key in self.damaged:
+            return self.mix.core.embed(self.damaged[key])
+        return self.mix.expect(key)
 
 
 Operation = tuple[Callable[..., None], object]
@@ -108,9 +109,12 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
 )
 
 
-def live(spark: SparkSession, broker: Broker, folder: Path, operations: list[Operation]) -> None:
+def live(
+    spark: SparkSession, broker: Broker, mix: Mix, folder: Path, operations: list[Operation]
+) -> None:
     """Start the stream before each operation; in the end process what is left, and check it."""
     LOG.info("%s", [(operation.__name__, argument) for operation, argument in operations])
+    import_encoders(spark)
     topic = Topic.create(broker.bootstrap_servers, partitions=2, prefix="life")
     config = StreamConfig.model_validate(
         {
@@ -119,14 +123,14 @@ def live(spark: SparkSession, broker: Broker, folder: Path, operations: list[Ope
                 "subscribe": topic.name,
                 "max_offsets_per_trigger": 4,
             },
-            "encoder": {"name": "efficientnet_lite0"},
             "table": {"path": str(folder / topic.name / "table")},
             "checkpoint": str(folder / topic.name / "checkpoint"),
             "trigger": {"interval_s": 0},
+            **mix.sections,
         }
     )
-    life = Life(spark, topic, config, prepared(config))
-    life.send(4)
+    life = Life(spark, topic, mix, config, prepared(config))
+    life.send(8)
     try:
         for operation, argument in operations:
             life.start()
@@ -151,10 +155,11 @@ SETTINGS = settings(
 def test_a_short_life(
     spark: SparkSession,
     broker: Broker,
+    mix: Mix,
     tmp_path_factory: pytest.TempPathFactory,
     operations: list[Operation],
 ) -> None:
-    live(spark, broker, tmp_path_factory.mktemp("lives"), operations)
+    live(spark, broker, mix, tmp_path_factory.mktemp("lives"), operations)
 
 
 @pytest.mark.timeout(1800)
@@ -164,15 +169,18 @@ def test_a_short_life(
 def test_any_life(
     spark: SparkSession,
     broker: Broker,
+    mix: Mix,
     tmp_path_factory: pytest.TempPathFactory,
     operations: list[Operation],
 ) -> None:
     LOG.warning("EMBEDSTREAM_SEED=%d", SEED)
-    live(spark, broker, tmp_path_factory.mktemp("lives"), operations)
+    live(spark, broker, mix, tmp_path_factory.mktemp("lives"), operations)
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
+def damage(content: bytes, chance: random.Random) -> bytes:
     """The content cut, with bytes flipped, or something else altogether."""
+    if not content:
+        return b"{"
     match chance.randrange(4):
         case 0:
             return content[: chance.randrange(len(content))]
@@ -185,12 +193,3 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
             for _ in range(chance.randint(1, 20)):
                 flipped[chance.randrange(len(flipped))] = chance.randrange(256)
             return bytes(flipped)
-
-
-def pictures() -> list[bytes]:
-    """Real ones, made tiny."""
-    return [shrink(content) for content in islice(real_pictures().values(), PICTURES)]
-
-
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))

@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from drivers import DrivenStream, processes_of, wait_until
+from mixed_messages import build_large_kinds
+from mixed_streams import Mix, MixedStream
 from oracle import check_outcomes
 from streams import Topic, image
 
@@ -61,16 +64,12 @@ def peaks(driver: subprocess.Popen[str]) -> dict[str, int]:
     return highest
 
 
-@pytest.mark.parametrize(("messages", "side"), [(200, 1290), (100, 1860)], ids=["5 MB", "10 MB"])
-def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
-    spark: SparkSession, topic: Topic, tmp_path: Path, messages: int, side: int
-) -> None:
-    """In one micro-batch: what bounds it are Arrow batches of 32 MiB between Spark and Python, and
-    64 MiB read ahead of the model. Spark's heap is smaller than the messages."""
-    content = noise(side)
-    topic.send(image(f"noise-{number}", content) for number in range(messages))
-    stream = DrivenStream.of(spark, topic, tmp_path)
+def run_in_bounds(stream: DrivenStream, messages: int) -> None:
+    """Run a stream over large messages, and check the memory that it takes.
 
+    In one micro-batch: what bounds it are Arrow batches of 32 MiB between Spark and Python, and
+    64 MiB read ahead of the model. Spark's heap is smaller than the messages.
+    """
     with stream.run(
         "kafka.max_offsets_per_trigger=1000",
         f"spark.options.spark.driver.memory={HEAP}",
@@ -81,10 +80,34 @@ def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
 
     assert driver.returncode == 0, output
     assert "in 1 micro-batch" in output
-    rows = check_outcomes(stream.table, topic.positions())
-    assert len(rows) == messages
-    assert all(row["error"] is None for row in rows.values())
     LOG.info("%d messages, MiB at most: %s", messages, dict(highest))
     assert 0 < highest["worker"] < 1500
     # The heap, at most as much of direct memory, and what the JVM itself needs.
     assert 0 < highest["jvm"] < 1500
+
+
+@pytest.mark.parametrize(("messages", "side"), [(200, 1290), (100, 1860)], ids=["5 MB", "10 MB"])
+def test_a_gigabyte_of_large_messages_passes_in_bounded_memory(
+    spark: SparkSession, topic: Topic, tmp_path: Path, messages: int, side: int
+) -> None:
+    content = noise(side)
+    topic.send(image(f"noise-{number}", content) for number in range(messages))
+    stream = DrivenStream.of(spark, topic, tmp_path)
+
+    run_in_bounds(stream, messages)
+
+    rows = check_outcomes(stream.table, topic.positions())
+    assert len(rows) == messages
+    assert all(row["error"] is None for row in rows.values())
+
+
+def test_a_gigabyte_of_every_modality_passes_in_bounded_memory(
+    spark: SparkSession, topic: Topic, tmp_path: Path, mix: Mix
+) -> None:
+    large = replace(mix, kinds=build_large_kinds())
+    topic.send(large.messages(0, 100))
+    stream = MixedStream.mixed(spark, topic, tmp_path, large)
+
+    run_in_bounds(stream, 100)
+
+    stream.check()

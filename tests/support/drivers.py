@@ -185,6 +185,11 @@ class DrivenStream:
     topic: Topic
     config: Path
 
+    @property
+    def settings(self) -> list[str]:
+        """What each of its drivers sets."""
+        return SETTINGS
+
     @staticmethod
     def of(spark: SparkSession, topic: Topic, folder: Path) -> DrivenStream:
         return DrivenStream(spark, topic, write_config(topic, folder))
@@ -212,7 +217,7 @@ class DrivenStream:
         environment: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[subprocess.Popen[str]]:
         """A driver for it; it is killed on leaving, if it still runs."""
-        arguments = [f"--set={setting}" for setting in [*SETTINGS, *settings]]
+        arguments = [f"--set={setting}" for setting in [*self.settings, *settings]]
         if until == "drained":
             arguments.append("--available-now")
         return running(self.config, *arguments, environment=environment)
@@ -243,7 +248,7 @@ class DrivenStream:
 
     def undisturbed(self) -> StreamConfig:
         """The configuration with large micro-batches."""
-        return load_config(self.config, [*SETTINGS, "kafka.max_offsets_per_trigger=2000"])
+        return load_config(self.config, [*self.settings, "kafka.max_offsets_per_trigger=2000"])
 
     def finish(self) -> None:
         """Do what is left, undisturbed."""

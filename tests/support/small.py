@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import skimage.data
 import yaml
@@ -41,15 +42,17 @@ def send_pictures(topic: Topic, count: int) -> None:
     topic.send(image(str(index), content) for index in range(count))
 
 
-def write_config(topic: Topic, folder: Path) -> Path:
-    """A stream in small micro-batches; its table, checkpoint and log lie in the folder."""
-    tree = {
+def write_config(topic: Topic, folder: Path, **sections: Any) -> Path:
+    """A stream in small micro-batches; its table, checkpoint and log lie in the folder.
+
+    It has an encoder of its own unless one of the further sections is `encoders`.
+    """
+    tree: dict[str, Any] = {
         "kafka": {
             "bootstrap_servers": topic.bootstrap_servers,
             "subscribe": topic.name,
             "max_offsets_per_trigger": 8,
         },
-        "encoder": {"name": "efficientnet_lite0"},
         "table": {"path": str(folder / "table")},
         "checkpoint": str(folder / "checkpoint"),
         "trigger": {"interval_s": 0},
@@ -62,7 +65,10 @@ def write_config(topic: Topic, folder: Path) -> Path:
                 "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1",
             },
         },
+        **sections,
     }
+    if "encoders" not in sections:
+        tree["encoder"] = {"name": "efficientnet_lite0"}
     path = folder / "stream.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
