@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["Arrival", "arrivals", "await_rows", "latencies", "percentiles"]
+__all__ = ["Arrival", "arrivals", "await_rows", "latencies", "list_models", "percentiles"]
 
 _POLL_S = 0.1
 
@@ -44,6 +44,15 @@ def latencies(table: Path, *, since: float = 0.0, until: float = float("inf")) -
     return [
         each.visible - each.appended for each in arrivals(table) if since <= each.appended < until
     ]
+
+
+def list_models(table: Path) -> list[tuple[float, str]]:
+    """When each commit became visible, and the model of its rows, which is one."""
+    models = {
+        visible: pq.read_table(parquet, columns=["model_id"])["model_id"][0].as_py()
+        for visible, parquet in _added_files(table)
+    }
+    return sorted(models.items())
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
