@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_read_has_an_error(spark: SparkSession, tmp_path: 
     assert found == {
         "link.jpg": (True, 40, None),
         "gone.jpg": (False, None, Code.REFERENCE_NOT_FOUND),
-        "large.jpg": (False, None, Code.IMAGE_TOO_LARGE),
+        "large.jpg": (False, None, Code.REFERENCE_TOO_LARGE),
         "%FF.jpg": (True, 40, None),
         "pipe.jpg": (False, None, Code.REFERENCE_UNREADABLE),
     }
