@@ -16,7 +16,7 @@ from PIL import Image
 
 from clips import make_clip, make_file
 from embedstream_core.errors import Code
-from embedstream_core.settings import FetchPolicy, ModalityName
+from embedstream_core.settings import DecodeSettings, FetchPolicy, ModalityName
 from pictures import encoded, png_chunk, real_pictures
 
 __all__ = ["Kind", "allow_references", "build_kinds", "build_large_kinds"]
@@ -190,6 +190,9 @@ def _build_bad_clips() -> dict[str, Kind]:
 def _build_unrouted(folder: Path) -> dict[str, Kind]:
     """Return what no encoder is chosen for."""
     (folder / "file.pdf").write_bytes(b"%PDF-1.7\n")
+    with (folder / "large").open("wb") as file:
+        # Of holes, and larger than what any modality takes.
+        file.truncate(DecodeSettings.max_audio_bytes + 1)
     unknown = "application/octet-stream"
     unsupported = {
         "pdf": (b"%PDF-1.7\n1 0 obj", "application/pdf"),
@@ -213,6 +216,10 @@ def _build_unrouted(folder: Path) -> dict[str, Kind]:
         "json-without-content": (b"{}", Code.MESSAGE_INCOMPLETE),
         "json-two-contents": (_write_json(text="a", data="YQ=="), Code.MESSAGE_INCOMPLETE),
         "missing": (_write_json(uri=f"file://{folder}/missing"), Code.REFERENCE_NOT_FOUND),
+        "large-reference": (
+            _write_json(uri=f"file://{folder}/large"),
+            Code.REFERENCE_TOO_LARGE,
+        ),
         "denied": (_write_json(uri="file:///etc/hostname"), Code.REFERENCE_DENIED),
         "empty": (b"", Code.MEDIA_EMPTY),
     }
