@@ -94,6 +94,9 @@ SYSTEMS: Mapping[ModalityName, Mapping[str, System]] = {
 """The systems of each modality; the others are compared with `limit`."""
 
 
+_Times = Mapping[psutil.Process, tuple[float, float]]
+
+
 class Running:
     """A started system."""
 
@@ -105,20 +108,21 @@ class Running:
     def run(self) -> dict[str, Any]:
         """One pass over all contents: `items`, `seconds`, and `cpu_s` of all its processes."""
         assert self._process.stdin is not None
-        before = self._measure_cpu_s()
+        before = self._read_times()
         print("run", file=self._process.stdin, flush=True)
         answer = self._answer()
-        return {**answer, "cpu_s": self._measure_cpu_s() - before}
+        return {**answer, "cpu_s": _count_cpu_s(before, self._read_times())}
 
-    def _measure_cpu_s(self) -> float:
-        """User and system time of the process and all below it, those that have ended too."""
-        total = 0.0
+    def _read_times(self) -> _Times:
+        """The CPU seconds of each process, its own and those of children that it has waited for."""
+        read = {}
         for process in (self._root, *self._root.children(recursive=True)):
-            # One that ends meanwhile is counted by its parent from the next time on.
+            # One may end meanwhile.
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-        return total
+                waited_for = times.children_user + times.children_system
+                read[process] = times.user + times.system, waited_for
+        return read
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -127,6 +131,19 @@ class Running:
             raise SystemExit(f"{self._process.args!r} ended; its standard error says why")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _count_cpu_s(before: _Times, after: _Times) -> float:
+    """CPU seconds between two readings.
+
+    A child that was waited for brings the time of its whole life. Spark's daemon waits for none: if
+    a worker ends during a pass, its time in this pass is lost.
+    """
+    nothing = 0.0, 0.0
+    own = sum(after[one][0] - before.get(one, nothing)[0] for one in after)
+    waited_for = sum(after[one][1] - before.get(one, nothing)[1] for one in after)
+    counted_before = sum(sum(before[one]) for one in before.keys() - after.keys())
+    return own + max(0.0, waited_for - counted_before)
 
 
 @contextmanager
