@@ -51,7 +51,7 @@ def main() -> None:
             table = Path(config.table.path)
             _await_commits(table, stream, models=1)
             for swap in range(arguments.swaps):
-                changed = config.with_encoders((others[swap % len(others)],))
+                changed = config.model_copy(update={"encoder": others[swap % len(others)]})
                 _write(place, changed)
                 stream.send_signal(signal.SIGHUP)
                 _await_commits(table, stream, models=swap + 2)
