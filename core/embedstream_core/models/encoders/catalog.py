@@ -25,7 +25,6 @@ from embedstream_core.models.encoders.torchvision import (
     find_torchvision_encoder,
     list_torchvision_names,
 )
-from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.files.file_kinds import EXPORT_ADVICE
 
 __all__ = ["ENCODERS", "find_encoder", "list_encoders"]
@@ -51,6 +50,9 @@ def find_encoder(name: str) -> Encoder:
         return find_torchvision_encoder(name)
     if name in ("export", "torch.export"):
         raise SetupError(f"encoder '{name}' is not supported: {EXPORT_ADVICE}")
+    # Only here, because a machine for benchmarks has few of the packages that programs need.
+    from embedstream_core.models.files.file_formats import PROGRAMS
+
     named = [*known, *PROGRAMS]
     nearest = difflib.get_close_matches(name, named, n=5) or named[:5]
     raise SetupError(
