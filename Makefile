@@ -17,8 +17,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo        run the whole job on this machine, on real images"
-	@echo "make test        lint, type check and test, in less than 10 minutes on two cores"
-	@echo "make test-unit   only the quick tests that need no JVM, in less than a minute"
+	@echo "make test        lint, type check and test, in about 13 minutes on two cores"
+	@echo "make test-unit   only the quick tests that need no JVM, in about two minutes"
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
 	@echo "make test-lowest the unit tests with the lowest declared versions"
 	@echo "make coverage    what make test runs, and the lines that it reaches"

@@ -129,6 +129,7 @@ def registered() -> EncoderConfig:
     return EncoderConfig(name="mlflow", weights="models:/texts/1", precision="float32")
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_doors_take_a_registered_model_of_texts(
     spark: SparkSession, texts: Any, expected: dict[str, Any]

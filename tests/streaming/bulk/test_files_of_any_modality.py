@@ -113,6 +113,7 @@ def test_a_mixed_folder_with_a_model_of_both(spark: SparkSession, folder: Path) 
     )
 
 
+@pytest.mark.long
 def test_the_command_over_a_mixed_folder_with_a_model_of_texts(folder: Path) -> None:
     command = ["batch", "--from", folder / "files", "--table", folder / "table"]
     options = ["--encoder", "minilm", "--set", "encoder.precision=float32"]

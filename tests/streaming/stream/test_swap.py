@@ -135,6 +135,7 @@ def test_a_stream_takes_other_models_and_refuses_what_it_cannot(
     check_outcomes(Path(old.table.path), topic.positions())
 
 
+@pytest.mark.long
 def test_one_swap_at_a_time_and_a_signal_takes_the_changed_file(
     spark: SparkSession, topic: Topic, encode: Encode
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_table_that_a_driver_holds_is_refused(spark: SparkSession, path: str) 
         pass
 
 
+@pytest.mark.long
 def test_the_command_alters_a_table_that_no_driver_holds(spark: SparkSession, path: str) -> None:
     create_earlier_table(spark, path)
     append_rows(earlier_rows(spark, range(3)), path)
