@@ -103,7 +103,7 @@ def test_an_extra_is_installed_with_all_its_packages() -> None:
             "soxr",
             "audio",
             # It starts a session of its own.
-            marks=pytest.mark.spark,
+            marks=[pytest.mark.spark, pytest.mark.long],
         ),
         ("search --text x --table {table}", "transformers", "text"),
     ],
