@@ -182,6 +182,7 @@ def test_a_backfill_adds_another_models_rows_once(
     assert all(map(_is_good, rows.values()))
 
 
+@pytest.mark.long
 def test_a_replay_replaces_rows_without_a_model_and_leaves_those_of_others(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_replay_replaces_rows_without_a_model_and_leaves_those_of_others(
     assert len(after) == len(found)
 
 
+@pytest.mark.long
 def test_a_backfill_offers_what_the_model_accepts_and_unknown_content_once(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
