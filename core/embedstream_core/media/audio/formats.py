@@ -5,16 +5,14 @@ Reading a header decodes nothing and runs no native code.
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Callable
 
-from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.audio.flac import open_flac
 from embedstream_core.media.audio.header import AudioHeader
 from embedstream_core.media.audio.mp3 import open_mp3, skip_tags
 from embedstream_core.media.audio.ogg import open_ogg
 from embedstream_core.media.audio.wav import open_wav
+from embedstream_core.media.headers import read_by_format
 from embedstream_core.settings import AudioFormat
 
 __all__ = ["READERS", "read_header"]
@@ -36,17 +34,6 @@ def read_header(content: bytes, formats: tuple[str, ...]) -> AudioHeader:
     """
     if start := skip_tags(content):
         content = content[start:]
-    for name in (one for one in READERS if one in formats):
-        pattern, reader = READERS[name]
-        if re.match(pattern, content, re.DOTALL):
-            break
-    else:
-        message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}"
-        raise build_decode_error(Code.AUDIO_UNSUPPORTED, message)
-    try:
-        return reader(content)
-    except NotImplementedError as error:
-        message = f"the {name} is unsupported: {error}"
-        raise build_decode_error(Code.AUDIO_UNSUPPORTED, message) from None
-    except (ValueError, struct.error) as error:
-        raise build_decode_error(Code.AUDIO_CORRUPT, f"the {name} is broken: {error}") from None
+    # Not in the order of `formats`: the pattern of MP3 is the weakest, so it comes last.
+    readers = {name: READERS[name] for name in READERS if name in formats}
+    return read_by_format(content, readers, modality="audio")

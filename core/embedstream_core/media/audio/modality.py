@@ -29,6 +29,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -39,11 +40,14 @@ from embedstream_core.extras import require_extra
 from embedstream_core.media.audio.formats import read_header
 from embedstream_core.media.audio.header import AudioHeader
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing, cut_windows
+from embedstream_core.media.headers import check_limit
 from embedstream_core.media.modality import Array, Arrays, Modality, Sample
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, ModalityName
 
 __all__ = ["AUDIO", "require_decoders"]
+
+_check_limit = partial(check_limit, modality="audio")
 
 Samples = npt.NDArray[np.float32]
 
@@ -75,14 +79,13 @@ class _Audio:
         """
         if not content:
             raise build_decode_error(Code.AUDIO_EMPTY, "the clip has no bytes")
-        limit: float = settings.max_audio_bytes
-        _check_limit(len(content), limit, f"{len(content)} bytes")
+        _check_limit(len(content), settings.max_audio_bytes, f"{len(content)} bytes")
         header = read_header(content, settings.audio_formats)
         if header.channels < 1 or header.rate_hz < 1:
             message = f"the clip has {header.channels} channels at {header.rate_hz} Hz"
             raise build_decode_error(Code.AUDIO_CORRUPT, message)
-        limit = settings.max_audio_channels
-        _check_limit(header.channels, limit, f"{header.channels} channels")
+        channels = f"{header.channels} channels"
+        _check_limit(header.channels, settings.max_audio_channels, channels)
         _check_limit(header.rate_hz, settings.max_audio_rate_hz, f"{header.rate_hz} Hz")
         if header.frames == 0:
             raise build_decode_error(Code.AUDIO_EMPTY, "the clip has no samples")
@@ -145,12 +148,6 @@ class _Audio:
 
 AUDIO: Final[Modality[AudioHeader, AudioPreprocessing]] = _Audio()
 """Its functions keep no state."""
-
-
-def _check_limit(value: float, limit: float, description: str) -> None:
-    if value > limit:
-        message = f"the clip has {description}; the limit is {limit:g}"
-        raise build_decode_error(Code.AUDIO_TOO_LARGE, message)
 
 
 def _decode(

@@ -21,17 +21,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from embedstream_core.errors import Code, ItemError, build_decode_error
+from embedstream_core.media.headers import check_limit
 from embedstream_core.media.image.formats import read_header
 from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
 from embedstream_core.settings import DecodeSettings, Fidelity
 
 __all__ = ["apply_orientation", "open_image", "render", "uses_draft"]
+
+_check_limit = partial(check_limit, modality="image")
 
 # Pillow warns about metadata that it skips, such as broken EXIF: only the pixels matter here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -55,12 +59,6 @@ def open_image(content: bytes, limits: DecodeSettings) -> OpenedImage:
     _check_limit(width * height, limits.max_pixels, f"{width}x{height} pixels")
     _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
     return opened
-
-
-def _check_limit(value: int, limit: int, description: str) -> None:
-    if value > limit:
-        message = f"the image has {description}; the limit is {limit}"
-        raise build_decode_error(Code.IMAGE_TOO_LARGE, message)
 
 
 def render(

@@ -5,12 +5,12 @@ Reading a header decodes nothing, not even a PNG whose EXIF may follow its pixel
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, build_decode_error
+from embedstream_core.media.headers import read_by_format
 from embedstream_core.media.image.bmp import open_bmp
 from embedstream_core.media.image.gif import open_gif
 from embedstream_core.media.image.jpeg import open_jpeg
@@ -36,20 +36,9 @@ def read_header(content: bytes, formats: tuple[str, ...]) -> OpenedImage:
     Raises:
         ItemError: none of the formats, of a kind that is not decoded here, or broken.
     """
-    for name in formats:
-        start, reader = READERS[name]
-        if re.match(start, content, re.DOTALL):
-            break
-    else:
-        message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(formats)}"
-        raise build_decode_error(Code.IMAGE_UNSUPPORTED, message)
+    readers = {name: READERS[name] for name in formats}
     try:
-        return reader(content)
-    except NotImplementedError as error:
-        message = f"the {name} is unsupported: {error}"
-        raise build_decode_error(Code.IMAGE_UNSUPPORTED, message) from None
-    except ValueError as error:
-        raise build_decode_error(Code.IMAGE_CORRUPT, f"the {name} is broken: {error}") from None
+        return read_by_format(content, readers, modality="image")
     except Image.DecompressionBombError as error:
         raise build_decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None
     except (ItemError, MemoryError):

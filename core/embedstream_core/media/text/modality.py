@@ -15,16 +15,20 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from embedstream_core.errors import Code, ItemError, build_decode_error
+from embedstream_core.media.headers import check_limit
 from embedstream_core.media.modality import Array, Arrays, Modality, Sample
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, ModalityName
 
 __all__ = ["TEXT", "TextHeader"]
+
+_check_limit = partial(check_limit, modality="text")
 
 _TYPE = "text/plain"
 
@@ -65,13 +69,13 @@ class _Text:
         Raises:
             ItemError: the text is empty or blank, over a limit, or not UTF-8.
         """
-        _check_limit(len(content), settings.max_text_bytes, "bytes")
+        _check_limit(len(content), settings.max_text_bytes, f"{len(content)} bytes")
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             message = f"the text is not UTF-8: {error.reason} at byte {error.start}"
             raise build_decode_error(Code.TEXT_MALFORMED, message) from error
-        _check_limit(len(text), settings.max_text_characters, "characters")
+        _check_limit(len(text), settings.max_text_characters, f"{len(text)} characters")
         if all(unicodedata.category(character) in _INVISIBLE for character in text):
             raise _build_empty_error("characters that can be seen" if content else "bytes")
         return TextHeader(text)
@@ -110,12 +114,6 @@ class _Text:
     def make_probes(self, preprocessing: TextPreprocessing) -> list[Sample]:
         """Return two passages of usual length, which every encoder must distinguish."""
         return [_tokenize(text, preprocessing) for text in _PROBES]
-
-
-def _check_limit(value: int, limit: int, unit: str) -> None:
-    if value > limit:
-        message = f"the text has {value} {unit}; the limit is {limit}"
-        raise build_decode_error(Code.TEXT_TOO_LARGE, message)
 
 
 def _build_empty_error(lacking: str) -> ItemError:
