@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.spark.folder import Folder, UnreadableFile
 
-__all__ = ["Writer", "find_log_problems", "read_writers"]
+__all__ = ["Writer", "find_log_problems", "read_snapshot", "read_writers"]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
@@ -74,19 +74,22 @@ def _find_damage(log: Folder, file: str, size: int) -> str:
     return ""
 
 
+def read_snapshot(spark: SparkSession, path: str) -> Any:
+    """Return Delta's own object of a table's newest version; its log must have no problems."""
+    jvm: Any = spark.sparkContext._jvm
+    session: Any = spark._jsparkSession
+    nothing = jvm.scala.Option.empty()
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
+    return log.update(False, nothing, nothing)
+
+
 def read_writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:
     """Return the streaming queries that the table's log knows, by id; none if there is no table.
 
     The log must have no problems.
     """
-    jvm: Any = spark.sparkContext._jvm
-    session: Any = spark._jsparkSession
-    nothing = jvm.scala.Option.empty()
-    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path).update(
-        False, nothing, nothing
-    )
     found = {}
-    transactions = snapshot.setTransactions()
+    transactions = read_snapshot(spark, path).setTransactions()
     for number in range(transactions.size()):
         transaction = transactions.apply(number)
         updated = transaction.lastUpdated()

@@ -15,6 +15,7 @@ from embedstream.table.delta import (
     quote_table,
     read_properties,
 )
+from embedstream.table.delta_log import read_snapshot
 from embedstream.table.rows import MEDIA_TYPE
 from embedstream_core.errors import SetupError
 
@@ -100,11 +101,7 @@ def _read_metadata(spark: SparkSession, path: str) -> dict[str, dict[str, Any]]:
     These hold the expressions of generated columns and the defaults. Delta assigns those of column
     mapping itself.
     """
-    jvm: Any = spark.sparkContext._jvm
-    session: Any = spark._jsparkSession
-    nothing = jvm.scala.Option.empty()
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
-    schema = json.loads(log.update(False, nothing, nothing).metadata().schemaString())
+    schema = json.loads(read_snapshot(spark, path).metadata().schemaString())
     return {
         field["name"]: {
             key: value
