@@ -78,6 +78,7 @@ class Featurizer:
             carried = batch.select(CARRIED_COLUMNS).take(rows)
             columns = [batch.column(name).to_pylist() for name in _ITEM_COLUMNS]
         entries, origins = [], []
+        accepts = self.embedder.modalities
         for topic, partition, offset, key, value, headers in zip(*columns, strict=True):
             position = f"{topic}-{partition}-{offset}"
             pairs = [(one["key"], one["value"]) for one in (() if headers is None else headers)]
@@ -86,7 +87,7 @@ class Featurizer:
                 Message(value=value, position=position, key=key, headers=pairs),
                 message_format=self.message_format,
                 id_header=self.id_header,
-                accepts=self.embedder.modalities,
+                accepts=accepts,
             )
             entry = attempt(parse, Stage.MESSAGE)
             entries.append(entry)
