@@ -1,4 +1,4 @@
-"""Start an engine for one network of images, embed pixels, and run a pipeline of one engine."""
+"""A small network of images, its engine, and pipelines of one engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Entry, Media, Outcome, Vectors
 
-__all__ = ["embed_pixels", "run_only", "start_engine"]
+__all__ = ["MeanColour", "embed_pixels", "run_only", "start_engine"]
+
+
+class MeanColour(nn.Module):
+    """Records the size of each model batch; black has no direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        return images.mean((2, 3))
 
 
 def start_engine(network: nn.Module, preprocessing: ImagePreprocessing, **options: Any) -> Engine:

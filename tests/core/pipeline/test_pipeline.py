@@ -23,7 +23,7 @@ from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
 from embedstream_core.settings import DecodeSettings, PipelineLimits
-from engines import run_only, start_engine
+from engines import MeanColour, run_only, start_engine
 from probe_format import PATIENCE_S, PROBE_SETTINGS, Decoding, probe, use_probes
 
 SIDE = 4
@@ -33,18 +33,6 @@ PREPROCESSING = ImagePreprocessing(SIDE, SIDE, "nearest", mean=(0, 0, 0), std=(1
 Fetch = Callable[[str], bytes]
 
 __all__ = ["use_probes"]
-
-
-class MeanColour(nn.Module):
-    """Records the size of each model batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(images))
-        return images.mean((2, 3))
 
 
 def no_fetch(uri: str) -> bytes:

@@ -27,7 +27,7 @@ from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.steps import Outcomes
 from embedstream_core.records import Embedding, Entry, Failure, Item, Media
 from embedstream_core.settings import Isolation, PipelineLimits
-from engines import start_engine
+from engines import MeanColour, start_engine
 from letters import Letters, SumOfLetters, TwoHalves, letters, word
 from pictures import encoded, real_pictures
 from probe_format import PATIENCE_S, PROBE_SETTINGS, Decoding, probe, use_probes
@@ -39,18 +39,6 @@ SMALL = ImagePreprocessing(8, 8, "bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 LARGE = ImagePreprocessing(40, 32, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WORDS = TextPreprocessing(4)
 BROKEN = Item("broken", content=encoded(Image.new("RGB", (9, 9)))[:-30])
-
-
-class MeanColour(nn.Module):
-    """Records the size of each model batch; black has no direction."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(images))
-        return images.mean((2, 3))
 
 
 def of_small(network: nn.Module | None = None, **options: Any) -> Engine:
