@@ -21,12 +21,14 @@ from rich.progress import track
 
 from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
-from embedstream.index.contact_sheet import Tile, draw_contact_sheet
-from embedstream.index.contents import read_file_content, read_kafka_content
-from embedstream.index.search import embed_queries, find_nearest, list_models
+from embedstream.index.table_reader import list_models
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import OutgoingMessage, build_message, produce
+from embedstream.search.contact_sheet import Tile, draw_contact_sheet
+from embedstream.search.contents import read_file_content, read_kafka_content
+from embedstream.search.queries import embed_queries
+from embedstream.search.scan import find_nearest
 from embedstream_core.errors import EmbedstreamError
 
 FOLDER = Path("demo-data")

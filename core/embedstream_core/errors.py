@@ -72,6 +72,8 @@ class Code(StrEnum):
     DECODER_OUT_OF_MEMORY = "decoder_out_of_memory"
     EMBEDDING_INVALID = "embedding_invalid"
     INTERNAL_ERROR = "internal_error"
+    DELETED = "deleted"
+    """Not a failure: the message says that its key is deleted."""
 
 
 class EmbedstreamError(Exception):

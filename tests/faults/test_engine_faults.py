@@ -21,7 +21,7 @@ from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream_core.models.encoders.catalog import find_encoder
 from oracle import check_outcomes
 from small import write_config

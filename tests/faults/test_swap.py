@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 import seeded_encoders
 from drivers import DrivenStream, hold_at, kill, wait_until
 from embedstream.config.load import load_config
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream.worker.model import prepare
 from oracle import check_outcomes
 from pictures import real_pictures

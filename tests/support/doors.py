@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from embedstream import EncoderConfig
 from embedstream.config.sections import PreprocessingConfig
-from embedstream.index.search import Vector
+from embedstream.search.queries import Vector
 from embedstream.worker.model import prepare
 from embedstream_core.engine.engine import Engine
 from embedstream_core.models.prepare import load_prepared

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedstream.cli import console
-from embedstream.index.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
-from embedstream.index.contents import read_file_content, read_kafka_content
-from embedstream.index.search import Neighbour, embed_queries, find_nearest, list_models
+from embedstream.index.table_reader import list_models
+from embedstream.search.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
+from embedstream.search.contents import read_file_content, read_kafka_content
+from embedstream.search.queries import embed_queries
+from embedstream.search.scan import Neighbour, find_nearest
 from embedstream_core.errors import SetupError
 from embedstream_core.media.detect import detect_type
 

@@ -19,6 +19,7 @@ __all__ = [
     "NAMES_OF_SECRET_SETTINGS",
     "Options",
     "Properties",
+    "SecretReference",
     "holds_secret",
     "resolve_options",
     "reveal",
@@ -161,3 +162,18 @@ Properties = Annotated[
     ),
 ]
 """Settings that anybody may see, and therefore no secrets."""
+
+
+def _refuse_secret(value: str | SecretStr) -> SecretStr:
+    if isinstance(value, str) and _SECRET_IN_VALUE.search(value):
+        raise ValueError(
+            "it holds a secret in plain text; give it as env:NAME or file:PATH, or as ${env:NAME} "
+            "within a longer value"
+        )
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+SecretReference = Annotated[
+    SecretStr, BeforeValidator(lambda value: _refuse_secret(_resolve(value)))
+]
+"""A text that is never printed; if it holds a secret, it is given by reference."""

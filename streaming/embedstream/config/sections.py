@@ -20,7 +20,7 @@ from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, Time
 from embedstream.config.locations import get_scheme
 from embedstream.config.options import check_kafka_options, check_spark_options
-from embedstream.config.secrets import Options, Properties
+from embedstream.config.secrets import Options, Properties, SecretReference
 from embedstream_core.settings import MessageFormat
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DataFrameConfig",
     "DecodeConfig",
     "EncoderConfig",
+    "IndexConfig",
     "KafkaConfig",
     "MessageConfig",
     "PipelineConfig",
@@ -99,6 +100,10 @@ class MessageConfig(Section):
     base64, or with `text`; `auto`: JSON if the value starts with `{`."""
     id_header: str = "image-id"
     """The header that carries the message's id."""
+    tombstones: Literal["count", "delete"] = "count"
+    """What a message without a value means: `count` only counts it; `delete` deletes its key: the
+    message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
+    and key are hidden from the views and leave the index. `embedstream forget` deletes them."""
 
 
 class TableConfig(Section):
@@ -162,11 +167,44 @@ class SparkConfig(Section):
             )
 
 
+class IndexConfig(Section):
+    """A vector index that follows the table; `embedstream index` or the stream itself writes it."""
+
+    kind: str = "lancedb"
+    """`lancedb`: files in a folder or a bucket; `pgvector`: PostgreSQL with that extension."""
+    path: Location | None = None
+    """The folder or bucket of `lancedb`; by default `_embedstream/index` in the table's folder."""
+    url: SecretReference | None = None
+    """The address of PostgreSQL, `postgresql://user@host/database`; give one with a password as
+    `env:NAME` or `file:PATH`."""
+    db_schema: str = "embedstream"
+    """PostgreSQL's schema, which holds nothing but this index; created if there is none."""
+    attributes: tuple[str, ...] = ()
+    """Attributes of messages that become columns of the index, for `search --where`."""
+    ann_rows: PositiveInt = 50_000
+    """From this many rows on, a collection has an approximate index; below, search is exact."""
+    follow: bool = False
+    """Whether the stream's driver runs the index in a process of its own while it runs."""
+    poll_s: PositiveFloat = 0.2
+    """Seconds between two looks at the table's log when the index is followed continuously."""
+
+    @model_validator(mode="after")
+    def _check(self) -> IndexConfig:
+        if self.kind == "pgvector" and self.url is None:
+            raise ValueError("kind pgvector needs url, such as postgresql://user@host/database")
+        if re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", self.db_schema) is None:
+            raise ValueError(
+                f"db_schema '{self.db_schema}' has to be a name of small letters, digits and _"
+            )
+        return self
+
+
 class BulkFilesConfig(DataFrameConfig):
     """The settings of `embedstream batch`: sections of a stream's configuration."""
 
     encoder: EncoderConfig = EncoderConfig()
     table: TableConfig
+    index: IndexConfig = IndexConfig()
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")
@@ -200,6 +238,7 @@ class StreamConfig(Section):
     table: TableConfig
     checkpoint: Location
     """The folder of the stream's checkpoint."""
+    index: IndexConfig = IndexConfig()
     trigger: TriggerConfig = TriggerConfig()
     spark: SparkConfig = SparkConfig()
 

@@ -1,1 +1,1 @@
-"""Searching the table."""
+"""A vector index that follows the table."""

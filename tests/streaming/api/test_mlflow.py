@@ -27,7 +27,7 @@ from embedstream import (
     log_encoder,
     read_images,
 )
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, MissingExtra, SetupError
 from embedstream_core.models.card import ModelCard, read_card

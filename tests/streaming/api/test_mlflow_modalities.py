@@ -23,7 +23,7 @@ from contents import (
 )
 from doors import core_vectors, mlflow_store
 from embedstream import EncoderConfig, TextFeaturizer, featurize, log_encoder
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream.worker.model import prepare
 from embedstream_core.errors import Code, SetupError
 

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import embeddings, failures, quote_table

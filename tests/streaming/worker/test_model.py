@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from doors import SMALL
 from embedstream.config.sections import EncoderConfig, StreamConfig
-from embedstream.index.search import embed_queries
+from embedstream.search.queries import embed_queries
 from embedstream.stream.preflight import Finding, check_start
 from embedstream.worker.model import FORCED_PRECISION, Choice, choose_precision, prepare
 from embedstream_core.errors import SetupError

@@ -22,7 +22,7 @@ from contents import (
 )
 from doors import core_vectors
 from embedstream.cli.app import main
-from embedstream.index.search import Vector, embed_queries
+from embedstream.search.queries import Vector, embed_queries
 from embedstream.worker.model import prepare
 from embedstream_core.errors import SetupError
 from embedstream_core.model_id import ModelId

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from embedstream.index.search import Neighbour
+from embedstream.search.scan import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.settings import ModalityName

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from embedstream.index import contact_sheet
-from embedstream.index.contact_sheet import Tile, draw_contact_sheet, save_sheet
-from embedstream.index.search import Neighbour
+from embedstream.search import contact_sheet
+from embedstream.search.contact_sheet import Tile, draw_contact_sheet, save_sheet
+from embedstream.search.scan import Neighbour
 from embedstream_core.errors import SetupError
 from pictures import real_pictures
 

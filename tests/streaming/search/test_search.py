@@ -18,13 +18,9 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli.app import main
 from embedstream.config.sections import TableConfig
-from embedstream.index.search import (
-    Neighbour,
-    Vector,
-    embed_queries,
-    find_nearest,
-    list_models,
-)
+from embedstream.index.table_reader import list_models
+from embedstream.search.queries import Vector, embed_queries
+from embedstream.search.scan import Neighbour, find_nearest
 from embedstream.table.delta import create_table, quote_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError

@@ -1,0 +1,61 @@
+"""The rows of a collection: what the index keeps of an outcome."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+__all__ = [
+    "KEY",
+    "build_key_schema",
+    "build_row_schema",
+    "list_columns",
+    "name_attribute_column",
+]
+
+KEY = ("topic", "partition", "offset")
+"""The columns that identify a row within its collection, which holds the rows of one model."""
+
+_KEY_FIELDS = [
+    pa.field("topic", pa.string()),
+    pa.field("partition", pa.int32()),
+    pa.field("offset", pa.int64()),
+]
+_FIELDS = [
+    *_KEY_FIELDS,
+    # The message's own key in hexadecimal digits, by which a tombstone finds its rows.
+    pa.field("message_key", pa.string()),
+    pa.field("image_id", pa.string()),
+    pa.field("uri", pa.string()),
+    pa.field("media_type", pa.string()),
+    pa.field("duration_s", pa.float64()),
+    pa.field("timestamp", pa.timestamp("us", "UTC")),
+]
+
+
+def build_row_schema(dimension: int, attributes: Sequence[str]) -> pa.Schema:
+    """Return the schema of a collection's rows; `embedding` is float32 of shape (dimension,)."""
+    return pa.schema(
+        [
+            *_FIELDS,
+            *(pa.field(name_attribute_column(name), pa.string()) for name in attributes),
+            pa.field("embedding", pa.list_(pa.float32(), dimension)),
+        ]
+    )
+
+
+def build_key_schema() -> pa.Schema:
+    """Return the schema of the columns in `KEY`."""
+    return pa.schema(_KEY_FIELDS)
+
+
+def list_columns(attributes: Sequence[str]) -> list[str]:
+    """Return the columns of a collection, without the embedding."""
+    return [one for one in build_row_schema(1, attributes).names if one != "embedding"]
+
+
+def name_attribute_column(attribute: str) -> str:
+    """Return the column of an attribute: `attribute_`, and its name with `_` for odd characters."""
+    return f"attribute_{re.sub(r'[^a-z0-9]+', '_', attribute.lower())[:40]}"

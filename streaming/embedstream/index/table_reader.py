@@ -1,0 +1,72 @@
+"""Read the outcome table without Spark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from embedstream_core.errors import SetupError
+
+__all__ = ["list_models", "open_table", "select_batches"]
+
+_ARROW_BATCH_ROWS = 1024
+
+
+def list_models(table: str) -> list[str]:
+    """Return the `model_id`s of the models that fill the table, from its properties.
+
+    Raises:
+        SetupError: there is no table of embedstream at that path.
+    """
+    model_ids = open_table(table).metadata().configuration.get("embedstream.model_id")
+    if model_ids is None:
+        raise SetupError(f"the table '{table}' names no model: it was not made by embedstream")
+    return str(model_ids).splitlines()
+
+
+def select_batches(opened: Any, query: str) -> Iterator[Any]:
+    """Yield the non-empty Arrow batches of a SELECT over the table `outcomes`.
+
+    deltalake's query engine knows deletion vectors, column mapping and v2 checkpoints, which its
+    pyarrow readers do not; docs/decisions/0017 has the other reasons.
+    """
+    import pyarrow as pa
+    from deltalake import QueryBuilder
+
+    builder = QueryBuilder({"datafusion.execution.batch_size": str(_ARROW_BATCH_ROWS)})
+    try:
+        reader = builder.register("outcomes", opened).execute(f"SELECT {query}")
+        for batch in pa.RecordBatchReader.from_stream(reader):
+            if batch.num_rows:
+                yield batch
+    # The engine raises no type of its own for a file that is missing or cut short.
+    except Exception as error:
+        raise _refuse_table(opened.table_uri, error) from error
+
+
+def open_table(table: str) -> Any:
+    """Return the newest version of the table as a `deltalake.DeltaTable`.
+
+    Raises:
+        SetupError: there is no table, or it cannot be read.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        return DeltaTable(table)
+    except TableNotFoundError:
+        raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
+    except (DeltaError, OSError) as error:
+        raise _refuse_table(table, error) from None
+
+
+def _refuse_table(table: str, error: Exception) -> SetupError:
+    # deltalake's messages have several lines, with colours.
+    reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
+    return SetupError(
+        f"the Delta table '{table}' cannot be read without Spark: {reason}; it has to be a folder "
+        "of this machine, or at s3a://, gs:// or abfss:// with credentials in the environment, "
+        "and the deltalake package has to know all features of the table"
+    )

@@ -1,0 +1,1 @@
+"""Questions to the table: its rows that are nearest to an image, a text or a clip."""
