@@ -16,10 +16,12 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    OutputForm,
     Overrides,
     Since,
     Until,
     parse_offsets,
+    parse_position,
     read_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
@@ -288,15 +290,39 @@ def produce(
 
 @app.command()
 def search(
-    table: Annotated[str, typer.Option(help="The Delta table.")],
     file: Annotated[
         Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC-PARTITION-OFFSET", help="The query is this row, such as images-0-17."
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The Delta table.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The stream's configuration: its table, index, models and Kafka."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows that satisfy it, such as \"attributes['shop'] = 'a' AND "
+            "timestamp > '2026-01-31'\".",
+        ),
+    ] = None,
+    form: Annotated[
+        OutputForm, typer.Option("--format", help="json is one object per line; sheet needs --out.")
+    ] = OutputForm.TABLE,
     out: Annotated[
         Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every row, not an approximate index.")
+    ] = False,
     model_id: Annotated[
         str | None, typer.Option(help="The model whose rows to search; by default the table's.")
     ] = None,
@@ -307,14 +333,29 @@ def search(
         str | None, typer.Option(help="Kafka, for the sheet's images that are not in files.")
     ] = None,
 ) -> None:
-    """List the rows nearest to a file's content, or to a text."""
-    query = file if text is None else text
-    if query is None or (file and text is not None):
-        raise SetupError("give the query: a file, or --text, not both")
+    """List the rows nearest to a file's content, to words, or to another row."""
+    given = [one for one in (file, text, like) if one is not None]
+    if len(given) != 1:
+        raise SetupError("give one query: a file, --text, or --like")
+    if table is None and config is None:
+        raise SetupError("give --table, or --config, which names the table")
+    if form is OutputForm.SHEET and out is None:
+        raise SetupError("--format sheet needs --out, the file of the contact sheet")
+    settings = None if config is None else read_config(config, None)
     from embedstream.cli.search import search_table
 
     search_table(
-        query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
+        given[0] if like is None else parse_position(like),
+        table,
+        config=settings,
+        k=k,
+        where=where,
+        form=form,
+        out=out,
+        exact=exact,
+        model_id=model_id,
+        weights=weights,
+        servers=bootstrap_servers,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstream.bulk.selection import OffsetRange
+from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.config.sections import StreamConfig
@@ -18,10 +20,12 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "OutputForm",
     "Overrides",
     "Since",
     "Until",
     "parse_offsets",
+    "parse_position",
     "parse_time",
     "read_config",
 ]
@@ -46,6 +50,22 @@ def parse_offsets(text: str) -> OffsetRange:
             f"it takes TOPIC:PARTITION:FIRST-LAST, such as images:0:100-199; not '{text}'"
         )
     return OffsetRange(found[1], int(found[2]), int(found[3]), int(found[4]))
+
+
+def parse_position(text: str) -> tuple[str, int, int]:
+    """Read a message's topic, partition and offset; the topic may contain `-`."""
+    found = re.fullmatch(r"(.+)-(\d+)-(\d+)", text)
+    if found is None:
+        raise SetupError(f"--like takes TOPIC-PARTITION-OFFSET, such as images-0-17; not '{text}'")
+    return found[1], int(found[2]), int(found[3])
+
+
+class OutputForm(StrEnum):
+    """How `search` prints its rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    SHEET = "sheet"
 
 
 def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:

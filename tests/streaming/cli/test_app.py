@@ -58,8 +58,13 @@ OPTIONS = {
     },
     "search": {
         "--table",
+        "--config",
         "--text",
+        "--like",
         "-k",
+        "--where",
+        "--format",
+        "--exact",
         "--out",
         "--model-id",
         "--weights",
