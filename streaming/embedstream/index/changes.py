@@ -1,0 +1,135 @@
+"""Turn a commit of the table into changes of the index: upserts, deleted rows, tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedstream.index.data_files import (
+    IDENTITY,
+    build_outcome_schema,
+    concat,
+    read_onwards,
+    select_embedded,
+    select_new,
+    select_tombstones,
+)
+from embedstream.index.log_entries import (
+    CannotFollow,
+    Commit,
+    DataFile,
+    check_features,
+    check_schema,
+    is_column_mapped,
+)
+from embedstream.index.table_files import TableFiles
+from embedstream_core.errors import SetupError
+
+__all__ = ["Changes", "read_changes"]
+
+# The most rows that a commit may remove and be followed: their keys are compared in memory, of which
+# one takes about 100 bytes. A full pass takes the same memory for any table.
+_MOST_REMOVED = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a commit changes.
+
+    Attributes:
+        commit: The commit.
+        outcomes: Its new rows, failures among them; None if they are too much to be kept.
+        added: The number of embeddings whose keys the commit did not remove.
+        replaced: The number of those whose keys it did.
+        deleted: The keys that leave the index, in the columns of `IDENTITY`.
+        tombstones: New ones, in the columns of `TOMBSTONE_SCHEMA`.
+        lost_tombstones: Those that the commit has deleted from the table.
+    """
+
+    commit: Commit
+    outcomes: Sequence[pa.Table] | None
+    added: int
+    replaced: int
+    deleted: pa.Table
+    tombstones: pa.Table
+    lost_tombstones: pa.Table
+
+
+def read_changes(
+    files: TableFiles, commit: Commit, attributes: Sequence[str], *, keep_bytes: int
+) -> Changes:
+    """Return the changes of a commit; its new rows are kept if they have up to `keep_bytes`.
+
+    Raises:
+        CannotFollow: the commit needs a full pass.
+    """
+    _check_metadata(commit)
+    if not commit.changes and any(one.has_deletions for one in (*commit.added, *commit.removed)):
+        raise CannotFollow("it has deletion vectors, and the table has no change data feed")
+    outcomes = None
+    if commit.size <= keep_bytes:
+        read = read_onwards(files, commit.new_files, attributes)
+        outcomes = [outcomes for _, _, outcomes in read]
+        names = build_outcome_schema((), "keys").names
+        found = _concat_keys([one.select(names) for one in outcomes])
+    else:
+        found = _read_keys(files, commit.new_files)
+    after = select_new(found)
+    if commit.changes:
+        before = found.filter(pc.is_in(found.column("change"), value_set=_OLD))
+    else:
+        before = _read_keys(files, commit.removed)
+    embedded = select_embedded(after)
+    # A row that was replaced by a failure leaves the index, too.
+    gone = before if commit.is_append else _concat_keys([before, after])
+    unchanged = _subtract(before, embedded, IDENTITY).num_rows
+    lost = _subtract(select_tombstones(before), select_tombstones(after), IDENTITY[1:])
+    return Changes(
+        commit=commit,
+        outcomes=None if outcomes is None else list(map(select_new, outcomes)),
+        added=embedded.num_rows - (before.num_rows - unchanged),
+        replaced=before.num_rows - unchanged,
+        deleted=_subtract(gone, embedded, IDENTITY).select(IDENTITY).filter(pc.field("model_id").is_valid()),
+        tombstones=select_tombstones(after),
+        lost_tombstones=lost,
+    )
+
+
+_OLD = pa.array(["delete", "update_preimage"])
+
+
+def _check_metadata(commit: Commit) -> None:
+    check_features(commit.reader_features)
+    if commit.metadata is None:
+        return
+    if is_column_mapped(commit.metadata.get("configuration") or {}):
+        raise CannotFollow("the columns have other names in the table's files (column mapping)")
+    try:
+        check_schema(str(commit.metadata["schemaString"]))
+    except SetupError as error:
+        raise CannotFollow(str(error)) from None
+
+
+def _read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
+    tables, rows = [], 0
+    for _, _, keys in read_onwards(files, sources, columns="keys"):
+        tables.append(keys)
+        rows += keys.num_rows
+        if rows > _MOST_REMOVED:
+            raise CannotFollow(f"it changes more than {_MOST_REMOVED:,} rows")
+    return _concat_keys(tables)
+
+
+def _concat_keys(tables: Sequence[pa.Table]) -> pa.Table:
+    return concat(tables, build_outcome_schema((), "keys"))
+
+
+def _subtract(rows: pa.Table, others: pa.Table, keys: Sequence[str]) -> Any:
+    """Return the rows whose keys no row of `others` has; nulls are equal to none."""
+    if not rows.num_rows or not others.num_rows:
+        return rows
+    return rows.join(others.select(keys), keys=list(keys), join_type="left anti", use_threads=False)
