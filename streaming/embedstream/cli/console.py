@@ -143,9 +143,7 @@ def print_rows(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         widths[1:-1] = [min(width, room // len(widths)) for width in widths[1:-1]]
         widths[-1] = min(widths[-1], max(1, room - sum(widths[:-1])))
     for first, *others in table:
-        cells = [
-            _pad(_shorten(one, width), width) for one, width in zip(others, widths[1:], strict=True)
-        ]
+        cells = map(_fit, others, widths[1:])
         print_text("  ".join([f"{first:>{widths[0]}}", *cells]).rstrip())
 
 

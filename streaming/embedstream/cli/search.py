@@ -15,7 +15,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
 from embedstream.search.contents import convert_options, read_file_content, read_kafka_content
-from embedstream.search.nearest import Searcher
+from embedstream.search.nearest import Searcher, read_query_file
 from embedstream.search.scan import Position
 from embedstream_core.media.detect import detect_type
 
@@ -42,9 +42,10 @@ def search_table(
     """
     if out is not None:
         check_sheet_path(out)
+    content = read_query_file(query) if isinstance(query, Path) else query
     with Searcher(table, config=config) as searcher:
         answer = searcher.search(
-            query, k=k, where=where, model_id=model_id, weights=weights, exact=exact
+            content, k=k, where=where, model_id=model_id, weights=weights, exact=exact
         )
     if form is OutputForm.TABLE:
         _print_table(answer.rows)
@@ -53,7 +54,11 @@ def search_table(
             console.print_json(_convert_row(row))
     console.print_error(answer.describe())
     if out is not None:
-        _draw(query, list_neighbours(answer.rows), _find_reader(config, servers), out)
+        read_content = _find_reader(config, servers)
+        neighbours = list_neighbours(answer.rows)
+        name = query.name if isinstance(query, Path) else ""
+        tile = _make_tile(name, content, neighbours, read_content)
+        save_sheet(draw_contact_sheet([(tile, neighbours)], read_content), out)
         written = f"contact sheet: {out}"
         if form is OutputForm.JSON:
             console.print_error(written)
@@ -103,21 +108,18 @@ def _find_reader(
     return read_content
 
 
-def _draw(
-    query: Path | str | Position,
+def _make_tile(
+    name: str,
+    query: bytes | str | Position,
     neighbours: Sequence[Neighbour],
     read_content: Callable[[Neighbour], bytes | None],
-    out: Path,
-) -> None:
-    """Write the contact sheet of a query and the rows that it found."""
-    if isinstance(query, Path):
-        content = query.read_bytes()
-        tile = Tile(query.name, content, detect_type(content))
-    elif isinstance(query, str):
-        tile = Tile("", query.encode(), "text/plain")
-    else:
-        same = [one for one in neighbours if (one.topic, one.partition, one.offset) == query]
-        tile = Tile("-".join(map(str, query)), None)
-        for one in same:
-            tile = Tile(one.image_id, read_content(one), one.media_type, one.duration_s)
-    save_sheet(draw_contact_sheet([(tile, neighbours)], read_content), out)
+) -> Tile:
+    """Return the tile of a query; that of a row has its content if the row is among the found."""
+    if isinstance(query, bytes):
+        return Tile(name, query, detect_type(query))
+    if isinstance(query, str):
+        return Tile("", query.encode(), "text/plain")
+    for one in neighbours:
+        if (one.topic, one.partition, one.offset) == query:
+            return Tile(one.image_id, read_content(one), one.media_type, one.duration_s)
+    return Tile("-".join(map(str, query)), None)

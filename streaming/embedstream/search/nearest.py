@@ -26,7 +26,7 @@ from embedstream_core.errors import SetupError
 if TYPE_CHECKING:
     from embedstream.search.queries import QueryEmbedder
 
-__all__ = ["Config", "Query", "Searcher", "nearest"]
+__all__ = ["Config", "Query", "Searcher", "nearest", "read_query_file"]
 
 Query = Path | bytes | str | Position | Sequence[float] | npt.NDArray[Any]
 """A file, its bytes, words, a message's topic, partition and offset, or a vector."""
@@ -181,7 +181,7 @@ class Searcher:
     ) -> tuple[str, Vector]:
         """Return the model whose rows are searched, and the query's vector."""
         if isinstance(query, Path):
-            query = _read_file(query)
+            query = read_query_file(query)
         if isinstance(query, bytes | str):
             return self._embed(query, model_id=model_id, weights=weights)
         if isinstance(query, tuple) and query and isinstance(query[0], str):
@@ -234,7 +234,8 @@ class Searcher:
         return model_ids[0]
 
 
-def _read_file(path: Path) -> bytes:
+def read_query_file(path: Path) -> bytes:
+    """Return the bytes of a query; raise SetupError if the file cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
