@@ -25,6 +25,7 @@ from embedstream.index.rows import KEY
 from embedstream.index.stores.contract import AnnIndex, Vector, Write
 from embedstream.index.stores.lance_location import LanceLocation, locate_index, lock_folder
 from embedstream.index.stores.lance_queries import (
+    DIALECT,
     EMBEDDING,
     list_delete_conditions,
     match_offsets,
@@ -78,9 +79,7 @@ class LanceStore:
     @property
     def dialect(self) -> str:
         """Sqlglot's name of the dialect of `where`."""
-        # Lance parses conditions with DataFusion, which sqlglot does not name: as in Druid, strings
-        # have no escapes but '', names are quoted by ", and the type of a text is STRING.
-        return "druid"
+        return DIALECT
 
     @property
     def address(self) -> str:
