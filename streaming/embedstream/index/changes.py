@@ -24,15 +24,14 @@ from embedstream.index.log_entries import (
     DataFile,
     check_features,
     check_schema,
-    is_column_mapped,
 )
 from embedstream.index.table_files import TableFiles
 from embedstream_core.errors import SetupError
 
 __all__ = ["Changes", "read_changes"]
 
-# The most rows that a commit may remove and be followed: their keys are compared in memory, of which
-# one takes about 100 bytes. A full pass takes the same memory for any table.
+# The most rows that a commit may remove and be followed. Their keys are compared in memory, where
+# one takes about 100 bytes; the memory of a full pass does not depend on the table.
 _MOST_REMOVED = 5_000_000
 
 
@@ -45,6 +44,7 @@ class Changes:
         outcomes: Its new rows, failures among them; None if they are too much to be kept.
         added: The number of embeddings whose keys the commit did not remove.
         replaced: The number of those whose keys it did.
+        removed: The number of rows that the commit removed for good.
         deleted: The keys that leave the index, in the columns of `IDENTITY`.
         tombstones: New ones, in the columns of `TOMBSTONE_SCHEMA`.
         lost_tombstones: Those that the commit has deleted from the table.
@@ -54,6 +54,7 @@ class Changes:
     outcomes: Sequence[pa.Table] | None
     added: int
     replaced: int
+    removed: int
     deleted: pa.Table
     tombstones: pa.Table
     lost_tombstones: pa.Table
@@ -85,15 +86,17 @@ def read_changes(
         before = _read_keys(files, commit.removed)
     embedded = select_embedded(after)
     # A row that was replaced by a failure leaves the index, too.
-    gone = before if commit.is_append else _concat_keys([before, after])
-    unchanged = _subtract(before, embedded, IDENTITY).num_rows
+    gone = before if commit.mode == "append" else _concat_keys([before, after])
+    removed = _subtract(before, embedded, IDENTITY).num_rows
+    deleted = _subtract(gone, embedded, IDENTITY).filter(pc.field("model_id").is_valid())
     lost = _subtract(select_tombstones(before), select_tombstones(after), IDENTITY[1:])
     return Changes(
         commit=commit,
         outcomes=None if outcomes is None else list(map(select_new, outcomes)),
-        added=embedded.num_rows - (before.num_rows - unchanged),
-        replaced=before.num_rows - unchanged,
-        deleted=_subtract(gone, embedded, IDENTITY).select(IDENTITY).filter(pc.field("model_id").is_valid()),
+        added=embedded.num_rows - (before.num_rows - removed),
+        replaced=before.num_rows - removed,
+        removed=removed,
+        deleted=deleted.select(IDENTITY),
         tombstones=select_tombstones(after),
         lost_tombstones=lost,
     )
@@ -103,13 +106,11 @@ _OLD = pa.array(["delete", "update_preimage"])
 
 
 def _check_metadata(commit: Commit) -> None:
-    check_features(commit.reader_features)
-    if commit.metadata is None:
-        return
-    if is_column_mapped(commit.metadata.get("configuration") or {}):
-        raise CannotFollow("the columns have other names in the table's files (column mapping)")
+    """Check what the commit says of the whole table; a full pass reports what it finds wrong."""
     try:
-        check_schema(str(commit.metadata["schemaString"]))
+        check_features(commit.reader_features)
+        if commit.metadata is not None:
+            check_schema(str(commit.metadata["schemaString"]))
     except SetupError as error:
         raise CannotFollow(str(error)) from None
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from embedstream.index.table_files import TableFiles
@@ -62,6 +62,11 @@ class DataFile:
     size: int = 0
     has_deletions: bool = False
 
+    @classmethod
+    def from_log(cls, path: str, **values: Any) -> DataFile:
+        """Return a file by its path as the log writes it, as a URI."""
+        return cls(unquote(path), **values)
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -77,10 +82,15 @@ class Commit:
     reader_features: tuple[str, ...] = ()
 
     @property
-    def is_append(self) -> bool:
-        """Whether a stream has added rows, whose keys are new by Delta's record of its batches."""
+    def table_id(self) -> str | None:
+        """Delta's id of the table, if the commit changes its metadata."""
+        return None if self.metadata is None else str(self.metadata["id"])
+
+    @property
+    def mode(self) -> Literal["append", "upsert"]:
+        """`append` if a stream added rows: Delta's record of its batches makes their keys new."""
         only_adds = not self.removed and not self.changes
-        return only_adds and self.operation == "STREAMING UPDATE"
+        return "append" if only_adds and self.operation == "STREAMING UPDATE" else "upsert"
 
     @property
     def new_files(self) -> tuple[DataFile, ...]:
@@ -150,10 +160,13 @@ def check_features(features: Iterable[str]) -> None:
     """Check that this reader knows all features of a table.
 
     Raises:
-        CannotFollow: it does not.
+        SetupError: it does not.
     """
     if unknown := sorted(set(features) - _KNOWN_FEATURES):
-        raise CannotFollow(f"the table has features unknown here: {', '.join(unknown)}")
+        raise SetupError(
+            f"the table has features that the index cannot read: {', '.join(unknown)}; write it "
+            "without them, or search without an index"
+        )
 
 
 def check_schema(schema: str) -> None:
@@ -169,8 +182,8 @@ def check_schema(schema: str) -> None:
             found = {key: value for key, value in found.items() if key != "containsNull"}
         if found != kind:
             raise SetupError(
-                f"the table has no column '{name}' of type {kind if isinstance(kind, str) else 'array of float'}: it is not a table of "
-                "embedstream, or was altered"
+                f"the table's column '{name}' is {found or 'missing'}, not {kind}: it is not a "
+                "table of embedstream, or was altered"
             )
 
 
@@ -195,8 +208,8 @@ def _read_files(actions: Iterable[Mapping[str, Any]]) -> tuple[DataFile, ...]:
 
 
 def _read_file(action: Mapping[str, Any]) -> DataFile:
-    return DataFile(
-        path=unquote(action["path"]),
+    return DataFile.from_log(
+        action["path"],
         partition_values=action.get("partitionValues") or {},
         size=action.get("size") or 0,
         has_deletions=action.get("deletionVector") is not None,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from embedstream.index.state import Ann
 
 __all__ = [
+    "AnnBegun",
     "AnnBuilt",
     "Applied",
     "FullPassBegun",
@@ -77,6 +78,14 @@ class Applied(_Report):
     behind: int
 
 
+class AnnBegun(_Report):
+    """The approximate index of a model's rows is being built; the index waits."""
+
+    kind: Literal["ann begun"] = "ann begun"
+    model_id: str
+    rows: int
+
+
 class AnnBuilt(_Report):
     """The approximate index of a model's rows was built."""
 
@@ -93,7 +102,16 @@ class Trouble(_Report):
     retry_s: float
 
 
-Report = Started | FullPassBegun | FullPassGoesOn | FullPassEnded | Applied | AnnBuilt | Trouble
+Report = (
+    Started
+    | FullPassBegun
+    | FullPassGoesOn
+    | FullPassEnded
+    | Applied
+    | AnnBegun
+    | AnnBuilt
+    | Trouble
+)
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
 

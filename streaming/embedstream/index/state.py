@@ -59,10 +59,13 @@ class Partial(_Part):
 class FullPass(Partial):
     """A pass over a whole version of the table that has not ended; it fills collections of its own.
 
-    `reason` says why it began.
+    `table_id` and `attributes` are those of the new collections; `reason` says why it began.
     """
 
-    reason: str = ""
+    table_id: str
+    commit_sha256: str | None
+    attributes: tuple[str, ...]
+    reason: str
     collections: Mapping[str, Collection] = {}
 
 

@@ -18,9 +18,13 @@ from embedstream.index.state import Collection
 from embedstream.index.stores.contract import Write
 from embedstream.index.tombstones import Tombstones
 
-__all__ = ["Transaction", "name_collection"]
+__all__ = ["BYTES_PER_WRITE", "ROWS_PER_WRITE", "Transaction", "name_collection"]
 
 _LOG = logging.getLogger(__name__)
+
+# A write holds its rows two or three times in memory.
+BYTES_PER_WRITE = 64 * 2**20
+ROWS_PER_WRITE = 50_000
 
 _Mode = Literal["append", "upsert"]
 
@@ -130,7 +134,7 @@ class Transaction:
         known = self.collections.get(model_id)
         dimension = known.dimension if known else pc.max(lengths).as_py()
         fits = pc.fill_null(pc.equal(lengths, dimension), False)
-        if others := len(fits) - fits.true_count if isinstance(fits, pa.Array) else len(fits) - pc.sum(fits).as_py():
+        if others := len(fits) - pc.sum(fits, min_count=0).as_py():
             _LOG.warning(
                 "%d rows of %s are not in the index: their embeddings do not have %d floats",
                 others,
