@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -20,7 +21,7 @@ from embedstream_core.errors import MissingExtra, SetupError
 
 __all__ = ["IndexReader", "Unusable"]
 
-# As in stores/lance_location.py, which needs the extra.
+# As in stores/lance_location.py, whose packages may be missing.
 _DEFAULT_FOLDER = "_embedstream/index"
 
 
@@ -33,17 +34,14 @@ class Unusable(Exception):
 
 
 class IndexReader:
-    """The index of a table, which is opened when it is first needed and stays open."""
+    """The index of a table. It is opened when it is first needed, and again after an error."""
 
     def __init__(self, config: IndexConfig, *, table: str) -> None:
         self._config = config
         self._table = table
         self._store: Store | None = None
-
-    @property
-    def address(self) -> str:
-        """Where the index is, without secrets."""
-        return self._store.address if self._store else ""
+        self.address = ""
+        """Where the index is, without secrets, once it was opened."""
 
     def close(self) -> None:
         """Close the store."""
@@ -52,16 +50,13 @@ class IndexReader:
             self._store = None
 
     def read_state(self, table_id: str) -> IndexState:
-        """Return the state of an index of the table with that id, which is read each time.
+        """Return the state of the index as it is now, if it is of the table with that id.
 
         Raises:
             Unusable: there is no index, or it cannot be read, or has no rows of this table yet.
         """
-        store = self._get_store()
-        try:
+        with self._use_store() as store:
             text = store.read_state()
-        except SetupError as error:
-            raise Unusable(str(error)) from error
         if text is None:
             raise Unusable
         try:
@@ -94,7 +89,9 @@ class IndexReader:
         if (collection := state.collections.get(model_id)) is None:
             raise Unusable(f"the index at {self.address} has no rows of '{model_id}'")
         if collection.dimension != len(vector):
-            raise Unusable(f"its vectors of '{model_id}' have {collection.dimension} floats")
+            raise Unusable(
+                f"the index at {self.address} has vectors of {collection.dimension} floats"
+            )
         missing = sorted({*(where.attributes if where else ())} - {*state.attributes})
         if missing:
             raise Unusable(
@@ -102,14 +99,11 @@ class IndexReader:
                 "add it to index.attributes"
             )
         columns = {name: name_attribute_column(name) for name in state.attributes}
-        store = self._get_store()
-        dialect: Dialect = "postgres" if store.dialect == "postgres" else "datafusion"
-        condition = where.render(dialect, attribute_columns=columns) if where else None
         effort = None if exact or collection.ann is None else collection.ann.effort
-        try:
+        with self._use_store() as store:
+            dialect: Dialect = "postgres" if store.dialect == "postgres" else "datafusion"
+            condition = where.render(dialect, attribute_columns=columns) if where else None
             found = store.search(collection.name, vector, k, where=condition, effort=effort)
-        except SetupError as error:
-            raise Unusable(str(error)) from error
         return _convert_rows(found, model_id=model_id, attributes=columns)
 
     def find_rows_at(self, state: IndexState, position: Position) -> dict[str, Vector]:
@@ -120,40 +114,38 @@ class IndexReader:
         """
         topic, partition, offset = position
         found: dict[str, Vector] = {}
-        for model_id, collection in state.collections.items():
-            try:
-                vector = self._get_store().get_vector(
+        with self._use_store() as store:
+            for model_id, collection in state.collections.items():
+                vector = store.get_vector(
                     collection.name, topic=topic, partition=partition, offset=offset
                 )
-            except SetupError as error:
-                raise Unusable(str(error)) from error
-            if vector is not None:
-                found[model_id] = vector
+                if vector is not None:
+                    found[model_id] = vector
         return found
 
-    def _get_store(self) -> Store:
-        """Return the open store.
+    @contextmanager
+    def _use_store(self) -> Iterator[Store]:
+        """Yield the open store; close it after an error, so that the next use opens it again.
 
         Raises:
-            Unusable: it cannot be opened.
+            Unusable: for the errors of the store.
         """
-        if self._store is None:
-            try:
+        try:
+            if self._store is None:
                 self._store = open_store(self._config, table=self._table, mode="read")
-            except MissingExtra as error:
-                raise Unusable("" if self._is_absent() else str(error)) from error
-            except SetupError as error:
-                raise Unusable(str(error)) from error
-        return self._store
+                self.address = self._store.address
+            yield self._store
+        except MissingExtra as error:
+            raise Unusable("" if self._is_absent() else str(error)) from error
+        except SetupError as error:
+            self.close()
+            raise Unusable(str(error)) from error
 
     def _is_absent(self) -> bool:
         """Return whether there is no index: known without its packages for a local folder only."""
-        if self._config.kind != "lancedb":
-            return False
-        folder = find_local_path(
-            self._config.path or f"{self._table.rstrip('/')}/{_DEFAULT_FOLDER}"
-        )
-        return folder is not None and not folder.is_dir()
+        path = self._config.path or f"{self._table.rstrip('/')}/{_DEFAULT_FOLDER}"
+        folder = find_local_path(path)
+        return self._config.kind == "lancedb" and folder is not None and not folder.is_dir()
 
 
 def _convert_rows(found: pa.Table, *, model_id: str, attributes: Mapping[str, str]) -> pa.Table:

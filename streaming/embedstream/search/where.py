@@ -45,9 +45,9 @@ _FORMS = (
     "a condition is made of comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ILIKE, IS NULL, lower() "
     "and upper()"
 )
-# deltalake's parser refuses a depth of 50, of which a level here takes up to three. LanceDB reads NOT
-# as a function from 24 nested ones on, and 48 did not end within three minutes. Chains of 5,000 terms
-# worked in all engines.
+# deltalake's parser refuses a depth of 50, of which a level here takes up to three. LanceDB reads
+# NOT as a function from 24 nested ones on, and 48 did not end within three minutes. Chains of 5,000
+# terms worked in all engines.
 _MAX_DEPTH = 12
 _MAX_TERMS = 1000
 _SHOWN = 200

@@ -23,9 +23,6 @@ from embedstream.index.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.search.where import Dialect, parse_where
 from outcome_tables import MODEL, row, write_table
-from postgres import postgres
-
-__all__ = ["postgres"]
 
 Row = Mapping[str, Any]
 Truth = bool | None
@@ -262,10 +259,15 @@ def compare(sign: str, left: Any, right: Any) -> Truth:
         return None
     if isinstance(left, str):
         left, right = left.encode(), right.encode()
-    return {
-        "=": left == right, "<>": left != right, "<": left < right,
-        "<=": left <= right, ">": left > right, ">=": left >= right,
-    }[sign]  # fmt: skip
+    signs: dict[str, bool] = {
+        "=": left == right,
+        "<>": left != right,
+        "<": left < right,
+        "<=": left <= right,
+        ">": left > right,
+        ">=": left >= right,
+    }
+    return signs[sign]
 
 
 def either(*truths: Truth) -> Truth:
