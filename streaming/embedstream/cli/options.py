@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ from embedstream.bulk.selection import OffsetRange
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.config.sections import StreamConfig
+    from embedstream.config.sections import BulkFilesConfig, StreamConfig
 
 __all__ = [
     "BrokerFolder",
@@ -24,10 +25,12 @@ __all__ = [
     "Overrides",
     "Since",
     "Until",
+    "build_index_command",
     "parse_offsets",
     "parse_position",
     "parse_time",
     "read_config",
+    "read_table_config",
 ]
 
 
@@ -73,6 +76,25 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())
+
+
+def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
+    """Return the command that a stream's driver runs to follow its table."""
+    settings = [f"--set={one}" for one in overrides or ()]
+    return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
+
+
+def read_table_config(
+    path: Path | None, table: str | None, overrides: list[str] | None
+) -> StreamConfig | BulkFilesConfig:
+    """Read the configuration of a stream, or of a table without one."""
+    if (path is None) == (table is None):
+        raise typer.BadParameter("give either CONFIG or --table")
+    if path is not None:
+        return read_config(path, overrides)
+    from embedstream.config.load import load_files_config
+
+    return load_files_config({"table": {"path": table}}, overrides or ())
 
 
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]

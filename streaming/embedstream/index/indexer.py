@@ -97,7 +97,7 @@ class Indexer:
                 return self._advance()
             except CannotFollow as error:
                 self._due = str(error)
-                _LOG.warning("the index cannot follow '%s': %s", self._table, error)
+                _LOG.info("the index cannot follow '%s': %s", self._table, error)
         return self._begin_full_pass(self._due)
 
     def end(self) -> None:
@@ -219,7 +219,7 @@ def follow_table(
     rebuild: bool = False,
 ) -> None:
     """Keep the index in step with the table until it is stopped; retry after any error."""
-    retry_s = _FIRST_RETRY_S
+    retry_s, reason = _FIRST_RETRY_S, ""
 
     def reset_retry(made: Report) -> None:
         nonlocal retry_s, rebuild
@@ -238,12 +238,9 @@ def follow_table(
                         stop.wait(config.poll_s)
         except Exception as error:
             is_expected = isinstance(error, EmbedstreamError)
+            if not is_expected and explain(error) != reason:
+                _LOG.warning("the index does not follow the table", exc_info=True)
             reason = str(error) if is_expected else explain(error)
-            _LOG.log(
-                logging.INFO if is_expected else logging.WARNING,
-                "the index does not follow the table",
-                exc_info=True,
-            )
             report(Trouble(reason=reason, retry_s=retry_s))
             stop.wait(retry_s)
             retry_s = min(2 * retry_s, _LAST_RETRY_S)

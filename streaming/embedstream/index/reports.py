@@ -34,6 +34,12 @@ class Started(_Report):
     address: str
     version: int | None
 
+    def to_text(self) -> str:
+        """Return a line for people."""
+        if self.version is None:
+            return f"the index at {self.address} is empty"
+        return f"the index at {self.address} holds version {self.version} of the table"
+
 
 class FullPassBegun(_Report):
     """A pass over the whole table begins, or goes on."""
@@ -45,6 +51,13 @@ class FullPassBegun(_Report):
     files: int | None
     """None if it cannot be resumed."""
 
+    def to_text(self) -> str:
+        """Return a line for people."""
+        files = "" if self.files is None else f", {self.files} files"
+        if self.files_done:
+            files = f", from file {self.files_done} of {self.files} on"
+        return f"full pass over version {self.version}{files}: {self.reason}"
+
 
 class FullPassGoesOn(_Report):
     """A part of the table is in the new collections."""
@@ -55,6 +68,11 @@ class FullPassGoesOn(_Report):
     files: int | None
     rows_per_s: float
 
+    def to_text(self) -> str:
+        """Return a line for people."""
+        files = "" if self.files is None else f"  {self.files_done} of {self.files} files"
+        return f"full pass  {self.rows:,} rows{files}  {self.rows_per_s:,.0f} rows/s"
+
 
 class FullPassEnded(_Report):
     """The index holds a version of the table."""
@@ -63,6 +81,11 @@ class FullPassEnded(_Report):
     version: int
     rows: int
     duration_s: float
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        took = f"{self.rows:,} rows in {self.duration_s:.1f} s"
+        return f"full pass  {took}; the index holds version {self.version}"
 
 
 class Applied(_Report):
@@ -77,6 +100,22 @@ class Applied(_Report):
     tombstones: int
     behind: int
 
+    def followed_by(self, later: Applied) -> Applied:
+        """Return both reports as one."""
+        sums = {
+            name: getattr(self, name) + getattr(later, name)
+            for name in ("commits", "added", "replaced", "deleted", "tombstones")
+        }
+        return later.model_copy(update=sums)
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        tombstones = f"  {self.tombstones} tombstones" if self.tombstones else ""
+        return (
+            f"version {self.version:<6} {self.added:>6} added  {self.replaced:>6} replaced  "
+            f"{self.deleted:>6} deleted{tombstones}  {self.behind} behind"
+        )
+
 
 class AnnBegun(_Report):
     """The approximate index of a model's rows is being built; the index waits."""
@@ -84,6 +123,10 @@ class AnnBegun(_Report):
     kind: Literal["ann begun"] = "ann begun"
     model_id: str
     rows: int
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return f"building the approximate index of {self.model_id}: {self.rows:,} rows"
 
 
 class AnnBuilt(_Report):
@@ -93,6 +136,13 @@ class AnnBuilt(_Report):
     model_id: str
     ann: Ann
 
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return (
+            f"approximate index of {self.model_id}: {self.ann.kind} over {self.ann.rows:,} rows in "
+            f"{self.ann.build_s:.1f} s, recall@10 {self.ann.recall:.3f}"
+        )
+
 
 class Trouble(_Report):
     """The index does not follow at the moment; it tries again after `retry_s`."""
@@ -100,6 +150,10 @@ class Trouble(_Report):
     kind: Literal["trouble"] = "trouble"
     reason: str
     retry_s: float
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return f"{self.reason}; next attempt in {self.retry_s:.0f} s"
 
 
 Report = (
