@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,16 +74,17 @@ class Neighbour:
     duration_s: float | None = None
 
 
-def build_rows(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+def build_rows(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Return rows in the columns of `ANSWER_SCHEMA`, in the order of an answer.
 
     Rows of equal similarity are in the order of their topic, partition and offset.
     """
 
-    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    def order(row: dict[str, Any]) -> tuple[Any, ...]:
         return -row["similarity"], row["topic"] or "", row["partition"], row["offset"]
 
-    return pa.Table.from_pylist(sorted(rows, key=order), schema=ANSWER_SCHEMA)
+    ordered = [row | {"attributes": row["attributes"] or []} for row in sorted(rows, key=order)]
+    return pa.Table.from_pylist(ordered, schema=ANSWER_SCHEMA)
 
 
 def list_neighbours(rows: pa.Table) -> list[Neighbour]:
