@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 from embedstream.bulk.selection import OffsetRange
 
 if TYPE_CHECKING:
-    from embedstream.config.sections import StreamConfig
+    from embedstream.config.sections import BulkFilesConfig, StreamConfig
 
 __all__ = [
     "BrokerFolder",
@@ -21,9 +21,11 @@ __all__ = [
     "Overrides",
     "Since",
     "Until",
+    "parse_age",
     "parse_offsets",
     "parse_time",
     "read_config",
+    "read_table_config",
 ]
 
 
@@ -36,6 +38,15 @@ def parse_time(text: str) -> datetime:
             f"it takes a time, such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00; not '{text}'"
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def parse_age(text: str) -> datetime:
+    """Read a time, or an age such as `90d`, as a time."""
+    if found := re.fullmatch(r"(\d{1,6})([dh])", text):
+        number = int(found[1])
+        age = timedelta(days=number) if found[2] == "d" else timedelta(hours=number)
+        return datetime.now(UTC) - age
+    return parse_time(text)
 
 
 def parse_offsets(text: str) -> OffsetRange:
@@ -53,6 +64,19 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())
+
+
+def read_table_config(
+    path: Path | None, table: str | None, overrides: list[str] | None
+) -> StreamConfig | BulkFilesConfig:
+    """Read the configuration of a stream, or make one of a table that has none."""
+    if (path is None) == (table is None):
+        raise typer.BadParameter("give either CONFIG or --table")
+    if path is not None:
+        return read_config(path, overrides)
+    from embedstream.config.load import load_files_config
+
+    return load_files_config({"table": {"path": table}}, overrides or ())
 
 
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]
