@@ -7,11 +7,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Annotated, Literal
-=======
-from typing import Annotated
->>>>>>> deletes
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,11 +21,8 @@ from embedstream.cli.options import (
     Overrides,
     Since,
     Until,
-<<<<<<< HEAD
     build_index_command,
-=======
     parse_age,
->>>>>>> deletes
     parse_offsets,
     parse_position,
     read_config,
@@ -37,12 +30,6 @@ from embedstream.cli.options import (
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
 
-<<<<<<< HEAD
-if TYPE_CHECKING:
-    pass
-
-=======
->>>>>>> deletes
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
