@@ -12,6 +12,8 @@ EmbedstreamError
 ├── SystemicError       fail the micro-batch so that it is retried: no item is to blame
 ├── StreamFailed        stop: the work ended early; re-run the same command to resume
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
+├── CannotFollow        read the whole table again: the index cannot follow a commit of it
+├── IndexFailed         stop: the index is as its last write left it; re-run the same command
 ├── ClaimLost           stop: another driver has taken over
 ├── RecordClosed        stop: the stream ends, and no swap of its models is recorded any more
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,11 +21,12 @@ from embedstream.cli.options import (
     Until,
     parse_offsets,
     read_config,
+    read_table_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
-    from embedstream.config.sections import BulkFilesConfig, StreamConfig
+    pass
 
 __all__ = ["app", "main"]
 
@@ -139,14 +140,7 @@ def upgrade(
     overrides: Overrides = None,
 ) -> None:
     """Alter a table of an earlier version to the current columns; its rows stay."""
-    if (config is None) == (table is None):
-        raise typer.BadParameter("give either CONFIG or --table")
-    if config is not None:
-        settings: StreamConfig | BulkFilesConfig = read_config(config, overrides)
-    else:
-        from embedstream.config.load import load_files_config
-
-        settings = load_files_config({"table": {"path": table}}, overrides or ())
+    settings = read_table_config(config, table, overrides)
     from embedstream.cli.upgrade import run_upgrade
 
     run_upgrade(settings)
@@ -316,6 +310,29 @@ def search(
     search_table(
         query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
     )
+
+
+@app.command()
+def index(
+    config: Annotated[Path | None, typer.Argument(help="A stream's YAML file.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Read the whole table into a new index.")
+    ] = False,
+    of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
+) -> None:
+    """Bring the vector index in step with the table; keep it so with --continuous."""
+    settings = read_table_config(config, table, overrides)
+    from embedstream.cli.index import run_index
+
+    until: Literal["current", "stopped"] = "stopped" if continuous else "current"
+    run_index(settings, until=until, rebuild=rebuild, of_stream=of_stream)
 
 
 @app.command()

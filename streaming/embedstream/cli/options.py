@@ -12,7 +12,7 @@ import typer
 from embedstream.bulk.selection import OffsetRange
 
 if TYPE_CHECKING:
-    from embedstream.config.sections import StreamConfig
+    from embedstream.config.sections import BulkFilesConfig, StreamConfig
 
 __all__ = [
     "BrokerFolder",
@@ -24,6 +24,7 @@ __all__ = [
     "parse_offsets",
     "parse_time",
     "read_config",
+    "read_table_config",
 ]
 
 
@@ -53,6 +54,19 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())
+
+
+def read_table_config(
+    path: Path | None, table: str | None, overrides: list[str] | None
+) -> StreamConfig | BulkFilesConfig:
+    """Read the configuration of a stream, or of a table without one."""
+    if (path is None) == (table is None):
+        raise typer.BadParameter("give either CONFIG or --table")
+    if path is not None:
+        return read_config(path, overrides)
+    from embedstream.config.load import load_files_config
+
+    return load_files_config({"table": {"path": table}}, overrides or ())
 
 
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]

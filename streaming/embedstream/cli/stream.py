@@ -16,12 +16,8 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.cli.session import (
-    catch_reload_signal,
-    catch_stop_signals,
-    explain_errors,
-    open_session_and_models,
-)
+from embedstream.cli.session import explain_errors, open_session_and_models
+from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import check_topics
 from embedstream.recovery.claim import HeldClaim, claim_stream
