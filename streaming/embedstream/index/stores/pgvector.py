@@ -129,8 +129,8 @@ class PgvectorWriter(PgvectorReader):
 
     def _connect_again(self) -> psycopg.Connection:
         raise StoreUnavailable(
-            f"the connection to {self._address} was lost, and with it the lock of its writer; "
-            "open the index again"
+            f"the connection to the index at {self._address} was lost, and with it the lock of its "
+            "writer; open the index again"
         )
 
     def _replace_state(self, connection: psycopg.Connection, state: str) -> None:
@@ -141,8 +141,8 @@ class PgvectorWriter(PgvectorReader):
         ).format(self._name(STATE_TABLE))
         if connection.execute(statement, (state, self._revision)).rowcount != 1:
             raise SetupError(
-                f"another process has written to {self._address}: only one may; give index.url the "
-                "address of the server itself if this is one of a pooler"
+                f"another process has written the index at {self._address}: only one may; give "
+                "index.url the address of the server itself if this is one of a pooler"
             )
 
     def _apply(self, connection: psycopg.Connection, write: Write) -> None:

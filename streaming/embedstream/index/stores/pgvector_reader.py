@@ -187,7 +187,7 @@ class PgvectorReader:
         for name, comment in rows:
             if comment != TABLE_COMMENT:
                 raise SetupError(
-                    f"{self._address} holds the table '{name}' of something else; set "
-                    "index.db_schema to a schema that is the index's alone"
+                    f"the place of the index, {self._address}, holds the table '{name}' of "
+                    "something else; set index.db_schema to a schema that is the index's alone"
                 )
         return [name for name, _ in rows]
