@@ -56,6 +56,8 @@ def build_ann(store: StoreWriter, collection: str, *, rows: int, dimension: int)
         return None
     build_s = time.perf_counter() - start
     queries = store.sample(collection, _QUERIES)
+    # Zeros are as near to any row as to any other.
+    queries = queries[queries.any(axis=1)]
     recall, effort = -1.0, 0
     recalls = measure_recall(store, collection, queries, efforts=built.efforts)
     for one, measured in zip(built.efforts, recalls, strict=True):
@@ -87,18 +89,17 @@ def measure_recall(
 ) -> Iterator[float]:
     """Yield the recall@10 of a search for each effort, as the caller asks for the next one.
 
-    `queries` are embeddings of rows of the collection, of shape (queries, dimension). A query's own
-    row is left out, and a row that is as near as the tenth counts like it.
+    `queries` are embeddings of rows of the collection, none of them zeros, of shape (queries,
+    dimension). A query's own row is left out; a row that is as near as the tenth counts like it.
     """
-    # Zeros are as near to any row as to any other.
-    queries = queries[queries.any(axis=1)]
     nearest = [_find_nearest(store, collection, query) for query in queries]
     for effort in efforts:
         hits = [
             len(_search_others(store, collection, query, near, effort=effort) & near.keys)
             for query, near in zip(queries, nearest, strict=True)
         ]
-        yield sum(hits) / max(1, sum(near.count for near in nearest))
+        wanted = sum(near.count for near in nearest)
+        yield sum(hits) / wanted if wanted else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ from embedstream.index.rows import KEY
 from embedstream.index.stores.contract import AnnIndex, Vector, Write
 from embedstream.index.stores.lance_location import LanceLocation, locate_index, lock_folder
 from embedstream.index.stores.lance_queries import (
+    DIALECT,
     EMBEDDING,
+    REFINE_FACTOR,
     list_delete_conditions,
     match_offsets,
     search_rows,
@@ -46,6 +48,9 @@ _STATE_SCHEMA = pa.schema([("state", pa.string()), ("versions", pa.string())])
 # LanceDB has no error types of its own. A table or a version that is missing and a condition that
 # is wrong are a ValueError; files that are gone and stores that refuse are one of the others.
 _LANCE_ERRORS = (ValueError, RuntimeError, OSError)
+
+# The partitions that a search may probe, so that each step is twice the work.
+_PROBES = (5, 10, 20, 40, 80, 160, 320, 640)
 
 # How long a reader may go on with files that `maintain` has replaced.
 _GRACE = timedelta(minutes=1)
@@ -78,9 +83,7 @@ class LanceStore:
     @property
     def dialect(self) -> str:
         """Sqlglot's name of the dialect of `where`."""
-        # Lance parses conditions with DataFusion, which sqlglot does not name: as in Druid, strings
-        # have no escapes but '', names are quoted by ", and the type of a text is STRING.
-        return "druid"
+        return DIALECT
 
     @property
     def address(self) -> str:
@@ -126,12 +129,12 @@ class LanceStore:
         return found[0] if len(found) else None
 
     def sample(self, collection: str, count: int) -> npt.NDArray[np.float32]:
-        """Return embeddings of up to `count` rows, evenly spaced over the collection."""
+        """Return embeddings of up to `count` rows, chosen at random, but always the same ones."""
 
         def run(table: Any) -> pa.Table:
             rows = table.count_rows()
-            places = np.linspace(0, rows, min(count, rows), endpoint=False).astype(int)
-            return table.take_offsets(places.tolist()).select([EMBEDDING]).to_arrow()
+            places = np.random.default_rng(rows).choice(rows, min(count, rows), replace=False)
+            return table.take_offsets(np.sort(places).tolist()).select([EMBEDDING]).to_arrow()
 
         return stack_vectors(self._read(collection, run))
 
@@ -243,8 +246,9 @@ class LanceStore:
 class LanceWriter(LanceStore):
     """The collections of an index, for the only writer."""
 
-    def __init__(self, location: LanceLocation) -> None:
+    def __init__(self, location: LanceLocation, *, grace: timedelta = _GRACE) -> None:
         super().__init__(location)
+        self._grace = grace
         self._is_half_done = False
         self._unlock = lock_folder(location)
         try:
@@ -291,46 +295,47 @@ class LanceWriter(LanceStore):
         return list(self._versions)
 
     def build_ann(self, collection: str, *, rows: int, dimension: int) -> AnnIndex | None:
-        """Build the approximate index, or replace it; return None if the dimension has none."""
-        from lancedb.index import IvfPq
+        """Build an IVF_SQ index, or replace it; there is one for any dimension.
 
-        partitions = max(1, round(rows**0.5))
-        sub_vectors = next(
-            n for n in (dimension // 4, dimension // 2, dimension) if not dimension % n
-        )
-        index = IvfPq(
-            distance_type="cosine", num_partitions=partitions, num_sub_vectors=sub_vectors
-        )
+        It has as many partitions as the square root of the rows, LanceDB's own default. The kind
+        was chosen by measuring: docs/decisions/0026-approximate-index.md.
+        """
+        from lancedb.index import IvfSq
+
+        partitions = round(rows**0.5)
+        index = IvfSq(distance_type="cosine", num_partitions=partitions)
         with self._transact() as versions:
             table = self._open(collection)
             table.create_index(EMBEDDING, config=index, replace=True)
             versions[collection] = table.version
             self._commit(self._state, versions)
         return AnnIndex(
-            kind="IVF_PQ",
-            parameters={"partitions": partitions, "sub_vectors": sub_vectors},
-            efforts=[10, 20, 40, 80, 160],
+            kind="IVF_SQ",
+            parameters={"partitions": partitions, "refine_factor": REFINE_FACTOR},
+            efforts=[*(one for one in _PROBES if one < partitions), partitions],
         )
 
     def maintain(self, collections: Sequence[str]) -> None:
         """Merge small files, add new rows to the approximate index, delete old versions."""
         with self._transact() as versions:
             # The recorded versions may go only after the new ones are recorded.
-            for age in (_NEVER, _GRACE):
+            for age in (_NEVER, self._grace):
                 for name in collections:
                     table = self._open(name)
                     table.optimize(cleanup_older_than=age)
                     versions[name] = table.version
                 self._commit(self._state, versions)
-            self._state_table.optimize(cleanup_older_than=_GRACE)
+            self._state_table.optimize(cleanup_older_than=self._grace)
             self._state_version = self._state_table.version
 
     def _open(self, collection: str) -> Any:
-        """Return a collection at its newest version."""
+        """Return a collection at its newest version, which is the one of the last commit."""
         if collection not in self._opened:
             self._check_collection(collection)
-        if collection not in self._opened:
-            self._opened[collection] = self._connection.open_table(collection)
+            table = self._connection.open_table(collection)
+            if table.version != self._versions[collection]:
+                raise self._refuse_writer()
+            self._opened[collection] = table
         return self._opened[collection]
 
     def _apply(self, write: Write, versions: dict[str, int]) -> None:
