@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedstream.config.sections import IndexConfig
 from index_oracle import check_index, update
+from index_stores import configure_index
 from tables_in_motion import MovingTable
 
 Change = Callable[[MovingTable, int], object]
@@ -45,11 +46,16 @@ CHANGES: Mapping[str, Change] = {
         st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 99), st.booleans()), max_size=14
     ),
 )
+@pytest.mark.parametrize("kind", ["lancedb", pytest.param("pgvector", marks=pytest.mark.long)])
 def test_the_index_equals_the_table(
-    feed: bool, partitions: tuple[str, ...], changes: list[tuple[str, int, bool]]
+    kind: str,
+    request: pytest.FixtureRequest,
+    feed: bool,
+    partitions: tuple[str, ...],
+    changes: list[tuple[str, int, bool]],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        config = IndexConfig(path=f"{folder}/index", attributes=("shop",))
+        config = configure_index(kind, request, Path(folder), attributes=("shop",))
         table = MovingTable.create(Path(folder) / "table", rows=3, feed=feed, partitions=partitions)
         for change, number, looks in changes:
             CHANGES[change](table, number)

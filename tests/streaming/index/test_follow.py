@@ -14,9 +14,10 @@ from deltalake.schema import PrimitiveType
 
 from embedstream.config.sections import IndexConfig
 from embedstream.index.reports import Applied, FullPassBegun, Report
-from embedstream.index.stores.kinds import open_store
+from embedstream.index.stores.kinds import KINDS, open_store
 from embedstream_core.errors import SetupError
 from index_oracle import check_index, read_state, update
+from index_stores import configure_index
 from outcome_tables import MODEL, SCHEMA
 from tables_in_motion import MovingTable, outcome
 
@@ -26,9 +27,9 @@ def table(tmp_path: Path) -> MovingTable:
     return MovingTable.create(tmp_path / "ta ble é", rows=6)
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> IndexConfig:
-    return IndexConfig(path=str(tmp_path / "index"), attributes=("shop",))
+@pytest.fixture(params=["lancedb", pytest.param("pgvector", marks=pytest.mark.long)])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> IndexConfig:
+    return configure_index(request.param, request, tmp_path, attributes=("shop",))
 
 
 def follow(table: MovingTable, config: IndexConfig) -> list[Report]:
@@ -42,6 +43,7 @@ def reasons(reports: list[Report]) -> list[str]:
     return [one.reason for one in reports if isinstance(one, FullPassBegun)]
 
 
+@pytest.mark.parametrize("config", KINDS, indirect=True)
 @pytest.mark.parametrize(
     ("feed", "partitions"),
     [
