@@ -282,6 +282,24 @@ class TestIndexes:
         assert find(51, effort=40)[0] == 0
         assert find(2, effort=40, where='"offset" IN (0, 7)') == [0, 7]
 
+    @pytest.mark.parametrize("effort", [None, 40])
+    def test_a_condition_cannot_leave_its_transaction(
+        self, open_index: Callable[..., Any], effort: int | None
+    ) -> None:
+        writer = open_index("write")
+        writer.write([Write("one", 8, build_rows(range(30)))], "a")
+        writer.build_ann("one", rows=30, dimension=8)
+        table = f"{open_index('read').address.split()[-1][1:-1]}.one"
+
+        for where in (
+            f"true); COMMIT; DELETE FROM {table}; SELECT (true",
+            f"true); DELETE FROM {table}; --",
+        ):
+            with pytest.raises(SetupError):
+                writer.search("one", np.ones(8, np.float32), 3, where=where, effort=effort)
+
+        assert writer.count_rows("one") == 30
+
     def test_there_is_none_above_4000_floats(self, open_index: Callable[..., Any]) -> None:
         writer = open_index("write")
         writer.write([Write("one", 4100, build_rows(range(3), dimension=4100))], "a")

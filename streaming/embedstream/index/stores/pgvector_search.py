@@ -112,8 +112,8 @@ def _is_frequent(
     and an exact search s * n. The planner estimates the share.
     """
     query = sql.SQL("EXPLAIN (FORMAT json) {}").format(rows)
-    # Parameters, even none, make the server take the condition for one statement.
-    ((plan,),) = connection.execute(query, {}).fetchall()
+    # Sent in this form, the text can be one statement only.
+    ((plan,),) = connection.execute(query, {}, binary=True).fetchall()
     ((total,),) = connection.execute(
         "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)",
         (table.as_string(connection),),
