@@ -16,7 +16,7 @@ import pytest
 
 from drivers import started
 from embedstream.config.sections import IndexConfig
-from index_oracle import check_index, read_state, update
+from index_oracle import check_index, find_state, update
 from index_stores import configure_index
 from killed_indexer import FULL_PASS_POINTS, POINTS
 from postgres import postgres
@@ -104,7 +104,7 @@ def test_kill_9_at_random_points(
             assert process.poll() is None, process.communicate()[0]
             process.kill()
             process.wait()
-        state = read_state(config, table.path) if number else None
+        state = find_state(config, table.path)
         LOG.info("kill %d after %.1f s: %s", number, time.monotonic() - begun, state)
         if chance.random() < 0.3:
             update(table.path, config)
