@@ -99,7 +99,7 @@ class IndexProcess:
             self._read_lines(process)
             timer.cancel()
             code = _await(process, _KILL_S)
-        newest = open_table(self._table, files="none").version()
+        newest = open_table(self._table).version()
         if code == 0 and self._version >= newest:
             self._say(f"index: it holds version {self._version}, the table's last")
         else:
@@ -181,7 +181,7 @@ class IndexProcess:
         while not self._stopping.wait(_LAG_S):
             earlier = newest
             try:
-                newest = open_table(self._table, files="none").version()
+                newest = open_table(self._table).version()
             except SetupError:
                 _LOG.info("the table's version is not known", exc_info=True)
                 continue
