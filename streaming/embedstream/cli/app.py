@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,15 +22,13 @@ from embedstream.cli.options import (
     Since,
     Until,
     build_index_command,
+    parse_age,
     parse_offsets,
     parse_position,
     read_config,
     read_table_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "main"]
 
@@ -151,6 +150,54 @@ def upgrade(
 
 
 @app.command()
+def forget(
+    config: Annotated[
+        Path | None, typer.Argument(help="A stream's YAML file; rows of its table.path go.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="All rows of this image_id too; repeatable."),
+    ] = None,
+    older_than: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=parse_age,
+            metavar="AGE|TIME",
+            help="Rows of older messages too: 90d, 12h, 2026-01-31T12:00.",
+        ),
+    ] = None,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Delete old files too, after the table's retention.")
+    ] = False,
+    retain_hours: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --vacuum: this retention instead; no reader may need more."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count and report.")] = False,
+) -> None:
+    """Delete from the table's files the rows that tombstones hide, and others; report what is left.
+
+    Run it again if it was interrupted.
+    """
+    if retain_hours is not None and not vacuum:
+        raise typer.BadParameter("--retain-hours needs --vacuum")
+    settings = read_table_config(config, table, overrides)
+    from embedstream.cli.forget import Vacuum, run_forget
+
+    run_forget(
+        settings,
+        ids=ids or (),
+        older_than=older_than,
+        vacuum=Vacuum(retain_hours) if vacuum else None,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
 def replay(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -172,6 +219,8 @@ def replay(
     chunk_rows: ChunkRows = None,
 ) -> None:
     """Embed messages of the table again and replace their rows."""
+    if Code.DELETED in (code or ()):
+        raise typer.BadParameter(f"'{Code.DELETED}' is no failure: nothing is to be embedded again")
     settings = read_config(config, overrides)
     selection = Selection(tuple(offsets or ()), since, until, failures, tuple(code or ()))
     from embedstream.cli.bulk import run_replay

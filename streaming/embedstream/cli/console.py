@@ -80,6 +80,8 @@ def print_finding(finding: Finding) -> bool:
 def print_micro_batch(report: MicroBatchReport) -> None:
     """Print a line for a committed micro-batch."""
     line = f"batch {report.batch_id:<4}  {_format_report(report)}"
+    if report.deleted:
+        line += f"  {report.deleted} deleted"
     if report.tombstones:
         line += f"  {report.tombstones} null values"
     if report.lag:
@@ -101,6 +103,7 @@ def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
         f"[bold]{totals.rows} rows[/] in {format_count(totals.batches, 'micro-batch', 'es')}, "
         f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
         f"{format_failures(totals.failures)}"
+        + (f", {totals.deleted} deleted" if totals.deleted else "")
     )
     loads = format_count(model_loads, "time")
     print_text(f"each worker loads a model once; together they loaded {loads}")

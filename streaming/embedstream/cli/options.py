@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ __all__ = [
     "Since",
     "Until",
     "build_index_command",
+    "parse_age",
     "parse_offsets",
     "parse_position",
     "parse_time",
@@ -43,6 +44,15 @@ def parse_time(text: str) -> datetime:
             f"it takes a time, such as 2026-01-31T12:00 or 2026-01-31T12:00+01:00; not '{text}'"
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def parse_age(text: str) -> datetime:
+    """Read a time, or an age such as `90d`, as a time."""
+    if found := re.fullmatch(r"(\d{1,6})([dh])", text):
+        number = int(found[1])
+        age = timedelta(days=number) if found[2] == "d" else timedelta(hours=number)
+        return datetime.now(UTC) - age
+    return parse_time(text)
 
 
 def parse_offsets(text: str) -> OffsetRange:

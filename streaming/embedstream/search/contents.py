@@ -15,6 +15,7 @@ from embedstream.config.secrets import reveal
 from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
 __all__ = ["convert_options", "read_file_content", "read_kafka_content"]
@@ -87,13 +88,14 @@ def read_kafka_content(
             consumer.assign([partition])
             consumer.seek(partition, neighbour.offset)
             records = consumer.poll(timeout_ms=5000, max_records=1).get(partition, [])
-        if not records or records[0].offset != neighbour.offset or records[0].value is None:
+        if not records or records[0].offset != neighbour.offset:
             return None
         message = Message(value=records[0].value, position="")
         accepts: list[ModalityName] = (
             ["text"] if (neighbour.media_type or "").startswith("text/") else []
         )
-        return parse_message(message, message_format="auto", id_header="", accepts=accepts).content
+        entry = parse_message(message, message_format="auto", id_header="", accepts=accepts)
+        return entry.content if isinstance(entry, Item) else None
     except ItemError:
         return None
     except KafkaError as error:

@@ -30,6 +30,15 @@ OPTIONS = {
     "doctor": {"--set"},
     "swap": {"--set"},
     "upgrade": {"--set", "--table"},
+    "forget": {
+        "--table",
+        "--set",
+        "--id",
+        "--older-than",
+        "--vacuum",
+        "--retain-hours",
+        "--dry-run",
+    },
     "replay": {
         "--set",
         "--offsets",
@@ -165,6 +174,7 @@ def test_the_commands_are_those_that_are_tested() -> None:
         ("--since", "yesterday", "'--since': it takes a time"),
         ("--until", "12:00", "'--until': it takes a time"),
         ("--code", "image_broken", "'image_broken' is not one of 'message_malformed', "),
+        ("--code", "deleted", "'deleted' is no failure"),
     ],
 )
 def test_a_selection_that_cannot_be_read_is_an_error(
@@ -285,6 +295,9 @@ def test_a_missing_configuration_is_an_error(tmp_path: Path, embedstream: Comman
             "Invalid value for '--port': ",
         ),
         ("broker strat", "No such command 'strat'"),
+        ("forget", "give either CONFIG or --table"),
+        ("forget --table t --older-than 3w", "'--older-than': it takes a time"),
+        ("forget --table t --retain-hours 0", "--retain-hours needs --vacuum"),
     ],
 )
 def test_wrong_usage_is_an_error(embedstream: Command, arguments: str, message: str) -> None:
