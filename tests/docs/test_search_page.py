@@ -16,6 +16,7 @@ from outcome_tables import row, write_table
 PAGE = Path(__file__).parents[2] / "docs" / "search.md"
 
 
+@pytest.mark.long
 def test_the_code_of_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     vectors = core_vectors([text.encode() for text in TEXTS.values()], MINILM)

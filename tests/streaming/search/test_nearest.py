@@ -158,7 +158,7 @@ def test_an_approximate_index_ranks_by_the_true_similarity(
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     shared = []
     with Searcher(config=configure(table, index)) as searcher:
-        for query in make_vectors(20, seed=1):
+        for query in make_vectors(10, seed=1):
             true = unit @ query / np.linalg.norm(query)
             best = np.argsort(-true)[:10].tolist()
             found, exact = searcher.search(query), searcher.search(query, exact=True)
