@@ -29,6 +29,7 @@ OPTIONS = {
     "doctor": {"--set"},
     "swap": {"--set"},
     "upgrade": {"--set", "--table"},
+    "index": {"--set", "--table", "--continuous", "--rebuild"},
     "replay": {
         "--set",
         "--offsets",

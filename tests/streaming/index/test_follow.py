@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_every_kind_of_commit_is_followed(
 ) -> None:
     table = MovingTable.create(tmp_path / "table", rows=6, feed=feed, partitions=partitions)
     assert reasons(follow(table, config)) == ["there is no index yet"]
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: table.append(4),
         lambda: table.append(3, operation="WRITE", model_id="other/model%2F é"),
         lambda: table.replace([0, 1, 7]),
@@ -70,7 +71,8 @@ def test_every_kind_of_commit_is_followed(
         table.alter,
         table.add_column,
         table.checkpoint,
-    ):
+    ]
+    for change in changes:
         before = read_state(config, table.path).version
         change()
         reports = follow(table, config)
