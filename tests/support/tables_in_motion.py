@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from deltalake.schema import PrimitiveType
 
 from outcome_tables import MODEL, SCHEMA, row
 
-__all__ = ["MovingTable", "outcome", "tombstone"]
+__all__ = ["CHANGES", "MovingTable", "outcome", "tombstone"]
 
 _SERIAL = count(1)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -132,7 +132,7 @@ class MovingTable:
         self.models |= dict.fromkeys(range(number), MODEL)
         self.rows = max(self.rows, number)
         rows = [outcome(one) for one in range(number)]
-        write_deltalake(self.path, _to_table(rows), mode="overwrite")
+        write_deltalake(self.path, _to_table(rows), mode="overwrite", schema_mode="merge")
 
     def compact(self) -> None:
         DeltaTable(self.path).optimize.compact()
@@ -184,3 +184,28 @@ class MovingTable:
 
 def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+Change = Callable[[MovingTable, int], object]
+
+CHANGES: Mapping[str, Change] = {
+    "append": lambda table, number: table.append(1 + number % 4),
+    "append of another writer": lambda table, number: table.append(
+        1 + number % 3, operation="WRITE"
+    ),
+    "append of another model": lambda table, number: table.append(2, model_id="other"),
+    "replace": lambda table, number: table.replace([number % 9, number % 5, number % 13]),
+    "fail": lambda table, number: table.fail([number % 9, number % 7]),
+    "bury": lambda table, number: table.bury([number % 5]),
+    "delete": lambda table, number: table.delete(f"offset % 6 = {number % 6}"),
+    "delete tombstones": lambda table, number: table.delete("error['code'] = 'deleted'"),
+    "delete by merge": lambda table, number: table.delete_by_merge([number % 9, number % 4]),
+    "overwrite": lambda table, number: table.overwrite(number % 5),
+    "compact": lambda table, number: table.compact(),
+    "vacuum": lambda table, number: table.vacuum(),
+    "restore": lambda table, number: table.try_restore(number),
+    "alter": lambda table, number: table.alter(),
+    "add a column": lambda table, number: table.add_column(),
+    "checkpoint": lambda table, number: table.checkpoint(),
+}
+"""What may happen to a table, varied by a number."""

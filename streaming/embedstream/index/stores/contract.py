@@ -35,10 +35,10 @@ class Write:
     """What one transaction does to one collection: first delete, then insert.
 
     `collection` is created if it does not exist and there is a table of `rows`, even an empty one.
-    `rows` has the schema of `build_row_schema` and no two rows of one key. With `append` no row of these keys is there; with `upsert` rows of equal
-    keys are replaced. `deleted` has the columns of `KEY`. `deleted_keys` has `topic`, `partition`,
-    `message_key` and `offset`: of rows with that message key, those with a smaller offset are
-    deleted.
+    `rows` has the schema of `build_row_schema` and no two rows of one key. With `append` no row of
+    these keys is there; with `upsert` rows of equal keys are replaced. `deleted` has the columns of
+    `KEY`. `deleted_keys` has `topic`, `partition`, `message_key` and `offset`: of rows with that
+    message key, those with a smaller offset are deleted.
     """
 
     collection: str
