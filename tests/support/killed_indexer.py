@@ -93,6 +93,6 @@ if __name__ == "__main__":
     for module, name in _WRITERS:
         _arrange(getattr(import_module(module), name), sys.argv[1])
     # A full pass has several writes.
-    import_module("embedstream.index.full_pass").ROWS_PER_WRITE = 100
+    vars(import_module("embedstream.index.full_pass"))["ROWS_PER_WRITE"] = 100
     del sys.argv[1]
     app()

@@ -13,15 +13,17 @@ __all__ = ["has_field", "list_models", "open_table", "refresh_table", "select_ba
 _ARROW_BATCH_ROWS = 1024
 
 
-def list_models(table: str) -> list[str]:
-    """Return the `model_id`s of the models that fill the table, from its properties.
+def list_models(opened: Any) -> list[str]:
+    """Return the `model_id`s of the models that fill an open table, from its properties.
 
     Raises:
-        SetupError: there is no table of embedstream at that path.
+        SetupError: it is not a table of embedstream.
     """
-    model_ids = open_table(table).metadata().configuration.get("embedstream.model_id")
+    model_ids = opened.metadata().configuration.get("embedstream.model_id")
     if model_ids is None:
-        raise SetupError(f"the table '{table}' names no model: it was not made by embedstream")
+        raise SetupError(
+            f"the table '{opened.table_uri}' names no model: it was not made by embedstream"
+        )
     return str(model_ids).splitlines()
 
 
