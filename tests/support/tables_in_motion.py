@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, Field, write_deltalake
 from deltalake.exceptions import DeltaError
 from deltalake.schema import PrimitiveType
 
@@ -161,17 +164,33 @@ class MovingTable:
         DeltaTable(self.path).alter.add_columns(Field(name, PrimitiveType("string")))
 
     def _append(self, rows: list[dict[str, Any]], operation: str) -> None:
-        write_deltalake(
-            self.path,
-            _to_table(rows),
-            mode="append",
-            schema_mode="merge",
-            commit_properties=CommitProperties(),
-        )
-        entry = Path(self.path) / f"_delta_log/{self.version():020}.json"
-        # deltalake has a name of its own for what Spark's sink does.
-        text = entry.read_text().replace('"operation":"WRITE"', f'"operation":"{operation}"')
-        entry.write_text(text)
+        if operation == "WRITE":
+            write_deltalake(self.path, _to_table(rows), mode="append", schema_mode="merge")
+        else:
+            self._commit(rows, operation)
+
+    def _commit(self, rows: list[dict[str, Any]], operation: str) -> None:
+        """As Spark's sink does, whose name of the operation deltalake has no way to give."""
+        opened = DeltaTable(self.path)
+        columns = opened.metadata().partition_columns
+        groups: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}
+        for one in rows:
+            values = tuple(None if one[name] is None else str(one[name]) for name in columns)
+            groups.setdefault(values, []).append(one)
+        actions: list[dict[str, Any]] = [{"commitInfo": {"operation": operation}}]
+        for values, members in groups.items():
+            name = f"part-{uuid4()}.parquet"
+            data = _to_table(members).drop_columns(columns)
+            pq.write_table(data, Path(self.path) / name, compression="zstd")
+            add = {"path": name, "partitionValues": dict(zip(columns, values, strict=True))}
+            size = (Path(self.path) / name).stat().st_size
+            state = {"size": size, "modificationTime": 0, "dataChange": True}
+            actions.append({"add": add | state})
+        log = Path(self.path) / "_delta_log"
+        written = log / f"{uuid4()}.tmp"
+        written.write_text("\n".join(map(json.dumps, actions)))
+        # Readers find the whole entry or none.
+        written.rename(log / f"{opened.version() + 1:020}.json")
 
     def _merge(self, rows: list[dict[str, Any]]) -> Any:
         same = " AND ".join(

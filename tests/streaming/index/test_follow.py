@@ -264,7 +264,7 @@ def test_a_file_that_is_missing_from_the_last_version_is_a_sentence(
 ) -> None:
     next(Path(table.path).rglob("*.parquet")).unlink()
     for _ in range(2):
-        with pytest.raises(SetupError, match="is gone"):
+        with pytest.raises(SetupError, match=r"is gone|not found"):
             update(table.path, config)
     table.overwrite(3)
     follow(table, config)
@@ -330,3 +330,21 @@ def test_full_passes_do_not_follow_one_another_at_once(
     assert trouble.reason.startswith("a full pass is due: ")
     assert 50 < trouble.retry_s <= 60
     follow(table, config)
+
+
+def test_an_entry_that_is_cut_short_is_not_passed_over(
+    table: MovingTable, config: IndexConfig
+) -> None:
+    follow(table, config)
+    entry = Path(table.path) / f"_delta_log/{table.version() + 1:020}.json"
+    table.append(2)
+    text = entry.read_text()
+    with closing(open_store(config, table=table.path, mode="write")) as store:
+        index = IndexWriter(store, config, lambda _: None)
+        indexer = Indexer(table.path, index, stop=threading.Event())
+        for content in ("", text[:-20]):
+            entry.write_text(content)
+            with pytest.raises(SetupError, match="is empty or cut short"):
+                indexer.step()
+    entry.write_text(text)
+    assert reasons(follow(table, config)) == []
