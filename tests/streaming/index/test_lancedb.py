@@ -20,13 +20,13 @@ import pytest
 from embedstream.config.sections import IndexConfig
 from embedstream.index.stores.contract import Write
 from embedstream.index.stores.kinds import open_store
+from embedstream.index.stores.lance_indexes import count_segments
 from embedstream.index.stores.lance_location import LanceLocation, locate_index
+from embedstream.index.stores.lance_reader import STATE_TABLE
 from embedstream.index.stores.lancedb import LanceStore, LanceWriter
 from embedstream_core.errors import MissingExtra, SetupError
-from index_stores import build_rows
+from index_stores import build_keys, build_rows
 from object_storage import KEYS, REGION, open_object_storage
-
-STATE_TABLE = "embedstream_state"
 
 
 def list_offsets(store: LanceStore, collection: str = "one") -> list[int]:
@@ -274,6 +274,42 @@ class TestReaders:
         connection = lancedb.connect(committed.uri)
         for name in ("one", STATE_TABLE):
             assert len(connection.open_table(name).list_versions()) <= 3
+
+
+class TestIndexes:
+    def test_they_are_built_again_when_they_have_many_segments(self, place: LanceLocation) -> None:
+        keys = [f"{one % 50:02x}" for one in range(600)]
+        expected = set(range(600))
+        with closing(LanceWriter(place, max_segments=3)) as writer:
+            rows = build_rows(range(600), message_key=keys)
+            writer.write([Write("one", 8, rows)], "a")
+            ann = writer.build_ann("one", rows=600, dimension=8)
+            assert ann is not None
+            segments = []
+            for step in range(8):
+                new = range(600 + 10 * step, 610 + 10 * step)
+                tombstone = {"topic": ["photos"], "message_key": [keys[step]], "offset": [300]}
+                deleted = build_keys([590 - step])
+                buried = pa.table({**tombstone, "partition": pa.array([0], pa.int32())})
+                writer.write(
+                    [
+                        Write("one", 8, build_rows(new, message_key=["new"] * 10)),
+                        Write("one", 8, build_rows(range(400, 415)), "upsert"),
+                        Write("one", 8, deleted=deleted, deleted_keys=buried),
+                    ],
+                    "b",
+                )
+                expected |= {*new}
+                expected -= {590 - step, *range(step, 300, 50)}
+                for _ in range(2):
+                    # Every row is in one segment, or in none of them and is found as well.
+                    found = writer.search("one", np.ones(8, np.float32), 1000, effort=30)
+                    assert sorted(found["offset"].to_pylist()) == sorted(expected)
+                    writer.maintain(["one"])
+                segments.append(count_segments(lancedb.connect(place.uri).open_table("one")))
+
+        assert max(segments) == 3
+        assert 1 in segments[segments.index(3) :]
 
 
 @pytest.fixture
