@@ -4,7 +4,8 @@ EmbedstreamError
 ├── SetupError          stop: the set-up is wrong, nothing was processed
 │   ├── MissingExtra    install an optional package; the message gives the pip line
 │   ├── ConfigError     correct the configuration
-│   └── LocationError   correct a path or a URI
+│   ├── LocationError   correct a path or a URI
+│   └── StoreUnavailable  retry: the server of the index cannot be reached, or cannot do it now
 ├── ItemError           record: this one item becomes a failure row, the stream continues
 │   └── TransientError  retry with backoff; what still fails then is recorded
 │       └── Busy        retry after the pause that the server asks for

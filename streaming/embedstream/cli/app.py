@@ -19,6 +19,7 @@ from embedstream.cli.options import (
     Overrides,
     Since,
     Until,
+    build_index_command,
     parse_offsets,
     read_config,
     read_table_config,
@@ -92,6 +93,7 @@ def run(
     run_stream(
         settings,
         reread=partial(read_config, config, overrides),
+        index_command=build_index_command(config, overrides),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,

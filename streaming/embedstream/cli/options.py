@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ __all__ = [
     "Overrides",
     "Since",
     "Until",
+    "build_index_command",
     "parse_offsets",
     "parse_time",
     "read_config",
@@ -54,6 +56,12 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())
+
+
+def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
+    """Return the command that a stream's driver runs to follow its table."""
+    settings = [f"--set={one}" for one in overrides or ()]
+    return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
 
 
 def read_table_config(

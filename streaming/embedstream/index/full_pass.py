@@ -108,7 +108,7 @@ def continue_full_pass(index: IndexWriter, table: str, *, stop: threading.Event)
     try:
         rows = _copy_rows(index, opened, sources, stop)
     except CannotFollow as error:
-        if open_table(table, files="none").version() > full_pass.version:
+        if open_table(table).version() > full_pass.version:
             raise
         raise SetupError(f"the table '{table}' cannot be read: {error}") from None
     if rows is None or stop.is_set():

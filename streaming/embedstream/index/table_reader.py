@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from embedstream_core.errors import SetupError
 
@@ -57,12 +57,8 @@ def select_batches(opened: Any, query: str) -> Iterator[Any]:
         raise _refuse_table(opened.table_uri, error) from error
 
 
-def open_table(
-    table: str, *, version: int | None = None, files: Literal["all", "none"] = "all"
-) -> Any:
+def open_table(table: str, *, version: int | None = None) -> Any:
     """Return a version of the table, the newest by default, as a `deltalake.DeltaTable`.
-
-    With `none` its list of files is not read: it can only say what it is.
 
     Raises:
         SetupError: there is no table, or it cannot be read.
@@ -71,7 +67,7 @@ def open_table(
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(table, version=version, without_files=files == "none")
+        return DeltaTable(table, version=version)
     except TableNotFoundError:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:
