@@ -293,7 +293,7 @@ class TestIndexes:
                 buried = pa.table({**tombstone, "partition": pa.array([0], pa.int32())})
                 writer.write(
                     [
-                        Write("one", 8, build_rows(new, message_key=["new"] * 10)),
+                        Write("one", 8, build_rows(new, message_key=["ff" * 20_000] * 10)),
                         Write("one", 8, build_rows(range(400, 415)), "upsert"),
                         Write("one", 8, deleted=deleted, deleted_keys=buried),
                     ],
