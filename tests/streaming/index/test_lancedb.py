@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -235,35 +235,46 @@ class TestOtherWriters:
         assert list_offsets(LanceStore(bucket)) == [*range(20), 61]
 
 
+class Interrupted(LanceStore):
+    """A reader during which something happens after it has opened a collection, once."""
+
+    def __init__(self, location: LanceLocation, event: Callable[[], None]) -> None:
+        super().__init__(location)
+        self.events = [event]
+
+    def _open(self, collection: str) -> Any:
+        opened = super()._open(collection)
+        while self.events:
+            self.events.pop()()
+        return opened
+
+
 class TestReaders:
-    def test_they_cope_with_files_that_are_deleted(self, committed: LanceLocation) -> None:
-        # Old versions are deleted at once here, while searches read them.
-        stop = threading.Event()
-        failures: list[BaseException] = []
-        reads = 0
-
-        def read() -> None:
-            nonlocal reads
-            store = LanceStore(committed)
-            try:
-                while not stop.is_set():
-                    found = store.search("one", np.ones(8, np.float32), 100)
-                    assert found.num_rows >= 20
-                    reads += 1
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        with closing(LanceWriter(committed, grace=timedelta(milliseconds=1))) as writer:
-            for step in range(30):
-                writer.write([Write("one", 8, build_rows([100 + step]), "upsert")], str(step))
+    @pytest.mark.parametrize("read", ["search", "get_vector", "list_keys", "sample"])
+    def test_they_cope_with_files_that_are_deleted(
+        self, committed: LanceLocation, read: str
+    ) -> None:
+        def replace_files() -> None:
+            grace = timedelta(milliseconds=1)
+            with closing(LanceWriter(committed, grace=grace)) as writer:
+                for step in range(3):
+                    rows = build_rows([step, 100 + step])
+                    writer.write([Write("one", 8, rows, "upsert")], str(step))
+                    writer.maintain(["one"])
+                    time.sleep(0.01)
                 writer.maintain(["one"])
-        stop.set()
-        thread.join()
 
-        assert not failures
-        assert reads
+        store = Interrupted(committed, replace_files)
+        reads: dict[str, Callable[[], Any]] = {
+            "search": lambda: store.search("one", np.ones(8, np.float32), 99).num_rows == 23,
+            "get_vector": lambda: (
+                store.get_vector("one", topic="photos", partition=0, offset=102) is not None
+            ),
+            "list_keys": lambda: list_offsets(store) == [*range(20), 100, 101, 102],
+            "sample": lambda: store.sample("one", 99).shape == (23, 8),
+        }
+        assert reads[read]()
+        assert store.read_state() == "2"
 
     def test_old_versions_are_deleted(self, committed: LanceLocation) -> None:
         with closing(LanceWriter(committed, grace=timedelta(milliseconds=1))) as writer:

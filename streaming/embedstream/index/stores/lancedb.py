@@ -30,7 +30,7 @@ from embedstream.index.stores.lance_indexes import (
 from embedstream.index.stores.lance_location import LanceLocation, locate_index, lock_folder
 from embedstream.index.stores.lance_queries import REFINE_FACTOR, list_delete_conditions
 from embedstream.index.stores.lance_reader import STATE_SCHEMA, STATE_TABLE, LanceStore
-from embedstream_core.errors import SetupError, explain
+from embedstream_core.errors import SetupError
 
 __all__ = ["LanceStore", "LanceWriter", "open_store"]
 
@@ -217,25 +217,26 @@ class LanceWriter(LanceStore):
         """Return to the last commit, and commit that: another writer notices it."""
         self._check_alone()
         self._opened.clear()
+        existing = self._list_tables()
+        state = self._state
         versions: dict[str, int] = {}
         for name, version in self._versions.items():
-            try:
-                table = self._connection.open_table(name)
-                if table.version != version:
-                    table.restore(version)
-            except ValueError as error:
+            table = self._connection.open_table(name) if name in existing else None
+            # An error is no answer here: a store that is down must not cost the whole index.
+            if table is None or not _has_version(table, version):
                 _LOG.warning(
-                    "the index at '%s' is lost and will be built again: version %d of '%s': %s",
+                    "the index at '%s' is lost and will be built again: version %d of its "
+                    "collection '%s' does not exist any more",
                     self.address,
                     version,
                     name,
-                    explain(error),
                 )
-                versions = {}
-                self._state = None
+                state, versions = None, {}
                 break
+            if table.version != version:
+                table.restore(version)
             versions[name] = table.version
-        self._commit(self._state, versions)
+        self._commit(state, versions)
         self._drop_unnamed()
         self._is_half_done = False
 
@@ -244,3 +245,7 @@ class LanceWriter(LanceStore):
         for name in self._list_tables():
             if name != STATE_TABLE and name not in self._versions:
                 self._connection.drop_table(name, ignore_missing=True)
+
+
+def _has_version(table: Any, version: int) -> bool:
+    return table.version == version or version in [one["version"] for one in table.list_versions()]
