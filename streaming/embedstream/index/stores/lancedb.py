@@ -129,15 +129,15 @@ class LanceWriter(LanceStore):
         index is built again, with the same rule for its partitions.
         """
         with self._transact() as versions:
-            # The recorded versions may go only after the new ones are recorded.
-            for age in (_NEVER, self._grace):
-                for name in collections:
-                    table = self._open(name)
+            for name in collections:
+                table = self._open(name)
+                # The recorded version may be deleted only after the new one is recorded.
+                for age in (_NEVER, self._grace):
                     table.optimize(cleanup_older_than=age)
                     if count_segments(table) > self._max_segments:
                         create_indexes(table, table.count_rows())
                     versions[name] = table.version
-                self._commit(self._state, versions)
+                    self._commit(self._state, versions)
             self._state_table.optimize(cleanup_older_than=self._grace)
             self._state_version = self._state_table.version
 
