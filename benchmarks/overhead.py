@@ -196,7 +196,9 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
 
 def _parsed(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
-    return parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
+    item = parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
+    assert isinstance(item, Item)
+    return item
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""The input and output of the pipeline: items, embeddings and failures."""
+"""The input and output of the pipeline: items, deletions, embeddings and failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from embedstream_core.errors import Code, Stage
 
-__all__ = ["Embedding", "Entry", "Failure", "Item", "Media", "Outcome", "Vectors"]
+__all__ = ["Deletion", "Embedding", "Entry", "Failure", "Item", "Media", "Outcome", "Vectors"]
 
 Vectors = npt.NDArray[np.float32]
 """Of shape (samples, dimension)."""
@@ -28,6 +28,14 @@ class Item:
     uri: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A message without a value: what was sent before with its key is deleted."""
+
+    image_id: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The outcome of an item without a vector.
+    """The outcome of an item without a vector, or of a deletion, whose code is `deleted`.
 
     `content_sha256` and `media` are set if its bytes were read; `media.type` is then what they seem
     to be. `model_id` is None until an encoder is chosen.
@@ -74,5 +82,5 @@ class Failure:
 
 Outcome = Embedding | Failure
 
-Entry = Item | Failure
-"""The pipeline's input: an item, or the failure of a message that could not be read as one."""
+Entry = Item | Deletion | Failure
+"""The pipeline's input; a failure is that of a message that could not be read as an item."""

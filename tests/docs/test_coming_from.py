@@ -15,7 +15,7 @@ from pyspark.sql import Row, SparkSession
 from doors import mlflow_store
 from embedstream import EncoderConfig
 from embedstream.config.load import load_config
-from embedstream.table.delta import embeddings, failures
+from embedstream.table.views import embeddings, failures
 from pictures import real_pictures
 from small_models import save_onnx
 from streams import Topic, drain, image

@@ -56,8 +56,8 @@ class Life:
     def send_damaged(self, seed: int) -> None:
         """Send the next message, damaged."""
         (message,) = self.mix.messages(self.sent, 1)
-        assert message.value is not None
-        key, value = f"damaged.{self.sent}", damage(message.value, random.Random(seed))
+        value = damage(message.value or b"", random.Random(seed))
+        key = f"damaged.{self.sent}"
         self.topic.send([OutgoingMessage(key, value)])
         self.damaged[key] = value
         self.sent += 1

@@ -16,7 +16,7 @@ import pytest
 
 from drivers import started
 from embedstream.config.sections import IndexConfig
-from index_oracle import check_index, update
+from index_oracle import check_index, find_state, update
 from index_stores import configure_index
 from killed_indexer import FULL_PASS_POINTS, POINTS
 from postgres import postgres
@@ -53,7 +53,7 @@ def following(
 ) -> Iterator[subprocess.Popen[str]]:
     given = config.model_dump(exclude_defaults=True, exclude={"url", "attributes"})
     if config.url is not None:
-        given["url"] = config.url.reveal()
+        given["url"] = config.url.get_secret_value()
     settings = [f"--set=index.{name}={value}" for name, value in given.items()]
     command = [sys.executable, *program, "index", f"--table={table.path}", "--continuous"]
     with started([*command, *settings, *arguments]) as process:
@@ -61,6 +61,9 @@ def following(
 
 
 def change(table: MovingTable, chance: random.Random) -> None:
+    """Something happens; it grows again after an overwrite."""
+    if chance.random() < 0.4:
+        table.append(chance.randrange(1, 80))
     CHANGES[chance.choice(sorted(CHANGES))](table, chance.randrange(100))
 
 
@@ -75,12 +78,22 @@ def test_kill_9_at_a_named_point(
             deadline = time.monotonic() + TIMEOUT_S
             while process.poll() is None:
                 assert time.monotonic() < deadline, f"it passes no point '{point}'"
-                table.append(1 + chance.randrange(3))
+                # Some hundred new rows need maintenance.
+                table.append(chance.randrange(1, 80))
                 time.sleep(0.1)
             assert process.returncode == -signal.SIGKILL, process.communicate()[0]
         change(table, chance)
         update(table.path, config)
         check_index(table.path, config)
+
+
+def await_start(process: subprocess.Popen[str], chance: random.Random) -> None:
+    """Three times of four until its first line, which says that it has opened the index."""
+    if chance.random() < 0.25:
+        time.sleep(chance.uniform(0.2, 2))
+    else:
+        assert process.stdout is not None
+        assert process.stdout.readline()
 
 
 @pytest.mark.timeout(1800)
@@ -93,15 +106,16 @@ def test_kill_9_at_random_points(
         rebuild = ["--rebuild"] if number % 5 == 2 else []
         begun = time.monotonic()
         with following(table, config, *rebuild, program=("-m", "embedstream")) as process:
-            # Importing LanceDB takes a second or two.
-            deadline = begun + chance.uniform(0.8, 3.5)
+            await_start(process, chance)
+            deadline = time.monotonic() + chance.uniform(0, 2)
             while time.monotonic() < deadline:
                 change(table, chance)
                 time.sleep(chance.uniform(0, 0.1))
             assert process.poll() is None, process.communicate()[0]
             process.kill()
-            lines = process.communicate()[0].splitlines()
-        LOG.info("kill %d after %.1f s: %s", number, time.monotonic() - begun, lines[-1:])
+            process.wait()
+        state = find_state(config, table.path)
+        LOG.info("kill %d after %.1f s: %s", number, time.monotonic() - begun, state)
         if chance.random() < 0.3:
             update(table.path, config)
             check_index(table.path, config)

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from drivers import wait_until
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.dev_broker import Broker, start_broker, stop_broker
-from embedstream.table.delta import embeddings
+from embedstream.table.views import embeddings
 from live import live
 from oracle import Position, check_outcomes
 from small import tiny_picture

@@ -81,7 +81,7 @@ def test_a_poisonous_message_fails_alone_and_a_picture_is_decoded_once_for_two_m
         code, kind = kinds[key].code, kinds[key].media_type
         assert code
         assert kind
-        digest = hashlib.sha256(values[key]).hexdigest()
+        digest = hashlib.sha256(values[key] or b"").hexdigest()
         return tuple(
             Failure(code, Stage.DECODE, "", digest, Media(kind), model_id)
             for model_id in mix.core.find_models(kinds[key])

@@ -165,6 +165,7 @@ def parse(
     """Read a Kafka message at images-0-7."""
     from embedstream_core.errors import ItemError
     from embedstream_core.messages.parse import Message, parse_message
+    from embedstream_core.records import Item
 
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     try:
@@ -173,6 +174,7 @@ def parse(
         )
     except ItemError as error:
         return Parsed(str(error.code), error.message)
+    assert isinstance(item, Item)
     return Parsed(None, "", item.image_id, item.uri, item.content)
 
 

@@ -56,8 +56,8 @@ class Core:
             return [None]
         return [one.model_id for one in self.engines if kind.modality in one.inputs]
 
-    def parse(self, value: bytes) -> Entry:
-        """Return the item of a message, or its failure."""
+    def parse(self, value: bytes | None) -> Entry:
+        """Return the item of a message, its deletion, or its failure."""
         parse = partial(
             parse_message,
             Message(value=value, position="topic-0-0"),
@@ -68,7 +68,7 @@ class Core:
         return attempt(parse, Stage.MESSAGE)
 
     @lru_cache(maxsize=2000)  # noqa: B019
-    def embed(self, value: bytes) -> Outcomes:
+    def embed(self, value: bytes | None) -> Outcomes:
         """Return the outcomes of a message, which is alone in its batch."""
         with open_fetcher(self.references) as fetcher:
             ((outcomes,),) = Pipeline(self.engines, fetch=fetcher.fetch).run([[self.parse(value)]])

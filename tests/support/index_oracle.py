@@ -21,7 +21,7 @@ from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store
 
-__all__ = ["check_index", "read_expected", "read_state", "update"]
+__all__ = ["check_index", "find_state", "read_expected", "read_state", "update"]
 
 Key = tuple[str, int, int]
 
@@ -37,10 +37,16 @@ def update(table: str, config: IndexConfig, *, rebuild: bool = False) -> list[Re
 
 
 def read_state(config: IndexConfig, table: str) -> IndexState:
+    state = find_state(config, table)
+    assert state is not None
+    return state
+
+
+def find_state(config: IndexConfig, table: str) -> IndexState | None:
+    """The state of an index; None if there is none yet."""
     with closing(open_store(config, table=table, mode="read")) as store:
         text = store.read_state()
-    assert text is not None
-    return IndexState.model_validate_json(text)
+    return None if text is None else IndexState.model_validate_json(text)
 
 
 def check_index(table: str, config: IndexConfig) -> IndexState:

@@ -15,10 +15,10 @@ from embedstream.cli.app import app
 
 __all__ = ["FULL_PASS_POINTS", "POINTS"]
 
-POINTS = ("write begun", "rows written", "state written")
+POINTS = ("write begun", "rows written", "state written", "maintenance")
 """The points at which it follows the table."""
 
-FULL_PASS_POINTS = ("full pass", "between generations", "maintenance", "approximate index")
+FULL_PASS_POINTS = ("full pass", "between generations", "approximate index")
 """The points of a full pass over a table of some hundred rows."""
 
 _WRITERS = [
@@ -93,6 +93,6 @@ if __name__ == "__main__":
     for module, name in _WRITERS:
         _arrange(getattr(import_module(module), name), sys.argv[1])
     # A full pass has several writes.
-    import_module("embedstream.index.full_pass").ROWS_PER_WRITE = 100
+    vars(import_module("embedstream.index.full_pass"))["ROWS_PER_WRITE"] = 100
     del sys.argv[1]
     app()

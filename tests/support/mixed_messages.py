@@ -24,13 +24,13 @@ __all__ = ["Kind", "allow_references", "build_kinds", "build_large_kinds"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of message: its value, and the outcome by hand.
+    """A kind of message: its value, None for a tombstone, and the outcome by hand.
 
     Encoders of `modality` have a row each; if it is None, no encoder is chosen, and the only row
     names no model. `media_type` is None if no bytes were read, and `code` if it is embedded.
     """
 
-    value: bytes
+    value: bytes | None
     modality: ModalityName | None
     media_type: str | None
     code: Code | None = None
@@ -222,6 +222,7 @@ def _build_unrouted(folder: Path) -> dict[str, Kind]:
         ),
         "denied": (_write_json(uri="file:///etc/hostname"), Code.REFERENCE_DENIED),
         "empty": (b"", Code.MEDIA_EMPTY),
+        "tombstone": (None, Code.DELETED),
     }
     return {
         **{

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 import seeded_encoders
 from core_outcomes import Core, check_kind
 from drivers import DrivenStream, Vectors, check_files
-from embedstream.config.sections import EncoderConfig, ReferencesConfig, StreamConfig
+from embedstream.config.sections import EncoderConfig, MessageConfig, ReferencesConfig, StreamConfig
 from embedstream.kafka.produce import OutgoingMessage
 from embedstream.stream.job import Until
 from embedstream_core.pipeline.steps import Outcomes
@@ -56,13 +56,20 @@ class Mix:
             {"name": name, "weights": weights, "precision": "float32"}
             for name, weights in list_encoders(self.folder)
         ]
-        return {"encoders": encoders, "references": {"folders": [str(self.folder)], "attempts": 1}}
+        return {
+            "encoders": encoders,
+            "references": {"folders": [str(self.folder)], "attempts": 1},
+            "message": {"tombstones": "delete"},
+        }
 
     def apply(self, config: StreamConfig) -> StreamConfig:
-        """The configuration with these encoders and references."""
+        """The configuration with these sections."""
         encoders = tuple(map(EncoderConfig.model_validate, self.sections["encoders"]))
-        references = ReferencesConfig.model_validate(self.sections["references"])
-        return config.with_encoders(encoders).model_copy(update={"references": references})
+        update = {
+            "references": ReferencesConfig.model_validate(self.sections["references"]),
+            "message": MessageConfig.model_validate(self.sections["message"]),
+        }
+        return config.with_encoders(encoders).model_copy(update=update)
 
     def messages(self, first: int, count: int) -> Iterator[OutgoingMessage]:
         """Messages of all kinds by turns."""

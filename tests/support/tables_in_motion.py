@@ -132,7 +132,7 @@ class MovingTable:
         self.models |= dict.fromkeys(range(number), MODEL)
         self.rows = max(self.rows, number)
         rows = [outcome(one) for one in range(number)]
-        write_deltalake(self.path, _to_table(rows), mode="overwrite")
+        write_deltalake(self.path, _to_table(rows), mode="overwrite", schema_mode="merge")
 
     def compact(self) -> None:
         DeltaTable(self.path).optimize.compact()

@@ -1,4 +1,4 @@
-"""Read a Kafka message as an item: the content's own bytes, or JSON.
+"""Read a Kafka message as an item: the content's own bytes, or JSON; or as a deletion.
 
 The JSON holds a reference, data in base64, or a text.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages import inline_data
-from embedstream_core.records import Item
+from embedstream_core.records import Deletion, Item
 from embedstream_core.settings import MessageFormat, ModalityName
 
 __all__ = ["Message", "parse_message"]
@@ -50,9 +50,12 @@ _OTHER_ZEROS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One Kafka message. `position` is `topic-partition-offset`, its identity of last resort."""
+    """One Kafka message. `position` is `topic-partition-offset`, its identity of last resort.
 
-    value: bytes
+    `value` is None for a tombstone, by which Kafka's compacted topics delete a key.
+    """
+
+    value: bytes | None
     position: str
     key: bytes | None = None
     headers: Sequence[tuple[str, bytes | None]] = ()
@@ -64,8 +67,8 @@ def parse_message(
     message_format: MessageFormat,
     id_header: str,
     accepts: Container[ModalityName],
-) -> Item:
-    """Read one message as an item.
+) -> Item | Deletion:
+    """Read one message as an item, or as a deletion if it has no value.
 
     The image id is the JSON field `id`, else the header `id_header`, else the key, else the
     position. A header or key that is not text becomes `0x` and its bytes in hexadecimal digits:
@@ -83,17 +86,12 @@ def parse_message(
         ItemError: the value does not have the required format.
     """
     headers = {name: value for name, value in message.headers if value is not None}
-    image_id = message.position
-    if raw_id := headers.pop(id_header, None) or message.key:
-        try:
-            image_id = raw_id.decode("utf-8")
-        except UnicodeDecodeError:
-            image_id = "\0"
-        # A number of eight bytes, or Avro, keeps its bytes.
-        if _CONTROL.search(image_id):
-            image_id = f"0x{raw_id.hex()}"
+    raw_id = headers.pop(id_header, None) or message.key
+    image_id = _read_id(raw_id) if raw_id else message.position
     attributes = {name: value.decode("utf-8", "replace") for name, value in headers.items()}
     value = message.value
+    if value is None:
+        return Deletion(image_id, attributes)
     if message_format != "bytes":
         value = _strip_schema_id(value)
         is_json = message_format == "json" or _starts_like_json(value, b"{")
@@ -112,6 +110,15 @@ def parse_message(
                         fields, image_id=image_id, headers=attributes, accepts=accepts
                     )
     return Item(image_id=image_id, content=value, attributes=attributes)
+
+
+def _read_id(raw_id: bytes) -> str:
+    try:
+        image_id = raw_id.decode("utf-8")
+    except UnicodeDecodeError:
+        image_id = "\0"
+    # A number of eight bytes, or Avro, keeps its bytes.
+    return f"0x{raw_id.hex()}" if _CONTROL.search(image_id) else image_id
 
 
 def _strip_schema_id(value: bytes) -> bytes:

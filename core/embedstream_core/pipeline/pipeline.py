@@ -19,7 +19,7 @@ from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Entry, Failure
+from embedstream_core.records import Entry, Failure, Item
 from embedstream_core.settings import DecodeSettings, Isolation, ModalityName, PipelineLimits
 
 __all__ = ["Pipeline"]
@@ -210,7 +210,9 @@ class Pipeline:
                 if not isinstance(entry, Failure):
                     # A character of text counts as a byte.
                     texts = chain.from_iterable(entry.attributes.items())
-                    size = len(entry.content or b"") + sum(map(len, texts))
+                    size = sum(map(len, texts))
+                if isinstance(entry, Item):
+                    size += len(entry.content or b"")
                 while ahead and total + size > self.limits.bytes:
                     total -= ahead[0].size
                     yield ahead.popleft()

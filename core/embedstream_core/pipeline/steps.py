@@ -20,16 +20,29 @@ from embedstream_core.media.modalities import Inputs, Preprocessing
 from embedstream_core.media.modality import Sample
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.watchdog import Watchdog
-from embedstream_core.records import Embedding, Entry, Failure, Item, Media, Outcome
+from embedstream_core.records import (
+    Deletion,
+    Embedding,
+    Entry,
+    Failure,
+    Item,
+    Media,
+    Outcome,
+)
 from embedstream_core.settings import ModalityName
 
 __all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Steps", "count_bytes"]
 
 Outcomes: TypeAlias = tuple[Outcome, ...]
-"""The outcomes of one entry: one for each encoder that accepts it, or the only failure."""
+"""The outcomes of one entry: one for each encoder that accepts it, or the only failure.
+
+A deletion has one, whatever the encoders are."""
 
 Decode: TypeAlias = Callable[[bytes, ModalityName], list[Sample]]
 """Decodes for each preprocessing of `Routes.inputs`, in order; raises ItemError or MemoryError."""
+
+
+_DELETED = Failure(Code.DELETED, Stage.MESSAGE, "the message has no value: its key is deleted")
 
 
 @dataclass(eq=False, slots=True)
@@ -93,15 +106,18 @@ class Routes:
         message = f"the message holds {kind}; the encoders accept {accepted}"
         return Failure(Code.MEDIA_UNSUPPORTED, Stage.DECODE, message, media=Media(kind))
 
-    def share(self, failure: Failure) -> Future[Outcomes]:
-        """Return the outcomes of an item that failed before it reached an engine.
+    def share(self, ended: Failure | Deletion) -> Future[Outcomes]:
+        """Return the outcomes of an entry that reaches no engine.
 
-        There is one for each engine if all accept the same modalities, since then each was to embed
-        the item; otherwise one that names no model.
+        A failure has one for each engine if all accept the same modalities, since then each was to
+        embed the item; otherwise one that names no model. A deletion always has one of that kind.
         """
         result: Future[Outcomes] = Future()
-        models = [one.model_id for one in self._engines] if self._is_uniform else [None]
-        result.set_result(tuple(replace(failure, model_id=one) for one in models))
+        if isinstance(ended, Deletion):
+            result.set_result((_DELETED,))
+        else:
+            models = [one.model_id for one in self._engines] if self._is_uniform else [None]
+            result.set_result(tuple(replace(ended, model_id=one) for one in models))
         return result
 
     def find_engines(self, modality: ModalityName) -> dict[int, int]:
@@ -133,7 +149,7 @@ class Steps:
 
     def prepare(self, entry: Entry) -> Prepared:
         """Fetch, route and decode an entry."""
-        if isinstance(entry, Failure):
+        if not isinstance(entry, Item):
             return self.routes.share(entry)
         content = entry.content
         if content is None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from pyspark.sql import DataFrame
 
-from embedstream.worker.counts import CommitReport
+from embedstream.worker.counts import CommitReport, Kinds, select_failures
 
 __all__ = ["Chunk", "commit_chunk"]
 
@@ -35,9 +35,9 @@ def commit_chunk(outcomes: DataFrame, commit: Callable[[DataFrame], None]) -> Co
             commit(cached)
     finally:
         cached.unpersist()
-    failures = Counter({code: count for code, count in counts if code is not None})
+    kinds: Kinds = Counter(dict(counts))
     return CommitReport(
-        embeddings=sum(count for code, count in counts if code is None),
-        failures=failures,
+        embeddings=kinds[None],
+        failures=select_failures(kinds),
         duration_s=time.monotonic() - started,
     )

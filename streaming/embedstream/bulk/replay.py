@@ -2,9 +2,9 @@
 
 A replay works in chunks of one commit each, next to the live stream where the table's storage keeps
 two writers apart, and in the stream's own driver anywhere. It embeds what has a row in the table,
-so deleted rows stay deleted, and messages that the stream has not read yet are left to it. It reads
-a message from Kafka while Kafka has it; after that it fetches a reference again from the row's
-`uri`, and bytes and texts are lost.
+so deleted rows stay deleted, and messages that the stream has not read yet are left to it; what a
+tombstone hides is left out too. It reads a message from Kafka while Kafka has it; after that it
+fetches a reference again from the row's `uri`, and bytes and texts are lost.
 
 An outcome's identity is its topic, partition, offset and model_id, which is null where no encoder
 was chosen. A replay embeds a message again with all configured models, and replaces their rows and
@@ -19,14 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -44,8 +41,9 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
-from embedstream.table.delta import find_conflict, quote_table
+from embedstream.table.delta import commit_with_retries, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
+from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import featurize_messages
 from embedstream_core.media.detect import find_modality
@@ -63,8 +61,6 @@ _NEW_OUTCOMES = "embedstream_outcomes_done_again"
 _SPAN = 1000
 # The most spans that a chunk reads, however few of their messages are selected.
 _SPANS_A_CHUNK = 64
-
-_MERGE_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,7 @@ class Replay:
 
     def _locate_remaining(self) -> DataFrame:
         """Return a row for each message that is left, with the columns of `locate_messages`."""
-        table = self._spark.read.format("delta").load(self._config.table.path)
+        table = hide_deleted(self._spark.read.format("delta").load(self._config.table.path))
         chosen = f.col("processed_at") < f.lit(self._began)
         selection = self._selection
         if selection.offsets:
@@ -206,21 +202,17 @@ class Replay:
         pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
         update = f"WHEN MATCHED THEN UPDATE SET {pairs}" if self._kind == "replay" else ""
         same = " AND ".join(f"t.`{name}` = s.`{name}`" for name in POSITION)
-        for attempt in range(1, _MERGE_ATTEMPTS + 1):
+
+        def merge() -> None:
             self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
-            try:
-                self._spark.sql(
-                    f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
-                    f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "
-                    f"WHEN MATCHED AND s.obsolete THEN DELETE {update} "
-                    f"WHEN NOT MATCHED AND NOT s.obsolete THEN INSERT ({names}) VALUES ({values})"
-                )
-                return
-            except (PySparkException, Py4JJavaError) as error:
-                # The live stream compacts the table's files now and then, also during a merge.
-                if attempt == _MERGE_ATTEMPTS or find_conflict(error) != "concurrent":
-                    raise
-                time.sleep(0.2 * 2**attempt)
+            self._spark.sql(
+                f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
+                f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "
+                f"WHEN MATCHED AND s.obsolete THEN DELETE {update} "
+                f"WHEN NOT MATCHED AND NOT s.obsolete THEN INSERT ({names}) VALUES ({values})"
+            )
+
+        commit_with_retries(merge)
 
     def _add_obsolete(self, outcomes: DataFrame, chunk: Chunk[OffsetRange]) -> DataFrame:
         """Add the rows that must go, with true in the column `obsolete`.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,18 +17,18 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    OutputForm,
     Overrides,
     Since,
     Until,
     build_index_command,
+    parse_age,
     parse_offsets,
+    parse_position,
     read_config,
     read_table_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "main"]
 
@@ -149,6 +150,54 @@ def upgrade(
 
 
 @app.command()
+def forget(
+    config: Annotated[
+        Path | None, typer.Argument(help="A stream's YAML file; rows of its table.path go.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="All rows of this image_id too; repeatable."),
+    ] = None,
+    older_than: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=parse_age,
+            metavar="AGE|TIME",
+            help="Rows of older messages too: 90d, 12h, 2026-01-31T12:00.",
+        ),
+    ] = None,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Delete old files too, after the table's retention.")
+    ] = False,
+    retain_hours: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --vacuum: this retention instead; no reader may need more."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count and report.")] = False,
+) -> None:
+    """Delete from the table's files the rows that tombstones hide, and others; report what is left.
+
+    Run it again if it was interrupted.
+    """
+    if retain_hours is not None and not vacuum:
+        raise typer.BadParameter("--retain-hours needs --vacuum")
+    settings = read_table_config(config, table, overrides)
+    from embedstream.cli.forget import Vacuum, run_forget
+
+    run_forget(
+        settings,
+        ids=ids or (),
+        older_than=older_than,
+        vacuum=Vacuum(retain_hours) if vacuum else None,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
 def replay(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -170,6 +219,8 @@ def replay(
     chunk_rows: ChunkRows = None,
 ) -> None:
     """Embed messages of the table again and replace their rows."""
+    if Code.DELETED in (code or ()):
+        raise typer.BadParameter(f"'{Code.DELETED}' is no failure: nothing is to be embedded again")
     settings = read_config(config, overrides)
     selection = Selection(tuple(offsets or ()), since, until, failures, tuple(code or ()))
     from embedstream.cli.bulk import run_replay
@@ -284,15 +335,39 @@ def produce(
 
 @app.command()
 def search(
-    table: Annotated[str, typer.Option(help="The Delta table.")],
     file: Annotated[
         Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC-PARTITION-OFFSET", help="The query is this row, such as images-0-17."
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The Delta table.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The stream's configuration: its table, index, models and Kafka."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows that satisfy it, such as \"attributes['shop'] = 'a' AND "
+            "timestamp > '2026-01-31'\".",
+        ),
+    ] = None,
+    form: Annotated[
+        OutputForm, typer.Option("--format", help="json is one object per line; sheet needs --out.")
+    ] = OutputForm.TABLE,
     out: Annotated[
         Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every row, not an approximate index.")
+    ] = False,
     model_id: Annotated[
         str | None, typer.Option(help="The model whose rows to search; by default the table's.")
     ] = None,
@@ -303,14 +378,29 @@ def search(
         str | None, typer.Option(help="Kafka, for the sheet's images that are not in files.")
     ] = None,
 ) -> None:
-    """List the rows nearest to a file's content, or to a text."""
-    query = file if text is None else text
-    if query is None or (file and text is not None):
-        raise SetupError("give the query: a file, or --text, not both")
+    """List the rows nearest to a file's content, to words, or to another row."""
+    given = [one for one in (file, text, like) if one is not None]
+    if len(given) != 1:
+        raise SetupError("give one query: a file, --text, or --like")
+    if table is None and config is None:
+        raise SetupError("give --table, or --config, which names the table")
+    if form is OutputForm.SHEET and out is None:
+        raise SetupError("--format sheet needs --out, the file of the contact sheet")
+    settings = None if config is None else read_config(config, None)
     from embedstream.cli.search import search_table
 
     search_table(
-        query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
+        given[0] if like is None else parse_position(like),
+        table,
+        config=settings,
+        k=k,
+        where=where,
+        form=form,
+        out=out,
+        exact=exact,
+        model_id=model_id,
+        weights=weights,
+        servers=bootstrap_servers,
     )
 
 

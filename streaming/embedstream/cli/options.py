@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstream.bulk.selection import OffsetRange
+from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.config.sections import BulkFilesConfig, StreamConfig
@@ -19,11 +21,14 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "OutputForm",
     "Overrides",
     "Since",
     "Until",
     "build_index_command",
+    "parse_age",
     "parse_offsets",
+    "parse_position",
     "parse_time",
     "read_config",
     "read_table_config",
@@ -41,6 +46,15 @@ def parse_time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def parse_age(text: str) -> datetime:
+    """Read a time, or an age such as `90d`, as a time."""
+    if found := re.fullmatch(r"(\d{1,6})([dh])", text):
+        number = int(found[1])
+        age = timedelta(days=number) if found[2] == "d" else timedelta(hours=number)
+        return datetime.now(UTC) - age
+    return parse_time(text)
+
+
 def parse_offsets(text: str) -> OffsetRange:
     """Read a range of offsets; the last one is included."""
     found = re.fullmatch(r"(.+):(\d+):(\d+)-(\d+)", text)
@@ -49,6 +63,22 @@ def parse_offsets(text: str) -> OffsetRange:
             f"it takes TOPIC:PARTITION:FIRST-LAST, such as images:0:100-199; not '{text}'"
         )
     return OffsetRange(found[1], int(found[2]), int(found[3]), int(found[4]))
+
+
+def parse_position(text: str) -> tuple[str, int, int]:
+    """Read a message's topic, partition and offset; the topic may contain `-`."""
+    found = re.fullmatch(r"(.+)-(\d+)-(\d+)", text)
+    if found is None:
+        raise SetupError(f"--like takes TOPIC-PARTITION-OFFSET, such as images-0-17; not '{text}'")
+    return found[1], int(found[2]), int(found[3])
+
+
+class OutputForm(StrEnum):
+    """How `search` prints its rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    SHEET = "sheet"
 
 
 def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:

@@ -70,7 +70,7 @@ def read_changes(
     """
     _check_metadata(commit)
     if not commit.changes and any(one.has_deletions for one in (*commit.added, *commit.removed)):
-        raise CannotFollow("it has deletion vectors, and the table has no change data feed")
+        raise CannotFollow("it has deletion vectors, and no change data feed")
     outcomes = None
     if commit.size <= keep_bytes:
         read = read_onwards(files, commit.new_files, attributes)

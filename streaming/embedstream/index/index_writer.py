@@ -90,9 +90,13 @@ class IndexWriter:
         if when != "ended" and now < self._upkeep_from:
             return
         self.store.maintain([one.name for one in self.known.collections.values()])
-        self._writes = self._rows = 0
         duration = time.monotonic() - now
         self._upkeep_from = time.monotonic() + _UPKEEP_SHARE * duration
+        self.complete()
+
+    def complete(self) -> None:
+        """Build the approximate indexes that are due; what was written until now is tidy."""
+        self._writes = self._rows = 0
         collections = self.build_anns(self.known.collections)
         if collections != self.known.collections:
             self.update(collections=collections)

@@ -8,7 +8,7 @@ from typing import Any
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["has_field", "list_models", "open_table", "select_batches"]
+__all__ = ["has_field", "list_models", "open_table", "refresh_table", "select_batches"]
 
 _ARROW_BATCH_ROWS = 1024
 
@@ -72,6 +72,20 @@ def open_table(table: str, *, version: int | None = None) -> Any:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:
         raise _refuse_table(table, error) from None
+
+
+def refresh_table(opened: Any) -> None:
+    """Bring an open table to its newest version.
+
+    Raises:
+        SetupError: the table cannot be read.
+    """
+    from deltalake.exceptions import DeltaError
+
+    try:
+        opened.update_incremental()
+    except (DeltaError, OSError) as error:
+        raise _refuse_table(opened.table_uri, error) from None
 
 
 def _replace_views(batch: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -43,22 +44,27 @@ MESSAGE_COLUMNS = tuple(MESSAGES_SCHEMA.names)
 _OUTAGE_OPTIONS = {"fetchOffset.numRetries": "10"}
 
 
-def read_messages(spark: SparkSession, config: KafkaConfig) -> DataFrame:
+def read_messages(
+    spark: SparkSession, config: KafkaConfig, *, tombstones: Literal["count", "delete"] = "count"
+) -> DataFrame:
     """Return a streaming DataFrame of `MESSAGE_COLUMNS`, one row per Kafka message with a value.
 
-    Null values (tombstones) make no row; they are counted in the observation `messages`.
+    With `delete`, a message without a value makes a row too if it has a key. Other null values make
+    none; they are counted in the observation `messages`, as `tombstones`.
     """
     reader = spark.readStream.format("kafka").options(**build_source_options(spark, config))
-    value = f.col("value")
+    kept = f.col("value").isNotNull()
+    if tombstones == "delete":
+        kept |= f.col("key").isNotNull()
     return (
         reader.load()
         .select(*MESSAGE_COLUMNS)
         .observe(
             "messages",
             f.count(f.lit(1)).alias("read"),
-            f.count_if(value.isNull()).alias("tombstones"),
+            f.count_if(~kept).alias("tombstones"),
         )
-        .where(value.isNotNull())
+        .where(kept)
     )
 
 

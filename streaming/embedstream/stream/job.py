@@ -87,7 +87,8 @@ def start_query(
     maintain_every_s: int = INTERVAL_S,
 ) -> Stream:
     """Start the query on a table that exists and names the models of the function."""
-    outcomes = featurize_messages(read_messages(spark, config.kafka), function)
+    messages = read_messages(spark, config.kafka, tombstones=config.message.tombstones)
+    outcomes = featurize_messages(messages, function)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     if until == "drained":
         writer = writer.trigger(availableNow=True)

@@ -21,8 +21,8 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.worker.counts import CommitReport, Kinds
-from embedstream_core.errors import SetupError
+from embedstream.worker.counts import CommitReport, Kinds, select_failures
+from embedstream_core.errors import Code, SetupError
 
 __all__ = ["MicroBatchReport", "ProgressListener", "RetentionMargin", "Totals"]
 
@@ -37,7 +37,8 @@ _Offsets = dict[tuple[str, int], int]
 class MicroBatchReport(CommitReport):
     """A committed micro-batch.
 
-    Tombstones are counted only on tables without generated, identity or default columns.
+    `tombstones` are the null values without a row; they are counted only on tables without
+    generated, identity or default columns. `deleted` are those with a row.
     `lag` is the number of messages still to be read in the partition that is furthest behind.
     `margin` is the number of read messages that retention can delete before it reaches an unread
     one, in the partition where that is least.
@@ -58,12 +59,13 @@ class Totals:
     tombstones: int = 0
     embeddings: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    deleted: int = 0
     busy_s: float = 0.0
 
     @property
     def rows(self) -> int:
         """The number of rows in the table."""
-        return self.embeddings + self.failures.total()
+        return self.embeddings + self.failures.total() + self.deleted
 
     @property
     def rows_per_s(self) -> float:
@@ -76,6 +78,7 @@ class Totals:
         self.tombstones += report.tombstones
         self.embeddings += report.embeddings
         self.failures += report.failures
+        self.deleted += report.deleted
         self.busy_s += report.duration_s
 
 
@@ -165,7 +168,8 @@ class ProgressListener(StreamingQueryListener):
             messages=counts.total() + tombstones,
             tombstones=tombstones,
             embeddings=counts[None],
-            failures=Counter({code: count for code, count in counts.items() if code is not None}),
+            failures=select_failures(counts),
+            deleted=counts[Code.DELETED],
             duration_s=progress.durationMs["triggerExecution"] / 1000,
             lag=lag,
             margin=self._margin.measure(source) if self._margin and lag else None,

@@ -1,11 +1,13 @@
-"""The Delta table of outcomes: create it, check it, append to it, compact it."""
+"""The Delta table of outcomes: create it, check it, append to it, change it, compact it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
@@ -19,11 +21,11 @@ from embedstream_core.errors import SetupError
 __all__ = [
     "append",
     "check_models",
+    "check_rewritable",
     "check_table",
+    "commit_with_retries",
     "compact",
     "create_table",
-    "embeddings",
-    "failures",
     "find_conflict",
     "has_earlier_shape",
     "open_table",
@@ -33,6 +35,8 @@ __all__ = [
     "read_properties",
     "set_models",
 ]
+
+Result = TypeVar("Result")
 
 MODEL_PROPERTY = "embedstream.model_id"
 """The models that fill the table: their model_ids, one per line."""
@@ -64,6 +68,8 @@ _CONCURRENT = {
     "ConcurrentTransactionException",
     "ConcurrentWriteException",
 }
+
+_COMMIT_ATTEMPTS = 8
 
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
@@ -111,18 +117,6 @@ def compact(spark: SparkSession, path: str) -> None:
         if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
     session.sql(f"OPTIMIZE {quote_table(path)}")
-
-
-def embeddings(spark: SparkSession, path: str) -> DataFrame:
-    """Return the outcomes that have an embedding."""
-    return spark.read.format("delta").load(path).where("embedding IS NOT NULL").drop("error")
-
-
-def failures(spark: SparkSession, path: str) -> DataFrame:
-    """Return the outcomes that have an error, with `code`, `stage` and `message` as columns."""
-    table = spark.read.format("delta").load(path).where("error IS NOT NULL")
-    kept = [name for name in table.columns if name not in ("embedding", "error")]
-    return table.select("error.*", *kept)
 
 
 def open_table(spark: SparkSession, path: str) -> DataFrame | None:
@@ -181,6 +175,19 @@ def check_table(
     return table.count()
 
 
+def check_rewritable(spark: SparkSession, path: str, *, purpose: str) -> None:
+    """Check that rows of a table may be changed; `purpose` is what changes them.
+
+    Raises:
+        SetupError: the table is append-only.
+    """
+    if read_properties(spark, path).get("delta.appendOnly") == "true":
+        raise SetupError(
+            f"the table '{path}' is append-only, and {purpose} rewrites its rows; run ALTER TABLE "
+            f"{quote_table(path)} SET TBLPROPERTIES ('delta.appendOnly' = 'false') before it"
+        )
+
+
 def has_earlier_shape(schema: StructType) -> bool:
     """Return whether it is the outcome table with `width` and `height` in place of `media`."""
     earlier = _types(OUTCOME_SCHEMA) | {"width": "int", "height": "int"}
@@ -235,6 +242,21 @@ def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
     if causes & _ALTERED:
         return "altered"
     return "concurrent" if causes & _CONCURRENT else None
+
+
+def commit_with_retries(commit: Callable[[], Result]) -> Result:
+    """Run a statement that changes rows, again if another commit changed the files that it read.
+
+    The live stream compacts the table's files now and then.
+    """
+    for attempt in range(1, _COMMIT_ATTEMPTS):
+        try:
+            return commit()
+        except (PySparkException, Py4JJavaError) as error:
+            if find_conflict(error) != "concurrent":
+                raise
+            time.sleep(0.2 * 2**attempt)
+    return commit()
 
 
 def read_properties(spark: SparkSession, path: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.records import Deletion, Embedding, Entry, Failure, Outcome
 from embedstream_core.redaction import redact_attributes, redact_text, redact_uri
 
 __all__ = [
@@ -97,8 +97,8 @@ class Origin:
     attributes: Mapping[str, str]
 
     @classmethod
-    def of(cls, entry: Item | Failure, position: str) -> Origin:
-        """Return an item's origin; a message that could not be read is identified by its position.
+    def of(cls, entry: Entry, position: str) -> Origin:
+        """Return an entry's origin; a message that could not be read is identified by its position.
 
         Args:
             entry: The parsed message, or the reason why it could not be parsed.
@@ -106,7 +106,8 @@ class Origin:
         """
         if isinstance(entry, Failure):
             return cls(position, None, {})
-        uri = None if entry.uri is None else redact_uri(entry.uri)
+        given = None if isinstance(entry, Deletion) else entry.uri
+        uri = None if given is None else redact_uri(given)
         return cls(redact_text(entry.image_id), uri, redact_attributes(entry.attributes))
 
 

@@ -9,11 +9,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.table.delta import (
+    check_rewritable,
     check_table,
     has_earlier_shape,
     open_table,
     quote_table,
-    read_properties,
 )
 from embedstream.table.delta_log import read_snapshot
 from embedstream.table.rows import MEDIA_TYPE
@@ -54,11 +54,7 @@ def upgrade_table(spark: SparkSession, path: str) -> int:
     Raises:
         SetupError: the table is append-only, or has an identity column.
     """
-    if read_properties(spark, path).get("delta.appendOnly") == "true":
-        raise SetupError(
-            f"the table '{path}' is append-only, and an upgrade rewrites its rows; run ALTER TABLE "
-            f"{quote_table(path)} SET TBLPROPERTIES ('delta.appendOnly' = 'false') before it"
-        )
+    check_rewritable(spark, path, purpose="an upgrade")
     metadata = _read_metadata(spark, path)
     for name, keys in metadata.items():
         if any(key.startswith("delta.identity.") for key in keys):

@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pyspark import Accumulator, AccumulatorParam, TaskContext
 from pyspark.sql import SparkSession
 
+from embedstream_core.errors import Code
 from embedstream_core.records import Failure, Outcome
 
-__all__ = ["CommitReport", "Kinds", "OutcomeCounts"]
+__all__ = ["CommitReport", "Kinds", "OutcomeCounts", "select_failures"]
 
 Kinds = Counter[str | None]
-"""Failures by error code, and embeddings under None."""
+"""Outcomes by error code; embeddings under None, and deletions, no failures, under `deleted`."""
+
+
+def select_failures(kinds: Kinds) -> Counter[str]:
+    """Return the failures alone, by error code."""
+    return Counter({one: n for one, n in kinds.items() if one not in (None, Code.DELETED)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +30,12 @@ class CommitReport:
     embeddings: int
     failures: Counter[str]
     duration_s: float
+    deleted: int = 0
 
     @property
     def rows(self) -> int:
-        """The number of outcomes of both kinds."""
-        return self.embeddings + self.failures.total()
+        """The number of outcomes of all kinds."""
+        return self.embeddings + self.failures.total() + self.deleted
 
 
 _Tally = Counter[tuple[str | None, str | None, str | None]]

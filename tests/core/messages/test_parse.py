@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages.parse import Message, parse_message
-from embedstream_core.records import Item
+from embedstream_core.records import Deletion, Item
 from embedstream_core.settings import MessageFormat, ModalityName
 
 POSITION = "images-0-7"
@@ -36,9 +36,11 @@ def parsed(
     accepts: Sequence[ModalityName] = ("image",),
 ) -> Item:
     message = Message(value, POSITION, key, headers)
-    return parse_message(
+    item = parse_message(
         message, message_format=message_format, id_header="image-id", accepts=accepts
     )
+    assert isinstance(item, Item)
+    return item
 
 
 def refused(
@@ -85,6 +87,35 @@ def test_the_id_is_the_first_of_json_header_key_and_position(
 
     assert item.image_id == expected
     assert item.attributes == {}
+
+
+@pytest.mark.parametrize("message_format", ["auto", "bytes", "json"])
+@pytest.mark.parametrize(
+    ("header", "key", "expected"),
+    [
+        (b"header", b"key", "header"),
+        (None, b"key", "key"),
+        (b"", b"key", "key"),
+        (None, b"\xff\0", "0xff00"),
+        (None, b"", POSITION),
+        (None, None, POSITION),
+    ],
+)
+def test_a_message_without_a_value_is_a_deletion(
+    message_format: MessageFormat, header: bytes | None, key: bytes | None, expected: str
+) -> None:
+    headers = [("image-id", header), ("shop", b"42"), ("none", None), ("latin", b"\xe4")]
+    message = Message(None, POSITION, key, headers)
+
+    found = parse_message(
+        message, message_format=message_format, id_header="image-id", accepts=("image",)
+    )
+
+    assert found == Deletion(expected, {"shop": "42", "latin": "\ufffd"})
+
+
+def test_an_empty_value_is_no_deletion() -> None:
+    assert parsed(b"", "auto", key=b"key") == Item("key", content=b"")
 
 
 @pytest.mark.parametrize(

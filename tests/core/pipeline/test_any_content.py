@@ -50,7 +50,7 @@ class Bench:
     core: Core
     kinds: Mapping[str, Kind]
 
-    def run(self, values: Sequence[bytes], *, careful: bool) -> list[Outcomes]:
+    def run(self, values: Sequence[bytes | None], *, careful: bool) -> list[Outcomes]:
         """Return the outcomes of messages with these values; the sound ones are checked."""
         neighbours = [self.kinds[name].value for name in NEIGHBOURS]
         batch = [self.core.parse(one) for value in values for one in (value, *neighbours)]

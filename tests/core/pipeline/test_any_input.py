@@ -28,7 +28,7 @@ from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.records import Embedding, Failure, Item, Outcome
+from embedstream_core.records import Embedding, Entry, Failure, Item, Outcome
 from embedstream_core.settings import (
     FetchPolicy,
     Isolation,
@@ -84,7 +84,7 @@ def fetcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetcher]:
 
 
 def run(
-    entries: Sequence[Item | Failure],
+    entries: Sequence[Entry],
     fetcher: Fetcher | None = None,
     isolation: Isolation | None = None,
 ) -> list[Outcome]:
@@ -120,7 +120,7 @@ def parsed(
     key: bytes | None = None,
     headers: Sequence[tuple[str, bytes | None]] = (),
     message_format: MessageFormat = "auto",
-) -> Item | Failure:
+) -> Entry:
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     return attempt(
         lambda: parse_message(

@@ -25,7 +25,7 @@ from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.steps import Outcomes
-from embedstream_core.records import Embedding, Entry, Failure, Item, Media
+from embedstream_core.records import Deletion, Embedding, Entry, Failure, Item, Media
 from embedstream_core.settings import Isolation, PipelineLimits
 from engines import MeanColour, start_engine
 from letters import Letters, SumOfLetters, TwoHalves, letters, word
@@ -159,6 +159,25 @@ def test_a_failure_before_the_engines_is_one_for_each(
         assert (one.code, one.stage) == (code, stage)
         assert (one.media is not None) == (one.content_sha256 is not None) == media
     assert codes_of(before) == codes_of(after) == [None, None]
+
+
+@pytest.mark.parametrize("engines", [[of_small], [of_small, of_large], [of_small, of_words]])
+def test_a_deletion_has_one_outcome_whatever_the_engines_are(
+    engines: list[Callable[[], Engine]],
+) -> None:
+    red = Item("red", content=encoded(Image.new("RGB", (9, 9), "red")))
+
+    before, deleted, after = run(
+        [start() for start in engines], [red, Deletion("red", {"shop": "42"}), red]
+    )
+
+    (outcome,) = deleted
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.stage, outcome.model_id) == (Code.DELETED, Stage.MESSAGE, None)
+    assert (outcome.media, outcome.content_sha256) == (None, None)
+    assert outcome.message
+    assert codes_of(before) == codes_of(after)
+    assert set(codes_of(before)) == {None}
 
 
 def test_a_vector_without_a_direction_fails_for_its_engine_alone() -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from embedstream.cli.app import app, main
 from embedstream.config.sections import EncoderConfig
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES, find_running_broker, stop_broker
+from outcome_tables import row, write_table
 from pictures import real_pictures
 from streams import Topic
 
@@ -29,6 +30,16 @@ OPTIONS = {
     "doctor": {"--set"},
     "swap": {"--set"},
     "upgrade": {"--set", "--table"},
+    "index": {"--set", "--table", "--continuous", "--rebuild"},
+    "forget": {
+        "--table",
+        "--set",
+        "--id",
+        "--older-than",
+        "--vacuum",
+        "--retain-hours",
+        "--dry-run",
+    },
     "replay": {
         "--set",
         "--offsets",
@@ -58,8 +69,13 @@ OPTIONS = {
     },
     "search": {
         "--table",
+        "--config",
         "--text",
+        "--like",
         "-k",
+        "--where",
+        "--format",
+        "--exact",
         "--out",
         "--model-id",
         "--weights",
@@ -159,6 +175,7 @@ def test_the_commands_are_those_that_are_tested() -> None:
         ("--since", "yesterday", "'--since': it takes a time"),
         ("--until", "12:00", "'--until': it takes a time"),
         ("--code", "image_broken", "'image_broken' is not one of 'message_malformed', "),
+        ("--code", "deleted", "'deleted' is no failure"),
     ],
 )
 def test_a_selection_that_cannot_be_read_is_an_error(
@@ -279,6 +296,9 @@ def test_a_missing_configuration_is_an_error(tmp_path: Path, embedstream: Comman
             "Invalid value for '--port': ",
         ),
         ("broker strat", "No such command 'strat'"),
+        ("forget", "give either CONFIG or --table"),
+        ("forget --table t --older-than 3w", "'--older-than': it takes a time"),
+        ("forget --table t --retain-hours 0", "--retain-hours needs --vacuum"),
     ],
 )
 def test_wrong_usage_is_an_error(embedstream: Command, arguments: str, message: str) -> None:
@@ -315,7 +335,8 @@ def test_no_table_to_search_is_an_error(tmp_path: Path, image: Path, embedstream
 
 
 def test_an_unknown_model_id_is_an_error(tmp_path: Path, image: Path, embedstream: Command) -> None:
-    ended = embedstream("search", image, "--table", tmp_path, "--model-id", "resnet50")
+    table = write_table(tmp_path, [row("cat", [1, 0])])
+    ended = embedstream("search", image, "--table", table, "--model-id", "resnet50")
     assert ended.code == 2
     assert "resnet50" in ended.err
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from deltalake import DeltaTable, Field, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from embedstream.config.sections import IndexConfig
-from embedstream.index.reports import Applied, FullPassBegun, Report
+from embedstream.index.index_writer import IndexWriter
+from embedstream.index.indexer import Indexer, update_index
+from embedstream.index.reports import Applied, FullPassBegun, Report, Trouble
 from embedstream.index.stores.kinds import open_store
 from embedstream_core.errors import SetupError
 from index_oracle import check_index, read_state, update
@@ -56,7 +60,7 @@ def test_every_kind_of_commit_is_followed(
 ) -> None:
     table = MovingTable.create(tmp_path / "table", rows=6, feed=feed, partitions=partitions)
     assert reasons(follow(table, config)) == ["there is no index yet"]
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: table.append(4),
         lambda: table.append(3, operation="WRITE", model_id="other/model%2F é"),
         lambda: table.replace([0, 1, 7]),
@@ -70,7 +74,8 @@ def test_every_kind_of_commit_is_followed(
         table.alter,
         table.add_column,
         table.checkpoint,
-    ):
+    ]
+    for change in changes:
         before = read_state(config, table.path).version
         change()
         reports = follow(table, config)
@@ -269,3 +274,57 @@ def test_an_added_column_of_its_own_does_not_matter(
     DeltaTable(table.path).alter.add_columns(Field("label", PrimitiveType("string")))
     follow(table, config)
     assert list(read_state(config, table.path).collections) == [MODEL]
+
+
+class StopAfter(threading.Event):
+    """Is set from the given look on."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_set(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def test_an_interrupted_full_pass_resumes(
+    table: MovingTable, config: IndexConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedstream.index.full_pass.ROWS_PER_WRITE", 2)
+    for _ in range(4):
+        table.append(3)
+    reports: list[Report] = []
+    stop = StopAfter(5)
+    update_index(table.path, config, report=reports.append, stop=stop)
+    interrupted = read_state(config, table.path)
+    assert interrupted.version is None
+    table.append(2)
+
+    resumed = follow(table, config)
+
+    [begun] = [one for one in resumed if isinstance(one, FullPassBegun)]
+    assert begun.files_done == interrupted.full_pass.files_done > 0  # type: ignore[union-attr]
+    assert read_state(config, table.path).generation == 1
+
+
+def test_full_passes_do_not_follow_one_another_at_once(
+    table: MovingTable, config: IndexConfig
+) -> None:
+    reports: list[Report] = []
+    stop = threading.Event()
+    with closing(open_store(config, table=table.path, mode="write")) as store:
+        index = IndexWriter(store, config, reports.append)
+        indexer = Indexer(table.path, index, stop=stop, pause_s=60)
+        while indexer.step():
+            pass
+        table.append(2)
+        table.compact()
+        table.vacuum()
+        assert not indexer.step()
+        assert not indexer.step()
+    assert len(reasons(reports)) == 1
+    [trouble] = [one for one in reports if isinstance(one, Trouble)]
+    assert trouble.reason.startswith("a full pass is due: ")
+    assert 50 < trouble.retry_s <= 60
+    follow(table, config)

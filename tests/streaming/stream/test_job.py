@@ -24,8 +24,9 @@ from embedstream.config.sections import StreamConfig
 from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener, Totals
-from embedstream.table.delta import embeddings, failures, quote_table
+from embedstream.table.delta import quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
+from embedstream.table.views import embeddings, failures
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from oracle import Position, Row, check_outcomes, read_rows

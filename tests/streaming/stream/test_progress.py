@@ -14,6 +14,7 @@ from pyspark.sql.streaming.listener import (
     QueryTerminatedEvent,
 )
 
+from embedstream.cli.console import print_micro_batch, print_totals
 from embedstream.kafka.topics import TopicState
 from embedstream.stream.progress import MicroBatchReport, ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import Kinds
@@ -190,6 +191,37 @@ def test_a_micro_batch_of_tombstones_only_is_reported() -> None:
     listener, reports = listen(progress(read=3, tombstones=3))
     assert [(report.tombstones, report.rows) for report in reports] == [(3, 0)]
     assert listener.totals.tombstones == 3
+
+
+def test_deletions_are_rows_and_no_failures() -> None:
+    failed = {Code.IMAGE_EMPTY: 2, Code.DELETED: 3}
+    listener, (report,) = listen(progress(read=7, tombstones=1, embeddings=1, failures=failed))
+    assert (report.rows, report.messages, report.deleted) == (6, 7, 3)
+    assert report.failures == {"image_empty": 2}
+    assert listener.totals == Totals(
+        batches=1,
+        tombstones=1,
+        embeddings=1,
+        failures=Counter(image_empty=2),
+        deleted=3,
+        busy_s=1.5,
+    )
+    assert listener.totals.rows == 6
+
+
+def test_deletions_are_printed_on_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {Code.IMAGE_EMPTY: 2, Code.DELETED: 3}
+    listener, (report,) = listen(progress(read=6, embeddings=1, failures=failed))
+
+    print_micro_batch(report)
+    print_totals(listener.totals, table="t", model_loads=1)
+    print_totals(Totals(), table="t", model_loads=1)
+
+    batch, totals, *_, nothing, _, _ = capsys.readouterr().out.splitlines()
+    assert batch.split("  ")[-1] == "3 deleted"
+    assert "  2 failures  " in batch
+    assert totals.endswith("1 embeddings, 2 failures (2 image_empty), 3 deleted")
+    assert nothing.endswith("0 failures")
 
 
 def test_a_trigger_without_messages_is_not_reported() -> None:

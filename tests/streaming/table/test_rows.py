@@ -21,7 +21,7 @@ from embedstream.table.rows import (
     build_outcome_frame,
 )
 from embedstream_core.errors import Code, Stage
-from embedstream_core.records import Embedding, Failure, Item, Media, Outcome
+from embedstream_core.records import Deletion, Embedding, Failure, Item, Media, Outcome
 
 SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
@@ -140,3 +140,5 @@ def test_a_row_describes_its_item_or_its_message() -> None:
 
     assert Origin.of(item, "images-0-7") == Origin("cat", "file:///cat.png", {"shop": "42"})
     assert Origin.of(FAILURE, "images-0-7") == Origin("images-0-7", None, {})
+    deletion = Deletion("cat", {"shop": "42"})
+    assert Origin.of(deletion, "images-0-7") == Origin("cat", None, {"shop": "42"})

@@ -1,0 +1,163 @@
+"""Deleting rows from a table's files from the command line, and saying what is left of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pyspark.sql import SparkSession
+
+from embedstream.cli import console
+from embedstream.cli.session import explain_errors
+from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.index.state import IndexState
+from embedstream.index.stores.kinds import open_store
+from embedstream.recovery.claim import claim_table
+from embedstream.spark.errors import describe_error
+from embedstream.spark.session import open_session
+from embedstream_core.errors import SetupError
+
+if TYPE_CHECKING:
+    from embedstream.table.forget import Reason
+    from embedstream.table.leftovers import Leftovers
+
+__all__ = ["Vacuum", "run_forget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuum:
+    """Delete old files too, except younger ones than `retain_hours`; None: as the table says."""
+
+    retain_hours: int | None = None
+
+
+def run_forget(
+    config: StreamConfig | BulkFilesConfig,
+    *,
+    ids: Sequence[str] = (),
+    older_than: datetime | None = None,
+    vacuum: Vacuum | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Delete the rows that tombstones hide, those of some ids, and old ones; report what is left.
+
+    Raises:
+        SetupError: there is no table, it cannot be changed, or a driver writes to it; nothing was
+            done.
+        StreamFailed: an error ended it, or a disk is full or cannot be written.
+    """
+    path = config.table.path
+
+    def explain(error: Exception) -> str:
+        return f"it ended by an error: {describe_error(error)}; re-run the same command"
+
+    session = open_session(config.spark, config.pipeline, config.locations)
+    with (
+        console.show_status("starting Spark") as status,
+        session as spark,
+        explain_errors({"table.path": path}, explain),
+    ):
+        from embedstream.table import forget, leftovers
+        from embedstream.table.delta import check_table
+
+        status.stop()
+        if check_table(spark, path) is None:
+            raise SetupError(f"there is no table at '{path}', so there is nothing to forget")
+        asked = forget.Forgetting(tuple(ids), older_than)
+        planned = forget.count_rows(spark, path, asked)
+        if dry_run:
+            console.print_text(f"would delete {_format_rows(planned)}")
+        else:
+            retention = leftovers.read_retention(spark, path)
+            with claim_table(
+                spark,
+                path,
+                checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
+                when="always" if _is_shorter(vacuum, retention) else "needed",
+            ):
+                deleted = forget.delete_rows(spark, path, asked, planned)
+                console.print_text(f"deleted {_format_rows(deleted)}")
+                if vacuum is not None:
+                    forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
+            if missed := forget.count_rows(spark, path, asked):
+                rows = _format_rows(missed)
+                console.print_text(f"{rows} came while this ran: run the command again")
+        _report_leftovers(spark, path)
+    _report_copies(config)
+
+
+def _is_shorter(vacuum: Vacuum | None, retention: timedelta) -> bool:
+    """Return whether VACUUM would delete files that the table keeps for readers and writers."""
+    if vacuum is None or vacuum.retain_hours is None:
+        return False
+    return timedelta(hours=vacuum.retain_hours) < retention
+
+
+def _format_rows(counts: Counter[Reason]) -> str:
+    reasons: dict[Reason, str] = {
+        "hidden": "hidden by tombstones",
+        "id": "of the ids",
+        "old": "older than asked",
+    }
+    parts = ", ".join(f"{counts[one]} {text}" for one, text in reasons.items() if counts[one])
+    return f"{console.format_count(counts.total(), 'row')}{f' ({parts})' if parts else ''}"
+
+
+def _report_leftovers(spark: SparkSession, path: str) -> None:
+    """Print what the table's folder holds of earlier versions, as it is now."""
+    from embedstream.table.leftovers import find_leftovers
+
+    left = find_leftovers(spark, path)
+    if not left.files:
+        console.print_text(
+            f"files    none but those of the newest version, {left.version}: rows that it does not "
+            "have are in no file of the table"
+        )
+    else:
+        changes = f", {left.changes} of them of the change data feed" if left.changes else ""
+        console.print_text(
+            f"files    {left.files} ({left.bytes / 2**20:.1f} MiB{changes}) are not of the newest "
+            f"version, {left.version}: deleted rows are still in them"
+        )
+        console.print_text(
+            f"until    {left.until:%Y-%m-%d %H:%M} UTC; then VACUUM may delete all of them: "
+            "`embedstream forget … --vacuum`, or earlier with --retain-hours"
+        )
+    console.print_text(f"versions {_format_versions(left)} can be read by time travel")
+
+
+def _format_versions(left: Leftovers) -> str:
+    # The ranges that matter most are the newest.
+    shown = [f"{a}" if a == b else f"{a} to {b}" for a, b in left.readable[-3:]]
+    earlier = sum(b - a + 1 for a, b in left.readable[:-3])
+    return f"{f'{earlier} earlier ones, ' if earlier else ''}{', '.join(shown) or 'no earlier one'}"
+
+
+def _report_copies(config: StreamConfig | BulkFilesConfig) -> None:
+    """Print where else the rows' data may be."""
+    if isinstance(config, StreamConfig):
+        console.print_text(
+            "Kafka    keeps the messages until its retention or its compaction deletes them"
+        )
+    console.print_text(f"index    {_describe_index(config)}")
+    console.print_text(
+        "log      _delta_log keeps the smallest and largest image_id, uri and hash of deleted "
+        "files until delta.logRetentionDuration, 30 days by default"
+    )
+
+
+def _describe_index(config: StreamConfig | BulkFilesConfig) -> str:
+    """Say which version of the table the index has, and what to do if that is an earlier one."""
+    try:
+        with closing(open_store(config.index, table=config.table.path, mode="read")) as store:
+            text, address = store.read_state(), store.address
+    except SetupError as error:
+        return f"not checked: {error}"
+    if text is None:
+        return f"none at {address}"
+    version = IndexState.model_validate_json(text).version
+    return f"{address} has version {version} of the table; `embedstream index` brings the newest"
