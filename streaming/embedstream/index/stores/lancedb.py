@@ -21,6 +21,7 @@ import pyarrow as pa
 from embedstream.config.sections import IndexConfig
 from embedstream.index.stores.contract import AnnIndex, Write
 from embedstream.index.stores.lance_indexes import (
+    KEEP_ALL,
     count_partitions,
     count_segments,
     create_indexes,
@@ -37,7 +38,6 @@ _LOG = logging.getLogger(__name__)
 
 # How long a reader may go on with files that `maintain` has replaced.
 _GRACE = timedelta(minutes=1)
-_NEVER = timedelta(days=36_500)
 
 # Each segment of an approximate index adds 0.3 ms to a search over 64 dimensions.
 _MAX_SEGMENTS = 32
@@ -132,7 +132,7 @@ class LanceWriter(LanceStore):
             for name in collections:
                 table = self._open(name)
                 # The recorded version may be deleted only after the new one is recorded.
-                for age in (_NEVER, self._grace):
+                for age in (KEEP_ALL, self._grace):
                     table.optimize(cleanup_older_than=age)
                     if count_segments(table) > self._max_segments:
                         create_indexes(table, table.count_rows())
