@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 Configure = Callable[..., StreamConfig]
 
 
-@pytest.fixture
-def topic(topic: Topic) -> Topic:
-    """One partition would do: keys decide on the partition, and a key's messages share it."""
-    return topic
-
-
 def plan(
     spark: SparkSession, config: StreamConfig, *, kind: Kind = "replay", failures: bool = False
 ) -> Replay:

@@ -104,7 +104,8 @@ def _format_rows(counts: Counter[Reason]) -> str:
         "old": "older than asked",
     }
     parts = ", ".join(f"{counts[one]} {text}" for one, text in reasons.items() if counts[one])
-    return f"{console.format_count(counts.total(), 'row')}{f' ({parts})' if parts else ''}"
+    rows = console.format_count(counts.total(), "row")
+    return f"{rows} ({parts})" if parts else f"{rows}: nothing to forget"
 
 
 def _report_leftovers(spark: SparkSession, path: str) -> None:
