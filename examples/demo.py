@@ -21,14 +21,13 @@ from rich.progress import track
 
 from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
-from embedstream.index.table_reader import list_models
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker
 from embedstream.kafka.produce import OutgoingMessage, build_message, produce
+from embedstream.search.answer import list_neighbours
 from embedstream.search.contact_sheet import Tile, draw_contact_sheet
 from embedstream.search.contents import read_file_content, read_kafka_content
-from embedstream.search.queries import embed_queries
-from embedstream.search.scan import find_nearest
+from embedstream.search.nearest import Searcher
 from embedstream_core.errors import EmbedstreamError
 
 FOLDER = Path("demo-data")
@@ -172,8 +171,8 @@ def read_rows(table: str) -> Sequence[dict[str, Any]]:
 def draw_sheet(table: str, servers: str) -> None:
     """Search with crops that were never sent."""
     queries = [variation(scene, seed=1_000_003 + index) for index, scene in enumerate(QUERIES)]
-    model_id, vectors = embed_queries(queries, model_ids=list_models(table))
-    found = [find_nearest(table, vector, model_id=model_id, k=NEIGHBOURS) for vector in vectors]
+    with Searcher(table) as searcher:
+        found = [list_neighbours(searcher.search(one, k=NEIGHBOURS).rows) for one in queries]
     sheet = draw_contact_sheet(
         list(zip(map(Tile, QUERIES, queries), found, strict=True)),
         lambda row: (

@@ -4,13 +4,16 @@ EmbedstreamError
 ├── SetupError          stop: the set-up is wrong, nothing was processed
 │   ├── MissingExtra    install an optional package; the message gives the pip line
 │   ├── ConfigError     correct the configuration
-│   └── LocationError   correct a path or a URI
+│   ├── LocationError   correct a path or a URI
+│   └── StoreUnavailable  retry: the server of the index cannot be reached, or cannot do it now
 ├── ItemError           record: this one item becomes a failure row, the stream continues
 │   └── TransientError  retry with backoff; what still fails then is recorded
 │       └── Busy        retry after the pause that the server asks for
 ├── SystemicError       fail the micro-batch so that it is retried: no item is to blame
 ├── StreamFailed        stop: the work ended early; re-run the same command to resume
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
+├── CannotFollow        read the whole table again: the index cannot follow a commit of it
+├── IndexFailed         stop: the index is as its last write left it; re-run the same command
 ├── ClaimLost           stop: another driver has taken over
 ├── RecordClosed        stop: the stream ends, and no swap of its models is recorded any more
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from embedstream.api.sql import register_functions
     from embedstream.config.sections import DataFrameConfig, EncoderConfig
     from embedstream.finetuning.job import FinetunedEncoder, TrainingSettings, finetune
+    from embedstream.search.nearest import Searcher, nearest
 
 __all__ = [
     "AudioFeaturizer",
@@ -32,6 +33,7 @@ __all__ = [
     "ImageFeaturizer",
     "ImageLabeler",
     "ImagePredictor",
+    "Searcher",
     "TextFeaturizer",
     "TrainingSettings",
     "Vectorizer",
@@ -39,6 +41,7 @@ __all__ = [
     "finetune",
     "image_labeler",
     "log_encoder",
+    "nearest",
     "read_images",
     "register_functions",
     "vectorizer",
@@ -54,6 +57,7 @@ _HOMES = {
     "api.sql": ["register_functions"],
     "config.sections": ["DataFrameConfig", "EncoderConfig"],
     "finetuning.job": ["FinetunedEncoder", "TrainingSettings", "finetune"],
+    "search.nearest": ["Searcher", "nearest"],
 }
 
 

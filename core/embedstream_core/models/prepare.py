@@ -33,7 +33,15 @@ from embedstream_core.models.probe import embed_probes
 from embedstream_core.records import Vectors
 from embedstream_core.settings import Normalization
 
-__all__ = ["Head", "LoadedModel", "ModelSpec", "load_model", "load_prepared", "prepare_model"]
+__all__ = [
+    "Head",
+    "LoadedModel",
+    "ModelSpec",
+    "load_model",
+    "load_prepared",
+    "prepare_and_load",
+    "prepare_model",
+]
 
 Head = Literal["cut", "kept"]
 
@@ -110,6 +118,14 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
             or the model gives no vectors, or the same vector for different images.
         MissingExtra: the package that the encoder needs is not installed.
     """
+    return prepare_and_load(spec)[0]
+
+
+def prepare_and_load(spec: ModelSpec) -> tuple[PreparedModel, LoadedModel]:
+    """Prepare a model; return it also as `load_prepared` would load it in this process.
+
+    The checks of `prepare_model` need it loaded, so this takes no longer.
+    """
     if spec.encoder == MLFLOW or is_registered(spec.weights):
         return _prepare_registered(spec)
     if spec.encoder in PROGRAMS:
@@ -148,7 +164,7 @@ def prepare_model(spec: ModelSpec) -> PreparedModel:
     prepared = PreparedModel(card, tensors)
     if ":" in spec.encoder:
         _check_rebuilt(prepared, vectors)
-    return prepared
+    return prepared, model
 
 
 def load_model(card: ModelCard, path: Path) -> LoadedModel:
@@ -243,7 +259,7 @@ def _check_rebuilt(prepared: PreparedModel, vectors: Vectors) -> None:
         )
 
 
-def _prepare_registered(spec: ModelSpec) -> PreparedModel:
+def _prepare_registered(spec: ModelSpec) -> tuple[PreparedModel, LoadedModel]:
     """Check a model again that was prepared before it was logged to MLflow."""
     source, model = read_registered(spec.weights)
     if spec.encoder not in (MLFLOW, model.card.encoder):
@@ -278,7 +294,7 @@ def _prepare_registered(spec: ModelSpec) -> PreparedModel:
         dimension=dimension,
         normalize=spec.normalize,
     )
-    return PreparedModel(card, model.tensors)
+    return PreparedModel(card, model.tensors), loaded
 
 
 def _format_model_id(spec: ModelSpec, encoder: str, weights: str, sha256: str) -> str:

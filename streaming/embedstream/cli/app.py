@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,15 +17,21 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    OutputForm,
     Overrides,
     Since,
     Until,
+    build_index_command,
     parse_age,
     parse_offsets,
+    parse_position,
     read_config,
     read_table_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["app", "main"]
 
@@ -91,6 +97,7 @@ def run(
     run_stream(
         settings,
         reread=partial(read_config, config, overrides),
+        index_command=build_index_command(config, overrides),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,
@@ -331,15 +338,39 @@ def produce(
 
 @app.command()
 def search(
-    table: Annotated[str, typer.Option(help="The Delta table.")],
     file: Annotated[
         Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC-PARTITION-OFFSET", help="The query is this row, such as images-0-17."
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The Delta table.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The stream's configuration: its table, index, models and Kafka."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows that satisfy it, such as \"attributes['shop'] = 'a' AND "
+            "timestamp > '2026-01-31'\".",
+        ),
+    ] = None,
+    form: Annotated[
+        OutputForm, typer.Option("--format", help="json is one object per line; sheet needs --out.")
+    ] = OutputForm.TABLE,
     out: Annotated[
         Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every row, not an approximate index.")
+    ] = False,
     model_id: Annotated[
         str | None, typer.Option(help="The model whose rows to search; by default the table's.")
     ] = None,
@@ -350,15 +381,53 @@ def search(
         str | None, typer.Option(help="Kafka, for the sheet's images that are not in files.")
     ] = None,
 ) -> None:
-    """List the rows nearest to a file's content, or to a text."""
-    query = file if text is None else text
-    if query is None or (file and text is not None):
-        raise SetupError("give the query: a file, or --text, not both")
+    """List the rows nearest to a file's content, to words, or to another row."""
+    given = [one for one in (file, text, like) if one is not None]
+    if len(given) != 1:
+        raise SetupError("give one query: a file, --text, or --like")
+    if table is None and config is None:
+        raise SetupError("give --table, or --config, which names the table")
+    if form is OutputForm.SHEET and out is None:
+        raise SetupError("--format sheet needs --out, the file of the contact sheet")
+    settings = None if config is None else read_config(config, None)
     from embedstream.cli.search import search_table
 
     search_table(
-        query, table, k=k, out=out, model_id=model_id, weights=weights, servers=bootstrap_servers
+        given[0] if like is None else parse_position(like),
+        table,
+        config=settings,
+        k=k,
+        where=where,
+        form=form,
+        out=out,
+        exact=exact,
+        model_id=model_id,
+        weights=weights,
+        servers=bootstrap_servers,
     )
+
+
+@app.command()
+def index(
+    config: Annotated[Path | None, typer.Argument(help="A stream's YAML file.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    ] = None,
+    overrides: Overrides = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Read the whole table into a new index.")
+    ] = False,
+    of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
+) -> None:
+    """Bring the vector index in step with the table; keep it so with --continuous."""
+    settings = read_table_config(config, table, overrides)
+    from embedstream.cli.index import run_index
+
+    until: Literal["current", "stopped"] = "stopped" if continuous else "current"
+    run_index(settings, until=until, rebuild=rebuild, of_stream=of_stream)
 
 
 @app.command()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from embedstream.bulk.selection import Kind, Selection
 from embedstream.cli import console
-from embedstream.cli.session import catch_stop_signals, explain_errors, open_session_and_models
+from embedstream.cli.session import explain_errors, open_session_and_models
+from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import track
 from rich.status import Status
@@ -25,7 +29,9 @@ __all__ = [
     "print_encoders",
     "print_error",
     "print_finding",
+    "print_json",
     "print_micro_batch",
+    "print_rows",
     "print_styled",
     "print_text",
     "print_totals",
@@ -120,6 +126,44 @@ def print_encoders(listings: Sequence[Listing]) -> None:
         print_text("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())
     if extras := ",".join(sorted(missing - {""})):
         print_text(f"extras that are missing here: pip install 'embedstream[{extras}]'")
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """Print an object on one line."""
+    print_text(json.dumps(row, ensure_ascii=False, default=str))
+
+
+def print_rows(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print texts in columns; in a terminal, each line fits into its width.
+
+    The first column is of numbers. Of the last one, and of one in between that is long, the end is
+    shown; a program that reads the output gets all of it.
+    """
+    table = [names, *([_escape(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        widths[1:-1] = [min(width, room // len(widths)) for width in widths[1:-1]]
+        widths[-1] = min(widths[-1], max(1, room - sum(widths[:-1])))
+    for first, *others in table:
+        cells = map(_fit, others, widths[1:])
+        print_text("  ".join([f"{first:>{widths[0]}}", *cells]).rstrip())
+
+
+def _escape(text: str) -> str:
+    """Return one line that leaves the terminal as it is, whatever the text."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def _fit(text: str, width: int) -> str:
+    """Return a text of a width in cells: padded, or only its end."""
+    if cell_len(text) > width:
+        while text and cell_len(text) >= width:
+            text = text[1:]
+        text = f"…{text}"
+    return text + " " * (width - cell_len(text))
 
 
 def format_count(count: int, noun: str, plural: str = "s") -> str:

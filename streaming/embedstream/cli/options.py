@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstream.bulk.selection import OffsetRange
+from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.config.sections import BulkFilesConfig, StreamConfig
@@ -18,11 +21,14 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "OutputForm",
     "Overrides",
     "Since",
     "Until",
+    "build_index_command",
     "parse_age",
     "parse_offsets",
+    "parse_position",
     "parse_time",
     "read_config",
     "read_table_config",
@@ -59,6 +65,22 @@ def parse_offsets(text: str) -> OffsetRange:
     return OffsetRange(found[1], int(found[2]), int(found[3]), int(found[4]))
 
 
+def parse_position(text: str) -> tuple[str, int, int]:
+    """Read a message's topic, partition and offset; the topic may contain `-`."""
+    found = re.fullmatch(r"(.+)-(\d+)-(\d+)", text)
+    if found is None:
+        raise SetupError(f"--like takes TOPIC-PARTITION-OFFSET, such as images-0-17; not '{text}'")
+    return found[1], int(found[2]), int(found[3])
+
+
+class OutputForm(StrEnum):
+    """How `search` prints its rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    SHEET = "sheet"
+
+
 def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     """Read the configuration before a command imports Spark: what is wrong shows at once."""
     from embedstream.config.load import load_config
@@ -66,10 +88,16 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     return load_config(path, overrides or ())
 
 
+def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
+    """Return the command that a stream's driver runs to follow its table."""
+    settings = [f"--set={one}" for one in overrides or ()]
+    return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
+
+
 def read_table_config(
     path: Path | None, table: str | None, overrides: list[str] | None
 ) -> StreamConfig | BulkFilesConfig:
-    """Read the configuration of a stream, or make one of a table that has none."""
+    """Read the configuration of a stream, or of a table without one."""
     if (path is None) == (table is None):
         raise typer.BadParameter("give either CONFIG or --table")
     if path is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,8 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.cli.session import (
-    catch_reload_signal,
-    catch_stop_signals,
-    explain_errors,
-    open_session_and_models,
-)
+from embedstream.cli.session import explain_errors, open_session_and_models
+from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import check_topics
 from embedstream.recovery.claim import HeldClaim, claim_stream
@@ -33,6 +30,7 @@ from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
+    from embedstream.index.process import IndexProcess
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.swap import SwapDesk
@@ -77,12 +75,14 @@ def run_stream(
     *,
     until: Until,
     reread: Callable[[], StreamConfig] | None = None,
+    index_command: Sequence[str] = (),
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
-    encoders, unless there is no file. `consents` are the fields of `Consent`.
+    encoders, unless there is no file. `index_command` follows the table where `index.follow` is
+    set, see `IndexProcess`. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
@@ -108,7 +108,8 @@ def run_stream(
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
         signals = _Signals(stop, reload, reread or (lambda: config))
-        return _run_after_checks(spark, config, checked, consent, signals, until)
+        index = _prepare_index(config, index_command)
+        return _run_after_checks(spark, config, checked, consent, signals, until, index)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -119,6 +120,22 @@ def _warm_workers(spark: SparkSession) -> None:
         _log.info("the workers were not started ahead of time", exc_info=True)
 
 
+def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess | None:
+    """Return the index process of the stream, not started; None if the stream has none."""
+    if not config.index.follow:
+        return None
+    if not command:
+        raise SetupError("index.follow needs a configuration file: use `embedstream run`")
+    from embedstream.index.process import IndexProcess
+
+    return IndexProcess(
+        command,
+        table=config.table.path,
+        say=console.print_text,
+        stop_s=config.trigger.stop_timeout_s,
+    )
+
+
 def _run_after_checks(
     spark: SparkSession,
     config: StreamConfig,
@@ -126,6 +143,7 @@ def _run_after_checks(
     consent: Consent,
     signals: _Signals,
     until: Until,
+    index: IndexProcess | None,
 ) -> Totals:
     from embedstream.recovery.resume import explain_failure, prepare_resumption
     from embedstream.stream.job import build_featurizer, list_ids
@@ -162,8 +180,10 @@ def _run_after_checks(
                 until=until,
                 say=console.print_text,
             )
-            with desk:
+            with desk, index or nullcontext():
                 run_queries(spark, config, desk, signals.stop, claim)
+                if index is not None and until == "drained" and not signals.stop.is_set():
+                    index.finish()
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
     while not listener.ended and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Ann", "Collection", "FullPass", "IndexState"]
+__all__ = ["Ann", "Collection", "FullPass", "IndexState", "Partial"]
 
 
 class _Part(BaseModel):
@@ -44,14 +44,28 @@ class Collection(_Part):
     ann: Ann | None = None
 
 
-class FullPass(_Part):
-    """A pass over a whole version of the table that has not ended; it fills collections of its own.
+class Partial(_Part):
+    """How much of a version of the table is in the index, where it is too much for one write.
 
-    `files_done` counts the files that are in the index, in the order of their paths.
+    `files_done` counts the files, in the order of their paths in a full pass and as the log lists
+    them in a commit; `rows_done` counts the rows of the next one.
     """
 
     version: int
     files_done: int = 0
+    rows_done: int = 0
+
+
+class FullPass(Partial):
+    """A pass over a whole version of the table that has not ended; it fills collections of its own.
+
+    `table_id` and `attributes` are those of the new collections; `reason` says why it began.
+    """
+
+    table_id: str
+    commit_sha256: str | None
+    attributes: tuple[str, ...]
+    reason: str
     collections: Mapping[str, Collection] = {}
 
 
@@ -69,5 +83,9 @@ class IndexState(_Part):
     attributes: tuple[str, ...] = ()
     generation: int = 0
     version: int | None = None
+    commit_sha256: str | None = None
+    """Of the log's entry of `version`: a table that was restored from a copy has another one."""
+    partial: Partial | None = None
+    """The part of the next commit that is in the collections already."""
     collections: Mapping[str, Collection] = {}
     full_pass: FullPass | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["list_models", "open_table", "select_batches"]
+__all__ = ["has_field", "list_models", "open_table", "refresh_table", "select_batches"]
 
 _ARROW_BATCH_ROWS = 1024
 
@@ -25,8 +25,20 @@ def list_models(table: str) -> list[str]:
     return str(model_ids).splitlines()
 
 
+def has_field(opened: Any, column: str, field: str) -> bool:
+    """Return whether a table has a column of structures with that field.
+
+    Tables of earlier versions lack some.
+    """
+    kinds = {one.name: one.type for one in opened.schema().fields}
+    fields = getattr(kinds.get(column), "fields", ())
+    return any(one.name == field for one in fields)
+
+
 def select_batches(opened: Any, query: str) -> Iterator[Any]:
     """Yield the non-empty Arrow batches of a SELECT over the table `outcomes`.
+
+    Columns of text and bytes are `string` and `binary`.
 
     deltalake's query engine knows deletion vectors, column mapping and v2 checkpoints, which its
     pyarrow readers do not; docs/decisions/0017 has the other reasons.
@@ -39,14 +51,18 @@ def select_batches(opened: Any, query: str) -> Iterator[Any]:
         reader = builder.register("outcomes", opened).execute(f"SELECT {query}")
         for batch in pa.RecordBatchReader.from_stream(reader):
             if batch.num_rows:
-                yield batch
+                yield _replace_views(batch)
     # The engine raises no type of its own for a file that is missing or cut short.
     except Exception as error:
         raise _refuse_table(opened.table_uri, error) from error
 
 
-def open_table(table: str) -> Any:
-    """Return the newest version of the table as a `deltalake.DeltaTable`.
+def open_table(
+    table: str, *, version: int | None = None, files: Literal["all", "none"] = "all"
+) -> Any:
+    """Return a version of the table, the newest by default, as a `deltalake.DeltaTable`.
+
+    With `none` its list of files is not read: it can only say what it is.
 
     Raises:
         SetupError: there is no table, or it cannot be read.
@@ -55,11 +71,36 @@ def open_table(table: str) -> Any:
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(table)
+        return DeltaTable(table, version=version, without_files=files == "none")
     except TableNotFoundError:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:
         raise _refuse_table(table, error) from None
+
+
+def refresh_table(opened: Any) -> None:
+    """Bring an open table to its newest version.
+
+    Raises:
+        SetupError: the table cannot be read.
+    """
+    from deltalake.exceptions import DeltaError
+
+    try:
+        opened.update_incremental()
+    except (DeltaError, OSError) as error:
+        raise _refuse_table(opened.table_uri, error) from None
+
+
+def _replace_views(batch: Any) -> Any:
+    """Return the batch with plain texts: the engine gives views, which pyarrow 26 cannot filter."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    if not any(kind in plain for kind in batch.schema.types):
+        return batch
+    columns = [one.cast(plain.get(one.type, one.type)) for one in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _refuse_table(table: str, error: Exception) -> SetupError:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from embedstream.search.scan import Neighbour
+from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from embedstream.search.scan import Neighbour
+from pydantic import SecretStr
+
+from embedstream.config.secrets import reveal
+from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError
 from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["read_file_content", "read_kafka_content"]
+__all__ = ["convert_options", "read_file_content", "read_kafka_content"]
+
+# Settings of Kafka's Java client that kafka-python has by another name.
+_NAMES = {
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "ssl.truststore.location": "ssl_cafile",
+    "ssl.keystore.location": "ssl_certfile",
+    "ssl.key.password": "ssl_password",
+}
+_LOGIN = re.compile(r"""(username|password)\s*=\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
 
 
 def read_file_content(uri: str) -> bytes | None:
@@ -25,8 +41,33 @@ def read_file_content(uri: str) -> bytes | None:
         return None
 
 
-def read_kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes | None:
+def convert_options(options: Mapping[str, str | SecretStr]) -> dict[str, Any]:
+    """Return `kafka.options`, which are of Kafka's Java client, as settings of kafka-python.
+
+    Raises:
+        SetupError: the certificates are in a Java keystore, which kafka-python cannot read.
+    """
+    given = {name.lower().removeprefix("kafka."): value for name, value in reveal(options).items()}
+    for store in ("truststore", "keystore"):
+        if f"ssl.{store}.location" in given and given.get(f"ssl.{store}.type", "JKS") != "PEM":
+            raise SetupError(
+                f"the contact sheet cannot read Kafka with kafka.ssl.{store}.location, a Java "
+                f"keystore; give one in PEM with kafka.ssl.{store}.type: PEM, or leave --config out"
+            )
+    settings: dict[str, Any] = {
+        _NAMES[name]: value for name, value in given.items() if name in _NAMES
+    }
+    for key, quoted in _LOGIN.findall(given.get("sasl.jaas.config", "")):
+        settings[f"sasl_plain_{key}"] = re.sub(r"\\(.)", r"\1", quoted[1:-1])
+    return settings
+
+
+def read_kafka_content(
+    neighbour: Neighbour, *, bootstrap_servers: str, settings: Mapping[str, Any] | None = None
+) -> bytes | None:
     """Read a row's content from its message; return None if Kafka has deleted the message.
+
+    `settings` are further ones of kafka-python's consumer, such as its credentials.
 
     Raises:
         SetupError: no broker answers, or the message's compression is not supported here.
@@ -38,7 +79,10 @@ def read_kafka_content(neighbour: Neighbour, *, bootstrap_servers: str) -> bytes
     try:
         with closing(
             KafkaConsumer(
-                bootstrap_servers=bootstrap_servers, group_id=None, bootstrap_timeout_ms=10_000
+                bootstrap_servers=bootstrap_servers,
+                group_id=None,
+                bootstrap_timeout_ms=10_000,
+                **(settings or {}),
             )
         ) as consumer:
             consumer.assign([partition])

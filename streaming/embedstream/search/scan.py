@@ -3,90 +3,168 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from embedstream.index.table_reader import open_table, select_batches
-from embedstream.search.queries import Vector
+from embedstream.index.stores.contract import Vector
+from embedstream.index.table_reader import select_batches
+from embedstream.index.tombstones import Tombstones, read_tombstones
+from embedstream.search.answer import build_rows
+from embedstream.search.where import Condition
 from embedstream_core.errors import SetupError
 
-__all__ = ["Neighbour", "find_nearest"]
+__all__ = ["Position", "find_rows_at", "scan_table"]
 
-_COLUMNS = ["embedding", "image_id", "uri", "topic", "partition", "offset"]
+Position = tuple[str, int, int]
+"""A message's topic, partition and offset."""
 
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A row near the query. `similarity` is the cosine, from -1 to 1.
-
-    `media_type` and `duration_s` are those of the column `media`.
-    """
-
-    similarity: float
-    image_id: str
-    uri: str | None
-    topic: str
-    partition: int
-    offset: int
-    media_type: str | None = None
-    duration_s: float | None = None
+_COLUMNS = ["topic", "partition", "offset", "key", "timestamp", "image_id", "uri", "attributes"]
 
 
-def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
+def scan_table(
+    opened: Any, vector: Vector, *, model_id: str, k: int, where: Condition | None = None
+) -> pa.Table:
     """Return the k rows of a model with the greatest cosine similarity, the nearest first.
 
-    Reads the Delta table without Spark, one Arrow batch at a time; memory does not grow with the
-    table.
+    Rows that a tombstone hides, and rows for which `where` is not true, are left out. Reads a
+    version of the Delta table without Spark, one Arrow batch at a time; memory grows with k and
+    with the number of deleted keys, not with the table.
 
     Raises:
         SetupError: the table cannot be read, or has no embedding of that model, or one of another
             dimension than the query's.
     """
-    opened = open_table(table)
-    columns = ", ".join(f'"{name}"' for name in _COLUMNS)
-    # A table of an earlier version has no such column, and can be searched.
-    if any(field.name == "media" for field in opened.schema().fields):
-        columns += ", media['type'] AS media_type, media['duration_s'] AS duration_s"
-    escaped = model_id.replace("'", "''")
-    condition = f"embedding IS NOT NULL AND model_id = '{escaped}'"
-    unit = query / np.linalg.norm(query)
-    found: list[Neighbour] = []
-    for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}"):
-        lengths = batch.column("embedding").value_lengths().unique().to_pylist()
-        if others := [length for length in lengths if length != len(query)]:
-            raise SetupError(
-                f"the query's embedding has {len(query)} floats, and the table '{table}' has rows "
-                f"of '{model_id}' with {others[0]}: only embeddings of one dimension can be "
-                "compared; search with the model that made the rows, or delete those that it did "
-                "not make"
-            )
-        candidates = [*found, *_find_in_batch(batch, unit, k)]
-        found = heapq.nlargest(k, candidates, key=attrgetter("similarity"))
-    if not found:
-        models = select_batches(
-            opened, "DISTINCT model_id FROM outcomes WHERE embedding IS NOT NULL"
-        )
-        names = sorted(f"'{name}'" for batch in models for name in batch.column(0).to_pylist())
-        known = f"those of {', '.join(names)} (--model-id)" if names else "none at all yet"
+    tombstones = read_tombstones(opened)
+    unit = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
+    nearest: list[tuple[float, int, dict[str, Any]]] = []
+    order = count()
+    for batch in select_batches(opened, _write_query(opened, model_id, where)):
+        _check_dimension(batch, len(vector), table=opened.table_uri, model_id=model_id)
+        for similarity, row in _list_nearest(batch, unit, tombstones):
+            if len(nearest) < k:
+                # Negative, so that of equal rows the first ones stay.
+                heapq.heappush(nearest, (similarity, -next(order), row))
+            elif similarity > nearest[0][0]:
+                heapq.heapreplace(nearest, (similarity, -next(order), row))
+            else:
+                break
+    if not nearest:
+        _check_model(opened, model_id)
+    return build_rows(
+        {**row, "similarity": similarity, "model_id": model_id} for similarity, _, row in nearest
+    )
+
+
+def find_rows_at(opened: Any, position: Position) -> dict[str, Vector]:
+    """Return the embeddings that a message has, by `model_id`.
+
+    Raises:
+        SetupError: the table has no row of it, or only failures, or its key was deleted.
+    """
+    topic, partition, offset = position
+    condition = f'topic = {_quote(topic)} AND "partition" = {partition:d} AND "offset" = {offset:d}'
+    columns = '"key", model_id, embedding, error'
+    rows = [
+        row
+        for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}")
+        for row in batch.to_pylist()
+    ]
+    name = f"{topic}-{partition}-{offset}"
+    if not rows:
         raise SetupError(
-            f"the table '{table}' holds no embedding of '{model_id}'; it holds {known}"
+            f"the table '{opened.table_uri}' has no row of the message {name}; give the topic, "
+            "partition and offset of one of its rows"
+        )
+    if any(read_tombstones(opened).hides(topic, partition, row["key"], offset) for row in rows):
+        raise SetupError(f"the row {name} is deleted: a later message without a value has its key")
+    found = {
+        row["model_id"]: np.array(row["embedding"], np.float32)
+        for row in rows
+        if row["embedding"] is not None
+    }
+    if not found:
+        errors = "; ".join(
+            sorted({f"{row['error']['code']}: {row['error']['message']}" for row in rows})
+        )
+        raise SetupError(
+            f"the row {name} is a failure and has no embedding ({errors}); choose another row"
         )
     return found
 
 
-def _find_in_batch(batch: Any, unit: Vector, k: int) -> list[Neighbour]:
-    """Return the rows of an Arrow batch that are nearest to a vector of length 1."""
+def _write_query(opened: Any, model_id: str, where: Condition | None) -> str:
+    """Return a SELECT of a model's embeddings, with the columns that a condition and a row need.
+
+    The condition is over the columns of an inner SELECT, which have the names of an index's.
+    """
+    columns = [_quote_name(name) for name in _COLUMNS]
+    # A table of an earlier version has no such column, and can be searched.
+    has_media = any(field.name == "media" for field in opened.schema().fields)
+    for name, key, kind in (
+        ("media_type", "type", "STRING"),
+        ("duration_s", "duration_s", "DOUBLE"),
+    ):
+        source = f"media['{key}']" if has_media else f"CAST(NULL AS {kind})"
+        columns.append(f"{source} AS {name}")
+    inner = [*columns, "embedding"]
+    condition = "TRUE"
+    if where is not None:
+        names = {one: f"attribute_{index}" for index, one in enumerate(where.attributes)}
+        inner += [f"attributes[{_quote(one)}] AS {name}" for one, name in names.items()]
+        condition = where.render("datafusion", attribute_columns=names)
+    outer = ", ".join([*map(_quote_name, [*_COLUMNS, "media_type", "duration_s"]), "embedding"])
+    rows = f"embedding IS NOT NULL AND model_id = {_quote(model_id)}"
+    # Names and texts are quoted, and a condition was checked and written by `where`.
+    source = f"SELECT {', '.join(inner)} FROM outcomes WHERE {rows}"  # noqa: S608
+    return f"{outer} FROM ({source}) WHERE {condition}"
+
+
+def _list_nearest(
+    batch: Any, unit: Vector, tombstones: Tombstones
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield the rows of an Arrow batch that are not hidden, the nearest first."""
     flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
     vectors = flat.reshape(batch.num_rows, -1)
     # A vector of zeros has no direction: its cosine with any other is taken as 0.
     norms = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
     similarities = vectors @ unit / norms
     others = batch.drop_columns(["embedding"])
-    # Not `take`: pyarrow has none for string views, which deltalake returns.
-    return [
-        Neighbour(similarity=float(similarities[index]), **others.slice(index, 1).to_pylist()[0])
-        for index in np.argsort(-similarities, kind="stable")[:k]
-    ]
+    for index in np.argsort(-similarities, kind="stable"):
+        # Not `take`: pyarrow has none for string views, which deltalake returns.
+        (row,) = others.slice(index, 1).to_pylist()
+        if not tombstones.hides(row["topic"], row["partition"], row.pop("key"), row["offset"]):
+            yield float(similarities[index]), row
+
+
+def _check_dimension(batch: Any, dimension: int, *, table: str, model_id: str) -> None:
+    lengths = batch.column("embedding").value_lengths().unique().to_pylist()
+    if others := [length for length in lengths if length != dimension]:
+        raise SetupError(
+            f"the query's embedding has {dimension} floats, and the table '{table}' has rows of "
+            f"'{model_id}' with {others[0]}: only embeddings of one dimension can be compared; "
+            "search with the model that made the rows, or delete those that it did not make"
+        )
+
+
+def _check_model(opened: Any, model_id: str) -> None:
+    """Raise SetupError if the table has no embedding of a model; name the models that it has."""
+    query = "DISTINCT model_id FROM outcomes WHERE embedding IS NOT NULL"
+    models = {name for batch in select_batches(opened, query) for name in batch[0].to_pylist()}
+    if model_id not in models:
+        names = ", ".join(f"'{name}'" for name in sorted(models))
+        known = f"those of {names} (--model-id)" if names else "none at all yet"
+        raise SetupError(
+            f"the table '{opened.table_uri}' holds no embedding of '{model_id}'; it holds {known}"
+        )
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quote_name(name: str) -> str:
+    return f'"{name}"'

@@ -18,13 +18,13 @@ from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.delta import read_models
 from embedstream.worker.broadcast import broadcast_model
+from embedstream.worker.model_spec import build_spec
 from embedstream_core.engine.precision import Timing, apply_precision
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import PRECISIONS, ModelId, Precision
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
-from embedstream_core.models.prepare import Head, ModelSpec, prepare_model
+from embedstream_core.models.prepare import Head, prepare_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,18 +57,7 @@ _timings: dict[tuple[object, ...], Timing] = {}
 
 def prepare(config: EncoderConfig, *, head: Head = "cut") -> PreparedModel:
     """Prepare and check the configured model; with `precision: auto` it is still in float32."""
-    declared = config.preprocessing
-    preprocessing = ImagePreprocessing(**dict(declared)) if declared else None
-    model = prepare_model(
-        ModelSpec(
-            config.name,
-            config.weights,
-            config.sha256,
-            preprocessing,
-            head=head,
-            normalize=config.normalize,
-        )
-    )
+    model = prepare_model(build_spec(config, head=head))
     return model if config.precision == "auto" else apply_precision(model, config.precision)
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from embedstream.cli.app import app, main
 from embedstream.config.sections import EncoderConfig
 from embedstream.kafka.dev_broker import MAX_MESSAGE_BYTES, find_running_broker, stop_broker
+from outcome_tables import row, write_table
 from pictures import real_pictures
 from streams import Topic
 
@@ -67,8 +68,13 @@ OPTIONS = {
     },
     "search": {
         "--table",
+        "--config",
         "--text",
+        "--like",
         "-k",
+        "--where",
+        "--format",
+        "--exact",
         "--out",
         "--model-id",
         "--weights",
@@ -328,7 +334,8 @@ def test_no_table_to_search_is_an_error(tmp_path: Path, image: Path, embedstream
 
 
 def test_an_unknown_model_id_is_an_error(tmp_path: Path, image: Path, embedstream: Command) -> None:
-    ended = embedstream("search", image, "--table", tmp_path, "--model-id", "resnet50")
+    table = write_table(tmp_path, [row("cat", [1, 0])])
+    ended = embedstream("search", image, "--table", table, "--model-id", "resnet50")
     assert ended.code == 2
     assert "resnet50" in ended.err
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embedstream.search import contact_sheet
+from embedstream.search.answer import Neighbour
 from embedstream.search.contact_sheet import Tile, draw_contact_sheet, save_sheet
-from embedstream.search.scan import Neighbour
 from embedstream_core.errors import SetupError
 from pictures import real_pictures
 

@@ -8,8 +8,8 @@ import pytest
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.codec import has_lz4, has_snappy
 
+from embedstream.search.answer import Neighbour
 from embedstream.search.contents import read_file_content, read_kafka_content
-from embedstream.search.scan import Neighbour
 from embedstream_core.errors import SetupError
 from streams import Topic, image, json_message
 

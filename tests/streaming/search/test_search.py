@@ -18,9 +18,10 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli.app import main
 from embedstream.config.sections import TableConfig
-from embedstream.index.table_reader import list_models
+from embedstream.index.table_reader import list_models, open_table
+from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.queries import Vector, embed_queries
-from embedstream.search.scan import Neighbour, find_nearest
+from embedstream.search.scan import scan_table
 from embedstream.table.delta import create_table, quote_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -36,6 +37,10 @@ CAT, COFFEE, ROCKET = "chelsea.png", "coffee.png", "rocket.jpg"
 
 def vector(*values: float) -> Vector:
     return np.array(values, np.float32)
+
+
+def find_nearest(table: str, query: Vector, *, model_id: str, k: int) -> list[Neighbour]:
+    return list_neighbours(scan_table(open_table(table), query, model_id=model_id, k=k))
 
 
 def found(table: str, query: Vector, k: int = 10) -> list[str]:
@@ -390,9 +395,12 @@ def test_the_command_lists_the_nearest_rows_and_draws_them(
         main()
 
     assert end.value.code == 0
-    first, second, last = capsys.readouterr().out.splitlines()
-    assert first == f" 1.0000  {CAT}  ({(tmp_path / CAT).as_uri()})"
-    assert second.endswith((f"  {COFFEE}  (images-0-1)", f"  {ROCKET}  (images-0-2)"))
+    said = capsys.readouterr()
+    head, first, second, last = said.out.splitlines()
+    assert head.split() == ["similarity", "id", "media", "type", "source"]
+    assert first.split() == ["1.0000", CAT, (tmp_path / CAT).as_uri()]
+    assert second.split()[1:] in ([COFFEE, "images-0-1"], [ROCKET, "images-0-2"])
+    assert said.err == "compared all rows of the table, version 1\n"
     assert last == f"contact sheet: {sheet}"
     with Image.open(sheet) as drawn:
         assert (drawn.format, drawn.size) == ("PNG", (3 * 178 + 20, 212 + 10))

@@ -15,18 +15,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["AnnIndex", "Store", "StoreWriter", "Vector", "Write"]
+from embedstream_core.errors import SetupError
+
+__all__ = ["AnnIndex", "Store", "StoreUnavailable", "StoreWriter", "Vector", "Write"]
 
 Vector = npt.NDArray[np.float32]
 """Of shape (dimension,)."""
+
+
+class StoreUnavailable(SetupError):
+    """The store's server cannot be reached, or cannot do it now: the same may succeed later.
+
+    A writer that raises it may have lost its lock: close it, and open the store again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """What one transaction does to one collection: first delete, then insert.
 
-    `collection` is created if it does not exist. `rows` has the schema of `build_row_schema` and no
-    two rows of one key. With `append` no row of these keys is there; with `upsert` rows of equal
+    `collection` is created if it does not exist and there is a table of `rows`, even an empty one.
+    `rows` has the schema of `build_row_schema` and no two rows of one key. With `append` no row of these keys is there; with `upsert` rows of equal
     keys are replaced. `deleted` has the columns of `KEY`. `deleted_keys` has `topic`, `partition`,
     `message_key` and `offset`: of rows with that message key, those with a smaller offset are
     deleted.

@@ -10,13 +10,17 @@ from typing import Literal, overload
 from embedstream.config.sections import IndexConfig
 from embedstream.index.stores.contract import Store, StoreWriter
 from embedstream_core.errors import SetupError
+from embedstream_core.extras import require_extra
 
 __all__ = ["KINDS", "Kind", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of store: the module whose function `open_store` opens it."""
+    """A kind of store: the module whose function `open_store` opens it.
+
+    The extra with its packages has the kind's name.
+    """
 
     module: str
 
@@ -43,6 +47,7 @@ def open_store(config: IndexConfig, *, table: str, mode: Literal["read", "write"
     """
     if config.kind not in KINDS:
         raise SetupError(f"unknown index.kind '{config.kind}'; known: {', '.join(KINDS)}")
-    module = import_module(KINDS[config.kind].module)
+    with require_extra(config.kind, feature=f"index.kind '{config.kind}'"):
+        module = import_module(KINDS[config.kind].module)
     opener: Callable[..., Store] = module.open_store
     return opener(config, table=table, mode=mode)

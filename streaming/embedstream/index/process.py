@@ -1,0 +1,204 @@
+"""The index as a child process of the stream's driver.
+
+A process of its own, because an index that crashes, runs out of memory or takes a processor must
+not touch the stream. Its lines are reports in JSON; anything else it prints is passed on.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from pydantic import ValidationError
+
+from embedstream.index.reports import (
+    Applied,
+    FullPassEnded,
+    FullPassGoesOn,
+    Started,
+    Trouble,
+    read_report,
+)
+from embedstream.index.table_reader import open_table
+from embedstream_core.errors import SetupError
+
+__all__ = ["IndexProcess"]
+
+_LOG = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 60.0
+_LAG_S = 30.0
+_KILL_S = 5.0
+
+
+class IndexProcess:
+    """Keeps `embedstream index --continuous` running while the context lasts.
+
+    `command` is that command with `--of-stream`, without `--continuous`. `say` prints a line; it is
+    called in threads of this object.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, table: str, say: Callable[[str], None], stop_s: float
+    ) -> None:
+        self._command = list(command)
+        self._table = table
+        self._say = say
+        self._stop_s = stop_s
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._retry_s = _FIRST_RETRY_S
+        self._version = -1
+        self._trouble = ""
+        self._passing = 0.0
+        self._threads = [
+            threading.Thread(target=run, daemon=True) for run in (self._supervise, self._watch_lag)
+        ]
+
+    def __enter__(self) -> IndexProcess:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process after its write in flight, or kill it when it takes too long."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+            if process is not None:
+                process.terminate()
+        if process is not None:
+            _await(process, self._stop_s)
+        for thread in self._threads:
+            thread.join(_KILL_S)
+
+    def finish(self) -> None:
+        """Stop following, and bring the index to the version that the table has now.
+
+        It takes no longer than `stop_s`; the next start of the index goes on.
+        """
+        self.stop()
+        with self._start([]) as process:
+            timer = threading.Timer(self._stop_s, process.terminate)
+            timer.start()
+            self._read_lines(process)
+            timer.cancel()
+            code = _await(process, _KILL_S)
+        newest = open_table(self._table, files="none").version()
+        if code == 0 and self._version >= newest:
+            self._say(f"index: it holds version {self._version}, the table's last")
+        else:
+            self._say(
+                "index: it was not brought to the table's last version; `embedstream index` or the "
+                "next start does that"
+            )
+
+    def _supervise(self) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._process = process = self._start(["--continuous"])
+            with process:
+                self._read_lines(process)
+                code = process.wait()
+            if self._stopping.is_set():
+                return
+            self._complain(f"its process ended {_describe_end(code)}")
+            self._stopping.wait(self._retry_s)
+            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603
+            [*self._command, *arguments],
+            # The pipe's other end is closed when this process ends, even by kill -9.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            # Ctrl-C is the driver's.
+            process_group=0,
+        )
+
+    def _read_lines(self, process: subprocess.Popen[str]) -> None:
+        """Take over the lines of a process until it ends."""
+        if process.stdout is not None:
+            for line in process.stdout:
+                self._take(line.rstrip())
+
+    def _take(self, line: str) -> None:
+        try:
+            report = read_report(line)
+        except ValidationError:
+            if line:
+                self._say(f"index: {line}")
+            return
+        match report:
+            case Started():
+                self._version = -1 if report.version is None else report.version
+                return
+            case Trouble():
+                self._complain(report.reason)
+                return
+            case Applied() | FullPassEnded():
+                self._version = report.version
+            case FullPassGoesOn():
+                if time.monotonic() - self._passing < _LAG_S:
+                    return
+                self._passing = time.monotonic()
+        self._retry_s = _FIRST_RETRY_S
+        if self._trouble:
+            self._say("index: it follows the table again")
+            self._trouble = ""
+        if not isinstance(report, Applied):
+            self._say(f"index: {report.to_text()}")
+
+    def _complain(self, reason: str) -> None:
+        """Say what is wrong, once."""
+        if reason != self._trouble:
+            self._trouble = reason
+            self._say(f"index: {reason}; it is tried again, and the stream goes on")
+
+    def _watch_lag(self) -> None:
+        """Say how far the index is behind the table, when that lasts."""
+        newest = -1
+        while not self._stopping.wait(_LAG_S):
+            earlier = newest
+            try:
+                newest = open_table(self._table, files="none").version()
+            except SetupError:
+                _LOG.info("the table's version is not known", exc_info=True)
+                continue
+            if self._version < earlier:
+                behind = f"{newest - self._version} versions behind the table"
+                said = behind if self._version >= 0 else "it holds no version of the table yet"
+                self._say(f"index: {said}")
+
+
+def _await(process: subprocess.Popen[str], timeout_s: float) -> int:
+    """Return the exit code of a process, which is killed if it does not end in time."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _describe_end(code: int) -> str:
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -1,0 +1,179 @@
+"""What the index tells of its work while it follows a table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from embedstream.index.state import Ann
+
+__all__ = [
+    "AnnBegun",
+    "AnnBuilt",
+    "Applied",
+    "FullPassBegun",
+    "FullPassEnded",
+    "FullPassGoesOn",
+    "Report",
+    "Started",
+    "Trouble",
+    "read_report",
+]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Started(_Report):
+    """The index is open; `version` is that of the table which it holds."""
+
+    kind: Literal["started"] = "started"
+    table: str
+    address: str
+    version: int | None
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        if self.version is None:
+            return f"the index at {self.address} is empty"
+        return f"the index at {self.address} holds version {self.version} of the table"
+
+
+class FullPassBegun(_Report):
+    """A pass over the whole table begins, or goes on."""
+
+    kind: Literal["full pass begun"] = "full pass begun"
+    reason: str
+    version: int
+    files_done: int
+    files: int | None
+    """None if it cannot be resumed."""
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        files = "" if self.files is None else f", {self.files} files"
+        if self.files_done:
+            files = f", from file {self.files_done} of {self.files} on"
+        return f"full pass over version {self.version}{files}: {self.reason}"
+
+
+class FullPassGoesOn(_Report):
+    """A part of the table is in the new collections."""
+
+    kind: Literal["full pass goes on"] = "full pass goes on"
+    rows: int
+    files_done: int
+    files: int | None
+    rows_per_s: float
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        files = "" if self.files is None else f"  {self.files_done} of {self.files} files"
+        return f"full pass  {self.rows:,} rows{files}  {self.rows_per_s:,.0f} rows/s"
+
+
+class FullPassEnded(_Report):
+    """The index holds a version of the table."""
+
+    kind: Literal["full pass ended"] = "full pass ended"
+    version: int
+    rows: int
+    duration_s: float
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        took = f"{self.rows:,} rows in {self.duration_s:.1f} s"
+        return f"full pass  {took}; the index holds version {self.version}"
+
+
+class Applied(_Report):
+    """Commits up to `version` are in the index; `behind` is the number of those that follow."""
+
+    kind: Literal["applied"] = "applied"
+    version: int
+    commits: int
+    added: int
+    replaced: int
+    deleted: int
+    tombstones: int
+    behind: int
+
+    def followed_by(self, later: Applied) -> Applied:
+        """Return both reports as one."""
+        sums = {
+            name: getattr(self, name) + getattr(later, name)
+            for name in ("commits", "added", "replaced", "deleted", "tombstones")
+        }
+        return later.model_copy(update=sums)
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        tombstones = f"  {self.tombstones} tombstones" if self.tombstones else ""
+        return (
+            f"version {self.version:<6} {self.added:>6} added  {self.replaced:>6} replaced  "
+            f"{self.deleted:>6} deleted{tombstones}  {self.behind} behind"
+        )
+
+
+class AnnBegun(_Report):
+    """The approximate index of a model's rows is being built; the index waits."""
+
+    kind: Literal["ann begun"] = "ann begun"
+    model_id: str
+    rows: int
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return f"building the approximate index of {self.model_id}: {self.rows:,} rows"
+
+
+class AnnBuilt(_Report):
+    """The approximate index of a model's rows was built."""
+
+    kind: Literal["ann built"] = "ann built"
+    model_id: str
+    ann: Ann
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return (
+            f"approximate index of {self.model_id}: {self.ann.kind} over {self.ann.rows:,} rows in "
+            f"{self.ann.build_s:.1f} s, recall@10 {self.ann.recall:.3f}"
+        )
+
+
+class Trouble(_Report):
+    """The index does not follow at the moment; it tries again after `retry_s`."""
+
+    kind: Literal["trouble"] = "trouble"
+    reason: str
+    retry_s: float
+
+    def to_text(self) -> str:
+        """Return a line for people."""
+        return f"{self.reason}; next attempt in {self.retry_s:.0f} s"
+
+
+Report = (
+    Started
+    | FullPassBegun
+    | FullPassGoesOn
+    | FullPassEnded
+    | Applied
+    | AnnBegun
+    | AnnBuilt
+    | Trouble
+)
+
+_ADAPTER: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
+
+
+def read_report(line: str) -> Report:
+    """Return the report that `model_dump_json` wrote.
+
+    Raises:
+        ValidationError: the line is none.
+    """
+    return _ADAPTER.validate_json(line)
