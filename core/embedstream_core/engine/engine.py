@@ -34,8 +34,8 @@ _BATCH_SIZES: Mapping[str, Mapping[ModalityName, int]] = {
 }
 # The most tokens of a forward pass over texts, padding included. all-MiniLM-L6-v2 on one core, with
 # texts of 5 to 200 words: 44.6 ms a text with 512, 46 with 1,024, 49 with 4,096, and 60 with any 32
-# texts. Short passes leave a second core idle, so this is not the least. A network of its size on an
-# H100 in bfloat16, texts of 7 to 256 tokens, of 2,048 collected ones: 21,300 texts/s with 2**14,
+# texts. Short passes leave a second core idle, so this is not the least. A network of that size on
+# an H100 in bfloat16, texts of 7 to 256 tokens, of 2,048 collected ones: 21,300 texts/s with 2**14,
 # 37,500 with 2**16, 33,700 with 2**18; of 256 collected ones 24,800 with 2**16.
 _MAX_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 2**16}
 # Texts and clips have many lengths: so many are collected, of which those of similar length are

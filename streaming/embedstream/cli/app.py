@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,9 +29,6 @@ from embedstream.cli.options import (
     read_table_config,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "main"]
 

@@ -14,9 +14,8 @@ from pyspark.sql import SparkSession
 from embedstream.cli import console
 from embedstream.cli.session import explain_errors
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.index.state import IndexState
-from embedstream.index.stores.kinds import open_store
 from embedstream.recovery.claim import claim_table
+from embedstream.search.indexes import IndexReader, Unusable
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session
 from embedstream_core.errors import SetupError
@@ -63,6 +62,7 @@ def run_forget(
     ):
         from embedstream.table import forget, leftovers
         from embedstream.table.delta import check_table
+        from embedstream.table.delta_log import read_snapshot
 
         status.stop()
         if check_table(spark, path) is None:
@@ -87,7 +87,8 @@ def run_forget(
                 rows = _format_rows(missed)
                 console.print_text(f"{rows} came while this ran: run the command again")
         _report_leftovers(spark, path)
-    _report_copies(config)
+        table_id = str(read_snapshot(spark, path).metadata().id())
+    _report_copies(config, table_id)
 
 
 def _is_shorter(vacuum: Vacuum | None, retention: timedelta) -> bool:
@@ -138,27 +139,27 @@ def _format_versions(left: Leftovers) -> str:
     return f"{f'{earlier} earlier ones, ' if earlier else ''}{', '.join(shown) or 'no earlier one'}"
 
 
-def _report_copies(config: StreamConfig | BulkFilesConfig) -> None:
+def _report_copies(config: StreamConfig | BulkFilesConfig, table_id: str) -> None:
     """Print where else the rows' data may be."""
     if isinstance(config, StreamConfig):
         console.print_text(
             "Kafka    keeps the messages until its retention or its compaction deletes them"
         )
-    console.print_text(f"index    {_describe_index(config)}")
+    console.print_text(f"index    {_describe_index(config, table_id)}")
     console.print_text(
         "log      _delta_log keeps the smallest and largest image_id, uri and hash of deleted "
         "files until delta.logRetentionDuration, 30 days by default"
     )
 
 
-def _describe_index(config: StreamConfig | BulkFilesConfig) -> str:
-    """Say which version of the table the index has, and what to do if that is an earlier one."""
-    try:
-        with closing(open_store(config.index, table=config.table.path, mode="read")) as store:
-            text, address = store.read_state(), store.address
-    except SetupError as error:
-        return f"not checked: {error}"
-    if text is None:
-        return f"none at {address}"
-    version = IndexState.model_validate_json(text).version
-    return f"{address} has version {version} of the table; `embedstream index` brings the newest"
+def _describe_index(config: StreamConfig | BulkFilesConfig, table_id: str) -> str:
+    """Say which version of the table the index has."""
+    with closing(IndexReader(config.index, table=config.table.path)) as reader:
+        try:
+            state = reader.read_state(table_id)
+        except Unusable as error:
+            return error.reason or "there is none"
+        return (
+            f"{reader.address} has version {state.version} of the table; deleted rows leave it "
+            "with `embedstream index`"
+        )

@@ -470,5 +470,5 @@ def test_images_are_prepared_as_the_configuration_declares(tmp_path: Path) -> No
     other = declared.model_copy(update={"mean": (0.4,) * 3})
     wrong = encoder.model_copy(update={"preprocessing": other})
     for config in (None, configure(table, IndexConfig(), wrong)):
-        with pytest.raises(SetupError, match="was made with an encoder.preprocessing "):
+        with pytest.raises(SetupError, match=r"was made with an encoder\.preprocessing "):
             nearest(coffee, table, config=config)
