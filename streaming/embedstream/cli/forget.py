@@ -21,7 +21,7 @@ from embedstream.spark.session import open_session
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.table.forget import Reason
+    from embedstream.table.forget import Forgetting, Reason
     from embedstream.table.leftovers import Leftovers
 
 __all__ = ["Vacuum", "run_forget"]
@@ -60,42 +60,54 @@ def run_forget(
         session as spark,
         explain_errors({"table.path": path}, explain),
     ):
-        from embedstream.table import forget, leftovers
         from embedstream.table.delta import check_table
         from embedstream.table.delta_log import read_snapshot
+        from embedstream.table.forget import Forgetting, count_rows
 
         status.stop()
         if check_table(spark, path) is None:
             raise SetupError(f"there is no table at '{path}', so there is nothing to forget")
-        asked = forget.Forgetting(tuple(ids), older_than)
-        planned = forget.count_rows(spark, path, asked)
+        asked = Forgetting(tuple(ids), older_than)
         if dry_run:
+            planned = count_rows(spark, path, asked)
             console.print_text(f"would delete {_format_rows(planned)}")
         else:
-            retention = leftovers.read_retention(spark, path)
-            with claim_table(
-                spark,
-                path,
-                checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
-                when="always" if _is_shorter(vacuum, retention) else "needed",
-            ):
-                deleted = forget.delete_rows(spark, path, asked, planned)
-                console.print_text(f"deleted {_format_rows(deleted)}")
-                if vacuum is not None:
-                    forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
-            if missed := forget.count_rows(spark, path, asked):
-                rows = _format_rows(missed)
-                console.print_text(f"{rows} came while this ran: run the command again")
+            _delete(spark, config, asked, vacuum)
         _report_leftovers(spark, path)
         table_id = str(read_snapshot(spark, path).metadata().id())
     _report_copies(config, table_id)
 
 
-def _is_shorter(vacuum: Vacuum | None, retention: timedelta) -> bool:
-    """Return whether VACUUM would delete files that the table keeps for readers and writers."""
-    if vacuum is None or vacuum.retain_hours is None:
-        return False
-    return timedelta(hours=vacuum.retain_hours) < retention
+def _delete(
+    spark: SparkSession,
+    config: StreamConfig | BulkFilesConfig,
+    asked: Forgetting,
+    vacuum: Vacuum | None,
+) -> None:
+    """Delete rows, and old files if that is asked, while no stream writes where one may not."""
+    from embedstream.table import forget
+    from embedstream.table.leftovers import read_retention
+
+    path = config.table.path
+    is_shorter = (
+        vacuum is not None
+        and vacuum.retain_hours is not None
+        and timedelta(hours=vacuum.retain_hours) < read_retention(spark, path)
+    )
+    with claim_table(
+        spark,
+        path,
+        checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
+        when="always" if is_shorter else "needed",
+    ):
+        planned = forget.count_rows(spark, path, asked)
+        deleted = forget.delete_rows(spark, path, asked, planned)
+        console.print_text(f"deleted {_format_rows(deleted)}")
+        if vacuum is not None:
+            forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
+    if missed := forget.count_rows(spark, path, asked):
+        rows = _format_rows(missed)
+        console.print_text(f"{rows} came while this ran: run the command again")
 
 
 def _format_rows(counts: Counter[Reason]) -> str:
