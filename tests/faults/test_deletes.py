@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from kafka import KafkaProducer
 from pyspark.sql import SparkSession
 
 from embedstream.bulk.replay import Replay
@@ -106,11 +105,14 @@ def test_null_values_without_a_key_are_only_counted(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:
     config = configure(message={"tombstones": "delete"})
-    producer = KafkaProducer(bootstrap_servers=topic.bootstrap_servers)
     # An empty key is a key.
-    for key, value in ((None, tiny_picture()), (None, None), (b"", tiny_picture()), (b"", None)):
-        producer.send(topic.name, key=key, value=value, partition=0)
-    producer.close()
+    sent = [(None, tiny_picture()), (None, None), (b"", tiny_picture()), (b"", None)]
+    messages = spark.createDataFrame(
+        [(key, value, 0) for key, value in sent], "key binary, value binary, partition int"
+    )
+    # kafka-python refuses a message with neither.
+    options = {"kafka.bootstrap.servers": topic.bootstrap_servers, "topic": topic.name}
+    messages.coalesce(1).write.format("kafka").options(**options).save()
 
     start(spark, config)
 
