@@ -138,7 +138,8 @@ def _check_equal(row: Row, expected: Outcome, tolerance: float) -> None:
 
 
 def _check_row(row: Row) -> None:
-    assert row["model_id"]
+    is_tombstone = row["error"] is not None and row["error"]["code"] == Code.DELETED
+    assert (row["model_id"] is None) == is_tombstone, row
     _check_form(row)
 
 

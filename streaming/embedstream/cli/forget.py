@@ -14,15 +14,14 @@ from pyspark.sql import SparkSession
 from embedstream.cli import console
 from embedstream.cli.session import explain_errors
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.index.state import IndexState
-from embedstream.index.stores.kinds import open_store
 from embedstream.recovery.claim import claim_table
+from embedstream.search.indexes import IndexReader, Unusable
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.table.forget import Reason
+    from embedstream.table.forget import Forgetting, Reason
     from embedstream.table.leftovers import Leftovers
 
 __all__ = ["Vacuum", "run_forget"]
@@ -61,40 +60,54 @@ def run_forget(
         session as spark,
         explain_errors({"table.path": path}, explain),
     ):
-        from embedstream.table import forget, leftovers
         from embedstream.table.delta import check_table
+        from embedstream.table.delta_log import read_snapshot
+        from embedstream.table.forget import Forgetting, count_rows
 
         status.stop()
         if check_table(spark, path) is None:
             raise SetupError(f"there is no table at '{path}', so there is nothing to forget")
-        asked = forget.Forgetting(tuple(ids), older_than)
-        planned = forget.count_rows(spark, path, asked)
+        asked = Forgetting(tuple(ids), older_than)
         if dry_run:
+            planned = count_rows(spark, path, asked)
             console.print_text(f"would delete {_format_rows(planned)}")
         else:
-            retention = leftovers.read_retention(spark, path)
-            with claim_table(
-                spark,
-                path,
-                checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
-                when="always" if _is_shorter(vacuum, retention) else "needed",
-            ):
-                deleted = forget.delete_rows(spark, path, asked, planned)
-                console.print_text(f"deleted {_format_rows(deleted)}")
-                if vacuum is not None:
-                    forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
-            if missed := forget.count_rows(spark, path, asked):
-                rows = _format_rows(missed)
-                console.print_text(f"{rows} came while this ran: run the command again")
+            _delete(spark, config, asked, vacuum)
         _report_leftovers(spark, path)
-    _report_copies(config)
+        table_id = str(read_snapshot(spark, path).metadata().id())
+    _report_copies(config, table_id)
 
 
-def _is_shorter(vacuum: Vacuum | None, retention: timedelta) -> bool:
-    """Return whether VACUUM would delete files that the table keeps for readers and writers."""
-    if vacuum is None or vacuum.retain_hours is None:
-        return False
-    return timedelta(hours=vacuum.retain_hours) < retention
+def _delete(
+    spark: SparkSession,
+    config: StreamConfig | BulkFilesConfig,
+    asked: Forgetting,
+    vacuum: Vacuum | None,
+) -> None:
+    """Delete rows, and old files if that is asked, while no stream writes where one may not."""
+    from embedstream.table import forget
+    from embedstream.table.leftovers import read_retention
+
+    path = config.table.path
+    is_shorter = (
+        vacuum is not None
+        and vacuum.retain_hours is not None
+        and timedelta(hours=vacuum.retain_hours) < read_retention(spark, path)
+    )
+    with claim_table(
+        spark,
+        path,
+        checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
+        when="always" if is_shorter else "needed",
+    ):
+        planned = forget.count_rows(spark, path, asked)
+        deleted = forget.delete_rows(spark, path, asked, planned)
+        console.print_text(f"deleted {_format_rows(deleted)}")
+        if vacuum is not None:
+            forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
+    if missed := forget.count_rows(spark, path, asked):
+        rows = _format_rows(missed)
+        console.print_text(f"{rows} came while this ran: run the command again")
 
 
 def _format_rows(counts: Counter[Reason]) -> str:
@@ -104,7 +117,8 @@ def _format_rows(counts: Counter[Reason]) -> str:
         "old": "older than asked",
     }
     parts = ", ".join(f"{counts[one]} {text}" for one, text in reasons.items() if counts[one])
-    return f"{console.format_count(counts.total(), 'row')}{f' ({parts})' if parts else ''}"
+    rows = console.format_count(counts.total(), "row")
+    return f"{rows} ({parts})" if parts else f"{rows}: nothing to forget"
 
 
 def _report_leftovers(spark: SparkSession, path: str) -> None:
@@ -137,27 +151,27 @@ def _format_versions(left: Leftovers) -> str:
     return f"{f'{earlier} earlier ones, ' if earlier else ''}{', '.join(shown) or 'no earlier one'}"
 
 
-def _report_copies(config: StreamConfig | BulkFilesConfig) -> None:
+def _report_copies(config: StreamConfig | BulkFilesConfig, table_id: str) -> None:
     """Print where else the rows' data may be."""
     if isinstance(config, StreamConfig):
         console.print_text(
             "Kafka    keeps the messages until its retention or its compaction deletes them"
         )
-    console.print_text(f"index    {_describe_index(config)}")
+    console.print_text(f"index    {_describe_index(config, table_id)}")
     console.print_text(
         "log      _delta_log keeps the smallest and largest image_id, uri and hash of deleted "
         "files until delta.logRetentionDuration, 30 days by default"
     )
 
 
-def _describe_index(config: StreamConfig | BulkFilesConfig) -> str:
-    """Say which version of the table the index has, and what to do if that is an earlier one."""
-    try:
-        with closing(open_store(config.index, table=config.table.path, mode="read")) as store:
-            text, address = store.read_state(), store.address
-    except SetupError as error:
-        return f"not checked: {error}"
-    if text is None:
-        return f"none at {address}"
-    version = IndexState.model_validate_json(text).version
-    return f"{address} has version {version} of the table; `embedstream index` brings the newest"
+def _describe_index(config: StreamConfig | BulkFilesConfig, table_id: str) -> str:
+    """Say which version of the table the index has."""
+    with closing(IndexReader(config.index, table=config.table.path)) as reader:
+        try:
+            state = reader.read_state(table_id)
+        except Unusable as error:
+            return error.reason or "there is none"
+        return (
+            f"{reader.address} has version {state.version} of the table; deleted rows leave it "
+            "with `embedstream index`"
+        )

@@ -116,8 +116,8 @@ def _delete_ids(spark: SparkSession, path: str, ids: Sequence[str], condition: s
 def _delete_old(
     spark: SparkSession, path: str, older_than: datetime | None, condition: str
 ) -> DataFrame:
-    before = _write_time(older_than or datetime.min)
-    where = f"t.timestamp < {before} AND {condition}"
+    assert older_than is not None
+    where = f"t.timestamp < {_write_time(older_than)} AND {condition}"
     return spark.sql(f"DELETE FROM {quote_table(path)} AS t WHERE {where}")  # noqa: S608
 
 

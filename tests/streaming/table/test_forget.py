@@ -67,32 +67,44 @@ def test_rows_are_deleted_by_reason_and_a_vacuum_leaves_none_of_their_files(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     path = make_table(spark, tmp_path)
-    hidden = Forgetting()
-    before = find_leftovers(spark, path)
-    assert (before.version, before.files, before.until) == (2, 0, None)
+    # id-2 has a hidden row, a tombstone and a visible row.
+    asked = Forgetting(ids=[SECRET, "id-2", "it's none"], older_than=START + timedelta(minutes=5))
 
-    assert forget(spark, path, hidden) == {"hidden": 3}
+    assert forget(spark, path, asked) == {"hidden": 3, "id": 3, "old": 2}
 
-    assert offsets(spark, path) == [*range(3, 13), 20, 21]
-    assert forget(spark, path, hidden) == NOTHING
+    assert offsets(spark, path) == [5, 6, 8, 9, 10, 11, 21]
+    assert count_rows(spark, path, asked) == NOTHING
     left = find_leftovers(spark, path)
-    # The file before, and the changes for those who follow the table.
-    assert (left.version, left.files, left.changes, left.readable) == (3, 2, 1, [(0, 2)])
+    assert (left.version, left.readable, left.changes > 0) == (5, [(0, 4)], True)
     assert left.until is not None
     until = datetime.now(UTC) + read_retention(spark, path)
     assert timedelta(0) < until - left.until < timedelta(minutes=5)
     assert has_row(path, SECRET)
 
-    # id-2 has a tombstone and a visible row.
-    asked = Forgetting(ids=[SECRET, "id-2", "it's none"], older_than=START + timedelta(minutes=5))
-    assert forget(spark, path, asked) == {"id": 3, "old": 2}
     vacuum(spark, path, retain_hours=0)
 
-    assert offsets(spark, path) == [5, 6, 8, 9, 10, 11, 21]
     check_erased(spark, path)
+
+
+@pytest.mark.long
+def test_hidden_rows_alone_are_deleted_and_their_tombstones_stay(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = make_table(spark, tmp_path)
+    before = find_leftovers(spark, path)
+    assert (before.version, before.files, before.until) == (2, 0, None)
+
+    assert forget(spark, path, Forgetting()) == {"hidden": 3}
+
+    assert offsets(spark, path) == [*range(3, 13), 20, 21]
+    left = find_leftovers(spark, path)
+    # The file before, and the changes for those who follow the table.
+    assert (left.version, left.files, left.changes, left.readable) == (3, 2, 1, [(0, 2)])
+    assert forget(spark, path, Forgetting()) == NOTHING
+    assert find_leftovers(spark, path) == left
     spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
     with pytest.raises(SetupError, match="is append-only, and forgetting rewrites its rows"):
-        forget(spark, path, hidden)
+        forget(spark, path, Forgetting())
 
 
 @pytest.mark.long
