@@ -40,7 +40,8 @@ from embedstream.index.reports import AnnBegun, AnnBuilt, FullPassBegun, Report
 from embedstream.index.state import Collection, IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store
-from embedstream.search.scan import find_nearest
+from embedstream.index.table_reader import open_table
+from embedstream.search.scan import scan_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from report import print_table, write_result
 
@@ -201,8 +202,8 @@ def _search_otherwise(table: str, vectors: Vectors, queries: Vectors) -> dict[st
         return list(best[np.argsort(-similarities[best])])
 
     def scan(query: Vectors) -> list[int]:
-        found = find_nearest(table, query, model_id=MODEL, k=K)
-        return [one.offset for one in found]
+        found = scan_table(open_table(table), query, model_id=MODEL, k=K)
+        return list(found["offset"].to_pylist())
 
     many = np.repeat(queries, 10, axis=0)
     return {
