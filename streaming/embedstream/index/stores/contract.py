@@ -7,7 +7,7 @@ the next writer finds either all of its effects or none. The contract test runs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["AnnIndex", "Store", "StoreUnavailable", "StoreWriter", "Vector", "Write"]
+__all__ = ["READ_ROWS", "AnnIndex", "Store", "StoreUnavailable", "StoreWriter", "Vector", "Write"]
 
 Vector = npt.NDArray[np.float32]
 """Of shape (dimension,)."""
+
+READ_ROWS = 8192
+"""The rows of a part that `read_vectors` yields."""
 
 
 class StoreUnavailable(SetupError):
@@ -130,6 +133,13 @@ class StoreWriter(Store, Protocol):
 
     def drop(self, collections: Sequence[str]) -> None:
         """Delete collections that no state names any more; one that does not exist is ignored."""
+
+    def read_vectors(self, collection: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
+        """Yield all rows in parts and in any order: the columns of `KEY`, and the embeddings.
+
+        The embeddings are of shape (rows of the part, dimension). Memory does not grow with the
+        collection. Nothing may be written until the last part has been read.
+        """
 
     def list_collections(self) -> list[str]:
         """Return the names of all collections that exist."""

@@ -16,10 +16,13 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from embedstream.config.sections import IndexConfig
-from embedstream.index.stores.contract import AnnIndex, Write
+from embedstream.index.rows import KEY
+from embedstream.index.stores.contract import READ_ROWS, AnnIndex, Write
 from embedstream.index.stores.lance_indexes import (
     KEEP_ALL,
     count_partitions,
@@ -28,7 +31,12 @@ from embedstream.index.stores.lance_indexes import (
     list_efforts,
 )
 from embedstream.index.stores.lance_location import LanceLocation, locate_index, lock_folder
-from embedstream.index.stores.lance_queries import REFINE_FACTOR, list_delete_conditions
+from embedstream.index.stores.lance_queries import (
+    EMBEDDING,
+    REFINE_FACTOR,
+    list_delete_conditions,
+    stack_vectors,
+)
 from embedstream.index.stores.lance_reader import STATE_SCHEMA, STATE_TABLE, LanceStore
 from embedstream_core.errors import SetupError
 
@@ -104,6 +112,14 @@ class LanceWriter(LanceStore):
             # The commit comes first, so that it never names a collection that is gone.
             self._commit(self._state, versions)
             self._drop_unnamed()
+
+    def read_vectors(self, collection: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
+        """Yield the columns of `KEY` and the embeddings of all rows in parts."""
+        with self._convert_errors():
+            query = self._open(collection).search().select([*KEY, EMBEDDING])
+            for batch in query.to_batches(READ_ROWS):
+                part = pa.table(batch)
+                yield part.select(KEY), stack_vectors(part)
 
     def list_collections(self) -> list[str]:
         """Return the names of all collections that exist."""

@@ -6,19 +6,25 @@ keeps a second writer out; it ends with the connection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 
 from embedstream.config.sections import IndexConfig
-from embedstream.index.rows import KEY
-from embedstream.index.stores.contract import AnnIndex, StoreUnavailable, Write
+from embedstream.index.rows import KEY, build_key_schema
+from embedstream.index.stores.contract import READ_ROWS, AnnIndex, StoreUnavailable, Write
 from embedstream.index.stores.pgvector_ann import build_hnsw
 from embedstream.index.stores.pgvector_reader import STATE_TABLE, TABLE_COMMENT, PgvectorReader
-from embedstream.index.stores.postgres_connection import create_schema, lock_schema
+from embedstream.index.stores.postgres_connection import (
+    convert_errors,
+    create_schema,
+    lock_schema,
+)
 from embedstream.index.stores.postgres_rows import copy_rows, list_names, name_sql_type, unnest_keys
 from embedstream_core.errors import SetupError
 
@@ -95,6 +101,21 @@ class PgvectorWriter(PgvectorReader):
         if collections:
             statement = sql.SQL("DROP TABLE IF EXISTS {}").format(names)
             self._run(lambda connection: connection.execute(statement))
+
+    def read_vectors(self, collection: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
+        """Yield the columns of `KEY` and the embeddings of all rows in parts."""
+        columns = list_names([*KEY, "embedding"])
+        query = sql.SQL("SELECT {} FROM {}").format(columns, self._name(collection))
+        with (
+            convert_errors(self._connection, self._address),
+            self._connection.transaction(),
+            self._connection.cursor("vectors", binary=True) as cursor,
+        ):
+            cursor.execute(query)
+            while rows := cursor.fetchmany(READ_ROWS):
+                *keys, vectors = zip(*rows, strict=True)
+                part = pa.table(list(map(pa.array, keys, build_key_schema().types)), names=KEY)
+                yield part, np.stack([one.to_numpy() for one in vectors])
 
     def list_collections(self) -> list[str]:
         """Return the names of all collections that exist."""
