@@ -20,7 +20,7 @@ from sqlglot import exp
 
 import killed_writer
 from embedstream.config.sections import IndexConfig
-from embedstream.index.rows import list_columns
+from embedstream.index.rows import KEY, list_columns
 from embedstream.index.stores.contract import Store, StoreWriter, Write
 from embedstream.index.stores.kinds import KINDS, open_store
 from embedstream_core.errors import SetupError
@@ -481,6 +481,18 @@ class TestSearch:
 
         with pytest.raises(SetupError):
             writer.search("one", np.ones(7, np.float32), 3)
+
+    def test_all_rows_are_read_with_their_keys(self, writer: StoreWriter) -> None:
+        vectors = build_vectors(range(9000), 8)
+        writer.write([Write("one", 8, build_rows(range(9000), vectors=vectors))], "a")
+
+        parts = list(writer.read_vectors("one"))
+
+        assert len(parts) > 1
+        offsets = np.concatenate([keys["offset"].to_numpy() for keys, _ in parts])
+        assert sorted(offsets) == [*range(9000)]
+        assert {keys.schema.names == [*KEY] for keys, _ in parts} == {True}
+        np.testing.assert_array_equal(np.concatenate([one for _, one in parts]), vectors[offsets])
 
     @pytest.mark.parametrize("count", [1, 7, 40, 100])
     def test_a_sample_is_spread_over_the_rows(self, writer: StoreWriter, count: int) -> None:
