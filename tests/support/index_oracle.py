@@ -20,6 +20,7 @@ from embedstream.index.rows import name_attribute_column
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store
+from embedstream_core.errors import SetupError
 
 __all__ = ["check_index", "find_state", "read_expected", "read_state", "update"]
 
@@ -43,9 +44,12 @@ def read_state(config: IndexConfig, table: str) -> IndexState:
 
 
 def find_state(config: IndexConfig, table: str) -> IndexState | None:
-    """The state of an index; None if there is none yet."""
+    """The state of an index; None if there is none yet, or it is just being made."""
     with closing(open_store(config, table=table, mode="read")) as store:
-        text = store.read_state()
+        try:
+            text = store.read_state()
+        except SetupError:
+            return None
     return None if text is None else IndexState.model_validate_json(text)
 
 

@@ -31,7 +31,7 @@ from embedstream_core.errors import SetupError
 __all__ = ["Changes", "read_changes"]
 
 # The most rows that a commit may remove and be followed. Their keys are compared in memory, where
-# one takes about 100 bytes; the memory of a full pass does not depend on the table.
+# one takes about 80 bytes; the memory of a full pass does not depend on the table.
 _MOST_REMOVED = 5_000_000
 
 

@@ -19,8 +19,7 @@ __all__ = ["IndexWriter"]
 
 _LOG = logging.getLogger(__name__)
 
-# A write leaves a small file in each of its collections. LanceDB's exact search over 20,000 rows in
-# 64 files took twice the time of one file.
+# A write leaves a small file in each of its collections, at one write a second 64 in a minute.
 _WRITES_PER_UPKEEP = 64
 _IDLE_S = 10.0
 # Upkeep may take one part in so many of the time.
