@@ -37,10 +37,10 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from embedstream.config.sections import IndexConfig
 from embedstream.index.indexer import update_index
 from embedstream.index.reports import AnnBegun, AnnBuilt, FullPassBegun, Report
+from embedstream.index.source.table_reader import open_table
 from embedstream.index.state import Collection, IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store
-from embedstream.index.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from report import print_table, write_result

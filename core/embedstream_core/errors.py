@@ -5,6 +5,7 @@ EmbedstreamError
 │   ├── MissingExtra    install an optional package; the message gives the pip line
 │   ├── ConfigError     correct the configuration
 │   ├── LocationError   correct a path or a URI
+│   ├── UnsupportedCondition  correct the condition of a search
 │   └── StoreUnavailable  retry: the server of the index cannot be reached, or cannot do it now
 ├── ItemError           record: this one item becomes a failure row, the stream continues
 │   └── TransientError  retry with backoff; what still fails then is recorded
@@ -13,6 +14,7 @@ EmbedstreamError
 ├── StreamFailed        stop: the work ended early; re-run the same command to resume
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
 ├── CannotFollow        read the whole table again: the index cannot follow a commit of it
+├── IndexUnusable       search the table itself: its index cannot answer
 ├── IndexFailed         stop: the index is as its last write left it; re-run the same command
 ├── ClaimLost           stop: another driver has taken over
 ├── RecordClosed        stop: the stream ends, and no swap of its models is recorded any more

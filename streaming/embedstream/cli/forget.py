@@ -15,7 +15,7 @@ from embedstream.cli import console
 from embedstream.cli.session import explain_errors
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
-from embedstream.search.indexes import IndexReader, Unusable
+from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session
 from embedstream_core.errors import SetupError
@@ -169,7 +169,7 @@ def _describe_index(config: StreamConfig | BulkFilesConfig, table_id: str) -> st
     with closing(IndexReader(config.index, table=config.table.path)) as reader:
         try:
             state = reader.read_state(table_id)
-        except Unusable as error:
+        except IndexUnusable as error:
             return error.reason or "there is none"
         return (
             f"{reader.address} has version {state.version} of the table; deleted rows leave it "

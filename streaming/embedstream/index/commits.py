@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from typing import Any
 
-from embedstream.index.changes import Changes, read_changes
-from embedstream.index.data_files import read_onwards, select_new
 from embedstream.index.index_writer import IndexWriter
-from embedstream.index.log_entries import (
+from embedstream.index.reports import Applied
+from embedstream.index.source.changes import Changes, read_changes
+from embedstream.index.source.data_files import read_onwards, select_new
+from embedstream.index.source.log_entries import (
     CannotFollow,
     Commit,
     find_last_version,
@@ -17,11 +18,10 @@ from embedstream.index.log_entries import (
     is_column_mapped,
     read_commit,
 )
-from embedstream.index.reports import Applied
+from embedstream.index.source.table_files import TableFiles
+from embedstream.index.source.table_reader import open_table, select_batches
+from embedstream.index.source.tombstones import Tombstones, read_tombstones
 from embedstream.index.state import Partial
-from embedstream.index.table_files import TableFiles
-from embedstream.index.table_reader import open_table, select_batches
-from embedstream.index.tombstones import Tombstones, read_tombstones
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 
 __all__ = ["CommitFollower"]

@@ -14,13 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedstream.index.data_files import (
+from embedstream.index.index_writer import IndexWriter
+from embedstream.index.reports import FullPassBegun, FullPassEnded, FullPassGoesOn
+from embedstream.index.rows import name_attribute_column
+from embedstream.index.source.data_files import (
     build_outcome_schema,
     read_onwards,
     select_embedded,
 )
-from embedstream.index.index_writer import IndexWriter
-from embedstream.index.log_entries import (
+from embedstream.index.source.log_entries import (
     CannotFollow,
     DataFile,
     check_features,
@@ -28,12 +30,10 @@ from embedstream.index.log_entries import (
     hash_commit,
     is_column_mapped,
 )
-from embedstream.index.reports import FullPassBegun, FullPassEnded, FullPassGoesOn
-from embedstream.index.rows import name_attribute_column
+from embedstream.index.source.table_files import TableFiles
+from embedstream.index.source.table_reader import has_field, open_table, select_batches
+from embedstream.index.source.tombstones import Tombstones, read_tombstones
 from embedstream.index.state import FullPass, IndexState
-from embedstream.index.table_files import TableFiles
-from embedstream.index.table_reader import has_field, open_table, select_batches
-from embedstream.index.tombstones import Tombstones, read_tombstones
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 from embedstream_core.errors import SetupError
 

@@ -24,7 +24,7 @@ from embedstream.index.reports import (
     Trouble,
     read_report,
 )
-from embedstream.index.table_reader import open_table
+from embedstream.index.source.table_reader import open_table
 from embedstream_core.errors import SetupError
 
 __all__ = ["IndexProcess"]

@@ -12,11 +12,11 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.index.data_files import build_rows, select_embedded
 from embedstream.index.rows import KEY
+from embedstream.index.source.data_files import build_rows, select_embedded
+from embedstream.index.source.tombstones import Tombstones
 from embedstream.index.state import Collection
 from embedstream.index.stores.contract import Write
-from embedstream.index.tombstones import Tombstones
 
 __all__ = ["BYTES_PER_WRITE", "ROWS_PER_WRITE", "Transaction", "name_collection"]
 

@@ -17,15 +17,15 @@ from embedstream.index.stores.kinds import open_store
 from embedstream.search.answer import build_rows
 from embedstream.search.scan import Position
 from embedstream.search.where import Condition, Dialect
-from embedstream_core.errors import MissingExtra, SetupError
+from embedstream_core.errors import EmbedstreamError, MissingExtra, SetupError
 
-__all__ = ["IndexReader", "Unusable"]
+__all__ = ["IndexReader", "IndexUnusable"]
 
 # As in stores/lance_location.py, whose packages may be missing.
 _DEFAULT_FOLDER = "_embedstream/index"
 
 
-class Unusable(Exception):
+class IndexUnusable(EmbedstreamError):
     """The index cannot answer; `reason` is empty if there is none."""
 
     def __init__(self, reason: str = "") -> None:
@@ -53,22 +53,23 @@ class IndexReader:
         """Return the state of the index as it is now, if it is of the table with that id.
 
         Raises:
-            Unusable: there is no index, or it cannot be read, or has no rows of this table yet.
+            IndexUnusable: there is no index, or it cannot be read, or has no rows of this
+                table yet.
         """
         with self._use_store() as store:
             text = store.read_state()
         if text is None:
-            raise Unusable
+            raise IndexUnusable
         try:
             state = IndexState.model_validate_json(text)
         except ValidationError:
-            raise Unusable(
+            raise IndexUnusable(
                 f"the index at {self.address} was written by another version of embedstream"
             ) from None
         if state.table_id != table_id:
-            raise Unusable(f"the index at {self.address} is of another table, '{state.table}'")
+            raise IndexUnusable(f"the index at {self.address} is of another table, '{state.table}'")
         if state.version is None:
-            raise Unusable(f"the first pass of the index at {self.address} has not ended")
+            raise IndexUnusable(f"the first pass of the index at {self.address} has not ended")
         return state
 
     def search(
@@ -84,17 +85,17 @@ class IndexReader:
         """Return the k nearest rows of a model in the columns of `ANSWER_SCHEMA`.
 
         Raises:
-            Unusable: the index does not have what the search needs, or the store failed.
+            IndexUnusable: the index does not have what the search needs, or the store failed.
         """
         if (collection := state.collections.get(model_id)) is None:
-            raise Unusable(f"the index at {self.address} has no rows of '{model_id}'")
+            raise IndexUnusable(f"the index at {self.address} has no rows of '{model_id}'")
         if collection.dimension != len(vector):
-            raise Unusable(
+            raise IndexUnusable(
                 f"the index at {self.address} has vectors of {collection.dimension} floats"
             )
         missing = sorted({*(where.attributes if where else ())} - {*state.attributes})
         if missing:
-            raise Unusable(
+            raise IndexUnusable(
                 f"the index at {self.address} has no attribute {', '.join(map(repr, missing))}; "
                 "add it to index.attributes"
             )
@@ -110,7 +111,7 @@ class IndexReader:
         """Return the embeddings that a message has in the index, by `model_id`.
 
         Raises:
-            Unusable: the store failed.
+            IndexUnusable: the store failed.
         """
         topic, partition, offset = position
         found: dict[str, Vector] = {}
@@ -128,7 +129,7 @@ class IndexReader:
         """Yield the open store; close it after an error, so that the next use opens it again.
 
         Raises:
-            Unusable: for the errors of the store.
+            IndexUnusable: for the errors of the store.
         """
         try:
             if self._store is None:
@@ -136,10 +137,10 @@ class IndexReader:
                 self.address = self._store.address
             yield self._store
         except MissingExtra as error:
-            raise Unusable("" if self._is_absent() else str(error)) from error
+            raise IndexUnusable("" if self._is_absent() else str(error)) from error
         except SetupError as error:
             self.close()
-            raise Unusable(str(error)) from error
+            raise IndexUnusable(str(error)) from error
 
     def _is_absent(self) -> bool:
         """Return whether there is no index: known without its packages for a local folder only."""

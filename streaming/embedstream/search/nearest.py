@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from embedstream.config.load import load_config
 from embedstream.config.sections import BulkFilesConfig, IndexConfig, StreamConfig
+from embedstream.index.source.table_reader import list_models, open_table, refresh_table
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Vector
-from embedstream.index.table_reader import list_models, open_table, refresh_table
 from embedstream.search.answer import Answer
-from embedstream.search.indexes import IndexReader, Unusable
+from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.search.scan import Position, find_rows_at, scan_table
 from embedstream.search.where import Condition, parse_where
 from embedstream_core.errors import SetupError
@@ -135,7 +135,7 @@ class Searcher:
         if state is not None:
             try:
                 return self._ask_index(state, vector, model, k=k, where=condition, exact=exact)
-            except Unusable as error:
+            except IndexUnusable as error:
                 unused = error.reason
         rows = scan_table(self._opened, vector, model_id=model, k=k, where=condition)
         return Answer(rows, model, "table", self._opened.version(), unused=unused)
@@ -144,7 +144,7 @@ class Searcher:
         """Return the index's state; without a usable index, None and the reason."""
         try:
             return self._index.read_state(str(self._opened.metadata().id)), ""
-        except Unusable as error:
+        except IndexUnusable as error:
             return None, error.reason
 
     def _ask_index(
@@ -161,7 +161,7 @@ class Searcher:
             rows = self._index.search(
                 state, vector, model_id=model_id, k=k, where=where, exact=exact
             )
-        except Unusable:
+        except IndexUnusable:
             # A full pass that has ended since has dropped the collections that the state named.
             newer, _ = self._read_state()
             if newer is None or newer.generation == state.generation:
@@ -207,7 +207,7 @@ class Searcher:
         found: dict[str, Vector] = {}
         if state is not None:
             # If the index fails, the search itself says so.
-            with suppress(Unusable):
+            with suppress(IndexUnusable):
                 found = self._index.find_rows_at(state, position)
         if not found or model_id not in (None, *found):
             found = find_rows_at(self._opened, position)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embedstream.index.source.table_reader import select_batches
+from embedstream.index.source.tombstones import Tombstones, read_tombstones
 from embedstream.index.stores.contract import Vector
-from embedstream.index.table_reader import select_batches
-from embedstream.index.tombstones import Tombstones, read_tombstones
 from embedstream.search.answer import build_rows
 from embedstream.search.where import Condition
 from embedstream_core.errors import SetupError

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from embedstream.config.sections import IndexConfig
 from embedstream.index.rows import build_row_schema, name_attribute_column
+from embedstream.index.source.table_reader import open_table
 from embedstream.index.stores.contract import Store, Write
 from embedstream.index.stores.kinds import KINDS, open_store
-from embedstream.index.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.search.where import Dialect, parse_where
 from embedstream_core.errors import SetupError

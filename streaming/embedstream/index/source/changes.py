@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.index.data_files import (
+from embedstream.index.source.data_files import (
     IDENTITY,
     build_outcome_schema,
     concat,
@@ -18,14 +18,14 @@ from embedstream.index.data_files import (
     select_new,
     select_tombstones,
 )
-from embedstream.index.log_entries import (
+from embedstream.index.source.log_entries import (
     CannotFollow,
     Commit,
     DataFile,
     check_features,
     check_schema,
 )
-from embedstream.index.table_files import TableFiles
+from embedstream.index.source.table_files import TableFiles
 from embedstream_core.errors import SetupError
 
 __all__ = ["Changes", "read_changes"]

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedstream.index.log_entries import CannotFollow, DataFile
 from embedstream.index.rows import build_row_schema, name_attribute_column
-from embedstream.index.table_files import TableFiles
-from embedstream.index.tombstones import TOMBSTONE_SCHEMA
+from embedstream.index.source.log_entries import CannotFollow, DataFile
+from embedstream.index.source.table_files import TableFiles
+from embedstream.index.source.tombstones import TOMBSTONE_SCHEMA
 from embedstream_core.errors import Code
 
 __all__ = [
