@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 __all__ = ["postgres", "run_postgres"]
@@ -29,6 +30,10 @@ def run_postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="embedstream-") as folder:
         server = get_server(Path(folder, "data"), cleanup_mode="delete")
         try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                # No test needs its data after a crash of the machine.
+                connection.execute("ALTER SYSTEM SET fsync = off")
+                connection.execute("SELECT pg_reload_conf()")
             yield server.get_uri()
         finally:
             server.cleanup()

@@ -31,7 +31,7 @@ from embedstream_core.errors import SetupError
 __all__ = ["Changes", "read_changes"]
 
 # The most rows that a commit may remove and be followed. Their keys are compared in memory, where
-# one takes about 100 bytes; the memory of a full pass does not depend on the table.
+# one takes about 80 bytes; the memory of a full pass does not depend on the table.
 _MOST_REMOVED = 5_000_000
 
 
@@ -70,7 +70,7 @@ def read_changes(
     """
     _check_metadata(commit)
     if not commit.changes and any(one.has_deletions for one in (*commit.added, *commit.removed)):
-        raise CannotFollow("it has deletion vectors, and the table has no change data feed")
+        raise CannotFollow("it has deletion vectors, and no change data feed")
     outcomes = None
     if commit.size <= keep_bytes:
         read = read_onwards(files, commit.new_files, attributes)

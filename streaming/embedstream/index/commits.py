@@ -143,8 +143,10 @@ class CommitFollower:
         return self._tombstones
 
     def _add(self, transaction: Transaction, changes: Changes) -> None:
-        hidden = self._find_hidden(changes)
-        transaction.begin(changes.commit.mode)
+        hidden, partial = self._find_hidden(changes), self._index.known.partial
+        # Some of its rows are there if it did not fit into one write when it was begun.
+        is_begun = partial is not None and partial.version == changes.commit.version
+        transaction.begin("upsert" if is_begun else changes.commit.mode)
         transaction.delete(changes.deleted)
         transaction.bury(changes.tombstones)
         for outcomes in changes.outcomes or ():

@@ -33,7 +33,7 @@ from embedstream.index.rows import name_attribute_column
 from embedstream.index.state import FullPass, IndexState
 from embedstream.index.table_files import TableFiles
 from embedstream.index.table_reader import has_field, open_table, select_batches
-from embedstream.index.tombstones import read_tombstones
+from embedstream.index.tombstones import Tombstones, read_tombstones
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 from embedstream_core.errors import SetupError
 
@@ -94,7 +94,8 @@ def continue_full_pass(index: IndexWriter, table: str, *, stop: threading.Event)
     full_pass = _get_pass(index)
     opened = _open_version(table, full_pass.version)
     sources = _list_files(opened)
-    if sources is None and full_pass.collections:
+    newest = open_table(table)
+    if sources is None and (full_pass.collections or newest.version() > full_pass.version):
         raise CannotFollow("the pass was interrupted, and such a table has no order to go on in")
     start = time.monotonic()
     index.report(
@@ -106,9 +107,10 @@ def continue_full_pass(index: IndexWriter, table: str, *, stop: threading.Event)
         )
     )
     try:
-        rows = _copy_rows(index, opened, sources, stop)
+        # The newest version's files are there, and the order of commits does not matter.
+        rows = _copy_rows(index, opened, sources, read_tombstones(newest), stop)
     except CannotFollow as error:
-        if open_table(table, files="none").version() > full_pass.version:
+        if open_table(table).version() > full_pass.version:
             raise
         raise SetupError(f"the table '{table}' cannot be read: {error}") from None
     if rows is None or stop.is_set():
@@ -135,11 +137,14 @@ def _open_version(table: str, version: int) -> Any:
 
 
 def _copy_rows(
-    index: IndexWriter, opened: Any, sources: Sequence[DataFile] | None, stop: threading.Event
+    index: IndexWriter,
+    opened: Any,
+    sources: Sequence[DataFile] | None,
+    tombstones: Tombstones,
+    stop: threading.Event,
 ) -> int | None:
     """Write the rows that are left; return their number, or None if the pass was stopped."""
     full_pass = _get_pass(index)
-    tombstones = read_tombstones(opened)
     transaction = _begin_transaction(index)
     position = [full_pass.files_done, full_pass.rows_done]
     rows, start, reported = 0, time.monotonic(), 0.0
@@ -208,7 +213,8 @@ def _switch(index: IndexWriter) -> None:
         full_pass=None,
     )
     index.drop_unnamed()
-    index.keep_up("ended")
+    # Its writes were large, so there is nothing to merge.
+    index.complete()
 
 
 def _list_files(opened: Any) -> list[DataFile] | None:

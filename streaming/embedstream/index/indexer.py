@@ -24,7 +24,8 @@ __all__ = ["IndexFailed", "Indexer", "follow_table", "update_index"]
 
 _LOG = logging.getLogger(__name__)
 
-_CHECK_S = 5.0
+# Opening a table reads the list of its files.
+_CHECK_S = 30.0
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 # A full pass that one commit after the other asks for, as in a table with deletion vectors, takes
@@ -65,7 +66,7 @@ class Indexer:
         self._due: str | None = None
         """Why a full pass is due; None if there is none."""
         self._is_reported = False
-        opened = open_table(table, files="none")
+        opened = open_table(table)
         check_readable(opened)
         self._files = TableFiles(opened)
         self._follower = CommitFollower(index, opened)
@@ -115,7 +116,7 @@ class Indexer:
                     pause = max(self._pause_s, _FULL_PASS_SHARE * (now - start))
                     self._next_pass = now + pause
             if has_ended:
-                self._follower = CommitFollower(self._index, open_table(self._table, files="none"))
+                self._follower = CommitFollower(self._index, open_table(self._table))
             return True
         if self._follower.apply(self._stop):
             self._index.keep_up()
@@ -174,7 +175,7 @@ class Indexer:
         if time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + (_CHECK_S if self._pause_s else 0)
-        opened = open_table(self._table, files="none")
+        opened = open_table(self._table)
         if (difference := self._find_difference(opened)) is not None:
             raise CannotFollow(difference)
         version = self.version

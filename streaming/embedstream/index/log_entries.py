@@ -115,10 +115,12 @@ def read_commit(files: TableFiles, version: int) -> Commit | None:
     try:
         actions = [json.loads(line) for line in content.splitlines() if line.strip()]
     except ValueError:
+        actions = []
+    if not actions:
         raise SetupError(
-            f"the entry {_name_entry(version)} of the table's log is not JSON; `embedstream doctor "
-            "CONFIG` says what to do about it"
-        ) from None
+            f"the entry {_name_entry(version)} of the table's log is empty or cut short; "
+            "`embedstream doctor CONFIG` says what to do about it"
+        )
     found = {name: list(_list_actions(actions, name)) for name in _KINDS}
     info = next(iter(found["commitInfo"]), {})
     return Commit(

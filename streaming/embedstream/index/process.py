@@ -35,6 +35,8 @@ _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 _LAG_S = 30.0
 _KILL_S = 5.0
+# Being killed costs the index nothing but the repetition of a write; the driver's end costs more.
+_END_S = 10.0
 
 
 class IndexProcess:
@@ -83,7 +85,7 @@ class IndexProcess:
             if process is not None:
                 process.terminate()
         if process is not None:
-            _await(process, self._stop_s)
+            _await(process, min(_END_S, self._stop_s))
         for thread in self._threads:
             thread.join(_KILL_S)
 
@@ -94,13 +96,18 @@ class IndexProcess:
         """
         self.stop()
         with self._start([]) as process:
-            timer = threading.Timer(self._stop_s, process.terminate)
+            is_late = threading.Event()
+
+            def end() -> None:
+                is_late.set()
+                process.terminate()
+
+            timer = threading.Timer(self._stop_s, end)
             timer.start()
             self._read_lines(process)
             timer.cancel()
             code = _await(process, _KILL_S)
-        newest = open_table(self._table, files="none").version()
-        if code == 0 and self._version >= newest:
+        if code == 0 and not is_late.is_set():
             self._say(f"index: it holds version {self._version}, the table's last")
         else:
             self._say(
@@ -110,18 +117,25 @@ class IndexProcess:
 
     def _supervise(self) -> None:
         while not self._stopping.is_set():
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._process = process = self._start(["--continuous"])
-            with process:
-                self._read_lines(process)
-                code = process.wait()
+            try:
+                end = self._run()
+            except OSError as error:
+                end = f"cannot be started: {error}"
             if self._stopping.is_set():
                 return
-            self._complain(f"its process ended {_describe_end(code)}")
+            self._complain(f"its process {end}")
             self._stopping.wait(self._retry_s)
             self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+
+    def _run(self) -> str:
+        """Run the process to its end; return how that was."""
+        with self._lock:
+            if self._stopping.is_set():
+                return ""
+            self._process = process = self._start(["--continuous"])
+        with process:
+            self._read_lines(process)
+            return _describe_end(process.wait())
 
     def _start(self, arguments: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(  # noqa: S603
@@ -181,7 +195,7 @@ class IndexProcess:
         while not self._stopping.wait(_LAG_S):
             earlier = newest
             try:
-                newest = open_table(self._table, files="none").version()
+                newest = open_table(self._table).version()
             except SetupError:
                 _LOG.info("the table's version is not known", exc_info=True)
                 continue
@@ -201,4 +215,4 @@ def _await(process: subprocess.Popen[str], timeout_s: float) -> int:
 
 
 def _describe_end(code: int) -> str:
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

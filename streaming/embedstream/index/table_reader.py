@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from embedstream_core.errors import SetupError
 
@@ -13,15 +13,17 @@ __all__ = ["has_field", "list_models", "open_table", "refresh_table", "select_ba
 _ARROW_BATCH_ROWS = 1024
 
 
-def list_models(table: str) -> list[str]:
-    """Return the `model_id`s of the models that fill the table, from its properties.
+def list_models(opened: Any) -> list[str]:
+    """Return the `model_id`s of the models that fill an open table, from its properties.
 
     Raises:
-        SetupError: there is no table of embedstream at that path.
+        SetupError: it is not a table of embedstream.
     """
-    model_ids = open_table(table).metadata().configuration.get("embedstream.model_id")
+    model_ids = opened.metadata().configuration.get("embedstream.model_id")
     if model_ids is None:
-        raise SetupError(f"the table '{table}' names no model: it was not made by embedstream")
+        raise SetupError(
+            f"the table '{opened.table_uri}' names no model: it was not made by embedstream"
+        )
     return str(model_ids).splitlines()
 
 
@@ -57,12 +59,8 @@ def select_batches(opened: Any, query: str) -> Iterator[Any]:
         raise _refuse_table(opened.table_uri, error) from error
 
 
-def open_table(
-    table: str, *, version: int | None = None, files: Literal["all", "none"] = "all"
-) -> Any:
+def open_table(table: str, *, version: int | None = None) -> Any:
     """Return a version of the table, the newest by default, as a `deltalake.DeltaTable`.
-
-    With `none` its list of files is not read: it can only say what it is.
 
     Raises:
         SetupError: there is no table, or it cannot be read.
@@ -71,7 +69,7 @@ def open_table(
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(table, version=version, without_files=files == "none")
+        return DeltaTable(table, version=version)
     except TableNotFoundError:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:

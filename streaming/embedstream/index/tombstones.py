@@ -31,7 +31,7 @@ class Tombstones:
     """The deleted keys of a table, each with the largest offset of its tombstones."""
 
     def __init__(self) -> None:
-        # By topic and partition, then by key: about 200 bytes for each deleted key.
+        # By topic and partition, then by key: 130 bytes for each deleted key.
         self._offsets: dict[tuple[str | None, int], dict[bytes, int]] = {}
 
     def __len__(self) -> int:

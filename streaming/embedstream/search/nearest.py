@@ -196,7 +196,7 @@ class Searcher:
             from embedstream.search.queries import QueryEmbedder
 
             self._embedder = QueryEmbedder(self._encoders)
-        model_ids = [model_id] if model_id else list_models(self.table)
+        model_ids = [model_id] if model_id else list_models(self._opened)
         model, (vector,) = self._embedder.embed([query], model_ids=model_ids, weights=weights)
         return model, vector
 
@@ -225,7 +225,7 @@ class Searcher:
         return chosen, found[chosen]
 
     def _choose_only_model(self) -> str:
-        model_ids = list_models(self.table)
+        model_ids = list_models(self._opened)
         if len(model_ids) > 1:
             raise SetupError(
                 f"the table '{self.table}' has rows of several models: {', '.join(model_ids)}; "

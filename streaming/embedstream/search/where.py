@@ -61,6 +61,10 @@ _COMPARISONS: Mapping[type[exp.Expression], str] = {
     exp.GT: ">",
     exp.GTE: ">=",
 }
+# The parts of sqlglot's trees that are read; `table` of a column is there to be refused.
+_READ = {"expression", "expressions", "high", "is_string", "low", "negate", "query", "this", "to"}
+_READ |= {"quoted", "table"}
+_TIME_TYPES = {exp.DType.TIMESTAMP, exp.DType.TIMESTAMPTZ, exp.DType.DATE}
 _CONNECTIVES: Mapping[type[exp.Expression], str] = {exp.And: "AND", exp.Or: "OR"}
 _FUNCTIONS: Mapping[type[exp.Expression], str] = {exp.Lower: "lower", exp.Upper: "upper"}
 
@@ -137,6 +141,7 @@ class _Renderer:
     def render(self, tree: Any) -> str:
         """Return the SQL of a condition, which is true, false or null."""
         inner = self._descend()
+        _check_parts(tree)
         match tree:
             case exp.Paren(this=condition):
                 return self.render(condition)
@@ -229,6 +234,7 @@ class _Renderer:
 
     def _operand(self, tree: Any) -> _Operand:
         """Return a column, an attribute, or a function of one."""
+        _check_parts(tree)
         match tree:
             case exp.Paren(this=inner):
                 return self._operand(inner)
@@ -311,6 +317,17 @@ class _Renderer:
         return f"arrow_cast('{exact}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
 
 
+def _find_others(tree: Any) -> list[str]:
+    """Return the parts of a tree that are written, and that nothing here reads."""
+    return [name for name, part in tree.args.items() if part and name not in _READ]
+
+
+def _check_parts(tree: Any) -> None:
+    """Refuse what would be ignored otherwise, such as SYMMETRIC after BETWEEN."""
+    if others := _find_others(tree):
+        raise _Unsupported(f"`{_show(tree)}`: {', '.join(others)} is not supported", _FORMS)
+
+
 def _is_literal(tree: Any) -> bool:
     return _read_literal(tree) is not None
 
@@ -320,8 +337,8 @@ def _read_literal(tree: Any) -> str | int | float | None:
     match tree:
         case exp.Paren(this=inner):
             return _read_literal(inner)
-        case exp.Cast(this=exp.Literal() as inner) if inner.is_string and tree.is_type(
-            "timestamp", "timestamptz", "date"
+        case exp.Cast(this=exp.Literal() as inner, to=exp.DataType(this=kind, expressions=[])) if (
+            inner.is_string and kind in _TIME_TYPES and not _find_others(tree)
         ):
             return str(inner.this)
         case exp.Neg(this=exp.Literal() as inner) if not inner.is_string:
@@ -354,5 +371,6 @@ def _shorten(error: Exception) -> str:
 
 
 def _refuse(text: str, reason: str, remedy: str) -> SetupError:
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    return SetupError(f"the condition {shown!r}: {reason}; {remedy}")
+    line = " ".join(text.split())
+    shown = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+    return SetupError(f'the condition "{shown}": {reason}; {remedy}')

@@ -45,9 +45,12 @@ PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
     # Writing a checkpoint of the log makes a commit a second longer; Delta's default is 10.
     "delta.checkpointInterval": "50",
-    # Statistics of long arrays and texts take time, and no query can skip files by them.
+    # Statistics of long arrays and texts take time, and no query can skip files by them. By those
+    # of `error.code`, files without tombstones are skipped.
     "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
-    "content_sha256,processed_at",
+    "content_sha256,processed_at,error.code",
+    # The index reads the rows that a MERGE or DELETE changed, not the files that it rewrote.
+    "delta.enableChangeDataFeed": "true",
 }
 
 # The sizes of Delta's own auto compaction: they limit how much one compaction rewrites.

@@ -39,6 +39,7 @@ OPTIONS = {
         "--retain-hours",
         "--dry-run",
     },
+    "index": {"--set", "--table", "--continuous", "--rebuild"},
     "replay": {
         "--set",
         "--offsets",

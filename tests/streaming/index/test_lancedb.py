@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,13 +20,13 @@ import pytest
 from embedstream.config.sections import IndexConfig
 from embedstream.index.stores.contract import Write
 from embedstream.index.stores.kinds import open_store
+from embedstream.index.stores.lance_indexes import count_segments
 from embedstream.index.stores.lance_location import LanceLocation, locate_index
+from embedstream.index.stores.lance_reader import STATE_TABLE
 from embedstream.index.stores.lancedb import LanceStore, LanceWriter
 from embedstream_core.errors import MissingExtra, SetupError
-from index_stores import build_rows
+from index_stores import build_keys, build_rows
 from object_storage import KEYS, REGION, open_object_storage
-
-STATE_TABLE = "embedstream_state"
 
 
 def list_offsets(store: LanceStore, collection: str = "one") -> list[int]:
@@ -235,35 +235,46 @@ class TestOtherWriters:
         assert list_offsets(LanceStore(bucket)) == [*range(20), 61]
 
 
+class Interrupted(LanceStore):
+    """A reader during which something happens after it has opened a collection, once."""
+
+    def __init__(self, location: LanceLocation, event: Callable[[], None]) -> None:
+        super().__init__(location)
+        self.events = [event]
+
+    def _open(self, collection: str) -> Any:
+        opened = super()._open(collection)
+        while self.events:
+            self.events.pop()()
+        return opened
+
+
 class TestReaders:
-    def test_they_cope_with_files_that_are_deleted(self, committed: LanceLocation) -> None:
-        # Old versions are deleted at once here, while searches read them.
-        stop = threading.Event()
-        failures: list[BaseException] = []
-        reads = 0
-
-        def read() -> None:
-            nonlocal reads
-            store = LanceStore(committed)
-            try:
-                while not stop.is_set():
-                    found = store.search("one", np.ones(8, np.float32), 100)
-                    assert found.num_rows >= 20
-                    reads += 1
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        with closing(LanceWriter(committed, grace=timedelta(milliseconds=1))) as writer:
-            for step in range(30):
-                writer.write([Write("one", 8, build_rows([100 + step]), "upsert")], str(step))
+    @pytest.mark.parametrize("read", ["search", "get_vector", "list_keys", "sample"])
+    def test_they_cope_with_files_that_are_deleted(
+        self, committed: LanceLocation, read: str
+    ) -> None:
+        def replace_files() -> None:
+            grace = timedelta(milliseconds=1)
+            with closing(LanceWriter(committed, grace=grace)) as writer:
+                for step in range(3):
+                    rows = build_rows([step, 100 + step])
+                    writer.write([Write("one", 8, rows, "upsert")], str(step))
+                    writer.maintain(["one"])
+                    time.sleep(0.01)
                 writer.maintain(["one"])
-        stop.set()
-        thread.join()
 
-        assert not failures
-        assert reads
+        store = Interrupted(committed, replace_files)
+        reads: dict[str, Callable[[], Any]] = {
+            "search": lambda: store.search("one", np.ones(8, np.float32), 99).num_rows == 23,
+            "get_vector": lambda: (
+                store.get_vector("one", topic="photos", partition=0, offset=102) is not None
+            ),
+            "list_keys": lambda: list_offsets(store) == [*range(20), 100, 101, 102],
+            "sample": lambda: store.sample("one", 99).shape == (23, 8),
+        }
+        assert reads[read]()
+        assert store.read_state() == "2"
 
     def test_old_versions_are_deleted(self, committed: LanceLocation) -> None:
         with closing(LanceWriter(committed, grace=timedelta(milliseconds=1))) as writer:
@@ -274,6 +285,42 @@ class TestReaders:
         connection = lancedb.connect(committed.uri)
         for name in ("one", STATE_TABLE):
             assert len(connection.open_table(name).list_versions()) <= 3
+
+
+class TestIndexes:
+    def test_they_are_built_again_when_they_have_many_segments(self, place: LanceLocation) -> None:
+        keys = [f"{one % 50:02x}" for one in range(600)]
+        expected = set(range(600))
+        with closing(LanceWriter(place, max_segments=3)) as writer:
+            rows = build_rows(range(600), message_key=keys)
+            writer.write([Write("one", 8, rows)], "a")
+            ann = writer.build_ann("one", rows=600, dimension=8)
+            assert ann is not None
+            segments = []
+            for step in range(8):
+                new = range(600 + 10 * step, 610 + 10 * step)
+                tombstone = {"topic": ["photos"], "message_key": [keys[step]], "offset": [300]}
+                deleted = build_keys([590 - step])
+                buried = pa.table({**tombstone, "partition": pa.array([0], pa.int32())})
+                writer.write(
+                    [
+                        Write("one", 8, build_rows(new, message_key=["ff" * 20_000] * 10)),
+                        Write("one", 8, build_rows(range(400, 415)), "upsert"),
+                        Write("one", 8, deleted=deleted, deleted_keys=buried),
+                    ],
+                    "b",
+                )
+                expected |= {*new}
+                expected -= {590 - step, *range(step, 300, 50)}
+                for _ in range(2):
+                    # Every row is in one segment, or in none of them and is found as well.
+                    found = writer.search("one", np.ones(8, np.float32), 1000, effort=30)
+                    assert sorted(found["offset"].to_pylist()) == sorted(expected)
+                    writer.maintain(["one"])
+                segments.append(count_segments(lancedb.connect(place.uri).open_table("one")))
+
+        assert max(segments) == 3
+        assert 1 in segments[segments.index(3) :]
 
 
 @pytest.fixture

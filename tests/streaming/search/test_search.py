@@ -181,13 +181,13 @@ def test_a_vector_of_zeros_is_near_to_nothing_and_far_from_nothing(tmp_path: Pat
 
 def test_the_tables_model_is_the_newest(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("old", [1], model_id=OTHER_MODEL)], model_id=MODEL)
-    assert list_models(table) == [MODEL]
+    assert list_models(open_table(table)) == [MODEL]
 
 
 def test_a_table_without_a_model_is_an_error(tmp_path: Path) -> None:
     table = write_table(tmp_path, [row("a", [1])], model_id=None)
     with pytest.raises(SetupError, match="names no model: it was not made by embedstream") as error:
-        list_models(table)
+        list_models(open_table(table))
     assert table in str(error.value)
 
 
@@ -196,14 +196,14 @@ def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     for table in (str(tmp_path / "empty"), str(tmp_path / "absent")):
         message = f"there is no Delta table at '{table}'; has the stream run"
         with pytest.raises(SetupError, match=message):
-            list_models(table)
+            list_models(open_table(table))
         with pytest.raises(SetupError, match=message):
             find_nearest(table, vector(1), model_id=MODEL, k=1)
 
 
 def test_looking_for_a_table_creates_none(tmp_path: Path) -> None:
     with pytest.raises(SetupError):
-        list_models(str(tmp_path / "absent"))
+        open_table(str(tmp_path / "absent"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,7 +212,7 @@ def test_a_broken_table_is_an_error(tmp_path: Path) -> None:
     for log in (Path(table) / "_delta_log").glob("*.json"):
         log.write_text("{ not json")
     with pytest.raises(SetupError, match="cannot be read") as error:
-        list_models(table)
+        list_models(open_table(table))
     assert table in str(error.value)
 
 
@@ -229,7 +229,7 @@ def test_a_table_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", ["hdfs:/tables/a", "hdfs://name/a", "dbfs:/tables/a", "foo:///a"])
 def test_a_table_out_of_reach_is_an_error(table: str) -> None:
     with pytest.raises(SetupError, match=f"'{table}'"):
-        list_models(table)
+        list_models(open_table(table))
 
 
 # What Spark users switch on, and what they then do with the table.
@@ -266,7 +266,7 @@ def test_tables_of_sparks_newer_features_are_searched(
 
     neighbours = find_nearest(table, vector(1, 0), model_id=MODEL, k=10)
 
-    assert list_models(table) == [MODEL]
+    assert list_models(open_table(table)) == [MODEL]
     names = [one.uri if feature == "column mapping" else one.image_id for one in neighbours]
     assert names == ["same", "opposite"]
     assert [one.offset for one in neighbours] == [0, 2]
@@ -294,7 +294,7 @@ def spark_table(spark: SparkSession, folder: Path, properties: dict[str, str]) -
 def test_a_file_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SetupError, match=str(tmp_path / "file")):
-        list_models(str(tmp_path / "file"))
+        open_table(str(tmp_path / "file"))
 
 
 def test_images_are_embedded_in_order(random_model: str, random_vectors: list[Vector]) -> None:

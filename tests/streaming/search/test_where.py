@@ -22,6 +22,7 @@ from embedstream.index.stores.kinds import KINDS, open_store
 from embedstream.index.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.search.where import Dialect, parse_where
+from embedstream_core.errors import SetupError
 from outcome_tables import MODEL, row, write_table
 
 Row = Mapping[str, Any]
@@ -360,3 +361,63 @@ def join(children: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]
 )
 def test_all_engines_agree_with_python(engines: Engines, condition: Condition) -> None:
     check(engines, *condition)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("  ", "it is not one condition"),
+        ("topic = 'a\0'", "NUL"),
+        ("topic = '\ud800'", "not text in UTF-8"),
+        ("topic = 'a'; DROP TABLE outcomes", "it is not one condition; leave out semicolons"),
+        ("topic = 'a", "it cannot be parsed"),
+        ("topic = 'a' LIMIT 1", "it cannot be parsed"),
+        ("shop = 'a'", "unknown column `shop`; known: topic, partition, offset, image_id, uri"),
+        (
+            "attributes.shop = 'a'",
+            r"column `attributes\.shop`; known: .*attributes\['NAME'\]",
+        ),
+        ("embedding = 'a'", "unknown column `embedding`"),
+        ('topic = "a"', "unknown column `\"a\"`; write a text in single quotes: 'a'"),
+        ("attributes[1] = 'a'", r"`attributes\[1\]` is not supported"),
+        ("topic", "`topic` is not supported as a condition"),
+        ("TRUE", "`TRUE` is not supported as a condition"),
+        ("'a' = 'a'", "compares no column"),
+        ("topic = NULL", "nothing equals NULL; write IS NULL"),
+        ("topic IN ('a', NULL)", "nothing equals NULL; write IS NULL"),
+        ("topic IN ()", "is not supported as a condition"),
+        ("topic IN (SELECT 'a')", "is not supported as a condition"),
+        ("topic IN (uri)", "`uri` is not a literal"),
+        ("EXISTS (SELECT 1)", "is not supported as a condition"),
+        ("(SELECT 'a') = topic", "is not supported"),
+        ("topic = 'a' UNION SELECT 1", "is not supported; a condition is made of"),
+        ("timestamp > now()", r"`NOW\(\)` is not supported"),
+        ("topic || 'a' = 'b'", "is not supported"),
+        ("offset + 1 = 2", "is not supported"),
+        ("offset::text = '1'", "is not supported"),
+        ("topic LIKE 'a!%' ESCAPE '!'", "is not supported as a condition"),
+        ("topic LIKE uri", "LIKE takes a column of text and a literal"),
+        ("topic LIKE 'a\\'", "ends in a backslash"),
+        ("offset LIKE '1'", "LIKE takes a column of text and a literal"),
+        ("topic BETWEEN SYMMETRIC 'b' AND 'a'", "symmetric is not supported"),
+        ("topic IS DISTINCT FROM 'a'", "is not supported as a condition"),
+        ("topic = 1", '`1` is compared with "topic"; write a text in single quotes'),
+        ("offset = '1'", "`'1'` is compared with \"offset\"; write a number"),
+        ("offset = uri", "compares integer with text; compare columns of one type"),
+        ("offset = 1.5", "write a whole number from 0 to 9223372036854775807"),
+        ("offset = 9223372036854775808", "write a whole number from 0 to 9223372036854775807"),
+        ("partition = 2147483648", "write a whole number from 0 to 2147483647"),
+        ("duration_s > 1e400", "the number 1e400 is too large"),
+        ("timestamp > 'yesterday'", "'yesterday' is not a time; write one such as '2026-01-31'"),
+        ("timestamp > '0001-01-01T00:00+14:00'", "is not a time"),
+        ("lower(offset) = 'a'", "it takes text"),
+        ("NOT " * 20 + "topic = 'a'", "it is nested more than 12 deep"),
+        ("(" * 900 + "topic = 'a'" + ")" * 900, "it cannot be parsed"),
+        (" OR ".join(["topic = 'a'"] * 1001), "it has 1001 parts joined by OR, more than 1000"),
+    ],
+)
+def test_what_engines_may_not_agree_on_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message) as error:
+        parse_where(text)
+    assert len(str(error.value)) < 700

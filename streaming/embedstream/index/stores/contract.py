@@ -7,7 +7,7 @@ the next writer finds either all of its effects or none. The contract test runs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["AnnIndex", "Store", "StoreUnavailable", "StoreWriter", "Vector", "Write"]
+__all__ = ["READ_ROWS", "AnnIndex", "Store", "StoreUnavailable", "StoreWriter", "Vector", "Write"]
 
 Vector = npt.NDArray[np.float32]
 """Of shape (dimension,)."""
+
+READ_ROWS = 8192
+"""The rows of a part that `read_vectors` yields."""
 
 
 class StoreUnavailable(SetupError):
@@ -35,10 +38,10 @@ class Write:
     """What one transaction does to one collection: first delete, then insert.
 
     `collection` is created if it does not exist and there is a table of `rows`, even an empty one.
-    `rows` has the schema of `build_row_schema` and no two rows of one key. With `append` no row of these keys is there; with `upsert` rows of equal
-    keys are replaced. `deleted` has the columns of `KEY`. `deleted_keys` has `topic`, `partition`,
-    `message_key` and `offset`: of rows with that message key, those with a smaller offset are
-    deleted.
+    `rows` has the schema of `build_row_schema` and no two rows of one key. With `append` no row of
+    these keys is there; with `upsert` rows of equal keys are replaced. `deleted` has the columns of
+    `KEY`. `deleted_keys` has `topic`, `partition`, `message_key` and `offset`: of rows with that
+    message key, those with a smaller offset are deleted.
     """
 
     collection: str
@@ -130,6 +133,13 @@ class StoreWriter(Store, Protocol):
 
     def drop(self, collections: Sequence[str]) -> None:
         """Delete collections that no state names any more; one that does not exist is ignored."""
+
+    def read_vectors(self, collection: str) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
+        """Yield all rows in parts and in any order: the columns of `KEY`, and the embeddings.
+
+        The embeddings are of shape (rows of the part, dimension). Memory does not grow with the
+        collection. Nothing may be written until the last part has been read.
+        """
 
     def list_collections(self) -> list[str]:
         """Return the names of all collections that exist."""

@@ -74,13 +74,15 @@ def search_rows(
 
 
 def list_delete_conditions(table: Any, write: Write) -> Iterator[str]:
-    """Yield the conditions of the rows that a write deletes."""
+    """Yield the conditions of the rows that a write deletes or replaces."""
     if write.deleted is not None:
         yield from _match_keys(write.deleted)
     if write.deleted_keys is not None:
         for start in range(0, len(write.deleted_keys), _KEYS_PER_CONDITION):
             part = write.deleted_keys.slice(start, _KEYS_PER_CONDITION)
             yield from _match_keys(_find_earlier(table, part))
+    if write.rows is not None and write.mode == "upsert":
+        yield from _match_keys(write.rows.select([*KEY]))
 
 
 def match_offsets(topic: str, partition: int, offsets: Sequence[int]) -> str:
@@ -99,14 +101,19 @@ def stack_vectors(rows: pa.Table) -> npt.NDArray[np.float32]:
 def _search_vectors(
     table: Any, vector: Vector, k: int, *, where: str | None, effort: int | None
 ) -> pa.Table:
-    query = table.search(vector, vector_column_name=EMBEDDING).distance_type("cosine")
-    query = _filter(query, where).limit(k).select([*_list_columns(table), _DISTANCE])
+    def build_query() -> Any:
+        query = table.search(vector, vector_column_name=EMBEDDING).distance_type("cosine")
+        return _filter(query, where).limit(k).select([*_list_columns(table), _DISTANCE])
+
     if effort is None:
-        query.bypass_vector_index()
+        found = build_query().bypass_vector_index().to_arrow()
     else:
-        # A filter may leave too few rows in these partitions: then the search goes on in others.
-        query.minimum_nprobes(effort).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
-    found = query.to_arrow()
+        found = build_query().nprobes(effort).refine_factor(REFINE_FACTOR).to_arrow()
+        if len(found) < k:
+            # These partitions hold too few rows: the search goes on in others. Allowing that from
+            # the start took twice the time.
+            further = build_query().minimum_nprobes(effort).maximum_nprobes(0)
+            found = further.refine_factor(REFINE_FACTOR).to_arrow()
     similarity = 1 - found.column(_DISTANCE).to_numpy()
     return _append_similarity(found.drop_columns([_DISTANCE]), similarity)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from embedstream.index.stores.contract import Vector
-from embedstream.index.stores.postgres_rows import ARROW_TYPES, read_table
+from embedstream.index.stores.postgres_rows import ARROW_TYPES, list_names, read_table
 from embedstream_core.errors import SetupError
 
 __all__ = ["ANN_FLOATS", "VECTOR_ANN_FLOATS", "Column", "describe_columns", "search"]
@@ -24,8 +24,8 @@ ANN_FLOATS = 4000
 
 # The greatest value of hnsw.ef_search.
 _GREATEST_EFFORT = 1000
-# Half precision swaps rows whose similarities differ by less than 0.001: that many times k rows are
-# compared again in full.
+# Half precision swaps rows whose similarities differ by less than 0.001, and a scan that goes on
+# for a condition returns rows out of order: that many times k rows are compared again in full.
 _CANDIDATES = 4
 
 
@@ -50,7 +50,8 @@ def describe_columns(connection: psycopg.Connection, table: sql.Identifier) -> d
         SetupError: there is no such collection.
     """
     rows = connection.execute(
-        "SELECT attname, typname, atttypmod FROM pg_attribute JOIN pg_type typ ON typ.oid = atttypid"
+        "SELECT attname, typname, atttypmod"
+        " FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid"
         " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         (table.as_string(connection),),
     ).fetchall()
@@ -77,11 +78,16 @@ def search(
     # A percent sign marks a parameter, and a comment at the end of the condition ends with a line.
     condition = "" if where is None else f"WHERE ({where.replace('%', '%%')}\n)"
     rows = sql.SQL("SELECT * FROM {} {}").format(table, sql.SQL(condition))
+    is_exact_order = dimension <= VECTOR_ANN_FLOATS and where is None
+    candidates = k if is_exact_order else _CANDIDATES * k
     found = None
     with connection.transaction():
         connection.execute("SET TRANSACTION READ ONLY")
-        if effort is not None and dimension <= ANN_FLOATS:
-            candidates = k if dimension <= VECTOR_ANN_FLOATS else _CANDIDATES * k
+        if (
+            effort is not None
+            and dimension <= ANN_FLOATS
+            and (where is None or _is_frequent(connection, table, rows, candidates))
+        ):
             connection.execute(_SET_EFFORT.format(min(max(effort, candidates), _GREATEST_EFFORT)))
             nearest = sql.SQL("{} ORDER BY {} LIMIT {}").format(
                 rows, _measure_distance(dimension), candidates
@@ -95,6 +101,24 @@ def search(
     return found.drop_columns("distance").append_column(
         "similarity", pa.array(similarities.astype(np.float32))
     )
+
+
+def _is_frequent(
+    connection: psycopg.Connection, table: sql.Identifier, rows: sql.Composable, candidates: int
+) -> bool:
+    """Return whether a condition holds for so many rows that the index is worth its scan.
+
+    For a share s of n rows, the scan compares about candidates / s vectors before it has enough,
+    and an exact search s * n. The planner estimates the share.
+    """
+    query = sql.SQL("EXPLAIN (FORMAT json) {}").format(rows)
+    # Sent in this form, the text can be one statement only.
+    ((plan,),) = connection.execute(query, {}, binary=True).fetchall()
+    ((total,),) = connection.execute(
+        "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)",
+        (table.as_string(connection),),
+    ).fetchall()
+    return bool(plan[0]["Plan"]["Plan Rows"] ** 2 > candidates * total)
 
 
 def _measure_distance(dimension: int) -> sql.Composable:
@@ -118,6 +142,6 @@ def _rank(
     query = sql.SQL(
         "SELECT {}, coalesce(nullif(embedding <=> %(vector)s, 'NaN'), 1) AS distance FROM ({})"
         " AS candidates ORDER BY distance LIMIT {}"
-    ).format(sql.SQL(", ").join(map(sql.Identifier, kept)), rows, k)
+    ).format(list_names(kept), rows, k)
     cursor = connection.execute(query, {"vector": vector}, binary=True)
     return read_table(cursor, [*(ARROW_TYPES[one.type] for one in kept.values()), pa.float64()])

@@ -61,7 +61,7 @@ def connect(config: IndexConfig) -> psycopg.Connection:
         )
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
-        raise StoreUnavailable(f"PostgreSQL, at index.url, cannot be reached: {reason}") from None
+        raise StoreUnavailable(f"cannot connect to PostgreSQL at index.url: {reason}") from None
     connection.adapters.register_loader("timestamptz", _MicrosecondsLoader)
     return connection
 
@@ -69,7 +69,10 @@ def connect(config: IndexConfig) -> psycopg.Connection:
 def describe_place(connection: psycopg.Connection, schema: str) -> str:
     """Return where the index is, for messages."""
     info = connection.info
-    return f"PostgreSQL at {info.host}:{info.port}, database '{info.dbname}', schema '{schema}'"
+    is_socket = info.host.startswith("/")
+    server = "" if is_socket else f"{info.host}:{info.port}"
+    folder = f"?host={info.host}&port={info.port}" if is_socket else ""
+    return f"postgresql://{server}/{info.dbname}{folder}, schema '{schema}'"
 
 
 @contextmanager
@@ -84,18 +87,20 @@ def convert_errors(connection: psycopg.Connection, address: str) -> Iterator[Non
         yield
     except errors.UndefinedTable as error:
         raise SetupError(
-            f"{address}: {error.diag.message_primary}; the index may have been built again in the "
-            "meantime, so repeat the command"
+            f"the index at {address}: {error.diag.message_primary}; it may have been built "
+            "again in the meantime, so repeat the command"
         ) from error
     except psycopg.Error as error:
         reason = " ".join((error.diag.message_primary or str(error)).split())
         if connection.closed:
-            raise StoreUnavailable(f"the connection to {address} was lost: {reason}") from error
+            raise StoreUnavailable(
+                f"the connection to the index at {address} was lost: {reason}"
+            ) from error
         # PostgreSQL's class 54 is about limits, such as a row that is too long.
         is_limit = (error.sqlstate or "").startswith("54")
         if isinstance(error, psycopg.OperationalError) and not is_limit:
-            raise StoreUnavailable(f"{address} cannot do it now: {reason}") from error
-        raise SetupError(f"{address} refuses it: {reason}") from error
+            raise StoreUnavailable(f"the index at {address} fails for now: {reason}") from error
+        raise SetupError(f"the index at {address} refuses it: {reason}") from error
 
 
 def prepare_session(connection: psycopg.Connection, schema: str) -> None:
@@ -146,7 +151,7 @@ def lock_schema(connection: psycopg.Connection, schema: str, address: str) -> No
         )
     except errors.LockNotAvailable:
         raise SetupError(
-            f"another process writes the index in {address}; only one may, so stop it first"
+            f"another process writes the index at {address}; only one may, so stop it first"
         ) from None
     connection.execute("RESET lock_timeout")
 
@@ -159,7 +164,9 @@ def create_schema(connection: psycopg.Connection, schema: str) -> None:
     """
     rows = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
     if not rows:
-        create = sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema))
+        create = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(
+            sql.Identifier(schema), sql.Identifier(connection.info.user)
+        )
         _create(connection, create, what=f"the schema '{schema}'")
     if connection.adapters.types.get("vector") is None:
         _create(connection, sql.SQL("CREATE EXTENSION vector"), what="the extension vector")
@@ -175,7 +182,7 @@ def _create(
         info = connection.info
         raise SetupError(
             f"the user '{info.user}' may not create {what}: run {statement.as_string(connection)} "
-            f"in the database '{info.dbname}' as its owner or as a superuser"
+            f"in the database '{info.dbname}' as a superuser"
         ) from None
     except (errors.FeatureNotSupported, errors.UndefinedFile):
         raise SetupError(

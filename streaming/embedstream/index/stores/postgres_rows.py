@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -13,7 +13,14 @@ from psycopg import sql
 from embedstream.index.rows import KEY
 from embedstream.index.stores.postgres_connection import EPOCH_MICROSECONDS
 
-__all__ = ["ARROW_TYPES", "copy_rows", "name_sql_type", "read_table"]
+__all__ = [
+    "ARROW_TYPES",
+    "copy_rows",
+    "list_names",
+    "name_sql_type",
+    "read_table",
+    "unnest_keys",
+]
 
 ARROW_TYPES = {
     "text": pa.string(),
@@ -25,6 +32,7 @@ ARROW_TYPES = {
 """The types of a collection's columns, without the embedding, by PostgreSQL's names for them."""
 
 _SQL_TYPES = {kind: name for name, kind in ARROW_TYPES.items()}
+_KEY_TYPES = {"topic": "text", "partition": "int4", "offset": "int8", "message_key": "text"}
 _INDEXED = ("topic", "message_key")
 # Rows that are Python objects at the same time.
 _COPY_ROWS = 4096
@@ -40,10 +48,21 @@ def name_sql_type(field: pa.Field) -> str:
     return 'text COLLATE "C"' if field.name in _INDEXED else _SQL_TYPES[field.type]
 
 
+def list_names(columns: Iterable[str]) -> sql.Composed:
+    """Return the names of columns, quoted, with commas between."""
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def unnest_keys(columns: Sequence[str]) -> sql.Composed:
+    """Return a table `given` of the query's parameters: one list for each of these columns."""
+    arrays = ", ".join(f"%s::{_KEY_TYPES[name]}[]" for name in columns)
+    return sql.SQL("unnest({}) AS given ({})").format(sql.SQL(arrays), list_names(columns))
+
+
 def copy_rows(connection: psycopg.Connection, table: sql.Identifier, rows: pa.Table) -> None:
     """Add rows to a collection by COPY in its binary format."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
-        table, sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+        table, list_names(rows.column_names)
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types([_name_copy_type(field.type) for field in rows.schema])
