@@ -16,7 +16,9 @@ __all__ = ["HIDDEN", "embeddings", "failures", "find_deletions", "hide_deleted",
 HIDDEN = "t.topic = d.topic AND t.partition = d.partition AND t.key = d.key AND t.offset < d.until"
 """The condition that a deleted key `d` of `find_deletions` hides a row `t` of the table."""
 
-# So many keys are sent to all workers, where more would fill their memory and the driver's.
+# So many keys are sent to all workers, where more would fill their memory and the driver's. With a
+# million of them over 2 million rows of 32 floats, on two cores, counting the visible rows took
+# 6.6 s by broadcast and 11.2 s by a shuffle.
 _BROADCAST_KEYS = 1_000_000
 
 
