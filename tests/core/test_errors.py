@@ -17,6 +17,8 @@ OTHERS = {
     "image_embedding",
     "image_embeds",
     "image_id",
+    "media_type",
+    "message_key",
     "image_labeler",
     "image_labels",
     "image_mean",

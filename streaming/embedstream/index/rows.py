@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from embedstream_core.errors import SetupError
+
 __all__ = [
     "KEY",
     "build_key_schema",
     "build_row_schema",
+    "check_attributes",
     "list_columns",
     "name_attribute_column",
 ]
@@ -54,6 +57,23 @@ def build_key_schema() -> pa.Schema:
 def list_columns(attributes: Sequence[str]) -> list[str]:
     """Return the columns of a collection, without the embedding."""
     return [one for one in build_row_schema(1, attributes).names if one != "embedding"]
+
+
+def check_attributes(attributes: Sequence[str]) -> None:
+    """Check that each attribute has a column of its own.
+
+    Raises:
+        SetupError: two of `index.attributes` have the same column.
+    """
+    seen: dict[str, str] = {}
+    for name in attributes:
+        column = name_attribute_column(name)
+        if column in seen:
+            raise SetupError(
+                f"index.attributes names '{seen[column]}' and '{name}', which have the same column "
+                f"{column}; leave one of them out"
+            )
+        seen[column] = name
 
 
 def name_attribute_column(attribute: str) -> str:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Literal, overload
 
 from embedstream.config.sections import IndexConfig
+from embedstream.index.rows import check_attributes
 from embedstream.index.stores.contract import Store, StoreWriter
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
@@ -47,6 +48,7 @@ def open_store(config: IndexConfig, *, table: str, mode: Literal["read", "write"
     """
     if config.kind not in KINDS:
         raise SetupError(f"unknown index.kind '{config.kind}'; known: {', '.join(KINDS)}")
+    check_attributes(config.attributes)
     with require_extra(config.kind, feature=f"index.kind '{config.kind}'"):
         module = import_module(KINDS[config.kind].module)
     opener: Callable[..., Store] = module.open_store

@@ -178,7 +178,11 @@ class LanceStore:
             )
         names = self._list_tables()
         if STATE_TABLE in names:
-            self._state_table = self._connection.open_table(STATE_TABLE)
+            try:
+                self._state_table = self._connection.open_table(STATE_TABLE)
+            except ValueError:
+                # A writer has made the folder, and not yet the first version in it.
+                return False
             return True
         if names:
             raise SetupError(
