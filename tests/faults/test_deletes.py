@@ -45,6 +45,7 @@ def codes(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return sorted(failed)
 
 
+@pytest.mark.long
 def test_tombstones_have_one_row_each_and_hide_what_was_sent_before(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:

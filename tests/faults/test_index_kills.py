@@ -104,7 +104,8 @@ def await_start(process: subprocess.Popen[str], chance: random.Random) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [30])
 def test_kill_9_at_random_points(
     table: MovingTable, config: IndexConfig, chance: random.Random, kills: int
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_replay_replaces_failures_and_leaves_good_rows(
         assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
 
 
+@pytest.mark.long
 def test_a_replay_fetches_references_of_deleted_messages_and_counts_lost_images(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_an_interrupted_replay_resumes_and_a_finished_one_starts_over(
     check_outcomes(tmp_path / "table", topic.positions())
 
 
+@pytest.mark.long
 def test_a_backfill_adds_another_models_rows_once(
     spark: SparkSession, topic: Topic, configure: Configure, tmp_path: Path
 ) -> None:

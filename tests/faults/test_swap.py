@@ -124,7 +124,7 @@ def written(stream: DrivenStream) -> bool:
         pytest.param(accepted, "first", marks=pytest.mark.long),
         pytest.param(accepted, "second", marks=pytest.mark.long),
         pytest.param(named, "first", marks=pytest.mark.long),
-        (named, "second"),
+        pytest.param(named, "second", marks=pytest.mark.long),
         pytest.param(planned, "first", marks=pytest.mark.long),
         pytest.param(planned, "second", marks=pytest.mark.long),
         pytest.param(written, "second", marks=pytest.mark.long),

@@ -28,6 +28,8 @@ def create_earlier_table(
     columns = ", ".join(f"`{one.name}` {one.dataType.simpleString()}" for one in EARLIER_SCHEMA)
     properties = {
         **PROPERTIES,
+        # It came later, and Delta overwrites no table that has both it and column mapping.
+        "delta.enableChangeDataFeed": "false",
         "embedstream.model_id": "model",
         "team": "search",
         "delta.feature.allowColumnDefaults": "supported",

@@ -32,6 +32,7 @@ def featurized(spark: SparkSession) -> DataFrame:
     return ImageFeaturizer(encoder=SMALL).transform(images).drop("content").cache()
 
 
+@pytest.mark.long
 def test_transfer_learning_is_as_good_as_in_scikit_learn(featurized: DataFrame) -> None:
     train, test = (featurized.where(rule) for rule in (f"id < {TRAINED}", f"id >= {TRAINED}"))
 

@@ -59,7 +59,8 @@ def is_current(table: MovingTable, config: IndexConfig) -> Callable[[], bool]:
 
 
 def child_of(pid: int) -> psutil.Process:
-    [child] = psutil.Process(pid).children()
+    """Return the index process; Spark's JVM and PostgreSQL may be children of `pid` too."""
+    [child] = [one for one in psutil.Process(pid).children() if "--of-stream" in one.cmdline()]
     return child
 
 
