@@ -163,6 +163,7 @@ def test_the_table_leads_to_the_sections() -> None:
 
 @pytest.mark.spark
 @pytest.mark.kafka
+@pytest.mark.long
 def test_the_stream_runs(
     spark: SparkSession, topic: Topic, pictures: Path, given: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_log_cut_off_at_its_end_is_repaired_as_the_doctor_says(copy: Copy) -> 
     copy.start(adopt=True)
 
 
+@pytest.mark.long
 def test_adopt_continues_a_table_without_its_checkpoint(
     spark: SparkSession, topic: Topic, tmp_path: Path
 ) -> None:

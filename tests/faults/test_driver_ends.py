@@ -28,6 +28,7 @@ def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 )
+@pytest.mark.long
 def test_a_signal_lets_the_micro_batch_finish_and_exits_0(
     stream: DrivenStream, number: signal.Signals
 ) -> None:

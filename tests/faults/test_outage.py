@@ -66,6 +66,7 @@ def check_all_good(config: StreamConfig, topic: Topic) -> None:
     assert [row["error"] for row in rows.values() if row["error"]] == []
 
 
+@pytest.mark.long
 def test_a_total_outage_stops_the_stream_without_a_row_and_nothing_is_lost(
     spark: SparkSession, site: Site, topic: Topic, config: StreamConfig
 ) -> None:

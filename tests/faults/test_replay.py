@@ -71,6 +71,7 @@ def send_references(topic: Topic, folder: Path, count: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_replay_replaces_failures_and_leaves_good_rows(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_command_embeds_existing_files_and_then_new_ones(
     spark: SparkSession, folder: Path
 ) -> None:
