@@ -22,7 +22,8 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import StreamConfig
 from embedstream.index.process import IndexProcess
 from embedstream.kafka.admin import create_topic
-from embedstream.stream.job import start_stream
+from embedstream.stream.job import list_ids, start_stream
+from embedstream.table.delta import create_table
 from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import print_table, write_result
@@ -63,6 +64,7 @@ def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, *, f
     index: Any = nullcontext()
     if follow:
         index = IndexProcess(command, table=table, say=lambda line: None, stop_s=60)
+    create_table(spark, new.table, model_ids=list_ids([model]))
     started, cpu = time.perf_counter(), _cpu_seconds()
     with index:
         query = start_stream(spark, new, [model], until="drained").query

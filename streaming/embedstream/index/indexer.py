@@ -251,5 +251,7 @@ def follow_table(
 def _open_index(
     table: str, config: IndexConfig, report: Callable[[Report], None]
 ) -> Iterator[IndexWriter]:
+    # The store may be in the table's folder, where Delta creates no table once there is a file.
+    open_table(table)
     with closing(open_store(config, table=table, mode="write")) as store:
         yield IndexWriter(store, config, report)

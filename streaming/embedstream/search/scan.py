@@ -23,6 +23,7 @@ Position = tuple[str, int, int]
 """A message's topic, partition and offset."""
 
 _COLUMNS = ["topic", "partition", "offset", "key", "timestamp", "image_id", "uri", "attributes"]
+_OPTIONAL = {"key": "BYTEA", "timestamp": "TIMESTAMP", "attributes": "STRING"}
 
 
 def scan_table(
@@ -67,7 +68,9 @@ def find_rows_at(opened: Any, position: Position) -> dict[str, Vector]:
     """
     topic, partition, offset = position
     condition = f'topic = {_quote(topic)} AND "partition" = {partition:d} AND "offset" = {offset:d}'
-    columns = '"key", model_id, embedding, error'
+    present = {field.name for field in opened.schema().fields}
+    names = [one for one in ("key", "model_id", "embedding", "error") if one in present]
+    columns = ", ".join(map(_quote_name, names))
     rows = [
         row
         for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}")
@@ -79,7 +82,7 @@ def find_rows_at(opened: Any, position: Position) -> dict[str, Vector]:
             f"the table '{opened.table_uri}' has no row of the message {name}; give the topic, "
             "partition and offset of one of its rows"
         )
-    if any(read_tombstones(opened).hides(topic, partition, row["key"], offset) for row in rows):
+    if any(read_tombstones(opened).hides(topic, partition, row.get("key"), offset) for row in rows):
         raise SetupError(f"the row {name} is deleted: a later message without a value has its key")
     found = {
         row["model_id"]: np.array(row["embedding"], np.float32)
@@ -101,9 +104,16 @@ def _write_query(opened: Any, model_id: str, where: Condition | None) -> str:
 
     The condition is over the columns of an inner SELECT, which have the names of an index's.
     """
-    columns = [_quote_name(name) for name in _COLUMNS]
-    # A table of an earlier version has no such column, and can be searched.
-    has_media = any(field.name == "media" for field in opened.schema().fields)
+    # A table of an earlier version, or of another origin, can be searched without some columns.
+    present = {field.name for field in opened.schema().fields}
+    columns = [
+        _quote_name(name)
+        if name in present
+        else f"CAST(NULL AS {_OPTIONAL[name]}) AS {_quote_name(name)}"
+        for name in _COLUMNS
+        if name in present or name in _OPTIONAL
+    ]
+    has_media = "media" in present
     for name, key, kind in (
         ("media_type", "type", "STRING"),
         ("duration_s", "duration_s", "DOUBLE"),
@@ -114,7 +124,10 @@ def _write_query(opened: Any, model_id: str, where: Condition | None) -> str:
     condition = "TRUE"
     if where is not None:
         names = {one: f"attribute_{index}" for index, one in enumerate(where.attributes)}
-        inner += [f"attributes[{_quote(one)}] AS {name}" for one, name in names.items()]
+        for one, name in names.items():
+            has_any = "attributes" in present
+            source = f"attributes[{_quote(one)}]" if has_any else "CAST(NULL AS STRING)"
+            inner.append(f"{source} AS {name}")
         condition = where.render("datafusion", attribute_columns=names)
     outer = ", ".join([*map(_quote_name, [*_COLUMNS, "media_type", "duration_s"]), "embedding"])
     rows = f"embedding IS NOT NULL AND model_id = {_quote(model_id)}"

@@ -348,3 +348,9 @@ def test_an_entry_that_is_cut_short_is_not_passed_over(
                 indexer.step()
     entry.write_text(text)
     assert reasons(follow(table, config)) == []
+
+
+def test_without_a_table_nothing_is_left_in_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="there is no Delta table"):
+        update(str(tmp_path / "table"), IndexConfig())
+    assert not (tmp_path / "table").exists()

@@ -77,7 +77,8 @@ def read_tombstones(opened: Any) -> Tombstones:
         SetupError: the table cannot be read.
     """
     found = Tombstones()
-    if has_field(opened, "error", "code"):
+    names = {field.name for field in opened.schema().fields}
+    if "key" in names and has_field(opened, "error", "code"):
         columns = ", ".join(f'"{name}"' for name in TOMBSTONE_SCHEMA.names)
         condition = f"error['code'] = '{Code.DELETED}' AND key IS NOT NULL"
         for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}"):

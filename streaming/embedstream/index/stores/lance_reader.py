@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -35,6 +36,10 @@ STATE_TABLE = "embedstream_state"
 STATE_SCHEMA = pa.schema([("state", pa.string()), ("versions", pa.string())])
 """The only row of this table: the state, and the versions of the collections, in JSON."""
 
+# The builder warns of each partition that a segment of new rows lacks, which is no fault:
+# docs/decisions/0026-approximate-index.md.
+_LANCE_LOG = "warn,lance::index::vector::builder=error"
+
 # LanceDB has no error types of its own. A table or a version that is missing and a condition that
 # is wrong are a ValueError; files that are gone and stores that refuse are one of the others.
 _LANCE_ERRORS = (ValueError, RuntimeError, OSError)
@@ -44,6 +49,8 @@ class LanceStore:
     """The collections of an index, for reading."""
 
     def __init__(self, location: LanceLocation) -> None:
+        # LanceDB reads it when it is imported.
+        os.environ.setdefault("LANCEDB_LOG", _LANCE_LOG)
         with require_extra("lancedb", feature="an index in LanceDB"):
             import lancedb
         self._connect = lancedb.connect
