@@ -31,8 +31,14 @@ from embedstream.index.source.log_entries import (
     is_column_mapped,
 )
 from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.table_reader import has_field, open_table, select_batches
+from embedstream.index.source.table_reader import (
+    has_field,
+    name_columns,
+    open_table,
+    select_batches,
+)
 from embedstream.index.source.tombstones import Tombstones, read_tombstones
+from embedstream.index.sql_text import quote_text
 from embedstream.index.state import FullPass, IndexState
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 from embedstream_core.errors import SetupError
@@ -258,14 +264,13 @@ def _read_parts(
 
 def _select_columns(opened: Any, attributes: Sequence[str]) -> str:
     """Return the columns of `build_outcome_schema` in SQL."""
-    present = {field.name for field in opened.schema().fields}
+    present = name_columns(opened)
     selected = {name: f'"{name}"' for name in build_outcome_schema((), "all").names}
     selected |= {"code": "CAST(NULL AS STRING)", "change": "CAST(NULL AS STRING)"}
     for name, field in (("media_type", "type"), ("duration_s", "duration_s")):
         is_there = has_field(opened, "media", field)
         selected[name] = f"media['{field}']" if is_there else "NULL"
     for attribute in attributes:
-        escaped = attribute.replace("'", "''")
-        expression = f"attributes['{escaped}']" if "attributes" in present else "NULL"
+        expression = f"attributes[{quote_text(attribute)}]" if "attributes" in present else "NULL"
         selected[name_attribute_column(attribute)] = expression
     return ", ".join(f'{expression} AS "{name}"' for name, expression in selected.items())

@@ -14,7 +14,6 @@ __all__ = [
     "build_key_schema",
     "build_row_schema",
     "check_attributes",
-    "list_columns",
     "name_attribute_column",
 ]
 
@@ -52,11 +51,6 @@ def build_row_schema(dimension: int, attributes: Sequence[str]) -> pa.Schema:
 def build_key_schema() -> pa.Schema:
     """Return the schema of the columns in `KEY`."""
     return pa.schema(_KEY_FIELDS)
-
-
-def list_columns(attributes: Sequence[str]) -> list[str]:
-    """Return the columns of a collection, without the embedding."""
-    return [one for one in build_row_schema(1, attributes).names if one != "embedding"]
 
 
 def check_attributes(attributes: Sequence[str]) -> None:

@@ -14,15 +14,13 @@ from embedstream.index.rows import name_attribute_column
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Store, Vector
 from embedstream.index.stores.kinds import open_store
+from embedstream.index.stores.lance_location import choose_location
 from embedstream.search.answer import build_rows
 from embedstream.search.scan import Position
 from embedstream.search.where import Condition, Dialect
 from embedstream_core.errors import EmbedstreamError, MissingExtra, SetupError
 
 __all__ = ["IndexReader", "IndexUnusable"]
-
-# As in stores/lance_location.py, whose packages may be missing.
-_DEFAULT_FOLDER = "_embedstream/index"
 
 
 class IndexUnusable(EmbedstreamError):
@@ -144,8 +142,7 @@ class IndexReader:
 
     def _is_absent(self) -> bool:
         """Return whether there is no index: known without its packages for a local folder only."""
-        path = self._config.path or f"{self._table.rstrip('/')}/{_DEFAULT_FOLDER}"
-        folder = find_local_path(path)
+        folder = find_local_path(choose_location(self._config.path, table=self._table))
         return self._config.kind == "lancedb" and folder is not None and not folder.is_dir()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedstream.index.source.table_reader import select_batches
+from embedstream.index.source.table_reader import name_columns, select_batches
 from embedstream.index.source.tombstones import Tombstones, read_tombstones
+from embedstream.index.sql_text import quote_name, quote_text
 from embedstream.index.stores.contract import Vector
 from embedstream.search.answer import build_rows
 from embedstream.search.where import Condition
@@ -67,10 +68,12 @@ def find_rows_at(opened: Any, position: Position) -> dict[str, Vector]:
         SetupError: the table has no row of it, or only failures, or its key was deleted.
     """
     topic, partition, offset = position
-    condition = f'topic = {_quote(topic)} AND "partition" = {partition:d} AND "offset" = {offset:d}'
-    present = {field.name for field in opened.schema().fields}
+    condition = (
+        f'topic = {quote_text(topic)} AND "partition" = {partition:d} AND "offset" = {offset:d}'
+    )
+    present = name_columns(opened)
     names = [one for one in ("key", "model_id", "embedding", "error") if one in present]
-    columns = ", ".join(map(_quote_name, names))
+    columns = ", ".join(map(quote_name, names))
     rows = [
         row
         for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}")
@@ -105,11 +108,11 @@ def _write_query(opened: Any, model_id: str, where: Condition | None) -> str:
     The condition is over the columns of an inner SELECT, which have the names of an index's.
     """
     # A table of an earlier version, or of another origin, can be searched without some columns.
-    present = {field.name for field in opened.schema().fields}
+    present = name_columns(opened)
     columns = [
-        _quote_name(name)
+        quote_name(name)
         if name in present
-        else f"CAST(NULL AS {_OPTIONAL[name]}) AS {_quote_name(name)}"
+        else f"CAST(NULL AS {_OPTIONAL[name]}) AS {quote_name(name)}"
         for name in _COLUMNS
         if name in present or name in _OPTIONAL
     ]
@@ -126,11 +129,11 @@ def _write_query(opened: Any, model_id: str, where: Condition | None) -> str:
         names = {one: f"attribute_{index}" for index, one in enumerate(where.attributes)}
         for one, name in names.items():
             has_any = "attributes" in present
-            source = f"attributes[{_quote(one)}]" if has_any else "CAST(NULL AS STRING)"
+            source = f"attributes[{quote_text(one)}]" if has_any else "CAST(NULL AS STRING)"
             inner.append(f"{source} AS {name}")
         condition = where.render("datafusion", attribute_columns=names)
-    outer = ", ".join([*map(_quote_name, [*_COLUMNS, "media_type", "duration_s"]), "embedding"])
-    rows = f"embedding IS NOT NULL AND model_id = {_quote(model_id)}"
+    outer = ", ".join([*map(quote_name, [*_COLUMNS, "media_type", "duration_s"]), "embedding"])
+    rows = f"embedding IS NOT NULL AND model_id = {quote_text(model_id)}"
     # Names and texts are quoted, and a condition was checked and written by `where`.
     source = f"SELECT {', '.join(inner)} FROM outcomes WHERE {rows}"  # noqa: S608
     return f"{outer} FROM ({source}) WHERE {condition}"
@@ -173,11 +176,3 @@ def _check_model(opened: Any, model_id: str) -> None:
         raise SetupError(
             f"the table '{opened.table_uri}' holds no embedding of '{model_id}'; it holds {known}"
         )
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _quote_name(name: str) -> str:
-    return f'"{name}"'

@@ -15,13 +15,13 @@ from typing import Any
 import sqlglot
 from sqlglot.errors import SqlglotError
 
+from embedstream.index.sql_text import quote_name
 from embedstream.search.where_sql import (
     COLUMNS,
     FORMS,
     Dialect,
     Renderer,
     UnsupportedCondition,
-    quote,
 )
 from embedstream_core.errors import SetupError
 
@@ -43,7 +43,9 @@ class Condition:
 
         `attribute_columns` has the column of each attribute in `attributes`.
         """
-        return Renderer(dialect, lambda name: quote(attribute_columns[name])).render(self._tree)
+        return Renderer(dialect, lambda name: quote_name(attribute_columns[name])).render(
+            self._tree
+        )
 
 
 def parse_where(text: str) -> Condition:
@@ -67,7 +69,7 @@ def parse_where(text: str) -> Condition:
 
     def collect(name: str) -> str:
         attributes.add(name)
-        return quote(name)
+        return quote_name(name)
 
     try:
         Renderer("datafusion", collect).render(trees[0])

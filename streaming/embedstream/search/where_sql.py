@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from sqlglot import exp
 
+from embedstream.index.sql_text import quote_name, quote_text
 from embedstream_core.errors import SetupError
 
-__all__ = ["COLUMNS", "FORMS", "Dialect", "Renderer", "UnsupportedCondition", "quote"]
+__all__ = ["COLUMNS", "FORMS", "Dialect", "Renderer", "UnsupportedCondition"]
 
 Dialect = Literal["datafusion", "postgres"]
 """DataFusion reads the Delta table and is inside LanceDB."""
@@ -177,7 +178,7 @@ class Renderer:
         if isinstance(tree, exp.ILike):
             sql, text = self._fold("lower", sql), text.lower()
         word = "NOT LIKE" if tree.args.get("negate") else "LIKE"
-        return f"({sql} {word} {_quote_text(text)})"
+        return f"({sql} {word} {quote_text(text)})"
 
     def _operand(self, tree: Any) -> _Operand:
         """Return a column, an attribute, or a function of one."""
@@ -196,7 +197,7 @@ class Renderer:
                 return _Operand(self.attribute(key.this), "text")
             case exp.Column() if not tree.table and tree.name.lower() in COLUMNS:
                 name = tree.name.lower()
-                return _Operand(quote(name), COLUMNS[name], _INTEGER_BITS.get(name, 63))
+                return _Operand(quote_name(name), COLUMNS[name], _INTEGER_BITS.get(name, 63))
             case exp.Column():
                 hint = (
                     f"write a text in single quotes: '{tree.name}'"
@@ -237,7 +238,7 @@ class Renderer:
                 f"`{_show(tree)}` is compared with {column.sql}", f"write {wanted}"
             )
         if column.kind == "text":
-            return _quote_text(str(text))
+            return quote_text(str(text))
         if column.kind == "time":
             return self._time(str(text))
         if column.kind == "integer":
@@ -303,15 +304,6 @@ def _read_literal(tree: Any) -> str | int | float | None:
             digits = str(tree.this)
             return int(digits) if re.fullmatch(r"\d{1,30}", digits) else float(digits)
     return None
-
-
-def quote(name: str) -> str:
-    """Return the name of a column in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _quote_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _show(tree: Any) -> str:

@@ -20,7 +20,7 @@ from sqlglot import exp
 
 import killed_writer
 from embedstream.config.sections import IndexConfig
-from embedstream.index.rows import KEY, list_columns
+from embedstream.index.rows import KEY, build_row_schema
 from embedstream.index.stores.contract import Store, StoreWriter, Write
 from embedstream.index.stores.kinds import KINDS, open_store
 from embedstream_core.errors import SetupError
@@ -240,7 +240,7 @@ class TestWrite:
 
         found = writer.search("one", build_vectors([0], 8)[0], 50)
 
-        columns = list_columns(["shop"])
+        columns = build_row_schema(1, ["shop"]).names[:-1]
         assert set(found.column_names) == {*columns, "similarity"}
         assert found["similarity"].type == pa.float32()
         expected = pa.concat_tables([rows, nulls]).select(columns)

@@ -8,7 +8,14 @@ from typing import Any
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["has_field", "list_models", "open_table", "refresh_table", "select_batches"]
+__all__ = [
+    "has_field",
+    "list_models",
+    "name_columns",
+    "open_table",
+    "refresh_table",
+    "select_batches",
+]
 
 _ARROW_BATCH_ROWS = 1024
 
@@ -25,6 +32,11 @@ def list_models(opened: Any) -> list[str]:
             f"the table '{opened.table_uri}' names no model: it was not made by embedstream"
         )
     return str(model_ids).splitlines()
+
+
+def name_columns(opened: Any) -> set[str]:
+    """Return the names of a table's columns; tables of earlier versions lack some."""
+    return {field.name for field in opened.schema().fields}
 
 
 def has_field(opened: Any, column: str, field: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedstream.index.source.table_reader import has_field, select_batches
+from embedstream.index.source.table_reader import has_field, name_columns, select_batches
 from embedstream_core.errors import Code
 
 __all__ = ["TOMBSTONE_SCHEMA", "Tombstones", "read_tombstones"]
@@ -77,8 +77,7 @@ def read_tombstones(opened: Any) -> Tombstones:
         SetupError: the table cannot be read.
     """
     found = Tombstones()
-    names = {field.name for field in opened.schema().fields}
-    if "key" in names and has_field(opened, "error", "code"):
+    if "key" in name_columns(opened) and has_field(opened, "error", "code"):
         columns = ", ".join(f'"{name}"' for name in TOMBSTONE_SCHEMA.names)
         condition = f"error['code'] = '{Code.DELETED}' AND key IS NOT NULL"
         for batch in select_batches(opened, f"{columns} FROM outcomes WHERE {condition}"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from embedstream.config.locations import find_local_path, get_scheme
 from embedstream_core.errors import SetupError
 
-__all__ = ["LanceLocation", "locate_index", "lock_folder"]
+__all__ = ["LanceLocation", "choose_location", "locate_index", "lock_folder"]
 
 _INDEX_FOLDER = "_embedstream/index"
 """Within the table's folder; Delta's VACUUM leaves names alone that begin with an underscore."""
@@ -34,13 +34,18 @@ class LanceLocation:
     storage_options: Mapping[str, str] = field(default_factory=dict)
 
 
+def choose_location(path: str | None, *, table: str) -> str:
+    """Return `index.path`, or else a folder within the table's, as the configuration writes it."""
+    return path or f"{table.rstrip('/')}/{_INDEX_FOLDER}"
+
+
 def locate_index(path: str | None, *, table: str) -> LanceLocation:
     """Return the location of a table's index: `path`, or a folder within the table's by default.
 
     Raises:
         SetupError: LanceDB does not know that kind of file system.
     """
-    location = path or f"{table.rstrip('/')}/{_INDEX_FOLDER}"
+    location = choose_location(path, table=table)
     if (folder := find_local_path(location)) is not None:
         return LanceLocation(str(folder), folder=folder)
     scheme = get_scheme(location)

@@ -13,6 +13,7 @@ import sqlglot
 from sqlglot.errors import TokenError
 
 from embedstream.index.rows import KEY
+from embedstream.index.sql_text import quote_text
 from embedstream.index.stores.contract import Vector, Write
 from embedstream_core.errors import SetupError, explain
 
@@ -88,7 +89,7 @@ def list_delete_conditions(table: Any, write: Write) -> Iterator[str]:
 def match_offsets(topic: str, partition: int, offsets: Sequence[int]) -> str:
     """Return the condition of rows by their key."""
     numbers = ", ".join(map(str, offsets))
-    return f"topic = {_quote(topic)} AND partition = {partition} AND offset IN ({numbers})"
+    return f"topic = {quote_text(topic)} AND partition = {partition} AND offset IN ({numbers})"
 
 
 def stack_vectors(rows: pa.Table) -> npt.NDArray[np.float32]:
@@ -162,7 +163,7 @@ def _find_earlier(table: Any, keys: pa.Table) -> pa.Table:
     """Return the keys of rows that have one of these message keys and a smaller offset."""
     by = ["topic", "partition", "message_key"]
     limits = keys.group_by(by).aggregate([("offset", "max")])
-    quoted = ", ".join(_quote(one) for one in pc.unique(keys.column("message_key")).to_pylist())
+    quoted = ", ".join(quote_text(one) for one in pc.unique(keys.column("message_key")).to_pylist())
     query = table.search().where(f"message_key IN ({quoted})").select([*KEY, "message_key"])
     found = query.to_arrow().join(limits, keys=by, join_type="inner")
     return found.filter(pc.field("offset") < pc.field("offset_max")).select([*KEY])
@@ -176,7 +177,3 @@ def _match_keys(keys: pa.Table) -> Iterator[str]:
         for start in range(0, len(offsets), _KEYS_PER_CONDITION):
             part = offsets[start : start + _KEYS_PER_CONDITION]
             yield match_offsets(group["topic"], group["partition"], part)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
