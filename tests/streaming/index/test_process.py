@@ -60,8 +60,16 @@ def is_current(table: MovingTable, config: IndexConfig) -> Callable[[], bool]:
 
 def child_of(pid: int) -> psutil.Process:
     """Return the index process; Spark's JVM and PostgreSQL may be children of `pid` too."""
-    [child] = [one for one in psutil.Process(pid).children() if "--of-stream" in one.cmdline()]
+    [child] = [one for one in psutil.Process(pid).children() if "--of-stream" in read_command(one)]
     return child
+
+
+def read_command(process: psutil.Process) -> list[str]:
+    """Return the command line of `process`; a child that ended and was not waited for has none."""
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return []
 
 
 def test_it_is_started_again_and_brought_to_the_end(
