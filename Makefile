@@ -13,7 +13,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Otherwise each test worker and each driver compiles the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-unit test-all test-lowest coverage lint bench docs site clean
+.PHONY: help setup programs demo test test-unit test-all test-lowest coverage lint bench docs site clean
 
 help:
 	@echo "make demo        run the whole job on this machine, on real images"
@@ -61,7 +61,11 @@ lint: setup
 	$(RUN)/mkdocs build --strict --quiet
 	$(RUN)/python scripts/audit.py
 
-test: lint
+# A browser and promtool, for tests of the page and of the alerts.
+programs:
+	@$(PYTHON) scripts/install_programs.py
+
+test: lint programs
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest $(PARALLEL)
 
@@ -69,7 +73,7 @@ test-unit: setup
 	$(RUN)/pytest $(PARALLEL) $(QUICK)
 
 # One after another: some of the long tests measure memory and time.
-test-all: lint
+test-all: lint programs
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 

@@ -19,6 +19,7 @@ from embedstream.config.embedding import (
 from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, Time
 from embedstream.config.locations import get_scheme
+from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
 from embedstream_core.settings import MessageFormat
@@ -28,9 +29,12 @@ __all__ = [
     "DataFrameConfig",
     "DecodeConfig",
     "EncoderConfig",
+    "GuardsConfig",
     "IndexConfig",
     "KafkaConfig",
+    "LogConfig",
     "MessageConfig",
+    "MonitorConfig",
     "PipelineConfig",
     "PreprocessingConfig",
     "ReferencesConfig",
@@ -71,6 +75,10 @@ class KafkaConfig(Section):
     """Whether messages of open or aborted transactions are read."""
     on_data_loss: Literal["fail", "continue"] = "fail"
     """What to do when messages were deleted before they were read."""
+    commit_group: str | None = Field(None, pattern=r"^\S(.*\S)?$", max_length=255)
+    """A consumer group to which the offsets of each committed micro-batch are written too, so that
+    tools that watch Kafka's groups see the lag. Nothing is read from it: what was read is said by
+    the checkpoint and the table's commits."""
     options: Options = Field(default_factory=dict)
     """Further options of Spark's Kafka source, `kafka.*` ones for its client. An option that has a
     key here, or that the stream needs unchanged, is refused."""
@@ -240,6 +248,9 @@ class StreamConfig(Section):
     """The folder of the stream's checkpoint."""
     index: IndexConfig = IndexConfig()
     trigger: TriggerConfig = TriggerConfig()
+    guards: GuardsConfig = GuardsConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    log: LogConfig = LogConfig()
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")

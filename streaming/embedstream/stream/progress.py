@@ -21,7 +21,7 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.kafka.topics import TopicState
-from embedstream.worker.counts import CommitReport, Kinds, select_failures
+from embedstream.worker.counts import CommitReport, Kinds, RowKind, select_failures
 from embedstream_core.errors import Code, SetupError
 
 __all__ = ["MicroBatchReport", "ProgressListener", "RetentionMargin", "Totals"]
@@ -42,6 +42,11 @@ class MicroBatchReport(CommitReport):
     `lag` is the number of messages still to be read in the partition that is furthest behind.
     `margin` is the number of read messages that retention can delete before it reaches an unread
     one, in the partition where that is least.
+    `committed_at` is in seconds since 1970. `rows_by_kind` has the rows, `stage_seconds` the
+    seconds of all threads in each stage, `appended` the messages by the time at which they were
+    appended, in seconds since 1970 and rounded, and `cache_hits` the embeddings that were not made
+    anew.
+    `read` is the offset of the next message to be read of each partition, by topic and number.
     """
 
     batch_id: int
@@ -49,6 +54,12 @@ class MicroBatchReport(CommitReport):
     tombstones: int
     lag: int | None
     margin: int | None = None
+    committed_at: float = 0.0
+    rows_by_kind: Mapping[RowKind, int] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    appended: Mapping[float, int] = field(default_factory=dict)
+    cache_hits: int = 0
+    read: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyspark import Accumulator, AccumulatorParam, TaskContext
 from pyspark.sql import SparkSession
@@ -12,10 +13,18 @@ from pyspark.sql import SparkSession
 from embedstream_core.errors import Code
 from embedstream_core.records import Failure, Outcome
 
-__all__ = ["CommitReport", "Kinds", "OutcomeCounts", "select_failures"]
+__all__ = ["CommitReport", "Kinds", "OutcomeCounts", "RowKind", "select_failures"]
 
 Kinds = Counter[str | None]
 """Outcomes by error code; embeddings under None, and deletions, no failures, under `deleted`."""
+
+
+class RowKind(NamedTuple):
+    """What rows are counted by; `code` is None for embeddings."""
+
+    topic: str
+    model_id: str | None
+    code: str | None
 
 
 def select_failures(kinds: Kinds) -> Counter[str]:
