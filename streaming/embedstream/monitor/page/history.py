@@ -73,10 +73,12 @@ def draw_history(status: Status) -> History | None:
     width = max(1, _HOUR_S // status.point_s)
     points = status.history[-width:]
     first = width - len(points)
-    seconds = status.point_s
+    # Of the newest point, only a part has passed.
+    passed = (status.now - points[-1].at).total_seconds()
+    lasts = [float(status.point_s)] * (len(points) - 1) + [min(max(passed, 1), status.point_s)]
 
     def rate(name: str) -> list[float | None]:
-        return [getattr(point, name) / seconds for point in points]
+        return [getattr(point, name) / s for point, s in zip(points, lasts, strict=True)]
 
     lags: list[float | None] = [point.lag for point in points]
     lanes = (
@@ -88,8 +90,11 @@ def draw_history(status: Status) -> History | None:
             "failures", "Failures per second", rate("failures"), first=first, draw=_draw_bars
         ),
     )
-    slots = tuple(Slot(first + i, _describe(point, seconds)) for i, point in enumerate(points))
-    return History(width, lanes, slots, _list_spans(points, seconds), _summarize(points))
+    slots = tuple(
+        Slot(first + i, _describe(point, s))
+        for i, (point, s) in enumerate(zip(points, lasts, strict=True))
+    )
+    return History(width, lanes, slots, _list_spans(points, status.point_s), _summarize(points))
 
 
 def _draw_lane(
@@ -143,7 +148,7 @@ def _draw_bars(heights: list[tuple[int, float | None]], lower: int) -> str:
     )
 
 
-def _describe(point: Point, seconds: int) -> str:
+def _describe(point: Point, seconds: float) -> str:
     lag = "lag unknown" if point.lag is None else f"{format_count(point.lag)} unread"
     return (
         f"{format_clock(point.at)} UTC: {lag}, {format_rate(point.embeddings / seconds)} "

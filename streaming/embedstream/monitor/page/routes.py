@@ -121,10 +121,9 @@ class _Page:
     async def show_neighbours(self, request: Request) -> Response:
         """Show the neighbours of a row alone, however long the search takes."""
         found = await self._find_neighbours(request)
-        # The fragment is put into the row's page, two levels above.
-        return self._respond(
-            request, "neighbours.html", found=found, is_slow=False, root="../../../"
-        )
+        # Its links are read on the row's page, which is three steps below the root.
+        root = "../../../"
+        return self._respond(request, "neighbours.html", found=found, is_slow=False, root=root)
 
     async def send_preview(self, request: Request) -> Response:
         """Send the content of a row, made anew by the viewer."""
