@@ -65,7 +65,12 @@ lint: setup
 programs:
 	@$(PYTHON) scripts/install_programs.py
 
-test: lint programs
+# The tests start Spark dozens of times, each time with a third less work.
+.tools/class-archive: .venv/.complete
+	@$(RUN)/embedstream jars --class-archive > /dev/null
+	@touch $@
+
+test: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest $(PARALLEL)
 
@@ -73,7 +78,7 @@ test-unit: setup
 	$(RUN)/pytest $(PARALLEL) $(QUICK)
 
 # One after another: some of the long tests measure memory and time.
-test-all: lint programs
+test-all: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 

@@ -443,11 +443,21 @@ def jars(
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
     ] = None,
+    class_archive: Annotated[
+        bool,
+        typer.Option("--class-archive", help="Archive Spark's classes too: it starts sooner."),
+    ] = False,
 ) -> None:
     """Fetch and verify the pinned jars, and print the --jars line for spark-submit."""
     from embedstream.spark.jars import fetch_jars, find_jars_folder
 
-    paths = fetch_jars(sets or ["spark"], folder or find_jars_folder())
+    folder = folder or find_jars_folder()
+    paths = fetch_jars(sets or ["spark"], folder)
+    if class_archive:
+        from embedstream.spark.class_archive import build_class_archive
+
+        with console.show_status("archiving Spark's classes"):
+            build_class_archive(folder)
     console.print_text(f"--jars {','.join(map(str, paths))}")
 
 
