@@ -1,8 +1,8 @@
 """An archive of Spark's classes, which the JVM maps into memory instead of loading each class.
 
-Two cores reach the end of a first query after 9.3 s with it, and after 12.7 s without (processor
-time of the JVM: 7.4 s and 11.0 s). Java's name for it is a dynamic class data sharing archive (JEP 350). The JVM checks
-that the archive belongs to it and to Spark's jars, and ignores another one.
+Two cores reach the end of a first query after 9.3 s with it, and after 12.7 s without; the JVM uses
+7.4 s and 11.0 s of their time. Java calls it a dynamic class data sharing archive (JEP 350). The
+JVM checks that the archive belongs to it and to Spark's jars, and ignores another one.
 """
 
 from __future__ import annotations
