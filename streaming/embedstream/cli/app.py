@@ -17,6 +17,7 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    Listen,
     OutputForm,
     Overrides,
     Since,
@@ -83,11 +84,13 @@ def run(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Record what Kafka deleted unread, and continue.")
     ] = False,
+    listen: Listen = None,
 ) -> None:
     """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first.
 
     SIGHUP reads the configuration again and takes its encoders, as `embedstream swap` does.
     """
+    overrides = [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
     settings = read_config(config, overrides)
     from embedstream.cli.stream import run_stream
 

@@ -21,6 +21,7 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "Listen",
     "OutputForm",
     "Overrides",
     "Since",
@@ -111,6 +112,13 @@ ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/loca
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Serve metrics, health and the live page there: 127.0.0.1:9464, as monitor.listen.",
+    ),
 ]
 Since = Annotated[
     datetime | None,

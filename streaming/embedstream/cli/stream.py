@@ -25,12 +25,13 @@ from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
-from embedstream.stream.progress import ProgressListener, RetentionMargin, Totals
+from embedstream.stream.progress import MicroBatchReport, ProgressListener, RetentionMargin, Totals
 from embedstream.worker.counts import OutcomeCounts
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.index.process import IndexProcess
+    from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.swap import SwapDesk
@@ -89,8 +90,11 @@ def run_stream(
         StreamFailed: the query ended by an error, or a disk is full or cannot be written.
         ClaimLost: another driver has taken over.
     """
+    from embedstream.monitor.watch import open_monitor
+
     lasting = until == "stopped"
     with (
+        open_monitor(config, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,
@@ -109,7 +113,7 @@ def run_stream(
             raise SetupError("the stream was not started: fix the failed checks above")
         signals = _Signals(stop, reload, reread or (lambda: config))
         index = _prepare_index(config, index_command)
-        return _run_after_checks(spark, config, checked, consent, signals, until, index)
+        return _run_after_checks(spark, config, checked, consent, signals, until, index, live)
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -144,7 +148,9 @@ def _run_after_checks(
     signals: _Signals,
     until: Until,
     index: IndexProcess | None,
+    live: LiveStream,
 ) -> Totals:
+    from embedstream.monitor.watch import connect_stream
     from embedstream.recovery.resume import explain_failure, prepare_resumption
     from embedstream.stream.job import build_featurizer, list_ids
     from embedstream.stream.service import Service
@@ -159,7 +165,12 @@ def _run_after_checks(
 
     counts = OutcomeCounts.start(spark)
     margin = RetentionMargin(lambda: check_topics(spark, config.kafka))
-    listener = ProgressListener(console.print_micro_batch, counts.take, margin)
+
+    def observe(report: MicroBatchReport) -> None:
+        console.print_micro_batch(report)
+        live.add_batch(report)
+
+    listener = ProgressListener(observe, counts.take, margin)
     spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
@@ -180,8 +191,11 @@ def _run_after_checks(
                 until=until,
                 say=console.print_text,
             )
-            with desk, index or nullcontext():
-                run_queries(spark, config, desk, signals.stop, claim)
+            watching = connect_stream(
+                live, spark, resumption, desk=desk, claim=claim, index=index, stop=signals.stop
+            )
+            with desk, index or nullcontext(), watching:
+                run_queries(spark, config, desk, signals.stop, claim, beat=live.beat)
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
     deadline = time.monotonic() + _LISTENER_TIMEOUT_S
@@ -197,8 +211,10 @@ def run_queries(
     desk: SwapDesk,
     stop: threading.Event,
     claim: HeldClaim,
+    *,
+    beat: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run the stream to its end.
+    """Run the stream to its end; call `beat` several times a second while it runs.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
     the stream is started again and repeats it. When other models are ready, they take over.
@@ -211,6 +227,7 @@ def run_queries(
         try:
             while stream.query.isActive and not stop.wait(_POLL_S):
                 claim.verify()
+                beat()
                 desk.watch(stream.query)
                 if desk.prepared is not None:
                     stream = desk.switch(stream)
