@@ -22,6 +22,7 @@ from embedstream.cli.options import (
     Overrides,
     Since,
     Until,
+    add_listen,
     build_index_command,
     parse_age,
     parse_offsets,
@@ -90,7 +91,7 @@ def run(
 
     SIGHUP reads the configuration again and takes its encoders, as `embedstream swap` does.
     """
-    overrides = [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
+    overrides = add_listen(overrides, listen)
     settings = read_config(config, overrides)
     from embedstream.cli.stream import run_stream
 
@@ -103,6 +104,18 @@ def run(
         adopt=adopt,
         loss=accept_loss,
     )
+
+
+@app.command()
+def page(config: ConfigPath, overrides: Overrides = None, listen: Listen = None) -> None:
+    """Serve the live page over the table, without a running stream, until Ctrl-C.
+
+    The address is --listen, else monitor.listen, else 127.0.0.1:9464.
+    """
+    settings = read_config(config, add_listen(overrides, listen))
+    from embedstream.cli.page import serve_page
+
+    serve_page(settings)
 
 
 @app.command()

@@ -26,6 +26,7 @@ __all__ = [
     "Overrides",
     "Since",
     "Until",
+    "add_listen",
     "build_index_command",
     "parse_age",
     "parse_offsets",
@@ -87,6 +88,11 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     from embedstream.config.load import load_config
 
     return load_config(path, overrides or ())
+
+
+def add_listen(overrides: list[str] | None, listen: str | None) -> list[str]:
+    """Return the overrides, with the address of `--listen` if it is given."""
+    return [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
 
 
 def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:

@@ -69,7 +69,7 @@ class LiveStream:
         self._beaten_at = clock()
         self._counts = StreamCounts()
         self._history = History()
-        self._last: MicroBatchReport | None = None
+        self._last: tuple[int, float] | None = None
         self._read: dict[tuple[str, int], int] = {}
         self._topics: Mapping[str, TopicState] = {}
         self._lag = LagClock()
@@ -108,7 +108,7 @@ class LiveStream:
             stage_seconds=report.stage_seconds,
         )
         with self._lock:
-            self._last = report
+            self._last = report.batch_id, end
             self._counts.add(report, latencies)
             self._history.add(work, latencies)
             self._read.update(report.read)
@@ -160,8 +160,8 @@ class LiveStream:
                 table=self._table,
                 index=index,
                 partitions=tuple(self._list_partitions()),
-                micro_batch=None if last is None else last.batch_id,
-                last_micro_batch=None if last is None else _to_time(last.committed_at),
+                micro_batch=None if last is None else last[0],
+                last_micro_batch=None if last is None else _to_time(last[1]),
                 embeddings=self._counts.embeddings,
                 failures=dict(self._counts.failures),
                 deleted=self._counts.deleted,

@@ -47,11 +47,9 @@ def open_monitor(config: StreamConfig, *, say: Callable[[str], object]) -> Itera
     if config.monitor.listen is None:
         yield live
         return
-    from embedstream.monitor.app import build_app
-    from embedstream.monitor.server import open_server
+    from embedstream.monitor.site import open_site
 
-    app = build_app(live, config.monitor, read_counts=live.read_counts)
-    with open_server(config.monitor, app) as url:
+    with open_site(live, config.monitor, read_counts=live.read_counts) as url:
         say(f"monitor: {url}")
         try:
             yield live
