@@ -17,10 +17,12 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    Listen,
     OutputForm,
     Overrides,
     Since,
     Until,
+    add_listen,
     build_index_command,
     build_replay_command,
     parse_age,
@@ -84,11 +86,13 @@ def run(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Record what Kafka deleted unread, and continue.")
     ] = False,
+    listen: Listen = None,
 ) -> None:
     """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first.
 
     SIGHUP reads the configuration again and takes its encoders, as `embedstream swap` does.
     """
+    overrides = add_listen(overrides, listen)
     settings = read_config(config, overrides)
     from embedstream.cli.stream import run_stream
 
@@ -102,6 +106,18 @@ def run(
         adopt=adopt,
         loss=accept_loss,
     )
+
+
+@app.command()
+def page(config: ConfigPath, overrides: Overrides = None, listen: Listen = None) -> None:
+    """Serve the live page over the table, without a running stream, until Ctrl-C.
+
+    The address is --listen, else monitor.listen, else 127.0.0.1:9464.
+    """
+    settings = read_config(config, add_listen(overrides, listen))
+    from embedstream.cli.page import serve_page
+
+    serve_page(settings)
 
 
 @app.command()

@@ -22,10 +22,12 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "Listen",
     "OutputForm",
     "Overrides",
     "Since",
     "Until",
+    "add_listen",
     "build_index_command",
     "parse_age",
     "parse_offsets",
@@ -89,6 +91,11 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     return load_config(path, overrides or ())
 
 
+def add_listen(overrides: list[str] | None, listen: str | None) -> list[str]:
+    """Return the overrides, with the address of `--listen` if it is given."""
+    return [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
+
+
 def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
     """Return the command that a stream's driver runs to follow its table."""
     settings = [f"--set={one}" for one in overrides or ()]
@@ -118,6 +125,13 @@ ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/loca
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Serve metrics, health and the live page there: 127.0.0.1:9464, as monitor.listen.",
+    ),
 ]
 Since = Annotated[
     datetime | None,

@@ -29,6 +29,7 @@ from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.index.process import IndexProcess
+    from embedstream.monitor.live import LiveStream
     from embedstream.stream.guard import FailureGuard
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
@@ -89,8 +90,11 @@ def run_stream(
             rows failed than `guards` allows.
         ClaimLost: another driver has taken over.
     """
+    from embedstream.monitor.watch import open_monitor
+
     lasting = until == "stopped"
     with (
+        open_monitor(config, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,
@@ -109,10 +113,17 @@ def run_stream(
             raise SetupError("the stream was not started: fix the failed checks above")
         signals = _Signals(stop, reload, reread or (lambda: config))
         index = _prepare_index(config, index_command)
-        # Whoever else watches the stream takes part here: see `watch_stream`.
-        observers = [console.print_micro_batch]
-        with watch_stream(spark, config, replay=replay_command, observers=observers) as watch:
-            return _run_after_checks(spark, config, checked, consent, signals, until, index, watch)
+        with watch_stream(
+            spark,
+            config,
+            replay=replay_command,
+            observers=[console.print_micro_batch, live.add_batch],
+            on_topics=live.set_offsets,
+            is_watched=lambda: config.monitor.listen is not None,
+        ) as watch:
+            return _run_after_checks(
+                spark, config, checked, consent, signals, until, index, watch, live
+            )
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -148,7 +159,9 @@ def _run_after_checks(
     until: Until,
     index: IndexProcess | None,
     watch: StreamWatch,
+    live: LiveStream,
 ) -> Totals:
+    from embedstream.monitor.watch import connect_stream
     from embedstream.recovery.resume import explain_failure, prepare_resumption, read_next
     from embedstream.stream.job import build_featurizer, list_ids
     from embedstream.stream.service import Service
@@ -182,8 +195,11 @@ def _run_after_checks(
                 until=until,
                 say=console.print_text,
             )
-            with desk, index or nullcontext():
-                run_queries(spark, config, desk, signals.stop, claim, watch.guard)
+            watching = connect_stream(
+                live, spark, resumption, desk=desk, claim=claim, index=index, stop=signals.stop
+            )
+            with desk, index or nullcontext(), watching:
+                run_queries(spark, config, desk, signals.stop, claim, watch.guard, beat=live.beat)
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
     watch.wait_for_last_report()
@@ -201,8 +217,10 @@ def run_queries(
     stop: threading.Event,
     claim: HeldClaim,
     guard: FailureGuard,
+    *,
+    beat: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run the stream to its end.
+    """Run the stream to its end; call `beat` several times a second while it runs.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
     the stream is started again and repeats it. When other models are ready, they take over. When
@@ -217,6 +235,7 @@ def run_queries(
         try:
             while stream.query.isActive and not stop.wait(_POLL_S):
                 claim.verify()
+                beat()
                 if guard.verdict is not None:
                     stop_stream(stream.query, timeout_s=0)
                     return
