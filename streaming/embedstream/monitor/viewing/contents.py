@@ -15,14 +15,10 @@ from embedstream_core.records import Item
 from embedstream_core.redaction import REDACTED
 from embedstream_core.settings import ModalityName
 
-__all__ = ["Content", "Contents", "Unavailable"]
+__all__ = ["Content", "Contents"]
 
 # The page shows a note instead, sooner than the viewer's limit ends the whole process.
 _FETCH_S = 5.0
-
-
-class Unavailable(Exception):
-    """There is nothing to show; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class Contents:
         """Return the content of a row.
 
         Raises:
-            Unavailable: it is not to be had, or may not be fetched.
+            SetupError: it may not be fetched, or is not there any more.
         """
         uri = row["uri"]
         if uri is not None and REDACTED not in uri:
@@ -54,7 +50,7 @@ class Contents:
         message = self._read_message(row)
         # A deletion has no value, and then no content.
         if message.value is None:
-            raise Unavailable("the message has no value")
+            raise SetupError("the message has no value")
         item = self._parse(message, row)
         if isinstance(item, Content):
             return item
@@ -62,6 +58,13 @@ class Contents:
             return Content(item.content, item.media_type)
         # The table's reference lacks a secret that the message's has.
         return Content(self._fetch(item.uri or ""))
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._fetcher is not None:
+            self._fetcher.close()
+        if self._messages is not None:
+            self._messages.close()
 
     def _fetch(self, uri: str) -> bytes:
         try:
@@ -76,23 +79,19 @@ class Contents:
                 )
             return self._fetcher.fetch(uri)
         except ItemError as error:
-            raise Unavailable(f"{error.code}: {error.message}") from None
-        except (SetupError, SystemicError) as error:
-            raise Unavailable(f"the reference cannot be fetched: {error}") from None
+            raise SetupError(f"{error.code}: {error.message}") from None
+        except SystemicError as error:
+            raise SetupError(f"the reference cannot be fetched: {error}") from None
 
     def _read_message(self, row: Row) -> Message:
         if row["topic"] is None or not isinstance(self._config, StreamConfig):
-            raise Unavailable("the content was in a message, and no topic is configured here")
-        kafka = self._config.kafka
-        try:
-            if self._messages is None:
-                settings = convert_options(kafka.options)
-                self._messages = MessageReader(kafka.bootstrap_servers, settings)
-            message = self._messages.read(row["topic"], row["partition"], row["offset"])
-        except SetupError as error:
-            raise Unavailable(str(error)) from None
+            raise SetupError("the content was in a message, and no topic is configured here")
+        if self._messages is None:
+            kafka = self._config.kafka
+            self._messages = MessageReader(kafka.bootstrap_servers, convert_options(kafka.options))
+        message = self._messages.read(row["topic"], row["partition"], row["offset"])
         if message is None:
-            raise Unavailable("Kafka no longer has the message")
+            raise SetupError("Kafka no longer has the message")
         return message
 
     def _parse(self, message: Message, row: Row) -> Item | Content:

@@ -81,7 +81,7 @@ class Lane:
         job = _Job(request, arguments)
         with self._lock:
             if self._is_closed:
-                raise SetupError("the viewer is closed, as the stream ends; start it again")
+                raise _refuse_closed()
             try:
                 self._jobs.put_nowait(job)
             except queue.Full:
@@ -101,7 +101,9 @@ class Lane:
             self._is_closed = True
             with suppress(queue.Empty):
                 while (job := self._jobs.get_nowait()) is not None:
-                    job.answer.cancel()
+                    # Cancelling it would cancel the task that waits for it.
+                    if job.answer.set_running_or_notify_cancel():
+                        job.answer.set_exception(_refuse_closed())
             self._jobs.put_nowait(None)
             if self._child is not None:
                 self._child.process.kill()
@@ -205,3 +207,7 @@ class Lane:
 
 def _refuse_busy() -> SetupError:
     return SetupError("the viewer is busy with other requests; try it again in a moment")
+
+
+def _refuse_closed() -> SetupError:
+    return SetupError("the viewer is closed, as its stream ends; start that again")

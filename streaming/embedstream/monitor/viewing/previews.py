@@ -9,15 +9,13 @@ from __future__ import annotations
 import io
 import re
 import wave
-from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.monitor.viewer import Preview, RowPosition
-from embedstream.monitor.viewing.contents import Content, Contents, Unavailable
+from embedstream.monitor.viewing.contents import Content, Contents
 from embedstream.monitor.viewing.rows import Row, Rows, shorten
 from embedstream_core.errors import Code, ItemError, SetupError, build_decode_error
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing
@@ -59,7 +57,7 @@ class Previews:
             decode.settings,
             isolation=Isolation(timeout_s, decode.isolated_memory_bytes),
         )
-        self._build: Callable[[str, RowPosition], Preview] = lru_cache(_KEPT)(self._build_anew)
+        self._kept: dict[object, Preview] = {}
 
     def preview(self, position: RowPosition) -> Preview:
         """Return what can be shown of a row.
@@ -67,14 +65,25 @@ class Previews:
         Raises:
             SetupError: the table has no row of that message.
         """
-        try:
-            return self._build(self._rows.get_table_id(), position)
-        except Unavailable as error:
-            return Preview("none", note=shorten(str(error)))
-
-    def _build_anew(self, table_id: str, position: RowPosition) -> Preview:
-        """Return a row's preview; the table's id is for the cache, which keeps no exceptions."""
         row = self._rows.find_row(position)
+        # A replay makes a row of a message again.
+        key = self._rows.table_id, position, row["processed_at"]
+        try:
+            made = self._kept.pop(key, None) or self._make(row)
+        except SetupError as error:
+            # Not kept: a store or a broker may answer again.
+            return Preview("none", note=shorten(str(error)))
+        self._kept[key] = made
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return made
+
+    def close(self) -> None:
+        """End the sandbox, and close the connections."""
+        self._decoder.close()
+        self._contents.close()
+
+    def _make(self, row: Row) -> Preview:
         found = self._contents.read(row)
         if found.trouble:
             return _describe(found.content, found.trouble)
@@ -82,8 +91,6 @@ class Previews:
             return self._decode(found, row)
         except ItemError as error:
             return _describe(found.content, f"{error.code}: {error.message}")
-        except SetupError as error:
-            raise Unavailable(str(error)) from None
 
     def _decode(self, found: Content, row: Row) -> Preview:
         kind = found.media_type or detect_type(found.content)
@@ -151,4 +158,4 @@ def _read_beginning(content: bytes) -> str:
     """Return the first characters of a text; a character has up to four bytes."""
     start = content[: 4 * _MOST_CHARACTERS + 4].decode("utf-8-sig", "replace")
     text = _UNSEEN.sub("\ufffd", start[:_MOST_CHARACTERS])
-    return f"{text}…" if len(content.decode("utf-8-sig", "replace")) > len(text) else text
+    return f"{text}…" if len(start) > _MOST_CHARACTERS else text

@@ -45,6 +45,11 @@ class Questions:
         cards = [make_card({**row, "media": _read_media(row)}) for row in rows]
         return Found(tuple(cards), answer.model_id, answer.describe())
 
+    def close(self) -> None:
+        """Close the index."""
+        if self._searcher is not None:
+            self._searcher.close()
+
     def _check_model(self, model_id: str | None) -> None:
         """Refuse other models than the table's: a name may be one of Python code to be run."""
         if not model_id:

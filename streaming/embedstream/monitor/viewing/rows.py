@@ -80,7 +80,7 @@ class Rows:
     def list_newest(self, count: int) -> list[Card]:
         """Return the newest embeddings, the newest first."""
         self._refresh()
-        count = min(count, _MOST_ROWS)
+        count = min(max(count, 1), _MOST_ROWS)
         memo = self._newest.setdefault(
             count, _Memo(lambda: self._select_newest("error IS NULL", count))
         )
@@ -89,7 +89,7 @@ class Rows:
     def list_failures(self, newest: int) -> list[FailureGroup]:
         """Return the failures by code, the most frequent first."""
         self._refresh()
-        newest = min(newest, _MOST_ROWS)
+        newest = min(max(newest, 1), _MOST_ROWS)
         memo = self._failures.setdefault(newest, _Memo(lambda: self._group_failures(newest)))
         return memo.get(self._opened.version())
 
@@ -116,9 +116,9 @@ class Rows:
             raise SetupError(f"the message {name} cannot be shown: {reason}")
         return min(visible, key=lambda row: (row["error"] is not None, row["model_id"] or ""))
 
-    def get_table_id(self) -> str:
-        """Return Delta's id of the table."""
-        self._refresh()
+    @property
+    def table_id(self) -> str:
+        """Delta's id of the table, as the last request found it."""
         return str(self._opened.metadata().id)
 
     def _refresh(self) -> None:
