@@ -24,7 +24,7 @@ help:
 	@echo "make coverage    what make test runs, and the lines that it reaches"
 	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs        write docs/configuration.md from the configuration's models"
+	@echo "make docs        write the pages docs/configuration.md and docs/logging.md from the code"
 	@echo "make site        build the documentation as a site, in .site"
 	@echo "make clean       remove the demo's data"
 
@@ -128,6 +128,7 @@ site: setup
 
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
+	$(RUN)/python -m embedstream.logs.reference > docs/logging.md
 
 clean:
 	rm -rf demo-data

@@ -153,13 +153,14 @@ class Steps:
             return self.routes.share(entry)
         content = entry.content
         if content is None:
-            fetched = attempt(partial(self.fetch, entry.uri or ""), Stage.FETCH)
+            fetch = partial(self.fetch, entry.uri or "")
+            fetched = attempt(fetch, Stage.FETCH, position=entry.position)
             if isinstance(fetched, Failure):
                 return self.routes.share(fetched)
             content = fetched
         sha256 = hashlib.sha256(content).hexdigest()
         choose = partial(self.routes.choose, entry, content)
-        modality = attempt(choose, Stage.DECODE)
+        modality = attempt(choose, Stage.DECODE, position=entry.position)
         if isinstance(modality, Failure):
             return self.routes.share(replace(modality, content_sha256=sha256))
         pending = Pending(sha256, modality, {}, {})
@@ -173,7 +174,7 @@ class Steps:
         self._look_up(pending, numbers)
         if missing := numbers.keys() - pending.outcomes.keys():
             decode = partial(self.decode, content, modality)
-            samples = attempt(decode, Stage.DECODE, content_sha256=sha256)
+            samples = attempt(decode, Stage.DECODE, content_sha256=sha256, position=entry.position)
             if not isinstance(samples, Failure):
                 pending.samples.update({one: samples[numbers[one]] for one in missing})
                 return pending
