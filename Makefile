@@ -25,7 +25,7 @@ help:
 	@echo "make coverage    what make test runs, and the lines that it reaches"
 	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs        write docs/configuration.md and docs/metrics.md from the code"
+	@echo "make docs        write the pages that are made from the code: configuration, metrics, logging"
 	@echo "make site        build the documentation as a site, in .site"
 	@echo "make clean       remove the demo's data"
 
@@ -136,6 +136,7 @@ site: setup
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
 	$(RUN)/python -m embedstream.monitor.reference > docs/metrics.md
+	$(RUN)/python -m embedstream.logs.reference > docs/logging.md
 
 clean:
 	rm -rf demo-data

@@ -43,14 +43,20 @@ DEFAULT_BROKER_FOLDER = Path(".embedstream/broker")
 
 
 def main() -> None:
-    """Run the command; print an error of embedstream as a sentence and exit with code 2."""
+    """Run the command; print an error of embedstream as a sentence and exit with code 2.
+
+    Any other error is printed with its traceback, and the code is 1.
+    """
     try:
         app()
     except EmbedstreamError as error:
-        console.print_error(f"embedstream: {error}")
+        console.print_failure(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        console.print_unexpected(error)
+        sys.exit(1)
 
 
 def print_version(wanted: bool) -> None:
