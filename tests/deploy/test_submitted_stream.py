@@ -6,7 +6,6 @@ executors in processes of their own instead of pods.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
