@@ -243,16 +243,10 @@ def run_queries(
     stream = desk.start()
     while True:
         try:
-            while stream.query.isActive and not stop.wait(_POLL_S):
-                claim.verify()
-                beat()
-                if guard.verdict is not None:
-                    stop_stream(stream.query, timeout_s=0)
-                    return
-                desk.watch(stream.query)
-                if desk.prepared is not None:
-                    stream = desk.switch(stream)
-            if stop.is_set():
+            stream = _follow(stream, desk, stop=stop, claim=claim, guard=guard, beat=beat)
+            if guard.verdict is not None:
+                stop_stream(stream.query, timeout_s=0)
+            elif stop.is_set():
                 _stop(stream, timeout_s=config.trigger.stop_timeout_s)
             else:
                 stream.query.awaitTermination()
@@ -273,6 +267,25 @@ def run_queries(
         if stop.is_set():
             return
         stream = desk.start()
+
+
+def _follow(
+    stream: Stream,
+    desk: SwapDesk,
+    *,
+    stop: threading.Event,
+    claim: HeldClaim,
+    guard: FailureGuard,
+    beat: Callable[[], object],
+) -> Stream:
+    """Wait until the query has ended or has to be stopped; return the one that runs then."""
+    while stream.query.isActive and guard.verdict is None and not stop.wait(_POLL_S):
+        claim.verify()
+        beat()
+        desk.watch(stream.query)
+        if desk.prepared is not None:
+            stream = desk.switch(stream)
+    return stream
 
 
 def _stop(stream: Stream, *, timeout_s: float) -> None:
