@@ -107,6 +107,7 @@ def run(
         reread=partial(read_config, config, overrides),
         index_command=build_index_command(config, overrides),
         replay_command=build_replay_command(config, overrides),
+        config_path=str(config),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,
@@ -123,7 +124,7 @@ def page(config: ConfigPath, overrides: Overrides = None, listen: Listen = None)
     settings = read_config(config, add_listen(overrides, listen))
     from embedstream.cli.page import serve_page
 
-    serve_page(settings)
+    serve_page(settings, config_path=str(config))
 
 
 @app.command()

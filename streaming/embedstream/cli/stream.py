@@ -79,13 +79,15 @@ def run_stream(
     reread: Callable[[], StreamConfig] | None = None,
     index_command: Sequence[str] = (),
     replay_command: str = "embedstream replay CONFIG --failures",
+    config_path: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
     encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends.
+    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends,
+    and `config_path` the file in the commands that the live page shows.
     `consents` are the fields of `Consent`.
 
     Raises:
@@ -99,7 +101,7 @@ def run_stream(
     lasting = until == "stopped"
     with (
         show_log(config.log),
-        open_monitor(config, say=console.print_text) as live,
+        open_monitor(config, config_path=config_path, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from embedstream.monitor.status import Percentiles, Point
+from embedstream_core.pipeline.work_record import WorkStage
 
 __all__ = ["POINT_S", "History", "Rates", "Work"]
 
@@ -31,14 +32,14 @@ class Work(NamedTuple):
     embeddings: int
     failures: int
     rows: int
-    stage_seconds: Mapping[str, float]
+    stage_seconds: Mapping[WorkStage, float]
 
 
 class Rates(NamedTuple):
     """Rows, and seconds of all threads in each stage, per second of the last minute."""
 
     rows_per_s: float = 0.0
-    stage_seconds: Mapping[str, float] = {}
+    stage_seconds: Mapping[WorkStage, float] = {}
 
 
 @dataclass(slots=True)
