@@ -183,7 +183,7 @@ def _run_after_checks(
                 say=console.print_text,
             )
             with desk, index or nullcontext():
-                run_queries(spark, config, desk, signals.stop, claim, watch.guard)
+                run_queries(spark, config, desk, signals.stop, claim, guard=watch.guard)
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
     watch.wait_for_last_report()
@@ -200,7 +200,8 @@ def run_queries(
     desk: SwapDesk,
     stop: threading.Event,
     claim: HeldClaim,
-    guard: FailureGuard,
+    *,
+    guard: FailureGuard | None = None,
 ) -> None:
     """Run the stream to its end.
 
@@ -217,7 +218,7 @@ def run_queries(
         try:
             while stream.query.isActive and not stop.wait(_POLL_S):
                 claim.verify()
-                if guard.verdict is not None:
+                if guard is not None and guard.verdict is not None:
                     stop_stream(stream.query, timeout_s=0)
                     return
                 desk.watch(stream.query)
