@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -99,6 +100,12 @@ def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
     """Return the command that a stream's driver runs to follow its table."""
     settings = [f"--set={one}" for one in overrides or ()]
     return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
+
+
+def build_replay_command(path: Path, overrides: list[str] | None) -> str:
+    """Return the command that embeds again what has failed, as a user types it."""
+    settings = [part for one in overrides or () for part in ("--set", one)]
+    return shlex.join(["embedstream", "replay", str(path), *settings, "--failures"])
 
 
 def read_table_config(

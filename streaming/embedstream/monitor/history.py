@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from embedstream.monitor.status import Percentiles, Point
+from embedstream.monitor.status import Percentiles, Point, Stage
 
 __all__ = ["POINT_S", "History", "Rates", "Work"]
 
@@ -31,14 +31,14 @@ class Work(NamedTuple):
     embeddings: int
     failures: int
     rows: int
-    stage_seconds: Mapping[str, float]
+    stage_seconds: Mapping[Stage, float]
 
 
 class Rates(NamedTuple):
     """Rows, and seconds of all threads in each stage, per second of the last minute."""
 
     rows_per_s: float = 0.0
-    stage_seconds: Mapping[str, float] = {}
+    stage_seconds: Mapping[Stage, float] = {}
 
 
 @dataclass(slots=True)
@@ -128,14 +128,15 @@ class History:
         end = last.end if now - last.end <= 1.5 * (last.end - last.start) else now
         start = max(end - _MINUTE_S, self._works[0].start)
         seconds = max(end - start, 1.0)
-        rows, stages = 0.0, Counter[str]()
+        rows = 0.0
+        stages: dict[Stage, float] = {}
         for work in reversed(self._works):
             if work.end <= start:
                 break
             share = 1.0 if work.start >= start else (work.end - start) / (work.end - work.start)
             rows += share * work.rows
             for stage, spent in work.stage_seconds.items():
-                stages[stage] += share * spent  # type: ignore[assignment]
+                stages[stage] = stages.get(stage, 0.0) + share * spent
         return Rates(rows / seconds, {stage: spent / seconds for stage, spent in stages.items()})
 
     def _get_slot(self, at: float) -> _Slot:

@@ -116,11 +116,10 @@ class LiveStream:
                 self._newest_read = max(self._newest_read or 0.0, *report.appended)
             self._note_lag()
 
-    def set_read(self, offsets: Mapping[str, Mapping[int, int]]) -> None:
+    def set_read(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Take over where the stream starts: the offset of each partition's next message."""
         with self._lock:
-            for topic, partitions in offsets.items():
-                self._read.update({(topic, number): at for number, at in partitions.items()})
+            self._read.update(offsets)
 
     def set_offsets(self, topics: Mapping[str, TopicState]) -> None:
         """Take over what Kafka holds now."""
