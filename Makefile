@@ -25,7 +25,7 @@ help:
 	@echo "make coverage    what make test runs, and the lines that it reaches"
 	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs        write docs/configuration.md and docs/metrics.md from the code"
+	@echo "make docs        write the pages that are made from the code: configuration, metrics, logging"
 	@echo "make site        build the documentation as a site, in .site"
 	@echo "make clean       remove the demo's data"
 
@@ -66,7 +66,12 @@ lint: setup
 programs:
 	@$(PYTHON) scripts/install_programs.py
 
-test: lint programs
+# The tests start Spark dozens of times, each time with a third less work.
+.tools/class-archive: .venv/.complete
+	@$(RUN)/embedstream jars --class-archive > /dev/null
+	@touch $@
+
+test: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest $(PARALLEL)
 
@@ -74,7 +79,7 @@ test-unit: setup
 	$(RUN)/pytest $(PARALLEL) $(QUICK)
 
 # One after another: some of the long tests measure memory and time.
-test-all: lint programs
+test-all: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 
@@ -131,6 +136,7 @@ site: setup
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
 	$(RUN)/python -m embedstream.monitor.reference > docs/metrics.md
+	$(RUN)/python -m embedstream.logs.reference > docs/logging.md
 
 clean:
 	rm -rf demo-data

@@ -155,14 +155,15 @@ class Steps:
             return self.routes.share(entry)
         content = entry.content
         if content is None:
+            fetch = partial(self.fetch, entry.uri or "")
             with self.record.measure("fetch"):
-                fetched = attempt(partial(self.fetch, entry.uri or ""), Stage.FETCH)
+                fetched = attempt(fetch, Stage.FETCH, position=entry.position)
             if isinstance(fetched, Failure):
                 return self.routes.share(fetched)
             content = fetched
         sha256 = hashlib.sha256(content).hexdigest()
         choose = partial(self.routes.choose, entry, content)
-        modality = attempt(choose, Stage.DECODE)
+        modality = attempt(choose, Stage.DECODE, position=entry.position)
         if isinstance(modality, Failure):
             return self.routes.share(replace(modality, content_sha256=sha256))
         pending = Pending(sha256, modality, {}, {})
@@ -177,7 +178,7 @@ class Steps:
         self._look_up(pending, numbers)
         if missing := numbers.keys() - pending.outcomes.keys():
             decode = partial(self.decode, content, modality)
-            samples = attempt(decode, Stage.DECODE, content_sha256=sha256)
+            samples = attempt(decode, Stage.DECODE, content_sha256=sha256, position=entry.position)
             if not isinstance(samples, Failure):
                 pending.samples.update({one: samples[numbers[one]] for one in missing})
                 return pending

@@ -14,19 +14,21 @@ __all__ = ["DEFAULT_ADDRESS", "serve_page"]
 DEFAULT_ADDRESS = "127.0.0.1:9464"
 
 
-def serve_page(config: StreamConfig) -> None:
+def serve_page(config: StreamConfig, *, config_path: str = "CONFIG") -> None:
     """Serve the page at `monitor.listen`, or at `DEFAULT_ADDRESS`, until SIGINT or SIGTERM.
+
+    `config_path` is the configuration's file, for the commands that the page shows.
 
     Raises:
         SetupError: the address cannot be listened at, or the extra is missing.
     """
-    monitor = config.monitor
-    if monitor.listen is None:
-        monitor = MonitorConfig(listen=DEFAULT_ADDRESS, token=monitor.token)
+    if config.monitor.listen is None:
+        monitor = MonitorConfig(listen=DEFAULT_ADDRESS, token=config.monitor.token)
+        config = config.model_copy(update={"monitor": monitor})
     with (
         catch_stop_signals() as stop,
         ObservedTable(config) as source,
-        open_site(source, monitor) as url,
+        open_site(source, config, config_path=config_path) as url,
     ):
         console.print_text(f"the page of {config.table.path}: {url} (Ctrl-C ends it)")
         stop.wait()

@@ -10,15 +10,19 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.session import StreamFailed, explain_errors, open_session_and_models
 from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
@@ -53,7 +57,7 @@ class _Signals:
 
 def check_stream(config: StreamConfig) -> bool:
     """Run every check and print its result; return whether all passed."""
-    with open_session_and_models(config) as (spark, preparations):
+    with show_log(config.log), open_session_and_models(config) as (spark, preparations):
         from embedstream.stream.preflight import check_start
 
         checked = check_start(spark, config, console.print_finding, preparations=preparations)
@@ -63,7 +67,7 @@ def check_stream(config: StreamConfig) -> bool:
 def examine_stream(config: StreamConfig) -> bool:
     """Print the problems of checkpoint, table and topics; return whether there are none."""
     session = open_session(config.spark, config.pipeline, config.locations)
-    with console.show_status("starting Spark"), session as spark:
+    with show_log(config.log), console.show_status("starting Spark"), session as spark:
         passed = [console.print_finding(finding) for finding in diagnose(spark, config)]
         return all(passed)
 
@@ -75,13 +79,15 @@ def run_stream(
     reread: Callable[[], StreamConfig] | None = None,
     index_command: Sequence[str] = (),
     replay_command: str = "embedstream replay CONFIG --failures",
+    config_path: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
     encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends.
+    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends,
+    and `config_path` the file in the commands that the live page shows.
     `consents` are the fields of `Consent`.
 
     Raises:
@@ -94,7 +100,8 @@ def run_stream(
 
     lasting = until == "stopped"
     with (
-        open_monitor(config, say=console.print_text) as live,
+        show_log(config.log),
+        open_monitor(config, config_path=config_path, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,
@@ -113,7 +120,6 @@ def run_stream(
             raise SetupError("the stream was not started: fix the failed checks above")
         signals = _Signals(stop, reload, reread or (lambda: config))
         index = _prepare_index(config, index_command)
-        # Whoever else watches the stream takes part here: see `watch_stream`.
         with watch_stream(
             spark,
             config,
@@ -146,7 +152,6 @@ def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess
     return IndexProcess(
         command,
         table=config.table.path,
-        say=console.print_text,
         stop_s=config.trigger.stop_timeout_s,
     )
 
@@ -180,8 +185,6 @@ def _run_after_checks(
         create_table(spark, config.table, model_ids=list_ids(checked.models))
         with claim_stream(spark, config) as claim:
             resumption = prepare_resumption(spark, config, checked.writers, consent)
-            for loss in resumption.lost:
-                console.print_text(f"lost: {loss}")
             # A driver that was killed may have left the group behind the table.
             read = read_next(spark, config, resumption.writers)
             watch.put_read(read)
@@ -195,9 +198,18 @@ def _run_after_checks(
                 reread=signals.reread,
                 reload=signals.reload,
                 until=until,
-                say=console.print_text,
             )
-            connection = connect_stream(
+            log_event(
+                _log,
+                Event.START,
+                "running; Ctrl-C finishes the micro-batch in flight and stops",
+                version=version("embedstream"),
+                models=list_ids(checked.models),
+                table=config.table.path,
+                checkpoint=config.checkpoint,
+                topics=sorted(resumption.topics),
+            )
+            watching = connect_stream(
                 live,
                 spark,
                 resumption,
@@ -207,7 +219,7 @@ def _run_after_checks(
                 index=index,
                 stop=signals.stop,
             )
-            with desk, index or nullcontext(), connection:
+            with desk, index or nullcontext(), watching:
                 run_queries(spark, config, desk, signals.stop, claim, watch.guard, beat=live.beat)
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
@@ -238,20 +250,13 @@ def run_queries(
     from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, find_conflict
 
-    console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     stream = desk.start()
     while True:
         try:
-            while stream.query.isActive and not stop.wait(_POLL_S):
-                claim.verify()
-                beat()
-                if guard.verdict is not None:
-                    stop_stream(stream.query, timeout_s=0)
-                    return
-                desk.watch(stream.query)
-                if desk.prepared is not None:
-                    stream = desk.switch(stream)
-            if stop.is_set():
+            stream = _follow(stream, desk, stop=stop, claim=claim, guard=guard, beat=beat)
+            if guard.verdict is not None:
+                stop_stream(stream.query, timeout_s=0)
+            elif stop.is_set():
                 _stop(stream, timeout_s=config.trigger.stop_timeout_s)
             else:
                 stream.query.awaitTermination()
@@ -264,16 +269,39 @@ def run_queries(
                 stream = desk.go_back(error)
                 continue
         check_table(spark, config.table.path)
+        then = "the next start repeats the micro-batch"
+        if not stop.is_set():
+            then = "the micro-batch in flight is repeated"
+        text = f"the table was altered: {then}"
+        log_event(_log, Event.RESTART, text, reason="table_altered", stopping=stop.is_set())
         if stop.is_set():
-            console.print_text("the table was altered: the next start repeats the micro-batch")
             return
-        console.print_text("the table was altered: the micro-batch in flight is repeated")
         stream = desk.start()
+
+
+def _follow(
+    stream: Stream,
+    desk: SwapDesk,
+    *,
+    stop: threading.Event,
+    claim: HeldClaim,
+    guard: FailureGuard,
+    beat: Callable[[], object],
+) -> Stream:
+    """Wait until the query has ended or has to be stopped; return the one that runs then."""
+    while stream.query.isActive and guard.verdict is None and not stop.wait(_POLL_S):
+        claim.verify()
+        beat()
+        desk.watch(stream.query)
+        if desk.prepared is not None:
+            stream = desk.switch(stream)
+    return stream
 
 
 def _stop(stream: Stream, *, timeout_s: float) -> None:
     from embedstream.stream.job import stop_stream
 
-    console.print_text("stopping: the micro-batch in flight is being finished")
+    log = partial(log_event, _log, Event.STOPPING, timeout_s=timeout_s)
+    log("stopping: the micro-batch in flight is being finished", interrupted=False)
     if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
-        console.print_text(f"it took longer than {timeout_s:g} s; the next start repeats it")
+        log(f"it took longer than {timeout_s:g} s; the next start repeats it", interrupted=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from embedstream.monitor.status import Percentiles, Point, Stage
+from embedstream.monitor.status import Percentiles, Point
+from embedstream_core.pipeline.work_record import WorkStage
 
 __all__ = ["POINT_S", "History", "Rates", "Work"]
 
@@ -31,14 +32,14 @@ class Work(NamedTuple):
     embeddings: int
     failures: int
     rows: int
-    stage_seconds: Mapping[Stage, float]
+    stage_seconds: Mapping[WorkStage, float]
 
 
 class Rates(NamedTuple):
     """Rows, and seconds of all threads in each stage, per second of the last minute."""
 
     rows_per_s: float = 0.0
-    stage_seconds: Mapping[Stage, float] = {}
+    stage_seconds: Mapping[WorkStage, float] = {}
 
 
 @dataclass(slots=True)
@@ -129,14 +130,14 @@ class History:
         start = max(end - _MINUTE_S, self._works[0].start)
         seconds = max(end - start, 1.0)
         rows = 0.0
-        stages: dict[Stage, float] = {}
+        stages: dict[WorkStage, float] = defaultdict(float)
         for work in reversed(self._works):
             if work.end <= start:
                 break
             share = 1.0 if work.start >= start else (work.end - start) / (work.end - work.start)
             rows += share * work.rows
             for stage, spent in work.stage_seconds.items():
-                stages[stage] = stages.get(stage, 0.0) + share * spent
+                stages[stage] += share * spent
         return Rates(rows / seconds, {stage: spent / seconds for stage, spent in stages.items()})
 
     def _get_slot(self, at: float) -> _Slot:

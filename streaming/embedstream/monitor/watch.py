@@ -32,10 +32,13 @@ _TABLE_S = 5.0
 
 
 @contextmanager
-def open_monitor(config: StreamConfig, *, say: Callable[[str], object]) -> Iterator[LiveStream]:
+def open_monitor(
+    config: StreamConfig, *, config_path: str, say: Callable[[str], object]
+) -> Iterator[LiveStream]:
     """Yield the status of a stream that is about to start, and serve it at `monitor.listen`.
 
-    `say` prints the address. On leaving, the state says how the stream ended, and the server ends.
+    `config_path` is the configuration's file, for the commands that the page shows. `say` prints
+    the address. On leaving, the state says how the stream ended, and the server ends.
 
     Raises:
         SetupError: on entering, the address cannot be listened at, or the extra is missing.
@@ -46,7 +49,7 @@ def open_monitor(config: StreamConfig, *, say: Callable[[str], object]) -> Itera
         return
     from embedstream.monitor.site import open_site
 
-    with open_site(live, config.monitor, read_counts=live.read_counts) as url:
+    with open_site(live, config, config_path=config_path, read_counts=live.read_counts) as url:
         say(f"monitor: {url}")
         try:
             yield live

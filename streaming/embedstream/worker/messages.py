@@ -99,7 +99,7 @@ class Featurizer:
                 id_header=self.id_header,
                 accepts=accepts,
             )
-            entry = attempt(parse, Stage.MESSAGE)
+            entry = attempt(parse, Stage.MESSAGE, position=position)
             entries.append(entry)
             origins.append(Origin.of(entry, position))
         return carried, entries, origins

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, StreamConfig
 from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.broadcast import BroadcastModel, broadcast_model
+from embedstream.worker.log_records import WorkerLog
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
@@ -45,7 +46,8 @@ class Embedder:
     """The function of a partition: Spark sends it to the workers, where it embeds items.
 
     `models` are the encoders of the stream, each with rows of its own. `dedupe_entries` bounds the
-    cached embeddings of each; None disables the caches.
+    cached embeddings of each; None disables the caches. `log` brings the workers' records to the
+    driver.
     """
 
     models: tuple[BroadcastModel, ...]
@@ -54,6 +56,7 @@ class Embedder:
     pipeline_limits: PipelineLimits
     isolation: Isolation
     dedupe_entries: int | None
+    log: WorkerLog | None = None
 
     @property
     def model(self) -> BroadcastModel:
@@ -84,6 +87,8 @@ class Embedder:
         attempt = task.attemptNumber() if task else 0
         try:
             with ExitStack() as opened:
+                if self.log is not None:
+                    opened.enter_context(self.log.collect())
                 fetcher = opened.enter_context(open_fetcher(self.fetch_policy))
                 watchdog = opened.enter_context(Watchdog())
                 pipeline = Pipeline(
@@ -153,4 +158,5 @@ def build_embedder(
         ),
         isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
+        log=WorkerLog.start(spark),
     )

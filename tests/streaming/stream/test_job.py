@@ -250,7 +250,13 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(sql, id=name, marks=[pytest.mark.long] * (name in ("identity", "default")))
+        for name, sql in EXTRA.items()
+    ],
+)
 def test_outcomes_are_counted_whatever_columns_the_table_has(
     spark: SparkSession, topic: Topic, configure: Configure, extra: str
 ) -> None:
