@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedstream.recovery.resume import Resumption
     from embedstream.stream.swap import SwapDesk
 
-__all__ = ["connect_stream", "open_monitor"]
+__all__ = ["connect_stream", "open_monitor", "watch_table"]
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +90,17 @@ def connect_stream(
             is_listening=lambda: _has_listener(spark),
         )
     )
+    with watch_table(spark, live, config.table.path) if config.monitor.listen else nullcontext():
+        yield
+
+
+@contextmanager
+def watch_table(spark: SparkSession, live: LiveStream, path: str) -> Iterator[None]:
+    """Tell a status the newest version of its table every few seconds, from a thread."""
     ended = threading.Event()
-    if config.monitor.listen is not None:
-        threading.Thread(
-            target=_watch_table, args=(spark, live, config.table.path, ended), daemon=True
-        ).start()
+    threading.Thread(
+        target=_read_versions, args=(spark, live, path, ended), name="table", daemon=True
+    ).start()
     try:
         yield
     finally:
@@ -147,7 +153,9 @@ def _has_listener(spark: SparkSession) -> bool:
     return server is None or (server.thread is not None and server.thread.is_alive())
 
 
-def _watch_table(spark: SparkSession, live: LiveStream, path: str, ended: threading.Event) -> None:
+def _read_versions(
+    spark: SparkSession, live: LiveStream, path: str, ended: threading.Event
+) -> None:
     outage = Outage(_log, "the table's version cannot be read")
     while True:
         # A session that ends raises errors of many types.
