@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from embedstream.monitor.metrics import (
     APPEND_TO_COMMIT,
@@ -19,9 +20,12 @@ from embedstream.monitor.metrics import (
     Metric,
 )
 from embedstream.monitor.status import STAGES, Stage
-from embedstream.stream.progress import MicroBatchReport
-from embedstream.worker.counts import RowKind
 from embedstream_core.errors import Code
+
+if TYPE_CHECKING:
+    # A page over a table imports no Spark.
+    from embedstream.stream.progress import MicroBatchReport
+    from embedstream.worker.counts import RowKind
 
 __all__ = ["MAX_PARTITIONS", "Histogram", "LabelLimit", "Samples", "StreamCounts"]
 

@@ -69,6 +69,7 @@ class LiveStream:
         self._beaten_at = clock()
         self._counts = StreamCounts()
         self._history = History()
+        self._loads = 0
         self._last: tuple[int, float] | None = None
         self._read: dict[tuple[str, int], int] = {}
         self._topics: Mapping[str, TopicState] = {}
@@ -175,9 +176,11 @@ class LiveStream:
 
     def read_counts(self) -> Samples:
         """Return the counters and histograms since the start."""
-        loads = float(self._probes.count_loads())
+        loads = self._probes.count_loads()
         with self._lock:
-            return {**self._counts.build_samples(), MODEL_LOADS: {(): loads}}
+            # While models are swapped the sum may lack some for a moment; a counter never falls.
+            self._loads = max(self._loads, loads)
+            return {**self._counts.build_samples(), MODEL_LOADS: {(): float(self._loads)}}
 
     @property
     def is_alive(self) -> bool:
