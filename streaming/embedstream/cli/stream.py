@@ -125,7 +125,7 @@ def run_stream(
             replay=replay_command,
             observers=[console.print_micro_batch, live.add_batch],
             on_topics=live.set_offsets,
-            is_watched=lambda: config.monitor.listen is not None,
+            is_watched=lambda: live.is_watched,
         ) as watch:
             return _run_after_checks(
                 spark, config, checked, consent, signals, until, index, watch, live
@@ -185,7 +185,8 @@ def _run_after_checks(
         with claim_stream(spark, config) as claim:
             resumption = prepare_resumption(spark, config, checked.writers, consent)
             # A driver that was killed may have left the group behind the table.
-            watch.put_read(read_next(spark, config, resumption.writers))
+            read = read_next(spark, config, resumption.writers)
+            watch.put_read(read)
             running = resumption.config
             function = build_featurizer(spark, running, checked.models)
             desk = SwapDesk(
@@ -208,7 +209,14 @@ def _run_after_checks(
                 topics=sorted(resumption.topics),
             )
             watching = connect_stream(
-                live, spark, resumption, desk=desk, claim=claim, index=index, stop=signals.stop
+                live,
+                spark,
+                resumption,
+                read,
+                desk=desk,
+                claim=claim,
+                index=index,
+                stop=signals.stop,
             )
             with desk, index or nullcontext(), watching:
                 run_queries(
