@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from contents import COLOURS, MINILM, TEXTS, colour_picture
 from doors import core_vectors
@@ -19,6 +21,7 @@ from embedstream.monitor.viewing.questions import Questions
 from embedstream.worker.model import prepare
 from embedstream_core.errors import SetupError
 from outcome_tables import write_table
+from pictures import encoded
 from small import POISON, poisoned
 from viewed_tables import at, made, stream_config
 
@@ -50,8 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
 def find_model(encoder: EncoderConfig) -> str:
-    return prepare(encoder).card.in_precision("float32").model_id
+    return prepare(encoder).card.model_id
 
 
 def configure_table(folder: Path, **sections: Any) -> StreamConfig:
@@ -59,17 +63,18 @@ def configure_table(folder: Path, **sections: Any) -> StreamConfig:
     return stream_config(folder, str(folder / "table"), encoders=encoders, **sections)
 
 
-@pytest.fixture
-def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Found]]:
+@pytest.fixture(scope="module")
+def ask(folder: Path) -> Iterator[Callable[..., Found]]:
     """Search the table; some pictures end or hang their decoder."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")]))
     opened: dict[str, Questions] = {}
 
     def search(question: Question, **decode: Any) -> Found:
         config = configure_table(folder, decode=decode)
         return opened.setdefault(str(decode), Questions(config)).search(question)
 
-    yield search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")]))
+        yield search
     for one in opened.values():
         one.close()
 
@@ -79,8 +84,9 @@ def names(found: Found) -> list[str]:
 
 
 def test_rows_uploads_and_words_find_the_nearest(ask: Callable[..., Found]) -> None:
-    for offset, name in enumerate([*COLOURS, *TEXTS]):
-        is_picture = name in COLOURS
+    rows = [*COLOURS, *TEXTS]
+    for name in ("green", "tower.txt"):
+        offset, is_picture = rows.index(name), name in COLOURS
         model_id = find_model(PICTURES if is_picture else MINILM)
         questions = [Question(like=at(offset)), Question(upload=CONTENTS[offset], k=3)]
         if not is_picture:
@@ -106,7 +112,7 @@ def test_a_condition_and_a_number_limit_what_is_found(ask: Callable[..., Found])
 
 
 def test_words_for_a_model_of_images_are_refused(ask: Callable[..., Found]) -> None:
-    with pytest.raises(SetupError, match="the query is text/plain, and .* models embed image: "):
+    with pytest.raises(SetupError, match=r"the query is text/plain, and .* models embed image: "):
         ask(Question(words="red", model_id=find_model(PICTURES)))
 
 
@@ -123,19 +129,21 @@ def test_words_for_a_model_of_images_are_refused(ask: Callable[..., Found]) -> N
         (Question(upload=b"%PDF-1.7"), "the query is application/pdf"),
         (Question(upload=b"<svg onload=alert(1)></svg>"), "cannot be used: the bytes, starting"),
         (Question(upload=poisoned("crash")), "cannot be used: the decoder ended by SIGSEGV"),
-        (Question(upload=poisoned("hang")), "cannot be used: decoding took longer than 2 s"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_a_sentence(
     ask: Callable[..., Found], question: Question, sentence: str
 ) -> None:
     with pytest.raises(SetupError, match=sentence):
-        ask(question, timeout_s=2)
+        ask(question)
 
 
 def test_an_upload_has_the_limits_of_the_stream(ask: Callable[..., Found]) -> None:
-    with pytest.raises(SetupError, match="pixels; the limit is 100"):
-        ask(Question(upload=colour_picture("red")), max_image_pixels=100)
+    limits = {"max_image_pixels": 100_000, "timeout_s": 2}
+    with pytest.raises(SetupError, match="pixels; the limit is 100000"):
+        ask(Question(upload=encoded(Image.new("1", (500, 500)))), **limits)
+    with pytest.raises(SetupError, match="cannot be used: decoding took longer than 2 s"):
+        ask(Question(upload=poisoned("hang")), **limits)
 
 
 def test_the_viewers_process_searches(folder: Path) -> None:
