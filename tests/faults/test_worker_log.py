@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from logged import read_json_lines
 from oracle import check_outcomes
-from small import POISON, poisoned, tiny_picture, write_config
+from small import tiny_picture, write_config
 from streams import Topic, image
 
 pytestmark = [pytest.mark.kafka]
+
+DEFECT = Path(__file__).parents[1] / "support" / "defect"
+
+
+def picture(width: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 40), "teal").save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_traceback_of_an_unexpected_error_reaches_the_drivers_log(
     topic: Topic, tmp_path: Path
 ) -> None:
-    topic.send([image("good", tiny_picture()), image("bad", poisoned("raise"))])
+    topic.send([image("good", tiny_picture()), image("bad", picture(41))])
     config = write_config(topic, tmp_path, log={"format": "json"})
     done = subprocess.run(
         [sys.executable, "-m", "embedstream", "run", str(config), "--available-now"],
@@ -30,7 +40,7 @@ def test_the_traceback_of_an_unexpected_error_reaches_the_drivers_log(
         check=False,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(POISON), os.getenv("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(DEFECT), os.getenv("PYTHONPATH", "")]),
             "SPARK_LOCAL_DIRS": str(tmp_path / "scratch"),
         },
     )
