@@ -57,12 +57,24 @@ class IndexProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._retry_s = _FIRST_RETRY_S
+        self.address = ""
+        """Where the index is, without secrets; empty before the process has opened it."""
         self._version = -1
         self._trouble = ""
         self._passing = 0.0
         self._threads = [
             threading.Thread(target=run, daemon=True) for run in (self._supervise, self._watch_lag)
         ]
+
+    @property
+    def version(self) -> int | None:
+        """The version of the table that the index holds; None before its first pass has ended."""
+        return self._version if self._version >= 0 else None
+
+    @property
+    def trouble(self) -> str:
+        """Why the index cannot follow the table now; empty while it can."""
+        return self._trouble
 
     def __enter__(self) -> IndexProcess:
         for thread in self._threads:
@@ -168,6 +180,7 @@ class IndexProcess:
             return
         match report:
             case Started():
+                self.address = report.address
                 self._version = -1 if report.version is None else report.version
                 return
             case Trouble():

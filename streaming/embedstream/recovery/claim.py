@@ -86,6 +86,11 @@ class HeldClaim:
         """Release the folders, except those that another driver has taken over."""
         self._cleanup.close()
 
+    @property
+    def loss(self) -> str:
+        """Why the claim is not held any more; empty while it is."""
+        return self._lost or ""
+
     def verify(self) -> None:
         """Check that the claim is still held.
 

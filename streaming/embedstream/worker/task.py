@@ -22,6 +22,7 @@ from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.steps import Outcomes
 from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry
 from embedstream_core.settings import (
     DecodeSettings,
@@ -68,8 +69,12 @@ class Embedder:
         """What the models accept together."""
         return frozenset(one for model in self.models for one in model.card.modalities)
 
-    def embed(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
+    def embed(
+        self, batches: Iterable[Sequence[Entry]], record: WorkRecord | None = None
+    ) -> Iterator[list[Outcomes]]:
         """Yield a list for each Arrow batch, in order, with the outcomes of each entry.
+
+        `record` gets what the pipeline measures.
 
         A retried task decodes each item in a child process, because an item may have ended the
         worker of the attempt before. Such an item then ends only its child.
@@ -94,6 +99,7 @@ class Embedder:
                     embedding_caches=self._open_embedding_caches(opened),
                     isolation=self.isolation if attempt else None,
                     watchdog=watchdog,
+                    record=record or WorkRecord(),
                 )
                 yield from pipeline.run(batches)
         except SystemicError:
