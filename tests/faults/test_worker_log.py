@@ -57,7 +57,7 @@ def test_the_traceback_of_an_unexpected_error_reaches_the_drivers_log(
     )
     assert "sitecustomize.py" in record["exception"]
     fields = record["fields"]
-    assert fields["position"] == "-".join(map(str, bad))
+    assert fields["position"] == f"{bad.topic}-{bad.partition}-{bad.offset}"
     assert fields["content_sha256"] == row["content_sha256"]
     assert fields.keys() >= {"host", "stage", "partition", "attempt"}
 
