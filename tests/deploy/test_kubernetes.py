@@ -211,6 +211,7 @@ def test_ports_and_labels_fit_together(application: Manifest) -> None:
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == port["name"]
     assert watched["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["name"]}]
+    assert labels[monitor["spec"]["jobLabel"]] == "embedstream"
     probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe")]
     assert probes == [{"path": "/livez", "port": port["name"]}] * 2
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
@@ -25,6 +26,9 @@ from oracle import read_rows
 from runbook import ALERTS, PAGE, Operator, find_block, list_commands, quotes
 from small import send_pictures, tiny_picture, write_config
 from streams import Topic, json_message
+
+
+RULES = Path(__file__).parents[2] / "deploy" / "monitoring" / "rules.yaml"
 
 
 @pytest.fixture
@@ -54,6 +58,15 @@ def test_each_alert_has_its_entry() -> None:
         heading = re.sub(r"(?<!^)([A-Z])", lambda found: f" {found[1].lower()}", name)
         assert f"\n### {heading}\n" in PAGE
         assert anchor == heading.lower().replace(" ", "-")
+
+
+@pytest.mark.skipif(not RULES.exists(), reason="there are no alert rules")
+def test_each_alert_rule_links_to_its_entry() -> None:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    links = [(rule["alert"], rule["annotations"]["runbook_url"]) for rule in rules]
+
+    assert sorted(links) == sorted((name, f"docs/operations.md#{at}") for name, at in ALERTS)
 
 
 def test_the_runbook_has_ten_entries() -> None:
