@@ -16,7 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup programs demo test test-unit test-all test-lowest coverage lint bench docs site clean
 
 help:
-	@echo "make demo        run the whole job on this machine, on real images"
+	@echo "make demo        run the whole job on this machine, on real images; with KEEP=1 its page"
+	@echo "                 stays open until Ctrl-C"
 	@echo "make test        lint, type check and test, in about 13 minutes on two cores"
 	@echo "make test-unit   only the quick tests that need no JVM, in about two minutes"
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
@@ -24,7 +25,7 @@ help:
 	@echo "make coverage    what make test runs, and the lines that it reaches"
 	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
-	@echo "make docs        write docs/configuration.md from the configuration's models"
+	@echo "make docs        write the pages that are made from the code: configuration, metrics, logging"
 	@echo "make site        build the documentation as a site, in .site"
 	@echo "make clean       remove the demo's data"
 
@@ -50,7 +51,7 @@ $(UV):
 
 demo: .venv/.demo
 	@$(PYTHON) scripts/check_machine.py
-	@$(RUN)/python examples/demo.py
+	@$(RUN)/python examples/demo.py $(if $(KEEP),--keep)
 
 lint: setup
 	$(RUN)/ruff check
@@ -65,7 +66,12 @@ lint: setup
 programs:
 	@$(PYTHON) scripts/install_programs.py
 
-test: lint programs
+# The tests start Spark dozens of times, each time with a third less work.
+.tools/class-archive: .venv/.complete
+	@$(RUN)/embedstream jars --class-archive > /dev/null
+	@touch $@
+
+test: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest $(PARALLEL)
 
@@ -73,7 +79,7 @@ test-unit: setup
 	$(RUN)/pytest $(PARALLEL) $(QUICK)
 
 # One after another: some of the long tests measure memory and time.
-test-all: lint programs
+test-all: lint programs .tools/class-archive
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/pytest -m "" --hypothesis-profile=all --log-cli-level=INFO
 
@@ -120,6 +126,7 @@ bench: setup
 	$(RUN)/python benchmarks/several_encoders.py --images 32 --rounds 1
 	$(RUN)/python benchmarks/swap.py --swaps 1
 	$(RUN)/python benchmarks/index.py --rows 60000 --commits 10
+	$(RUN)/python benchmarks/monitor.py --seconds 20 --rounds 1
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 
@@ -128,6 +135,8 @@ site: setup
 
 docs: setup
 	$(RUN)/python -m embedstream.config.reference > docs/configuration.md
+	$(RUN)/python -m embedstream.monitor.reference > docs/metrics.md
+	$(RUN)/python -m embedstream.logs.reference > docs/logging.md
 
 clean:
 	rm -rf demo-data

@@ -63,7 +63,7 @@ def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, *, f
     command = [sys.executable, "-m", "embedstream", "index", f"--table={table}", "--of-stream"]
     index: Any = nullcontext()
     if follow:
-        index = IndexProcess(command, table=table, say=lambda line: None, stop_s=60)
+        index = IndexProcess(command, table=table, stop_s=60)
     create_table(spark, new.table, model_ids=list_ids([model]))
     started, cpu = time.perf_counter(), _cpu_seconds()
     with index:

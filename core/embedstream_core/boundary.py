@@ -20,12 +20,17 @@ _MAX_MESSAGE_CHARACTERS = 1000
 
 
 def attempt(
-    action: Callable[[], Result], stage: Stage, *, content_sha256: str | None = None
+    action: Callable[[], Result],
+    stage: Stage,
+    *,
+    content_sha256: str | None = None,
+    position: str | None = None,
 ) -> Result | Failure:
     """Run one item's part of a stage; return its result, or the item's failure.
 
     An exception that no code expected is a failure too, with the code `internal_error`, and is
-    logged with its traceback: a bug in a parser or a library never stops a stream.
+    logged with its traceback and the item's `position`: a bug in a parser or a library never stops
+    a stream.
 
     Raises:
         EmbedstreamError: the set-up or the system is to blame, not the item.
@@ -38,7 +43,12 @@ def attempt(
     except (EmbedstreamError, MemoryError):
         raise
     except Exception as error:
-        _log.exception("unexpected error in one item's %s stage; it becomes a failure row", stage)
+        known = {"position": position, "content_sha256": content_sha256}
+        _log.exception(
+            "unexpected error in one item's %s stage; it becomes a failure row",
+            stage,
+            extra={"fields": {name: value for name, value in known.items() if value}},
+        )
         code, message = Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}"
     # A lone surrogate, as in a file's name, is not UTF-8: Arrow would refuse the whole Arrow batch.
     text = message[:_MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode("utf-8")

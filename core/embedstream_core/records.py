@@ -21,6 +21,7 @@ class Item:
     """Something to embed; exactly one of its bytes, `content`, and its reference, `uri`, is set.
 
     `media_type` is the MIME type that the message itself declares: `text/plain` for a text in JSON.
+    `position` names it in the log: topic-partition-offset.
     """
 
     image_id: str
@@ -28,6 +29,7 @@ class Item:
     uri: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     media_type: str | None = None
+    position: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

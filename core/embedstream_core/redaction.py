@@ -16,6 +16,7 @@ __all__ = [
     "REDACTED",
     "names_secret",
     "redact_attributes",
+    "redact_prose",
     "redact_text",
     "redact_uri",
 ]
@@ -42,6 +43,15 @@ _SECRET_NAME = re.compile(
 _USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?/+|(?:https?|file|s3):)?[^/?#]*@", re.IGNORECASE)
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]+)=([^&;#]*)")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# Within a sentence: it ends at a blank, a quote or a bracket that closes.
+_URI_IN_PROSE = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+:/[^\s\"'`<>)\]}]*+", re.IGNORECASE)
+# `password=…`, `"password": "…"`, `Authorization: Bearer …`; the name and what follows it.
+_NAME = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++)[\"']?\s*+[:=]\s*+")
+_VALUE = re.compile(
+    rf"{re.escape(REDACTED)}"
+    r"|\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?|(?:(?:basic|bearer)\s++)?[^\s,;&\"')}\]]++",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def redact_uri(uri: str) -> str:
@@ -60,6 +70,23 @@ def redact_uri(uri: str) -> str:
 def redact_text(text: str) -> str:
     """Return a text that is a URI without its secrets, and any other unchanged."""
     return redact_uri(text) if _URI.match(text) else text
+
+
+def redact_prose(text: str) -> str:
+    """Return a text without the secrets of the URIs and settings in it.
+
+    For messages of libraries, such as `cannot connect to http://user:password@host` and
+    `required username="a" password="b"`. What has neither form is not found.
+    """
+    text = _URI_IN_PROSE.sub(lambda uri: redact_uri(uri[0]), text)
+    parts, end = [], 0
+    for found in _NAME.finditer(text):
+        if found.start() < end or not names_secret(found["name"]):
+            continue
+        if value := _VALUE.match(text, found.end()):
+            parts += [text[end : found.end()], REDACTED]
+            end = value.end()
+    return "".join([*parts, text[end:]])
 
 
 def names_secret(name: str) -> bool:

@@ -30,7 +30,7 @@ def not_at_hand() -> list[str]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
     hidden = not_at_hand()
     assert {"pyspark", "pydantic", "safetensors", "simplejpeg", "skimage"} <= set(hidden)

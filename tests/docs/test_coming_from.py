@@ -35,6 +35,9 @@ MARKS = {
 }
 """Of snippets, by a word in them."""
 
+LONG = ("registerKerasImageUDF", "Elephas", "ModelPredictor")
+"""Headings whose snippets differ little from others that are run."""
+
 SIDE = 224
 BROKEN = "broken.jpg"
 EACH = 4
@@ -108,7 +111,11 @@ def _save_keras(path: Path) -> None:
 @pytest.mark.parametrize(
     "snippet",
     [
-        pytest.param(one, marks=[mark for word, mark in MARKS.items() if word in one.code])
+        pytest.param(
+            one,
+            marks=[mark for word, mark in MARKS.items() if word in one.code]
+            + [pytest.mark.long] * (one.heading in LONG),
+        )
         for page in PAGES
         for one in snippets("python", page)
     ],

@@ -14,8 +14,8 @@ from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.produce import OutgoingMessage, produce
 from embedstream.stream.job import Stream, start_stream
 from embedstream.stream.preflight import Consent, Finding, check_start
-from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.model import prepare
+from embedstream.worker.tally import Tallies
 from embedstream_core.models.card import PreparedModel
 from oracle import Position
 
@@ -67,11 +67,9 @@ def prepared(config: StreamConfig | BulkFilesConfig) -> tuple[PreparedModel, ...
     return tuple(map(prepare, config.all_encoders))
 
 
-def drain(
-    spark: SparkSession, config: StreamConfig, *, counts: OutcomeCounts | None = None
-) -> Stream:
+def drain(spark: SparkSession, config: StreamConfig, *, tallies: Tallies | None = None) -> Stream:
     """Run the stream over all that its topic holds now."""
-    stream = start_stream(spark, config, prepared(config), until="drained", counts=counts)
+    stream = start_stream(spark, config, prepared(config), until="drained", tallies=tallies)
     stream.query.awaitTermination()
     return stream
 

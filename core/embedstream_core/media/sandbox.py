@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import partial
 from multiprocessing import Pipe
@@ -52,12 +53,14 @@ class SandboxedDecoder:
     """Decodes one content at a time in a child process, which is replaced after one that ends it.
 
     Threads may share it. Unlike decoding in this process, it copies the bytes and the samples.
+    `measure` encloses the work on a content, without the wait for a turn.
     """
 
     inputs: Inputs
     settings: DecodeSettings
     _: KW_ONLY
     isolation: Isolation
+    measure: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __post_init__(self) -> None:
         self._child: tuple[subprocess.Popen[bytes], Connection] | None = None
@@ -73,7 +76,7 @@ class SandboxedDecoder:
                 answer with anything but samples.
             SetupError: a package that decodes this modality is missing.
         """
-        with self._lock:
+        with self._lock, self.measure():
             self._child = self._child or self._starter.submit(self._start).result()
             answer = self._ask(*self._child, content, modality)
         if isinstance(answer, list):

@@ -107,9 +107,13 @@ def parse_message(
             else:
                 if is_json or "text" not in accepts or _is_encoded_twice(fields):
                     return _build_item(
-                        fields, image_id=image_id, headers=attributes, accepts=accepts
+                        fields,
+                        image_id=image_id,
+                        headers=attributes,
+                        accepts=accepts,
+                        position=message.position,
                     )
-    return Item(image_id=image_id, content=value, attributes=attributes)
+    return Item(image_id=image_id, content=value, attributes=attributes, position=message.position)
 
 
 def _read_id(raw_id: bytes) -> str:
@@ -165,6 +169,7 @@ def _build_item(
     image_id: str,
     headers: Mapping[str, str],
     accepts: Container[ModalityName],
+    position: str,
 ) -> Item:
     if not isinstance(fields, dict):
         found = _describe_type(fields)
@@ -204,6 +209,7 @@ def _build_item(
         content=content,
         attributes={**headers, **attributes},
         media_type="text/plain" if name == "text" else None,
+        position=position,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class InProcessDecoder:
 
     At most `threads` contents and `limits.pixels` pixels or samples are decoded at a time; a larger
     content is decoded alone. `watchdog` limits the time of each to `limits.decode_timeout_s`.
+    `measure` encloses the work on a content, without the wait for a turn.
     """
 
     inputs: Inputs
@@ -40,6 +42,7 @@ class InProcessDecoder:
     limits: PipelineLimits
     threads: int
     watchdog: Watchdog
+    measure: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __post_init__(self) -> None:
         # Threads of its own: malloc keeps freed memory for the thread that allocated it, so each
@@ -52,7 +55,8 @@ class InProcessDecoder:
     def decode(self, content: bytes, modality: ModalityName) -> list[Sample]:
         """Decode for each preprocessing of the modality; raise ItemError or MemoryError."""
         timeout_s = self.limits.decode_timeout_s
-        with self.watchdog.watch(f"reading a header of {modality}", timeout_s=timeout_s):
+        work = f"reading a header of {modality}"
+        with self.watchdog.watch(work, timeout_s=timeout_s), self.measure():
             header = _MODALITIES[modality].identify(content, self.settings)
         if modality == "text" and header.elements <= _SMALL_ELEMENTS:
             return self._decode_opened(content, modality, header)
@@ -78,7 +82,8 @@ class InProcessDecoder:
         self, content: bytes, modality: ModalityName, header: Header
     ) -> list[Sample]:
         # The time limit begins after the wait, which is not a hang.
-        with self.watchdog.watch(f"decoding {modality}", timeout_s=self.limits.decode_timeout_s):
+        timeout_s = self.limits.decode_timeout_s
+        with self.watchdog.watch(f"decoding {modality}", timeout_s=timeout_s), self.measure():
             return _MODALITIES[modality].decode(
                 content, header, self.inputs[modality], self.settings
             )

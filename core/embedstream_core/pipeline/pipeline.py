@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from itertools import chain, count
 
 import torch
@@ -19,6 +20,7 @@ from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
 from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry, Failure, Item
 from embedstream_core.settings import DecodeSettings, Isolation, ModalityName, PipelineLimits
 
@@ -80,6 +82,7 @@ class Pipeline:
     embedding_caches: one for each engine, or none (see `Steps`).
     isolation: decodes in a child process within these limits; without it this process decodes.
     watchdog: limits the time of decoding in this process and of each forward pass.
+    record: gets what the runs took; read it when a run has ended.
     """
 
     engines: Sequence[Engine]
@@ -91,6 +94,7 @@ class Pipeline:
     isolation: Isolation | None = None
     # A watchdog that is not open does nothing.
     watchdog: Watchdog = field(default_factory=Watchdog)
+    record: WorkRecord = field(default_factory=WorkRecord)
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
         """Yield one list per input batch, in order, with the outcomes of each entry.
@@ -109,6 +113,7 @@ class Pipeline:
             decoder.decode,
             caches=self.embedding_caches,
             watchdog=self.watchdog,
+            record=self.record,
             forward_timeout_s=self.limits.forward_timeout_s,
         )
         threads = self.limits.fetch_threads + decode_threads
@@ -127,7 +132,8 @@ class Pipeline:
             return pool.submit(prepare, entry, next(positions))
 
         def take(slot: _Slot) -> Prepared:
-            prepared = slot.prepared.result()
+            with self.record.measure("wait"):
+                prepared = slot.prepared.result()
             budget.release(count_bytes(prepared))
             return prepared
 
@@ -140,14 +146,18 @@ class Pipeline:
             decoder.close()
 
     def _open_decoder(self, inputs: Inputs, threads: int) -> SandboxedDecoder | InProcessDecoder:
+        measure = partial(self.record.measure, "decode")
         if self.isolation:
-            return SandboxedDecoder(inputs, self.decode_settings, isolation=self.isolation)
+            return SandboxedDecoder(
+                inputs, self.decode_settings, isolation=self.isolation, measure=measure
+            )
         return InProcessDecoder(
             inputs=inputs,
             settings=self.decode_settings,
             limits=self.limits,
             threads=threads,
             watchdog=self.watchdog,
+            measure=measure,
         )
 
     def _embed(
@@ -202,7 +212,12 @@ class Pipeline:
         """Keep as many entries in progress as the limits allow; yield them in order."""
         ahead: deque[_Slot] = deque()
         total = 0
-        for entries in batches:
+        given = iter(batches)
+        while True:
+            with self.record.measure("wait"):
+                entries = next(given, None)
+            if entries is None:
+                break
             batch = _InputBatch([None] * len(entries), missing=len(entries))
             opened.append(batch)
             for index, entry in enumerate(entries):

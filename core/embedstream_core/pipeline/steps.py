@@ -20,6 +20,7 @@ from embedstream_core.media.modalities import Inputs, Preprocessing
 from embedstream_core.media.modality import Sample
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import (
     Deletion,
     Embedding,
@@ -142,6 +143,7 @@ class Steps:
     _: KW_ONLY
     caches: Sequence[EmbeddingCache]
     watchdog: Watchdog
+    record: WorkRecord
     forward_timeout_s: float
     in_progress: dict[tuple[str, ModalityName], Future[Outcomes]] = field(
         default_factory=dict, init=False
@@ -153,13 +155,15 @@ class Steps:
             return self.routes.share(entry)
         content = entry.content
         if content is None:
-            fetched = attempt(partial(self.fetch, entry.uri or ""), Stage.FETCH)
+            fetch = partial(self.fetch, entry.uri or "")
+            with self.record.measure("fetch"):
+                fetched = attempt(fetch, Stage.FETCH, position=entry.position)
             if isinstance(fetched, Failure):
                 return self.routes.share(fetched)
             content = fetched
         sha256 = hashlib.sha256(content).hexdigest()
         choose = partial(self.routes.choose, entry, content)
-        modality = attempt(choose, Stage.DECODE)
+        modality = attempt(choose, Stage.DECODE, position=entry.position)
         if isinstance(modality, Failure):
             return self.routes.share(replace(modality, content_sha256=sha256))
         pending = Pending(sha256, modality, {}, {})
@@ -168,12 +172,13 @@ class Steps:
             # it, because an item stays in progress until its embeddings are cached.
             first = self.in_progress.setdefault((sha256, modality), pending.result)
             if first is not pending.result:
+                first.add_done_callback(self._count_hits)
                 return first
         numbers = self.routes.find_engines(modality)
         self._look_up(pending, numbers)
         if missing := numbers.keys() - pending.outcomes.keys():
             decode = partial(self.decode, content, modality)
-            samples = attempt(decode, Stage.DECODE, content_sha256=sha256)
+            samples = attempt(decode, Stage.DECODE, content_sha256=sha256, position=entry.position)
             if not isinstance(samples, Failure):
                 pending.samples.update({one: samples[numbers[one]] for one in missing})
                 return pending
@@ -196,7 +201,8 @@ class Steps:
         if left:
             samples = [pending.samples[number] for pending in left]
             watch = partial(self.watchdog.watch, "a forward pass", timeout_s=self.forward_timeout_s)
-            vectors = engine.embed(samples, modality, watch=watch)
+            with self.record.measure("forward"):
+                vectors = engine.embed(samples, modality, watch=watch)
             for pending, sample, vector in zip(left, samples, vectors, strict=True):
                 norm = float(np.linalg.norm(vector.astype(np.float64)))
                 pending.outcomes[number] = (
@@ -229,6 +235,12 @@ class Steps:
             if found and find_modality(found.media.type) == pending.modality:
                 model_id = self.engines[number].model_id
                 pending.outcomes[number] = replace(found, model_id=model_id)
+                self.record.add_cache_hits(1)
+
+    def _count_hits(self, shared: Future[Outcomes]) -> None:
+        """Count the embeddings that an item shares with an equal one."""
+        embeddings = sum(isinstance(one, Embedding) for one in shared.result())
+        self.record.add_cache_hits(embeddings)
 
     def _finish(self, pending: Pending) -> None:
         self.in_progress.pop((pending.sha256, pending.modality), None)

@@ -17,11 +17,14 @@ from embedstream.cli.options import (
     BrokerFolder,
     ChunkRows,
     ConfigPath,
+    Listen,
     OutputForm,
     Overrides,
     Since,
     Until,
+    add_listen,
     build_index_command,
+    build_replay_command,
     parse_age,
     parse_offsets,
     parse_position,
@@ -40,14 +43,20 @@ DEFAULT_BROKER_FOLDER = Path(".embedstream/broker")
 
 
 def main() -> None:
-    """Run the command; print an error of embedstream as a sentence and exit with code 2."""
+    """Run the command; print an error of embedstream as a sentence and exit with code 2.
+
+    Any other error is printed with its traceback, and the code is 1.
+    """
     try:
         app()
     except EmbedstreamError as error:
-        console.print_error(f"embedstream: {error}")
+        console.print_failure(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        console.print_unexpected(error)
+        sys.exit(1)
 
 
 def print_version(wanted: bool) -> None:
@@ -83,11 +92,13 @@ def run(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Record what Kafka deleted unread, and continue.")
     ] = False,
+    listen: Listen = None,
 ) -> None:
     """Run the stream; Ctrl-C and SIGTERM finish the micro-batch in flight first.
 
     SIGHUP reads the configuration again and takes its encoders, as `embedstream swap` does.
     """
+    overrides = add_listen(overrides, listen)
     settings = read_config(config, overrides)
     from embedstream.cli.stream import run_stream
 
@@ -95,11 +106,25 @@ def run(
         settings,
         reread=partial(read_config, config, overrides),
         index_command=build_index_command(config, overrides),
+        replay_command=build_replay_command(config, overrides),
+        config_path=str(config),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,
         loss=accept_loss,
     )
+
+
+@app.command()
+def page(config: ConfigPath, overrides: Overrides = None, listen: Listen = None) -> None:
+    """Serve the live page over the table, without a running stream, until Ctrl-C.
+
+    The address is --listen, else monitor.listen, else 127.0.0.1:9464.
+    """
+    settings = read_config(config, add_listen(overrides, listen))
+    from embedstream.cli.page import serve_page
+
+    serve_page(settings, config_path=str(config))
 
 
 @app.command()
@@ -443,11 +468,21 @@ def jars(
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
     ] = None,
+    class_archive: Annotated[
+        bool,
+        typer.Option("--class-archive", help="Archive Spark's classes too: it starts sooner."),
+    ] = False,
 ) -> None:
     """Fetch and verify the pinned jars, and print the --jars line for spark-submit."""
     from embedstream.spark.jars import fetch_jars, find_jars_folder
 
-    paths = fetch_jars(sets or ["spark"], folder or find_jars_folder())
+    folder = folder or find_jars_folder()
+    paths = fetch_jars(sets or ["spark"], folder)
+    if class_archive:
+        from embedstream.spark.class_archive import build_class_archive
+
+        with console.show_status("archiving Spark's classes"):
+            build_class_archive(folder)
     console.print_text(f"--jars {','.join(map(str, paths))}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from embedstream.bulk.selection import Kind, Selection
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.session import explain_errors, open_session_and_models
 from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
@@ -42,7 +43,11 @@ def run_replay(
             only one; nothing was done.
         StreamFailed: the work ended by an error, or a disk is full or cannot be written.
     """
-    with open_session_and_models(config) as (spark, preparations), catch_stop_signals() as stop:
+    with (
+        show_log(config.log),
+        open_session_and_models(config) as (spark, preparations),
+        catch_stop_signals() as stop,
+    ):
         from embedstream.bulk.replay import Replay
         from embedstream.stream.preflight import Consent, check_start
 
@@ -88,7 +93,7 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
         StreamFailed: the work ended by an error, or a disk is full or cannot be written.
     """
     session = open_session_and_models(config, source)
-    with session as (spark, (prepare,)), catch_stop_signals() as stop:
+    with show_log(config.log), session as (spark, (prepare,)), catch_stop_signals() as stop:
         from embedstream.bulk.files import Files
 
         with explain_errors({"table.path": config.table.path}, explain_chunk_error):
@@ -131,7 +136,7 @@ def _run_chunks(
         left_s = (time.monotonic() - started) / done * (rows - done)
         console.print_chunk(reports[-1], number=number, of=len(chunks), left_s=left_s)
     failures = sum((report.failures for report in reports), Counter[str]())
-    console.print_styled(
-        f"[bold]{console.format_count(done, noun)}[/] embedded, {console.format_failures(failures)}"
+    console.print_text(
+        f"{console.format_count(done, noun)} embedded, {console.format_failures(failures)}"
     )
     return reports

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import re
 import shutil
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
@@ -15,6 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.status import Status
 from rich.text import Text
+
+from embedstream.logs.events import Event, log_event
+from embedstream_core.redaction import redact_prose
 
 if TYPE_CHECKING:
     from embedstream.stream.preflight import Finding
@@ -25,33 +33,67 @@ if TYPE_CHECKING:
 __all__ = [
     "format_count",
     "format_failures",
+    "note_failure",
     "print_chunk",
     "print_encoders",
     "print_error",
+    "print_event",
+    "print_failure",
     "print_finding",
     "print_json",
+    "print_line",
+    "print_lines_as",
     "print_micro_batch",
     "print_rows",
-    "print_styled",
     "print_text",
     "print_totals",
+    "print_unexpected",
     "show_status",
     "track_sending",
 ]
 
+_log = logging.getLogger(__name__)
+
 _console = Console(highlight=False, soft_wrap=True)
+_no_console = Console(file=io.StringIO())
+
+_format: Literal["text", "json"] | None = None
+"""None: there is no log that prints events."""
+
+_noted: BaseException | None = None
+
+# What the lines of events begin with in bold.
+_BOLD = {
+    Event.START: re.compile("running"),
+    Event.STOP: re.compile("[0-9]+ rows"),
+    Event.LINE: re.compile(r"[0-9]+ \w+(?= embedded, )"),
+}
 
 Value = TypeVar("Value")
 
 
+@contextmanager
+def print_lines_as(form: Literal["text", "json"]) -> Iterator[None]:
+    """Leave the printing of lines to the log's handler, in one of its formats."""
+    global _format
+    former, _format = _format, form
+    try:
+        yield
+    finally:
+        _format = former
+
+
 def print_text(text: object) -> None:
-    """Print text as it is, for people and programs."""
+    """Print text as it is, for people and programs; while there is a log, as its event."""
+    if _format is None:
+        print_line(text)
+    else:
+        log_event(_log, Event.LINE, str(text))
+
+
+def print_line(text: object) -> None:
+    """Print text as it is, whatever the format of the log."""
     typer.echo(text)
-
-
-def print_styled(text: str) -> None:
-    """Print text with rich's markup."""
-    _console.print(text)
 
 
 def print_error(text: object) -> None:
@@ -59,9 +101,47 @@ def print_error(text: object) -> None:
     typer.echo(text, err=True)
 
 
+def note_failure(error: BaseException) -> bool:
+    """Note that an error was logged; return False if it was noted before."""
+    global _noted
+    is_new, _noted = error is not _noted, error
+    return is_new
+
+
+def print_failure(error: BaseException) -> None:
+    """Print the error that ended a command to the standard error, unless the log has it."""
+    if error is not _noted:
+        print_error(redact_prose(f"embedstream: {error}"))
+
+
+def print_unexpected(error: Exception) -> None:
+    """Print the traceback of an error to the standard error, unless the log has it."""
+    if error is not _noted:
+        print_error(redact_prose("".join(traceback.format_exception(error))).rstrip())
+
+
+def print_event(event: str, text: str, fields: Mapping[str, Any]) -> None:
+    """Print the line of an event for people, some of them with colours."""
+    if event == Event.FINDING:
+        _console.print(_style_finding(fields, text))
+    elif (pattern := _BOLD.get(Event(event))) and (start := pattern.match(text)):
+        line = Text(text)
+        line.stylize("bold", 0, start.end())
+        _console.print(line)
+    else:
+        print_line(text)
+
+
+def _style_finding(fields: Mapping[str, Any], text: str) -> Text:
+    line = Text(text)
+    line.stylize("green" if fields["passed"] else "red", 0, 4)
+    line.stylize("bold", 4, 18)
+    return line
+
+
 def show_status(text: str) -> Status:
-    """Return a context manager that shows a spinner."""
-    return _console.status(text)
+    """Return a context manager that shows a spinner; within a JSON log it shows nothing."""
+    return (_no_console if _format == "json" else _console).status(text)
 
 
 def track_sending(values: Sequence[Value]) -> Iterable[Value]:
@@ -70,15 +150,23 @@ def track_sending(values: Sequence[Value]) -> Iterable[Value]:
 
 
 def print_finding(finding: Finding) -> bool:
-    """Print the result of a check; return whether it passed."""
-    mark = ("ok  ", "green") if finding.passed else ("FAIL", "red")
-    subject = (f" {finding.subject:<11} ", "bold")
-    _console.print(Text.assemble(mark, subject, finding.detail))
+    """Log the result of a check; return whether it passed."""
+    level = logging.INFO if finding.passed else logging.ERROR
+    mark = "ok  " if finding.passed else "FAIL"
+    log_event(
+        _log,
+        Event.FINDING,
+        f"{mark} {finding.subject:<11} {finding.detail}",
+        level=level,
+        subject=finding.subject,
+        detail=finding.detail,
+        passed=finding.passed,
+    )
     return finding.passed
 
 
 def print_micro_batch(report: MicroBatchReport) -> None:
-    """Print a line for a committed micro-batch."""
+    """Log a committed micro-batch."""
     line = f"batch {report.batch_id:<4}  {_format_report(report)}"
     if report.deleted:
         line += f"  {report.deleted} deleted"
@@ -88,26 +176,65 @@ def print_micro_batch(report: MicroBatchReport) -> None:
         line += f"  {report.lag} behind"
     if report.margin is not None:
         line += f"  retention margin: {report.margin} messages"
-    print_text(line)
+    log_event(
+        _log,
+        Event.MICRO_BATCH,
+        line,
+        batch_id=report.batch_id,
+        messages=report.messages,
+        null_values=report.tombstones,
+        cache_hits=report.cache_hits,
+        duration_s=report.duration_s,
+        stage_seconds=dict(report.stage_seconds),
+        lag=report.lag,
+        margin=report.margin,
+        **_count_rows(report),
+    )
 
 
 def print_chunk(report: CommitReport, *, number: int, of: int, left_s: float) -> None:
-    """Print a line for a committed chunk, with an estimate of the time that is left."""
+    """Log a committed chunk, with an estimate of the time that is left."""
     left = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
-    print_text(f"chunk {number}/{of}  {_format_report(report)}  about {left} left")
+    log_event(
+        _log,
+        Event.CHUNK,
+        f"chunk {number}/{of}  {_format_report(report)}  about {left} left",
+        number=number,
+        of=of,
+        duration_s=report.duration_s,
+        left_s=left_s,
+        **_count_rows(report),
+    )
 
 
 def print_totals(totals: Totals, *, table: str, model_loads: int) -> None:
-    """Print the sums over a stream's micro-batches."""
-    print_styled(
-        f"[bold]{totals.rows} rows[/] in {format_count(totals.batches, 'micro-batch', 'es')}, "
+    """Log the end of a stream, with the sums over its micro-batches."""
+    loads = format_count(model_loads, "time")
+    log_event(
+        _log,
+        Event.STOP,
+        f"{totals.rows} rows in {format_count(totals.batches, 'micro-batch', 'es')}, "
         f"{totals.rows_per_s:.1f} rows/s: {totals.embeddings} embeddings, "
         f"{format_failures(totals.failures)}"
-        + (f", {totals.deleted} deleted" if totals.deleted else "")
+        f"{f', {totals.deleted} deleted' if totals.deleted else ''}\n"
+        f"each worker loads a model once; together they loaded {loads}\n"
+        f"table: {table}",
+        micro_batches=totals.batches,
+        null_values=totals.tombstones,
+        busy_s=totals.busy_s,
+        model_loads=model_loads,
+        table=table,
+        **_count_rows(totals),
     )
-    loads = format_count(model_loads, "time")
-    print_text(f"each worker loads a model once; together they loaded {loads}")
-    print_text(f"table: {table}")
+
+
+def _count_rows(counts: CommitReport | Totals) -> dict[str, Any]:
+    return {
+        "rows": counts.rows,
+        "embeddings": counts.embeddings,
+        "failures": dict(counts.failures),
+        "deleted": counts.deleted,
+    }
 
 
 def print_encoders(listings: Sequence[Listing]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.session import explain_errors
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
@@ -56,6 +57,7 @@ def run_forget(
 
     session = open_session(config.spark, config.pipeline, config.locations)
     with (
+        show_log(config.log),
         console.show_status("starting Spark") as status,
         session as spark,
         explain_errors({"table.path": path}, explain),

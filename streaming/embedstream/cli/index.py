@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from typing import Literal
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.index.indexer import follow_table, update_index
@@ -20,6 +22,8 @@ from embedstream.index.reports import (
 )
 
 __all__ = ["run_index"]
+
+_log = logging.getLogger(__name__)
 
 _LINE_S = 1.0
 # By this the child gives way to the stream: where both want the processor, it gets a tenth.
@@ -47,9 +51,11 @@ def run_index(
         threading.Thread(target=_end_with_driver, daemon=True).start()
     printer = _JsonPrinter() if of_stream else _TextPrinter()
     run = update_index if until == "current" else follow_table
-    with catch_stop_signals() as stop:
+    # The driver reads the child's records, and gives them its own format.
+    log = config.log.model_copy(update={"format": "json"}) if of_stream else config.log
+    with show_log(log), catch_stop_signals() as stop:
         run(config.table.path, config.index, report=printer.take, stop=stop, rebuild=rebuild)
-    printer.end()
+        printer.end()
 
 
 def _end_with_driver() -> None:
@@ -62,7 +68,7 @@ def _end_with_driver() -> None:
 
 class _JsonPrinter:
     def take(self, report: Report) -> None:
-        console.print_text(report.model_dump_json())
+        console.print_line(report.model_dump_json())
 
     def end(self) -> None:
         pass
@@ -102,7 +108,7 @@ class _TextPrinter:
                 self._total = self._total.model_copy(update={"version": report.version})
             if isinstance(report, Trouble):
                 if report.reason != self._trouble:
-                    console.print_error(report.to_text())
+                    _log.warning("%s", report.to_text())
                 self._trouble = report.reason
                 return
             if not (isinstance(report, Started) and self._trouble):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -21,10 +22,12 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "Listen",
     "OutputForm",
     "Overrides",
     "Since",
     "Until",
+    "add_listen",
     "build_index_command",
     "parse_age",
     "parse_offsets",
@@ -88,10 +91,21 @@ def read_config(path: Path, overrides: list[str] | None) -> StreamConfig:
     return load_config(path, overrides or ())
 
 
+def add_listen(overrides: list[str] | None, listen: str | None) -> list[str]:
+    """Return the overrides, with the address of `--listen` if it is given."""
+    return [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
+
+
 def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
     """Return the command that a stream's driver runs to follow its table."""
     settings = [f"--set={one}" for one in overrides or ()]
     return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
+
+
+def build_replay_command(path: Path, overrides: list[str] | None) -> str:
+    """Return the command that embeds again what has failed, as a user types it."""
+    settings = [part for one in overrides or () for part in ("--set", one)]
+    return shlex.join(["embedstream", "replay", str(path), *settings, "--failures"])
 
 
 def read_table_config(
@@ -111,6 +125,13 @@ ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/loca
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Serve metrics, health and the live page there: 127.0.0.1:9464, as monitor.listen.",
+    ),
 ]
 Since = Annotated[
     datetime | None,

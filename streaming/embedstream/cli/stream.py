@@ -7,30 +7,34 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.cli.session import explain_errors, open_session_and_models
+from embedstream.cli.log import show_log
+from embedstream.cli.session import StreamFailed, explain_errors, open_session_and_models
 from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.topics import check_topics
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
-from embedstream.stream.progress import ProgressListener, RetentionMargin, Totals
-from embedstream.worker.counts import OutcomeCounts
+from embedstream.stream.progress import Totals
+from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.index.process import IndexProcess
+    from embedstream.monitor.live import LiveStream
+    from embedstream.stream.guard import FailureGuard
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.swap import SwapDesk
@@ -40,8 +44,6 @@ __all__ = ["check_stream", "examine_stream", "run_queries", "run_stream"]
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-# The listener gets the last micro-batch a moment after the query has ended.
-_LISTENER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class _Signals:
 
 def check_stream(config: StreamConfig) -> bool:
     """Run every check and print its result; return whether all passed."""
-    with open_session_and_models(config) as (spark, preparations):
+    with show_log(config.log), open_session_and_models(config) as (spark, preparations):
         from embedstream.stream.preflight import check_start
 
         checked = check_start(spark, config, console.print_finding, preparations=preparations)
@@ -65,7 +67,7 @@ def check_stream(config: StreamConfig) -> bool:
 def examine_stream(config: StreamConfig) -> bool:
     """Print the problems of checkpoint, table and topics; return whether there are none."""
     session = open_session(config.spark, config.pipeline, config.locations)
-    with console.show_status("starting Spark"), session as spark:
+    with show_log(config.log), console.show_status("starting Spark"), session as spark:
         passed = [console.print_finding(finding) for finding in diagnose(spark, config)]
         return all(passed)
 
@@ -76,21 +78,30 @@ def run_stream(
     until: Until,
     reread: Callable[[], StreamConfig] | None = None,
     index_command: Sequence[str] = (),
+    replay_command: str = "embedstream replay CONFIG --failures",
+    config_path: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
     encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `consents` are the fields of `Consent`.
+    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends,
+    and `config_path` the file in the commands that the live page shows.
+    `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
-        StreamFailed: the query ended by an error, or a disk is full or cannot be written.
+        StreamFailed: the query ended by an error, a disk is full or cannot be written, or more
+            rows failed than `guards` allows.
         ClaimLost: another driver has taken over.
     """
+    from embedstream.monitor.watch import open_monitor
+
     lasting = until == "stopped"
     with (
+        show_log(config.log),
+        open_monitor(config, config_path=config_path, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,
@@ -109,7 +120,17 @@ def run_stream(
             raise SetupError("the stream was not started: fix the failed checks above")
         signals = _Signals(stop, reload, reread or (lambda: config))
         index = _prepare_index(config, index_command)
-        return _run_after_checks(spark, config, checked, consent, signals, until, index)
+        with watch_stream(
+            spark,
+            config,
+            replay=replay_command,
+            observers=[console.print_micro_batch, live.add_batch],
+            on_topics=live.set_offsets,
+            is_watched=lambda: config.monitor.listen is not None,
+        ) as watch:
+            return _run_after_checks(
+                spark, config, checked, consent, signals, until, index, watch, live
+            )
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -131,7 +152,6 @@ def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess
     return IndexProcess(
         command,
         table=config.table.path,
-        say=console.print_text,
         stop_s=config.trigger.stop_timeout_s,
     )
 
@@ -144,8 +164,11 @@ def _run_after_checks(
     signals: _Signals,
     until: Until,
     index: IndexProcess | None,
+    watch: StreamWatch,
+    live: LiveStream,
 ) -> Totals:
-    from embedstream.recovery.resume import explain_failure, prepare_resumption
+    from embedstream.monitor.watch import connect_stream
+    from embedstream.recovery.resume import explain_failure, prepare_resumption, read_next
     from embedstream.stream.job import build_featurizer, list_ids
     from embedstream.stream.service import Service
     from embedstream.stream.swap import SwapDesk
@@ -157,38 +180,47 @@ def _run_after_checks(
         cause = f"the stream ended by an error: {describe_error(error)}"
         return explain_failure(spark, config) or cause
 
-    counts = OutcomeCounts.start(spark)
-    margin = RetentionMargin(lambda: check_topics(spark, config.kafka))
-    listener = ProgressListener(console.print_micro_batch, counts.take, margin)
-    spark.streams.addListener(listener)
     locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
     with explain_errors(locations, explain):
         create_table(spark, config.table, model_ids=list_ids(checked.models))
         with claim_stream(spark, config) as claim:
             resumption = prepare_resumption(spark, config, checked.writers, consent)
-            for loss in resumption.lost:
-                console.print_text(f"lost: {loss}")
+            # A driver that was killed may have left the group behind the table.
+            watch.put_read(read_next(spark, config, resumption.writers))
             running = resumption.config
-            function = replace(build_featurizer(spark, running, checked.models), counts=counts)
+            function = build_featurizer(spark, running, checked.models)
             desk = SwapDesk(
                 spark,
-                Service(running, checked.models, function),
+                Service(running, checked.models, replace(function, tallies=watch.tallies)),
                 claim=claim,
                 given=config,
                 reread=signals.reread,
                 reload=signals.reload,
                 until=until,
-                say=console.print_text,
             )
-            with desk, index or nullcontext():
-                run_queries(spark, config, desk, signals.stop, claim)
+            log_event(
+                _log,
+                Event.START,
+                "running; Ctrl-C finishes the micro-batch in flight and stops",
+                version=version("embedstream"),
+                models=list_ids(checked.models),
+                table=config.table.path,
+                checkpoint=config.checkpoint,
+                topics=sorted(resumption.topics),
+            )
+            watching = connect_stream(
+                live, spark, resumption, desk=desk, claim=claim, index=index, stop=signals.stop
+            )
+            with desk, index or nullcontext(), watching:
+                run_queries(spark, config, desk, signals.stop, claim, watch.guard, beat=live.beat)
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
-    deadline = time.monotonic() + _LISTENER_TIMEOUT_S
-    while not listener.ended and time.monotonic() < deadline:
-        time.sleep(0.02)
-    console.print_totals(listener.totals, table=config.table.path, model_loads=desk.loads)
-    return listener.totals
+    watch.wait_for_last_report()
+    totals = watch.listener.totals
+    console.print_totals(totals, table=config.table.path, model_loads=desk.loads)
+    if watch.guard.verdict is not None and not signals.stop.is_set():
+        raise StreamFailed(watch.guard.verdict)
+    return totals
 
 
 def run_queries(
@@ -197,24 +229,26 @@ def run_queries(
     desk: SwapDesk,
     stop: threading.Event,
     claim: HeldClaim,
+    guard: FailureGuard,
+    *,
+    beat: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run the stream to its end.
+    """Run the stream to its end; call `beat` several times a second while it runs.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
-    the stream is started again and repeats it. When other models are ready, they take over.
+    the stream is started again and repeats it. When other models are ready, they take over. When
+    the guard says so, the micro-batch in flight is interrupted.
     """
+    from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, find_conflict
 
-    console.print_styled("[bold]running[/]; Ctrl-C finishes the micro-batch in flight and stops")
     stream = desk.start()
     while True:
         try:
-            while stream.query.isActive and not stop.wait(_POLL_S):
-                claim.verify()
-                desk.watch(stream.query)
-                if desk.prepared is not None:
-                    stream = desk.switch(stream)
-            if stop.is_set():
+            stream = _follow(stream, desk, stop=stop, claim=claim, guard=guard, beat=beat)
+            if guard.verdict is not None:
+                stop_stream(stream.query, timeout_s=0)
+            elif stop.is_set():
                 _stop(stream, timeout_s=config.trigger.stop_timeout_s)
             else:
                 stream.query.awaitTermination()
@@ -227,16 +261,39 @@ def run_queries(
                 stream = desk.go_back(error)
                 continue
         check_table(spark, config.table.path)
+        then = "the next start repeats the micro-batch"
+        if not stop.is_set():
+            then = "the micro-batch in flight is repeated"
+        text = f"the table was altered: {then}"
+        log_event(_log, Event.RESTART, text, reason="table_altered", stopping=stop.is_set())
         if stop.is_set():
-            console.print_text("the table was altered: the next start repeats the micro-batch")
             return
-        console.print_text("the table was altered: the micro-batch in flight is repeated")
         stream = desk.start()
+
+
+def _follow(
+    stream: Stream,
+    desk: SwapDesk,
+    *,
+    stop: threading.Event,
+    claim: HeldClaim,
+    guard: FailureGuard,
+    beat: Callable[[], object],
+) -> Stream:
+    """Wait until the query has ended or has to be stopped; return the one that runs then."""
+    while stream.query.isActive and guard.verdict is None and not stop.wait(_POLL_S):
+        claim.verify()
+        beat()
+        desk.watch(stream.query)
+        if desk.prepared is not None:
+            stream = desk.switch(stream)
+    return stream
 
 
 def _stop(stream: Stream, *, timeout_s: float) -> None:
     from embedstream.stream.job import stop_stream
 
-    console.print_text("stopping: the micro-batch in flight is being finished")
+    log = partial(log_event, _log, Event.STOPPING, timeout_s=timeout_s)
+    log("stopping: the micro-batch in flight is being finished", interrupted=False)
     if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
-        console.print_text(f"it took longer than {timeout_s:g} s; the next start repeats it")
+        log(f"it took longer than {timeout_s:g} s; the next start repeats it", interrupted=True)

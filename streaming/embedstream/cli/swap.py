@@ -8,6 +8,7 @@ import uuid
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import read_claim
 from embedstream.recovery.swap_files import SwapFiles, SwapRequest
@@ -29,7 +30,7 @@ def request_swap(config: StreamConfig) -> bool:
     options = {**config.spark.options, "spark.ui.enabled": "false"}
     here = config.spark.model_copy(update={"master": "local[1]", "options": options})
     session = open_session(here, config.pipeline, config.locations)
-    with console.show_status("starting Spark") as status, session as spark:
+    with show_log(config.log), console.show_status("starting Spark") as status, session as spark:
         status.stop()
         return ask_driver(spark, config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.session import explain_errors
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
@@ -28,6 +29,7 @@ def run_upgrade(config: StreamConfig | BulkFilesConfig) -> None:
     checkpoint = config.checkpoint if isinstance(config, StreamConfig) else ""
     session = open_session(config.spark, config.pipeline, config.locations)
     with (
+        show_log(config.log),
         console.show_status("starting Spark") as status,
         session as spark,
         explain_errors({"table.path": path}, explain),

@@ -28,6 +28,8 @@ class MonitorConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> MonitorConfig:
+        if self.token is not None and not self.token.get_secret_value():
+            raise ValueError("token is empty, so that anybody has it; give one, or leave it out")
         if self.listen is None:
             return self
         host, _ = self.address

@@ -213,6 +213,7 @@ class BulkFilesConfig(DataFrameConfig):
     encoder: EncoderConfig = EncoderConfig()
     table: TableConfig
     index: IndexConfig = IndexConfig()
+    log: LogConfig = LogConfig()
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")

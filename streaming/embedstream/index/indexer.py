@@ -207,7 +207,7 @@ def update_index(
     except EmbedstreamError:
         raise
     except Exception as error:
-        _LOG.info("the index was not updated", exc_info=True)
+        _LOG.debug("the index was not updated", exc_info=True)
         raise IndexFailed(f"the index was not updated: {explain(error)}") from error
 
 

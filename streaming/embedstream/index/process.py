@@ -11,8 +11,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,6 +26,8 @@ from embedstream.index.reports import (
     read_report,
 )
 from embedstream.index.source.table_reader import open_table
+from embedstream.logs.events import Event, log_event
+from embedstream.logs.remote import handle_line
 from embedstream_core.errors import SetupError
 
 __all__ = ["IndexProcess"]
@@ -42,27 +45,36 @@ _END_S = 10.0
 class IndexProcess:
     """Keeps `embedstream index --continuous` running while the context lasts.
 
-    `command` is that command with `--of-stream`, without `--continuous`. `say` prints a line; it is
-    called in threads of this object.
+    `command` is that command with `--of-stream`, without `--continuous`. What the index does is in
+    the log, and so is what the process logs.
     """
 
-    def __init__(
-        self, command: Sequence[str], *, table: str, say: Callable[[str], None], stop_s: float
-    ) -> None:
+    def __init__(self, command: Sequence[str], *, table: str, stop_s: float) -> None:
         self._command = list(command)
         self._table = table
-        self._say = say
         self._stop_s = stop_s
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._retry_s = _FIRST_RETRY_S
+        self.address = ""
+        """Where the index is, without secrets; empty before the process has opened it."""
         self._version = -1
         self._trouble = ""
         self._passing = 0.0
         self._threads = [
             threading.Thread(target=run, daemon=True) for run in (self._supervise, self._watch_lag)
         ]
+
+    @property
+    def version(self) -> int | None:
+        """The version of the table that the index holds; None before its first pass has ended."""
+        return self._version if self._version >= 0 else None
+
+    @property
+    def trouble(self) -> str:
+        """Why the index cannot follow the table now; empty while it can."""
+        return self._trouble
 
     def __enter__(self) -> IndexProcess:
         for thread in self._threads:
@@ -108,11 +120,14 @@ class IndexProcess:
             timer.cancel()
             code = _await(process, _KILL_S)
         if code == 0 and not is_late.is_set():
-            self._say(f"index: it holds version {self._version}, the table's last")
+            self._report(
+                Event.INDEX_PROGRESS, f"it holds version {self._version}, the table's last"
+            )
         else:
-            self._say(
-                "index: it was not brought to the table's last version; `embedstream index` or the "
-                "next start does that"
+            self._report(
+                Event.INDEX_TROUBLE,
+                "it was not brought to the table's last version; `embedstream index` or the next "
+                "start does that",
             )
 
     def _supervise(self) -> None:
@@ -160,11 +175,12 @@ class IndexProcess:
         try:
             report = read_report(line)
         except ValidationError:
-            if line:
-                self._say(f"index: {line}")
+            if line and not handle_line(line):
+                log_event(_LOG, Event.INDEX_OUTPUT, f"index: {line}")
             return
         match report:
             case Started():
+                self.address = report.address
                 self._version = -1 if report.version is None else report.version
                 return
             case Trouble():
@@ -178,16 +194,23 @@ class IndexProcess:
                 self._passing = time.monotonic()
         self._retry_s = _FIRST_RETRY_S
         if self._trouble:
-            self._say("index: it follows the table again")
+            self._report(Event.INDEX_RECOVERED, "it follows the table again")
             self._trouble = ""
         if not isinstance(report, Applied):
-            self._say(f"index: {report.to_text()}")
+            told = report.model_dump(mode="json")
+            self._report(Event.INDEX_PROGRESS, report.to_text(), report=told)
+
+    def _report(self, event: Event, text: str, **fields: Any) -> None:
+        level = logging.WARNING if event == Event.INDEX_TROUBLE else logging.INFO
+        log_event(_LOG, event, f"index: {text}", level=level, version=self._version, **fields)
 
     def _complain(self, reason: str) -> None:
         """Say what is wrong, once."""
         if reason != self._trouble:
             self._trouble = reason
-            self._say(f"index: {reason}; it is tried again, and the stream goes on")
+            self._report(
+                Event.INDEX_TROUBLE, f"{reason}; it is tried again, and the stream goes on"
+            )
 
     def _watch_lag(self) -> None:
         """Say how far the index is behind the table, when that lasts."""
@@ -202,7 +225,7 @@ class IndexProcess:
             if self._version < earlier:
                 behind = f"{newest - self._version} versions behind the table"
                 said = behind if self._version >= 0 else "it holds no version of the table yet"
-                self._say(f"index: {said}")
+                self._report(Event.INDEX_BEHIND, said, table_version=newest)
 
 
 def _await(process: subprocess.Popen[str], timeout_s: float) -> int:

@@ -16,7 +16,7 @@ from embedstream.kafka.source import build_client_options, to_epoch_ms
 from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
-__all__ = ["TopicState", "check_topics", "find_offsets_at"]
+__all__ = ["TopicState", "check_topics", "find_offsets_at", "open_admin"]
 
 _TIMEOUT_MS = 10_000
 
@@ -42,7 +42,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
             not exist, or no topic matches the pattern.
     """
     jvm: Any = spark.sparkContext._jvm
-    with _open_admin(spark, config) as admin:
+    with open_admin(spark, config) as admin:
         existing = set(admin.listTopics().names().get())
         if config.subscribe is not None:
             topics = {topic.strip() for topic in config.subscribe.split(",")}
@@ -84,7 +84,7 @@ def find_offsets_at(
     jvm: Any = spark.sparkContext._jvm
     spec = jvm.org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(to_epoch_ms(time))
     positions = [(topic, number) for topic, state in topics.items() for number in state.end]
-    with _open_admin(spark, config) as admin:
+    with open_admin(spark, config) as admin:
         found = _list_offsets(spark, admin, positions, spec)
     return {
         topic: {
@@ -110,7 +110,7 @@ def _list_offsets(
 
 
 @contextmanager
-def _open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
+def open_admin(spark: SparkSession, config: KafkaConfig) -> Iterator[Any]:
     """Open Kafka's Java admin client and convert its errors into SetupErrors."""
     jvm: Any = spark.sparkContext._jvm
     properties = jvm.java.util.Properties()

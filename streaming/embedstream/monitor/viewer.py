@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import ConfigDict
 
 __all__ = [
     "Card",
@@ -58,7 +60,7 @@ class FailureGroup:
     count: int
     newest: tuple[Card, ...]
     replay: str
-    """The command that tries all of them again."""
+    """The command that tries all of them again; '' for a table without a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,20 @@ class Preview:
 
     `image`: a PNG, at most 320 pixels wide and high, made anew from decoded pixels. `audio`: the
     content as a WAV of its first seconds, made anew from decoded samples. `text`: its first
-    characters. `none`: there is nothing to show, and `note` says why.
+    characters, without controls. `none`: there is nothing to show. `note` says why, or why a text
+    is shown of content that could not be decoded. `duration_s` is that of the whole sound.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     kind: Literal["image", "audio", "text", "none"]
     content: bytes = b""
     media_type: str = ""
     text: str = ""
     note: str = ""
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class Found:
 
 
 class Viewer(Protocol):
-    """Answers of a process of its own. Each waits at most the viewer's time limit.
+    """Answers of processes of their own. Each waits at most for the viewer's time limits.
 
     Raises (all methods):
         SetupError: a sentence that says what is wrong and what to do; it may be shown.
@@ -114,7 +122,7 @@ class Viewer(Protocol):
         ...
 
     async def find_card(self, position: RowPosition) -> Card:
-        """Return the row of a message; its first one if there are several models."""
+        """Return the row of a message; an embedding if it has one."""
         ...
 
     async def preview(self, position: RowPosition) -> Preview:
@@ -126,5 +134,5 @@ class Viewer(Protocol):
         ...
 
     def close(self) -> None:
-        """End the process."""
+        """End the processes; requests in progress fail."""
         ...

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim_file import LEASE_S, Claim, ClaimFile, ClaimLost, Clock
 from embedstream.spark.folder import OWN_FOLDER, Folder
 
@@ -70,11 +71,25 @@ class HeldClaim:
             cleanup.callback(thread.join)
             cleanup.callback(self._released.set)
             self._cleanup = cleanup.pop_all()
+        claim = self.claim
+        log_event(
+            _log,
+            Event.CLAIM_TAKEN,
+            f"this driver holds the table '{claim.table}'",
+            claim_id=claim.id,
+            table=claim.table,
+            checkpoint=claim.checkpoint,
+        )
         return self
 
     def __exit__(self, *raised: object) -> None:
         """Release the folders, except those that another driver has taken over."""
         self._cleanup.close()
+
+    @property
+    def loss(self) -> str:
+        """Why the claim is not held any more; empty while it is."""
+        return self._lost or ""
 
     def verify(self) -> None:
         """Check that the claim is still held.
@@ -92,11 +107,20 @@ class HeldClaim:
                 file.renew(self.claim)
             self._renewed_at = self.monotonic()
         except ClaimLost as error:
-            self._lost = str(error)
+            self._lose(str(error))
         except Exception as error:
-            _log.warning("the claim was not renewed and will be tried again: %s", error)
+            text = f"the claim was not renewed and will be tried again: {error}"
+            self._log(Event.CLAIM_NOT_RENEWED, text, level=logging.WARNING)
             if self.monotonic() - self._renewed_at > LEASE_S:
-                self._lost = f"the claim was not renewed for {LEASE_S:g} s: {error}"
+                self._lose(f"the claim was not renewed for {LEASE_S:g} s: {error}")
+
+    def _lose(self, reason: str) -> None:
+        self._lost = reason
+        self._log(Event.CLAIM_LOST, f"the claim is lost: {reason}", level=logging.ERROR)
+
+    def _log(self, event: Event, text: str, *, level: int) -> None:
+        claim = self.claim
+        log_event(_log, event, text, level=level, claim_id=claim.id, table=claim.table)
 
     def _keep_renewing(self) -> None:
         while self._lost is None and not self._released.wait(self.renew_every_s):

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from embedstream.logs.events import Event, log_event
 from embedstream.spark.folder import Folder
 from embedstream_core.errors import EmbedstreamError, SetupError
 
@@ -137,7 +138,8 @@ class ClaimFile:
             SetupError: Another driver holds the folder; the message names it.
         """
         if ended := self.read_ended():
-            _log.info("taking over a claim that has ended: %s", ended)
+            text = f"taking over a claim that has ended: {ended}"
+            log_event(_log, Event.CLAIM_ENDED, text, claim_id=ended.id, holder=str(ended))
             self.remove(ended)
         self.folder.create(_FILE, json.dumps(asdict(claim), indent=1))
         # Read it again: another driver may have been quicker or, in some stores, may have

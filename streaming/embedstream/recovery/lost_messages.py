@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from embedstream.kafka.topics import TopicState
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.checkpoint import Checkpoint, Offsets, Writers
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream_core.errors import SetupError
@@ -118,7 +119,7 @@ def record_losses(
     # Object stores cannot append; the claim makes this driver the only writer.
     text = checkpoint.read(_FILE) or ""
     for loss in lost:
-        _log.info("recorded as lost: %s", loss)
+        log_event(_log, Event.LOST_MESSAGES, f"lost: {loss}", level=logging.WARNING, **asdict(loss))
         text += json.dumps({**asdict(loss), "noted": noted, "skipped_by": skipped_by}) + "\n"
     checkpoint.replace(_FILE, text)
 

@@ -36,6 +36,7 @@ __all__ = [
     "explain_failure",
     "plan_resumption",
     "prepare_resumption",
+    "read_next",
     "skip_losses",
 ]
 
@@ -119,6 +120,22 @@ def prepare_resumption(
     for folder in (checkpoint.folder, Folder(spark, config.table.path)):
         record_ids(folder, found.topics)
     return found
+
+
+def read_next(
+    spark: SparkSession, config: StreamConfig, writers: Writers
+) -> dict[tuple[str, int], int]:
+    """Return the offset of the next message of each partition; none before the first start.
+
+    Raises:
+        DamagedFile: The file with the offsets is not what Spark writes.
+    """
+    offsets = Checkpoint(Folder(spark, config.checkpoint)).read_next_offsets(writers)
+    return {
+        (topic, number): offset
+        for topic, partitions in offsets.items()
+        for number, offset in partitions.items()
+    }
 
 
 def skip_losses(

@@ -22,7 +22,8 @@ __all__ = ["Answer", "Encoders", "Phase", "Swap", "SwapFiles", "SwapRequest", "f
 
 _REQUEST = "swap-request.json"
 _RECORD = "swap.json"
-_ENCODERS = {"encoder", "encoders"}
+# How a stream is watched matters to no row, and `run --listen` is no part of its file.
+_LEFT_OUT = {"encoder", "encoders", "log", "monitor"}
 
 Encoders = tuple[EncoderConfig, ...]
 
@@ -159,7 +160,7 @@ def find_differences(config: StreamConfig, settings: Mapping[str, Any]) -> list[
 
 def _dump_settings(config: StreamConfig) -> dict[str, Any]:
     """Return a configuration without its encoders as JSON has it, with stars for secrets."""
-    dumped: dict[str, Any] = json.loads(config.model_dump_json(exclude=_ENCODERS))
+    dumped: dict[str, Any] = json.loads(config.model_dump_json(exclude=_LEFT_OUT))
     return dumped
 
 

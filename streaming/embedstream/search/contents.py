@@ -18,7 +18,7 @@ from embedstream_core.messages.parse import Message, parse_message
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["convert_options", "read_file_content", "read_kafka_content"]
+__all__ = ["MessageReader", "convert_options", "read_file_content", "read_kafka_content"]
 
 # Settings of Kafka's Java client that kafka-python has by another name.
 _NAMES = {
@@ -51,8 +51,8 @@ def convert_options(options: Mapping[str, str | SecretStr]) -> dict[str, Any]:
     for store in ("truststore", "keystore"):
         if f"ssl.{store}.location" in given and given.get(f"ssl.{store}.type", "JKS") != "PEM":
             raise SetupError(
-                f"the contact sheet cannot read Kafka with kafka.ssl.{store}.location, a Java "
-                f"keystore; give one in PEM with kafka.ssl.{store}.type: PEM, or leave --config out"
+                f"messages cannot be read again with kafka.ssl.{store}.location, a Java keystore; "
+                f"give one in PEM with kafka.ssl.{store}.type: PEM"
             )
     settings: dict[str, Any] = {
         _NAMES[name]: value for name, value in given.items() if name in _NAMES
@@ -72,36 +72,76 @@ def read_kafka_content(
     Raises:
         SetupError: no broker answers, or the message's compression is not supported here.
     """
-    from kafka import KafkaConsumer, TopicPartition
-    from kafka.errors import KafkaError, UnsupportedCodecError
-
-    partition = TopicPartition(neighbour.topic, neighbour.partition)
+    with closing(MessageReader(bootstrap_servers, settings)) as reader:
+        message = reader.read(neighbour.topic, neighbour.partition, neighbour.offset)
+    if message is None:
+        return None
+    accepts: list[ModalityName] = (
+        ["text"] if (neighbour.media_type or "").startswith("text/") else []
+    )
     try:
-        with closing(
-            KafkaConsumer(
-                bootstrap_servers=bootstrap_servers,
-                group_id=None,
-                bootstrap_timeout_ms=10_000,
-                **(settings or {}),
-            )
-        ) as consumer:
-            consumer.assign([partition])
-            consumer.seek(partition, neighbour.offset)
-            records = consumer.poll(timeout_ms=5000, max_records=1).get(partition, [])
-        if not records or records[0].offset != neighbour.offset:
-            return None
-        message = Message(value=records[0].value, position="")
-        accepts: list[ModalityName] = (
-            ["text"] if (neighbour.media_type or "").startswith("text/") else []
-        )
         entry = parse_message(message, message_format="auto", id_header="", accepts=accepts)
-        return entry.content if isinstance(entry, Item) else None
     except ItemError:
         return None
-    except KafkaError as error:
-        packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
-        remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
-        raise SetupError(
-            f"the messages of topic '{neighbour.topic}' cannot be read from Kafka at "
-            f"{bootstrap_servers}: {error!r}; {remedy}, or leave --bootstrap-servers out"
-        ) from error
+    return entry.content if isinstance(entry, Item) else None
+
+
+class MessageReader:
+    """Reads single messages; it connects when it is first used, and again after an error.
+
+    `settings` are further ones of kafka-python's consumer, such as its credentials. One thread at a
+    time may use it.
+    """
+
+    def __init__(self, bootstrap_servers: str, settings: Mapping[str, Any] | None = None) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._settings = settings or {}
+        self._consumer: Any = None
+
+    def read(self, topic: str, partition: int, offset: int) -> Message | None:
+        """Return a message; None if Kafka has deleted it.
+
+        Raises:
+            SetupError: no broker answers, or the message's compression is not supported here.
+        """
+        from kafka.errors import KafkaError, UnsupportedCodecError
+
+        try:
+            record = self._read_record(topic, partition, offset)
+        except KafkaError as error:
+            self.close()
+            packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
+            remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
+            raise SetupError(
+                f"the messages of topic '{topic}' cannot be read from Kafka at "
+                f"{self._bootstrap_servers}: {error!r}; {remedy}"
+            ) from error
+        if record is None:
+            return None
+        position = f"{topic}-{partition}-{offset}"
+        return Message(record.value, position, record.key, tuple(record.headers or ()))
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    def _read_record(self, topic: str, partition: int, offset: int) -> Any:
+        from kafka import KafkaConsumer, TopicPartition
+
+        if self._consumer is None:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=self._bootstrap_servers,
+                group_id=None,
+                bootstrap_timeout_ms=10_000,
+                **self._settings,
+            )
+        consumer, place = self._consumer, TopicPartition(topic, partition)
+        consumer.assign([place])
+        # A poll of what is gone would wait for new messages.
+        if offset < consumer.beginning_offsets([place])[place]:
+            return None
+        consumer.seek(place, offset)
+        records = consumer.poll(timeout_ms=5000, max_records=1).get(place, [])
+        return records[0] if records and records[0].offset == offset else None

@@ -131,17 +131,22 @@ class IndexReader:
         """
         try:
             if self._store is None:
+                if self._is_absent():
+                    raise IndexUnusable
                 self._store = open_store(self._config, table=self._table, mode="read")
                 self.address = self._store.address
             yield self._store
         except MissingExtra as error:
-            raise IndexUnusable("" if self._is_absent() else str(error)) from error
+            raise IndexUnusable(str(error)) from error
         except SetupError as error:
             self.close()
             raise IndexUnusable(str(error)) from error
 
     def _is_absent(self) -> bool:
-        """Return whether there is no index: known without its packages for a local folder only."""
+        """Return whether there is no index: known without its packages for a local folder only.
+
+        To import LanceDB takes more than a second.
+        """
         folder = find_local_path(choose_location(self._config.path, table=self._table))
         return self._config.kind == "lancedb" and folder is not None and not folder.is_dir()
 

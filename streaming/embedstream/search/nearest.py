@@ -22,6 +22,7 @@ from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.search.scan import Position, find_rows_at, scan_table
 from embedstream.search.where import Condition, parse_where
 from embedstream_core.errors import SetupError
+from embedstream_core.settings import Isolation
 
 if TYPE_CHECKING:
     from embedstream.search.queries import QueryEmbedder
@@ -85,8 +86,17 @@ class Searcher:
     time, and close it or use it as a context manager.
     """
 
-    def __init__(self, table: str | Path | None = None, *, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        table: str | Path | None = None,
+        *,
+        config: Config | None = None,
+        isolation: Isolation | None = None,
+    ) -> None:
         """Open a table; the index and the models are opened when they are needed.
+
+        With `isolation`, queries are decoded in a child process within these limits, and within
+        those of the configuration.
 
         Raises:
             SetupError: neither a table nor a configuration is given, or it cannot be read.
@@ -96,6 +106,8 @@ class Searcher:
             raise SetupError("give the table or the configuration that names it")
         self.table = str(table) if table is not None or settings is None else settings.table.path
         self._encoders = () if settings is None else settings.all_encoders
+        self._decode_settings = settings.decode.settings if settings and isolation else None
+        self._isolation = isolation
         self._opened = open_table(self.table)
         self._index = IndexReader(settings.index if settings else IndexConfig(), table=self.table)
         self._embedder: QueryEmbedder | None = None
@@ -195,7 +207,9 @@ class Searcher:
             # It imports torch, which other queries do not need.
             from embedstream.search.queries import QueryEmbedder
 
-            self._embedder = QueryEmbedder(self._encoders)
+            self._embedder = QueryEmbedder(
+                self._encoders, decode_settings=self._decode_settings, isolation=self._isolation
+            )
         model_ids = [model_id] if model_id else list_models(self._opened)
         model, (vector,) = self._embedder.embed([query], model_ids=model_ids, weights=weights)
         return model, vector

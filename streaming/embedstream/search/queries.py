@@ -26,7 +26,7 @@ from embedstream_core.models.networks import RANDOM_NAME
 from embedstream_core.models.prepare import ModelSpec, prepare_and_load
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item
-from embedstream_core.settings import ModalityName
+from embedstream_core.settings import DecodeSettings, Isolation, ModalityName
 
 __all__ = ["QueryEmbedder", "Vector", "embed_queries"]
 
@@ -44,11 +44,20 @@ class QueryEmbedder:
     """Embeds queries on this machine, and keeps the models that it has loaded.
 
     `encoders` are those of a configuration that made the rows: they know what a `model_id` does not
-    hold, which is a declared preprocessing and the paths of weights.
+    hold, which is a declared preprocessing and the paths of weights. `isolation` decodes queries in
+    a child process within these limits, for those that come from strangers.
     """
 
-    def __init__(self, encoders: Sequence[EncoderConfig] = ()) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[EncoderConfig] = (),
+        *,
+        decode_settings: DecodeSettings | None = None,
+        isolation: Isolation | None = None,
+    ) -> None:
         self._encoders = encoders
+        self._decode_settings = decode_settings or DecodeSettings()
+        self._isolation = isolation
         self._started: dict[tuple[str, ...], tuple[str, Engine]] = {}
 
     def embed(
@@ -80,7 +89,13 @@ class QueryEmbedder:
             else Item("query", content=query)
             for query in queries
         ]
-        (entries,) = Pipeline([engine], fetch=deny_references).run([items])
+        pipeline = Pipeline(
+            [engine],
+            fetch=deny_references,
+            decode_settings=self._decode_settings,
+            isolation=self._isolation,
+        )
+        (entries,) = pipeline.run([items])
         vectors = []
         for (outcome,) in entries:
             if isinstance(outcome, Failure):

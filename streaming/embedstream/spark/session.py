@@ -20,6 +20,7 @@ from embedstream.config.locations import get_scheme
 from embedstream.config.options import DELTA_CATALOG, DELTA_EXTENSION
 from embedstream.config.secrets import NAMES_OF_SECRET_SETTINGS, reveal
 from embedstream.config.sections import PipelineConfig, SparkConfig
+from embedstream.spark.class_archive import add_class_archive
 from embedstream.spark.jars import fetch_jars, find_jars_folder
 from embedstream.spark.java import find_java
 from embedstream.spark.sizing import count_parallel_tasks
@@ -39,8 +40,9 @@ _LOOPBACK = "127.0.0.1"
 # it; see docs/decisions/0012.
 _FEW_CORES = 4
 _COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
+_JAVA_OPTIONS = "spark.driver.defaultJavaOptions"
 
-_JVM_END_TIMEOUT_S = 30
+_JVM_END_TIMEOUT_S = 60
 _JVM_GONE_S = 0.5
 
 _SETTINGS: Mapping[str, str] = {
@@ -92,12 +94,13 @@ def open_session(
     """
     # PySpark must launch the Java that was checked, and workers must run the interpreter that
     # embedstream is installed in.
-    os.environ["JAVA_HOME"] = str(find_java().resolve().parent.parent)
+    java = find_java()
+    os.environ["JAVA_HOME"] = str(java.resolve().parent.parent)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         # Under spark-submit the JVM runs already, and only it knows what spark-submit was given.
         SparkContext._ensure_initialized()
-    settings = build_settings(config, pipeline, locations, lasting=lasting)
+    settings = build_settings(config, pipeline, locations, lasting=lasting, java=java)
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
             # Every user of the machine can enter Spark's own folder. Clusters set up theirs.
@@ -140,8 +143,11 @@ def build_settings(
     locations: Iterable[str] = (),
     *,
     lasting: bool = False,
+    java: Path | None = None,
 ) -> dict[str, str]:
     """Return the settings that Spark starts with, secrets in clear; fetch the jars that they name.
+
+    The JVM of `java` uses the archive of Spark's classes, if there is one.
 
     Raises:
         SetupError: a jar cannot be fetched, or an option differs from one of our settings in case
@@ -178,7 +184,11 @@ def build_settings(
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
         if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
-            settings.setdefault("spark.driver.defaultJavaOptions", _COMPILE_ONCE)
+            settings.setdefault(_JAVA_OPTIONS, _COMPILE_ONCE)
+        if config.jars == "fetch" and java is not None:
+            settings[_JAVA_OPTIONS] = add_class_archive(
+                settings.get(_JAVA_OPTIONS, ""), folder=find_jars_folder(), java=java
+            )
     return {**settings, "spark.master": master}
 
 

@@ -16,8 +16,8 @@ from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
 from embedstream.table.delta import append, create_table, read_models, set_models
-from embedstream.worker.counts import OutcomeCounts
 from embedstream.worker.messages import Featurizer, featurize_messages
+from embedstream.worker.tally import Tallies
 from embedstream.worker.task import build_embedder
 from embedstream_core.models.card import PreparedModel
 
@@ -54,7 +54,7 @@ def start_stream(
     models: Sequence[PreparedModel],
     *,
     until: Until = "stopped",
-    counts: OutcomeCounts | None = None,
+    tallies: Tallies | None = None,
     maintain_every_s: int = INTERVAL_S,
 ) -> Stream:
     """Start the query, which runs until it is stopped, or until it has read what the topics hold.
@@ -65,7 +65,7 @@ def start_stream(
     create_table(spark, config.table, model_ids=list_ids(models))
     record_models(spark, config, models)
     Folder(spark, config.checkpoint).make_private()
-    function = replace(build_featurizer(spark, config, models), counts=counts)
+    function = replace(build_featurizer(spark, config, models), tallies=tallies)
     return start_query(spark, config, function, until=until, maintain_every_s=maintain_every_s)
 
 

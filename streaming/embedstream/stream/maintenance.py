@@ -6,12 +6,15 @@ A thread of the driver does both from time to time, so that no micro-batch waits
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from embedstream.logs.events import Event, log_event
 from embedstream.spark.session import warm_workers
 from embedstream.table.delta import compact
 
@@ -49,12 +52,27 @@ def maintain_stream(
                 if compacted_until is not None and turn > compacted_until:
                     # Another compaction, or a replay, may have been quicker.
                     with _log_errors(logging.WARNING, "compacting the table failed, trying later"):
-                        compact(spark, table)
+                        _compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
                 # The micro-batch that needs the worker fails with the same reason.
                 with _log_errors(logging.INFO, "a worker could not be kept ready"):
                     warm_workers(spark, load)
+
+
+def _compact(spark: SparkSession, table: str) -> None:
+    started = time.monotonic()
+    compacted = compact(spark, table)
+    took_s = time.monotonic() - started
+    files = f"{compacted.files_removed} files became {compacted.files_added}"
+    log_event(
+        _log,
+        Event.COMPACTION,
+        f"the table was compacted in {took_s:.1f} s: {files}",
+        table=table,
+        duration_s=took_s,
+        **asdict(compacted),
+    )
 
 
 @contextmanager

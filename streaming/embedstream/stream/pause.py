@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["Pause", "list_work", "measure_pause"]
+__all__ = ["Pause", "find_end", "list_work", "measure_pause"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,16 @@ def measure_pause(before: Sequence[Any], first: Any, *, asked_at: float) -> Paus
         asked_at: The time at which the old query was asked to stop, in seconds since 1970; the
             pause does not begin before, for there may have been no messages.
     """
-    began = max([asked_at, *map(_find_end, before[-1:])])
+    began = max([asked_at, *map(find_end, before[-1:])])
     usual_s = statistics.median(map(_measure_s, before)) if before else _measure_s(first)
-    return Pause(_find_end(first) - began, usual_s)
+    return Pause(find_end(first) - began, usual_s)
+
+
+def find_end(progress: Any) -> float:
+    """Return when a micro-batch ended, in seconds since 1970."""
+    began = datetime.fromisoformat(progress.timestamp)
+    return began.timestamp() + _measure_s(progress)
 
 
 def _measure_s(progress: Any) -> float:
     return float(progress.durationMs["triggerExecution"]) / 1000
-
-
-def _find_end(progress: Any) -> float:
-    began = datetime.fromisoformat(progress.timestamp)
-    return began.timestamp() + _measure_s(progress)

@@ -9,6 +9,7 @@ from typing import Literal
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
+from embedstream.kafka.group import check_group
 from embedstream.kafka.source import choose_messages_per_trigger
 from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
@@ -113,6 +114,8 @@ class _Preflight:
         kafka = self.config.kafka
         self.topics = check_topics(self.spark, kafka)
         named = [f"{name} ({len(state.end)} partitions)" for name, state in self.topics.items()]
+        if kafka.commit_group is not None:
+            check_group(self.spark, kafka, kafka.commit_group)
         most = choose_messages_per_trigger(self.spark, kafka)
         return f"{kafka.bootstrap_servers}: {', '.join(named)}; up to {most} messages a micro-batch"
 

@@ -65,7 +65,7 @@ def prepare_service(
         return None
     config = running.config.with_encoders(encoders)
     function = build_featurizer(spark, config, checks.models)
-    prepared = Service(config, checks.models, replace(function, counts=running.function.counts))
+    prepared = Service(config, checks.models, replace(function, tallies=running.function.tallies))
     wanted = count_parallel_tasks(spark) * len(checks.models)
     for _ in range(_WARMING_ROUNDS):
         warm_workers(spark, function.embedder.load)

@@ -25,6 +25,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.config.sections import StreamConfig
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import ClaimLost, HeldClaim
 from embedstream.recovery.swap_files import Phase, Swap, SwapFiles, SwapRequest, find_differences
 from embedstream.spark.errors import describe_error
@@ -84,7 +85,6 @@ class SwapDesk:
         reread: Callable[[], StreamConfig],
         reload: threading.Event,
         until: Until,
-        say: Callable[[str], object],
     ) -> None:
         """Read the record of an earlier driver; start nothing yet.
 
@@ -96,7 +96,6 @@ class SwapDesk:
             reread: Returns the configuration as its file is now; used when `reload` is set.
             reload: Set by a signal.
             until: As in `start_query`.
-            say: Prints a line.
 
         Raises:
             SetupError: the record cannot be read.
@@ -109,9 +108,8 @@ class SwapDesk:
         self._reread = reread
         self._reload = reload
         self._until: Until = until
-        self._say = say
         self._files = SwapFiles.of(spark, given)
-        self._record = SwapRecord(self._files, claim=claim, say=say)
+        self._record = SwapRecord(self._files, claim=claim)
         self._former_loads = 0
         self._switch: _Switch | None = None
         self._settled = threading.Event()
@@ -259,7 +257,8 @@ class SwapDesk:
         try:
             config = self._reread()
         except SetupError as error:
-            self._say(f"swap: refused, and the old models go on: {error}")
+            text = f"swap: refused, and the old models go on: {error}"
+            log_event(_log, Event.SWAP, text, level=logging.WARNING, phase="failed")
             return
         self._answer(SwapRequest.of(config, id=uuid.uuid4().hex, driver=self._claim.claim.id))
 
@@ -290,7 +289,8 @@ class SwapDesk:
         except Exception as error:
             # A user's own encoder may raise anything.
             is_explained = isinstance(error, EmbedstreamError)
-            _log.warning("the new models were refused", exc_info=not is_explained)
+            if not is_explained:
+                _log.warning("the new models were refused", exc_info=True)
             self._record.advance("failed", f"refused, and the old models go on: {_describe(error)}")
         else:
             if prepared is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 
+from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim
 from embedstream.recovery.swap_files import Phase, Swap, SwapFiles
 from embedstream_core.errors import EmbedstreamError
@@ -26,15 +26,14 @@ class SwapRecord:
     Every method that writes raises ClaimLost if another driver has taken over.
     """
 
-    def __init__(self, files: SwapFiles, *, claim: HeldClaim, say: Callable[[str], object]) -> None:
-        """Read the record of an earlier driver; `say` takes each line that is added later.
+    def __init__(self, files: SwapFiles, *, claim: HeldClaim) -> None:
+        """Read the record of an earlier driver.
 
         Raises:
             SetupError: the file cannot be read.
         """
         self._files = files
         self._claim = claim
-        self._say = say
         self._lock = threading.Lock()
         self._is_closed = False
         self.swap = files.read_swap()
@@ -46,10 +45,12 @@ class SwapRecord:
             self._write(replace(swap, earlier=earlier))
 
     def advance(self, phase: Phase, line: str) -> None:
-        """Add a line; raise RecordClosed after `close`."""
+        """Add a line, and log it; raise RecordClosed after `close`."""
         with self._lock:
             if self.swap is not None:
-                self._say(f"swap: {line}")
+                level = logging.WARNING if phase == "failed" else logging.INFO
+                text = f"swap: {line}"
+                log_event(_log, Event.SWAP, text, level=level, swap_id=self.swap.id, phase=phase)
                 self._write(self.swap.advance(phase, line))
 
     def close(self, line: str) -> None:

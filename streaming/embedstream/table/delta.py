@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from py4j.protocol import Py4JJavaError
@@ -19,6 +20,7 @@ from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "Compaction",
     "append",
     "check_models",
     "check_rewritable",
@@ -110,13 +112,22 @@ def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWrit
     )
 
 
-def compact(spark: SparkSession, path: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """How many files a compaction replaced, and by how many."""
+
+    files_removed: int
+    files_added: int
+
+
+def compact(spark: SparkSession, path: str) -> Compaction:
     """Merge the table's small files. Other writers may append at the same time."""
     session = spark.newSession()
     for name, value in _COMPACTION.items():
         if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
-    session.sql(f"OPTIMIZE {quote_table(path)}")
+    (found,) = session.sql(f"OPTIMIZE {quote_table(path)}").collect()
+    return Compaction(found.metrics.numFilesRemoved, found.metrics.numFilesAdded)
 
 
 def open_table(spark: SparkSession, path: str) -> DataFrame | None:

@@ -6,13 +6,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
 from embedstream.spark.folder import Folder, UnreadableFile
 
-__all__ = ["Writer", "find_log_problems", "read_snapshot", "read_writers"]
+__all__ = [
+    "TableVersion",
+    "Writer",
+    "find_log_problems",
+    "read_snapshot",
+    "read_version",
+    "read_writers",
+]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
@@ -24,6 +31,13 @@ class Writer:
 
     micro_batch: int
     updated_ms: int
+
+
+class TableVersion(NamedTuple):
+    """A version of a table, and when it was committed, in milliseconds since 1970."""
+
+    number: int
+    committed_ms: int
 
 
 def find_log_problems(table: Folder, *, thorough: bool) -> list[str]:
@@ -81,6 +95,15 @@ def read_snapshot(spark: SparkSession, path: str) -> Any:
     nothing = jvm.scala.Option.empty()
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
     return log.update(False, nothing, nothing)
+
+
+def read_version(spark: SparkSession, path: str) -> TableVersion:
+    """Return the newest version of a table; its log must have no problems.
+
+    Delta looks for entries after the version that it knows, which the stream's own commits are.
+    """
+    snapshot = read_snapshot(spark, path)
+    return TableVersion(int(snapshot.version()), int(snapshot.timestamp()))
 
 
 def read_writers(spark: SparkSession, path: str) -> Mapping[str, Writer]:

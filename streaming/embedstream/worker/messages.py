@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -20,17 +22,19 @@ from embedstream.table.rows import (
     build_outcome_batch,
     build_outcome_frame,
 )
-from embedstream.worker.counts import OutcomeCounts
+from embedstream.worker.tally import Tallies, Tally
 from embedstream.worker.task import Embedder
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Stage
 from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry
 from embedstream_core.settings import MessageFormat
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize_messages"]
 
-_ITEM_COLUMNS = ["topic", "partition", "offset", "key", "value", "headers"]
+_POSITION_COLUMNS = ["topic", "partition", "offset"]
+_ITEM_COLUMNS = [*_POSITION_COLUMNS, "key", "value", "headers"]
 
 ArrowBatch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
 
@@ -43,7 +47,7 @@ class Featurizer:
     message_format: MessageFormat
     id_header: str
     transport: Transport
-    counts: OutcomeCounts | None = None
+    tallies: Tallies | None = None
 
     def __call__(self, batches: Iterator[ArrowBatch]) -> Iterator[ArrowBatch]:
         """Yield the outcome rows of each message, in order.
@@ -60,11 +64,17 @@ class Featurizer:
                 in_flight.append((carried, origins))
                 yield entries
 
-        for outcomes in self.embedder.embed(read_batches()):
+        record, tally = WorkRecord(), Tally()
+        for outcomes in self.embedder.embed(read_batches(), record):
             carried, origins = in_flight.popleft()
-            if self.counts is not None:
-                self.counts.add([one for entry in outcomes for one in entry])
-            yield build(carried, origins, outcomes)
+            # Spark takes the rows while the generator waits at the yield.
+            with record.measure("write"):
+                yield build(carried, origins, outcomes)
+            if self.tallies is not None:
+                tally.add_rows(*_list_positions(carried), outcomes)
+        if self.tallies is not None:
+            tally.add_work(record)
+            self.tallies.add(tally)
 
     def _read(self, batch: ArrowBatch) -> tuple[ArrowBatch, list[Entry], list[Origin]]:
         """Return the columns that stay as they are, the parsed messages, and their origins."""
@@ -89,10 +99,26 @@ class Featurizer:
                 id_header=self.id_header,
                 accepts=accepts,
             )
-            entry = attempt(parse, Stage.MESSAGE)
+            entry = attempt(parse, Stage.MESSAGE, position=position)
             entries.append(entry)
             origins.append(Origin.of(entry, position))
         return carried, entries, origins
+
+
+def _list_positions(
+    carried: ArrowBatch,
+) -> tuple[list[tuple[str, int, int]], npt.NDArray[np.float64]]:
+    """Return the position of each message, and when it was appended, in seconds since 1970."""
+    # The session's time zone is UTC, so pandas has the same times without a zone.
+    if isinstance(carried, pd.DataFrame):
+        columns = [carried[name].tolist() for name in _POSITION_COLUMNS]
+        times = carried["timestamp"].to_numpy("datetime64[us]")
+    else:
+        columns = [carried.column(name).to_pylist() for name in _POSITION_COLUMNS]
+        times = carried.column("timestamp").to_numpy(zero_copy_only=False)
+        times = times.astype("datetime64[us]")
+    appended = np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e6)
+    return list(zip(*columns, strict=True)), appended
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:

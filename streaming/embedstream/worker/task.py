@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, StreamConfig
 from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.broadcast import BroadcastModel, broadcast_model
+from embedstream.worker.log_records import WorkerLog
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
@@ -21,6 +22,7 @@ from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.steps import Outcomes
 from embedstream_core.pipeline.watchdog import Watchdog
+from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry
 from embedstream_core.settings import (
     DecodeSettings,
@@ -44,7 +46,8 @@ class Embedder:
     """The function of a partition: Spark sends it to the workers, where it embeds items.
 
     `models` are the encoders of the stream, each with rows of its own. `dedupe_entries` bounds the
-    cached embeddings of each; None disables the caches.
+    cached embeddings of each; None disables the caches. `log` brings the workers' records to the
+    driver.
     """
 
     models: tuple[BroadcastModel, ...]
@@ -53,6 +56,7 @@ class Embedder:
     pipeline_limits: PipelineLimits
     isolation: Isolation
     dedupe_entries: int | None
+    log: WorkerLog | None = None
 
     @property
     def model(self) -> BroadcastModel:
@@ -65,8 +69,12 @@ class Embedder:
         """What the models accept together."""
         return frozenset(one for model in self.models for one in model.card.modalities)
 
-    def embed(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
+    def embed(
+        self, batches: Iterable[Sequence[Entry]], record: WorkRecord | None = None
+    ) -> Iterator[list[Outcomes]]:
         """Yield a list for each Arrow batch, in order, with the outcomes of each entry.
+
+        `record` gets what the pipeline measures.
 
         A retried task decodes each item in a child process, because an item may have ended the
         worker of the attempt before. Such an item then ends only its child.
@@ -79,6 +87,8 @@ class Embedder:
         attempt = task.attemptNumber() if task else 0
         try:
             with ExitStack() as opened:
+                if self.log is not None:
+                    opened.enter_context(self.log.collect())
                 fetcher = opened.enter_context(open_fetcher(self.fetch_policy))
                 watchdog = opened.enter_context(Watchdog())
                 pipeline = Pipeline(
@@ -89,6 +99,7 @@ class Embedder:
                     embedding_caches=self._open_embedding_caches(opened),
                     isolation=self.isolation if attempt else None,
                     watchdog=watchdog,
+                    record=record or WorkRecord(),
                 )
                 yield from pipeline.run(batches)
         except SystemicError:
@@ -147,4 +158,5 @@ def build_embedder(
         ),
         isolation=Isolation(decode.timeout_s, decode.isolated_memory_bytes),
         dedupe_entries=pipeline.dedupe_entries if pipeline.dedupe == "on" else None,
+        log=WorkerLog.start(spark),
     )

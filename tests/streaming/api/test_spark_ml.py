@@ -67,6 +67,7 @@ def test_a_pipeline_is_fitted_saved_loaded_and_copied(spark: SparkSession, tmp_p
         assert [row.prediction for row in other.transform(images).collect()] == expected
 
 
+@pytest.mark.long
 # PySpark leaves its pool of threads open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_cross_validation(spark: SparkSession) -> None:

@@ -206,7 +206,7 @@ def test_the_exit_code_says_that_every_file_failed(
     [
         "pictures",
         "{folder}/pictures/c*.jpg",
-        "file://{folder}/pictures",
+        pytest.param("file://{folder}/pictures", marks=pytest.mark.long),
         "file:{folder}/p%69ctures",
     ],
 )

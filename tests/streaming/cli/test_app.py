@@ -82,7 +82,7 @@ OPTIONS = {
         "--bootstrap-servers",
     },
     "encoders": set(),
-    "jars": {"--folder", "--set"},
+    "jars": {"--class-archive", "--folder", "--set"},
     "broker start": {"--folder", "--port"},
     "broker stop": {"--folder"},
 }

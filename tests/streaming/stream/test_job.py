@@ -27,7 +27,7 @@ from embedstream.stream.progress import ProgressListener, Totals
 from embedstream.table.delta import quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import embeddings, failures
-from embedstream.worker.counts import OutcomeCounts
+from embedstream.worker.tally import Tallies
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from oracle import Position, Row, check_outcomes, read_rows
 from streams import Topic, drain, image, json_message, prepared, refusal
@@ -250,7 +250,13 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(sql, id=name, marks=[pytest.mark.long] * (name in ("identity", "default")))
+        for name, sql in EXTRA.items()
+    ],
+)
 def test_outcomes_are_counted_whatever_columns_the_table_has(
     spark: SparkSession, topic: Topic, configure: Configure, extra: str
 ) -> None:
@@ -274,11 +280,11 @@ def test_outcomes_are_counted_whatever_columns_the_table_has(
 
 def drain_and_count(spark: SparkSession, config: StreamConfig) -> Totals:
     """Run the stream over all that its topic holds now, with a listener as the command has it."""
-    counts = OutcomeCounts.start(spark)
-    listener = ProgressListener(lambda report: None, counts.take)
+    tallies = Tallies.start(spark)
+    listener = ProgressListener([], tallies.take)
     spark.streams.addListener(listener)
     try:
-        drain(spark, config, counts=counts)
+        drain(spark, config, tallies=tallies)
         while not listener.ended:
             time.sleep(0.05)
     finally:

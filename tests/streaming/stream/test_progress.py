@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from pyspark.sql.streaming.listener import (
 
 from embedstream.cli.console import print_micro_batch, print_totals
 from embedstream.kafka.topics import TopicState
-from embedstream.stream.progress import MicroBatchReport, ProgressListener, RetentionMargin, Totals
-from embedstream.worker.counts import Kinds
-from embedstream_core.errors import Code, SetupError
+from embedstream.stream.progress import MicroBatchReport, ProgressListener, Totals
+from embedstream.worker.counts import RowKind
+from embedstream.worker.tally import FailedMessage, Tally
+from embedstream_core.errors import Code
 
 QUERY = {
     "id": "7b6c9f4e-1d4a-4b43-9b7d-0a5b4f0d9a01",
@@ -86,15 +88,25 @@ def event(progress: dict[str, Any]) -> QueryProgressEvent:
     return QueryProgressEvent.fromJson({"progress": progress})
 
 
-def counted(*triggers: dict[str, Any]) -> Callable[[str, int], Kinds]:
+NEWEST = FailedMessage(1.5, "images", 0, 7, "no image")
+
+
+def tally_of(trigger: dict[str, Any]) -> Tally:
+    outcomes = trigger["outcomes"].items()
+    rows = Counter({RowKind("images", "model", code): n for code, n in outcomes if n})
+    appended = Counter({1_782_907_190.0: rows.total()})
+    return Tally(rows, appended, {"fetch": 0.5}, 3, {"image_corrupt": NEWEST})
+
+
+def tallied(*triggers: dict[str, Any]) -> Callable[[str, int], Tally]:
     """What the workers have counted, by run and micro-batch; taken once."""
-    counts = {(one["runId"], one["batchId"]): Counter(one["outcomes"]) for one in triggers}
-    return lambda run, batch: +counts.pop((run, batch))
+    tallies = {(one["runId"], one["batchId"]): tally_of(one) for one in triggers}
+    return lambda run, batch: tallies.pop((run, batch))
 
 
 def listen(*triggers: dict[str, Any]) -> tuple[ProgressListener, list[MicroBatchReport]]:
     reports: list[MicroBatchReport] = []
-    listener = ProgressListener(reports.append, counted(*triggers))
+    listener = ProgressListener([reports.append], tallied(*triggers))
     for one in triggers:
         listener.onQueryProgress(event(one))
     return listener, reports
@@ -157,6 +169,17 @@ def test_a_micro_batch_is_reported_as_it_was_observed() -> None:
             failures=Counter({"image_corrupt": 2, "reference_denied": 1}),
             duration_s=2.5,
             lag=31,
+            committed_at=datetime(2026, 7, 1, 12, 0, 2, 500_000, UTC).timestamp(),
+            rows_by_kind={
+                RowKind("images", "model", None): 6,
+                RowKind("images", "model", "image_corrupt"): 2,
+                RowKind("images", "model", "reference_denied"): 1,
+            },
+            stage_seconds={"fetch": 0.5},
+            appended={1_782_907_190.0: 9},
+            cache_hits=3,
+            read={("images", 0): 13},
+            newest_failures={"image_corrupt": NEWEST},
         )
     ]
     assert (listener.totals.batches, listener.totals.rows) == (1, 9)
@@ -261,61 +284,59 @@ def test_only_the_end_of_the_query_ends_the_listener() -> None:
     assert listener.totals.batches == 1
 
 
-class Kafka:
-    """A topic of which retention has deleted some messages; it counts the requests."""
+def test_what_an_observer_raises_is_logged_once_for_each_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[Exception] = [ValueError("one"), ValueError("two"), KeyError("three")]
+    seen: list[int] = []
 
-    def __init__(self, earliest: dict[int, int]) -> None:
-        self.earliest = earliest
-        self.requests = 0
-        self.away = False
+    def fail(report: MicroBatchReport) -> None:
+        raise errors[report.batch_id]
 
-    def __call__(self) -> dict[str, TopicState]:
-        self.requests += 1
-        if self.away:
-            raise SetupError("no Kafka broker answers")
-        return {"images": TopicState("id", self.earliest, {})}
-
-
-def margins(kafka: Kafka, *triggers: dict[str, Any], seconds: float = 1.0) -> list[int | None]:
-    """Return the reported margins of micro-batches that end `seconds` after one another."""
-    now = [0.0]
-    reports: list[MicroBatchReport] = []
-    margin = RetentionMargin(kafka, clock=lambda: now[0])
-    listener = ProgressListener(reports.append, lambda run, batch: Counter({None: 1}), margin)
+    triggers = [progress(number, read=1, embeddings=1) for number in range(3)]
+    observers = [fail, lambda report: seen.append(report.batch_id)]
+    listener = ProgressListener(observers, tallied(*triggers))
     for one in triggers:
         listener.onQueryProgress(event(one))
-        now[0] += seconds
-    return [report.margin for report in reports]
+
+    assert seen == [0, 1, 2]
+    assert listener.totals.batches == 3
+    assert [str(one.exc_info[1]) for one in caplog.records if one.exc_info] == ["one", "'three'"]
 
 
-def behind(read: dict[str, int], newest: dict[str, int]) -> dict[str, Any]:
-    """A micro-batch that ends before the newest messages."""
+def test_the_offsets_of_a_micro_batch_without_messages_are_passed_on() -> None:
+    """As of one that a restart repeats, and that Delta skips."""
+    read: list[object] = []
+    trigger = progress(4, read=0)
+    trigger["sources"][0]["endOffset"] = {"images": {"0": 8, "1": 9}}
+    listener = ProgressListener([], tallied(trigger), on_read=read.append)
+    listener.onQueryProgress(event(trigger))
+    assert read == [{("images", 0): 8, ("images", 1): 9}]
+
+
+def margin(
+    earliest: dict[int, int] | None, read: dict[str, int], newest: dict[str, int]
+) -> int | None:
+    """Return the reported margin of a micro-batch; None as `earliest`: Kafka has not answered."""
+    reports: list[MicroBatchReport] = []
+    topics = None if earliest is None else {"images": TopicState("id", earliest, {})}
     lag = max(newest[number] - read[number] for number in read)
     trigger = progress(read=1, embeddings=1, metrics={"maxOffsetsBehindLatest": str(lag)})
     trigger["sources"][0].update(endOffset={"images": read}, latestOffset={"images": newest})
-    return trigger
+    listener = ProgressListener([reports.append], tallied(trigger), get_topics=lambda: topics)
+    listener.onQueryProgress(event(trigger))
+    return reports[0].margin
 
 
 def test_the_margin_is_of_the_partition_that_retention_is_nearest_to() -> None:
-    kafka = Kafka({0: 100, 1: 10, 2: 90})
     read = {"0": 150, "1": 40, "2": 90}
-    assert margins(kafka, behind(read, {"0": 200, "1": 50, "2": 90})) == [30]
+    assert margin({0: 100, 1: 10, 2: 90}, read, {"0": 200, "1": 50, "2": 90}) == 30
 
 
-def test_kafkas_oldest_offsets_are_read_every_half_minute() -> None:
-    kafka = Kafka({0: 0})
-    batches = [behind({"0": read}, {"0": 100}) for read in (10, 20, 30, 40)]
-    assert margins(kafka, *batches, seconds=11.0) == [10, 20, 30, 40]
-    assert kafka.requests == 2
-
-
-def test_kafkas_oldest_offsets_are_not_read_without_a_lag() -> None:
-    kafka = Kafka({0: 0})
-    assert margins(kafka, behind({"0": 10}, {"0": 10})) == [None]
-    assert kafka.requests == 0
+def test_there_is_no_margin_without_a_lag() -> None:
+    assert margin({0: 0}, {"0": 10}, {"0": 10}) is None
 
 
 def test_without_kafkas_offsets_there_is_no_margin() -> None:
-    kafka = Kafka({0: 0})
-    kafka.away = True
-    assert margins(kafka, behind({"0": 5}, {"0": 10})) == [None]
+    assert margin(None, {"0": 5}, {"0": 10}) is None
+    assert margin({1: 0}, {"0": 5}, {"0": 10}) is None

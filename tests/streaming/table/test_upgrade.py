@@ -118,7 +118,13 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize(("extra", "layout", "mapping"), LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    ("extra", "layout", "mapping"),
+    [
+        pytest.param(*one, id=name, marks=[pytest.mark.long] * (name in ("clustered", "default")))
+        for name, one in LAYOUTS.items()
+    ],
+)
 def test_the_layout_and_computed_columns_stay(
     spark: SparkSession, path: str, extra: str, layout: str, mapping: str
 ) -> None:

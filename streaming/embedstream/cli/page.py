@@ -1,0 +1,34 @@
+"""The live page over a table, without its stream and without a JVM."""
+
+from __future__ import annotations
+
+from embedstream.cli import console
+from embedstream.cli.signals import catch_stop_signals
+from embedstream.config.monitoring import MonitorConfig
+from embedstream.config.sections import StreamConfig
+from embedstream.monitor.site import open_site
+from embedstream.monitor.table_status import ObservedTable
+
+__all__ = ["DEFAULT_ADDRESS", "serve_page"]
+
+DEFAULT_ADDRESS = "127.0.0.1:9464"
+
+
+def serve_page(config: StreamConfig, *, config_path: str = "CONFIG") -> None:
+    """Serve the page at `monitor.listen`, or at `DEFAULT_ADDRESS`, until SIGINT or SIGTERM.
+
+    `config_path` is the configuration's file, for the commands that the page shows.
+
+    Raises:
+        SetupError: the address cannot be listened at, or the extra is missing.
+    """
+    if config.monitor.listen is None:
+        monitor = MonitorConfig(listen=DEFAULT_ADDRESS, token=config.monitor.token)
+        config = config.model_copy(update={"monitor": monitor})
+    with (
+        catch_stop_signals() as stop,
+        ObservedTable(config) as source,
+        open_site(source, config, config_path=config_path) as url,
+    ):
+        console.print_text(f"the page of {config.table.path}: {url} (Ctrl-C ends it)")
+        stop.wait()

@@ -1,0 +1,184 @@
+"""The events of the log: a closed set of names, each with its fields."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import Any
+
+__all__ = ["DESCRIPTIONS", "Description", "Event", "log_event"]
+
+
+@unique
+class Event(StrEnum):
+    """What a log record reports; the value is its `event`."""
+
+    START = "start"
+    MICRO_BATCH = "micro_batch"
+    CHUNK = "chunk"
+    STOPPING = "stopping"
+    STOP = "stop"
+    FAILURE = "failure"
+    FINDING = "finding"
+    LINE = "line"
+    RESTART = "restart"
+    SWAP = "swap"
+    COMPACTION = "compaction"
+    CLAIM_TAKEN = "claim_taken"
+    CLAIM_ENDED = "claim_ended"
+    CLAIM_NOT_RENEWED = "claim_not_renewed"
+    CLAIM_LOST = "claim_lost"
+    LOST_MESSAGES = "lost_messages"
+    INDEX_PROGRESS = "index_progress"
+    INDEX_TROUBLE = "index_trouble"
+    INDEX_RECOVERED = "index_recovered"
+    INDEX_BEHIND = "index_behind"
+    INDEX_OUTPUT = "index_output"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an event means, and its fields.
+
+    `is_printed`: the text format prints its message on the standard output, and nothing else.
+    """
+
+    meaning: str
+    fields: tuple[str, ...] = ()
+    is_printed: bool = False
+
+
+_COUNTS = ("rows", "embeddings", "failures", "deleted")
+
+DESCRIPTIONS: Mapping[Event, Description] = {
+    Event.START: Description(
+        "The checks have passed, and the query starts. `models` are the model_ids, `topics` the "
+        "names of the topics.",
+        ("version", "models", "table", "checkpoint", "topics"),
+        is_printed=True,
+    ),
+    Event.MICRO_BATCH: Description(
+        "A micro-batch is in the table. `failures` are counted by code. `lag` is the number of "
+        "messages still to be read in the partition that is furthest behind, `margin` the number "
+        "of read messages that retention can delete before an unread one. `null_values` are "
+        "messages without a value and without a row.",
+        (
+            "batch_id",
+            "messages",
+            *_COUNTS,
+            "null_values",
+            "cache_hits",
+            "duration_s",
+            "stage_seconds",
+            "lag",
+            "margin",
+        ),
+        is_printed=True,
+    ),
+    Event.CHUNK: Description(
+        "A chunk of a replay, a backfill or a batch is in the table, the `number`th of `of`.",
+        (*_COUNTS, "number", "of", "duration_s", "left_s"),
+        is_printed=True,
+    ),
+    Event.STOPPING: Description(
+        "A signal stops the stream: the micro-batch in flight is finished, or after "
+        "`trigger.stop_timeout_s` interrupted.",
+        ("timeout_s", "interrupted"),
+        is_printed=True,
+    ),
+    Event.STOP: Description(
+        "The stream has ended, by a signal or because it is drained. The counts are its totals.",
+        ("micro_batches", *_COUNTS, "null_values", "busy_s", "model_loads", "table"),
+        is_printed=True,
+    ),
+    Event.FAILURE: Description(
+        "An error ended the command. `kind` is its type; one that is not expected comes with its "
+        "traceback.",
+        ("kind",),
+    ),
+    Event.FINDING: Description(
+        "The result of a check before the start, or of `embedstream doctor`.",
+        ("subject", "detail", "passed"),
+        is_printed=True,
+    ),
+    Event.LINE: Description("Another line that a command prints.", is_printed=True),
+    Event.RESTART: Description(
+        "The query starts again in the running driver, because the table was altered while a "
+        "micro-batch was written; `reason` is `table_altered`. With `stopping` the next start of "
+        "the stream does it.",
+        ("reason", "stopping"),
+        is_printed=True,
+    ),
+    Event.SWAP: Description(
+        "A step of a swap of models. `phase` is `preparing`, `accepted`, `switched`, `done` or "
+        "`failed`; a request that is refused before it is recorded has no `swap_id`.",
+        ("swap_id", "phase"),
+        is_printed=True,
+    ),
+    Event.COMPACTION: Description(
+        "The table's small files were merged.",
+        ("table", "duration_s", "files_removed", "files_added"),
+    ),
+    Event.CLAIM_TAKEN: Description(
+        "This driver holds the table, and a stream's its checkpoint too. `claim_id` names the "
+        "claim.",
+        ("claim_id", "table", "checkpoint"),
+    ),
+    Event.CLAIM_ENDED: Description(
+        "A claim of a driver that has ended is in the way and is taken over. `holder` says which "
+        "driver that was.",
+        ("claim_id", "holder"),
+    ),
+    Event.CLAIM_NOT_RENEWED: Description(
+        "The claim could not be renewed; that is tried again.", ("claim_id", "table")
+    ),
+    Event.CLAIM_LOST: Description(
+        "Another driver has taken over, or the claim could not be renewed for too long: this "
+        "driver stops.",
+        ("claim_id", "table"),
+    ),
+    Event.LOST_MESSAGES: Description(
+        "Kafka deleted messages before they were read, and the stream goes past them.",
+        ("topic", "partition", "first", "last"),
+        is_printed=True,
+    ),
+    Event.INDEX_PROGRESS: Description(
+        "The index goes on: a full pass or an approximate index begins or ends, or the index is "
+        "at the table's last version. `version` is that of the table which the index holds, "
+        "`report` what the index process said.",
+        ("version", "report"),
+        is_printed=True,
+    ),
+    Event.INDEX_TROUBLE: Description(
+        "The index does not follow the table; it tries again, and the stream goes on.",
+        ("version",),
+        is_printed=True,
+    ),
+    Event.INDEX_RECOVERED: Description(
+        "After trouble the index follows the table again.", ("version",), is_printed=True
+    ),
+    Event.INDEX_BEHIND: Description(
+        "The index has been behind the table for a while.",
+        ("version", "table_version"),
+        is_printed=True,
+    ),
+    Event.INDEX_OUTPUT: Description(
+        "A line that the index process or its libraries printed.", is_printed=True
+    ),
+}
+
+
+def log_event(
+    logger: logging.Logger,
+    event: Event,
+    text: str,
+    *,
+    level: int = logging.INFO,
+    exc_info: BaseException | bool | None = None,
+    **fields: Any,
+) -> None:
+    """Log an event: `text` for people, and the fields that `DESCRIPTIONS` lists for programs."""
+    extra = {"event": event, "fields": fields}
+    logger.log(level, "%s", text, exc_info=exc_info, extra=extra, stacklevel=2)

@@ -1,0 +1,181 @@
+"""What the viewer gave, kept for all browsers: the newest rows, the failures, and previews.
+
+The viewer may be slow, or down. So nothing here waits for it longer than asked to; what is not
+there yet is a sentence instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from embedstream.monitor.status import Status
+from embedstream.monitor.viewer import Card, FailureGroup, Preview, RowPosition, Viewer
+from embedstream_core.errors import EmbedstreamError
+
+__all__ = ["Previews", "Questions", "Reading", "Rows", "ask"]
+
+_log = logging.getLogger(__name__)
+
+_Key = TypeVar("_Key", bound=Hashable)
+_T = TypeVar("_T")
+
+# New commits may come several times a second, and each reading queries the table.
+_PAUSE_S = 2.0
+_RETRY_S = 10.0
+
+_NEWEST = 24
+_FAILURES = 6
+_PREVIEW_BYTES = 32 * 2**20
+# The viewer decodes one after another; more requests at once only make its queue longer.
+_PREVIEWS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[_T]):
+    """What was read, or the sentence that says why it is not there."""
+
+    found: _T | None = None
+    note: str = ""
+
+
+async def ask(question: Awaitable[_T]) -> Reading[_T]:
+    """Return the viewer's answer, or its sentence."""
+    try:
+        return Reading(await question)
+    except EmbedstreamError as error:
+        return Reading(note=str(error))
+    except Exception:
+        _log.exception("the viewer of rows failed")
+        return Reading(note="The viewer of rows failed; the driver's log has the reason.")
+
+
+class Questions(Generic[_Key, _T]):
+    """Questions that wait for their answer: the same one is asked once, for all who want to know.
+
+    Somebody who stops waiting ends the own wait, not the question.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[_Key, asyncio.Task[_T]] = {}
+
+    async def ask(self, key: _Key, put: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """Return the answer to the question of that key, which `put` asks."""
+        task = self._pending.get(key)
+        if task is None:
+            task = self._pending[key] = asyncio.create_task(put())
+            task.add_done_callback(lambda _: self._pending.pop(key))
+        return await asyncio.shield(task)
+
+
+class Previews:
+    """The previews that were made last, in memory of a fixed size."""
+
+    def __init__(self, viewer: Viewer, *, max_bytes: int = _PREVIEW_BYTES) -> None:
+        self._viewer = viewer
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._made: OrderedDict[RowPosition, Preview] = OrderedDict()
+        self._questions: Questions[RowPosition, Preview] = Questions()
+        self._turns = asyncio.Semaphore(_PREVIEWS_AT_ONCE)
+
+    def find(self, position: RowPosition) -> Preview | None:
+        """Return a preview that was made; None if there is none."""
+        return self._made.get(position)
+
+    async def get(self, position: RowPosition) -> Preview:
+        """Return a preview, made now if it is not there; one of kind `none` if it failed."""
+        made = self._made.get(position)
+        if made is not None:
+            self._made.move_to_end(position)
+            return made
+        return await self._questions.ask(position, lambda: self._make(position))
+
+    async def _make(self, position: RowPosition) -> Preview:
+        async with self._turns:
+            reading = await ask(self._viewer.preview(position))
+        if reading.found is None:
+            return Preview("none", note=reading.note)
+        self._made[position] = reading.found
+        self._bytes += _measure(reading.found)
+        while self._bytes > self._max_bytes and len(self._made) > 1:
+            self._bytes -= _measure(self._made.popitem(last=False)[1])
+        return reading.found
+
+
+def _measure(preview: Preview) -> int:
+    return len(preview.content) + len(preview.text) + 200
+
+
+class Rows:
+    """The newest rows and the failures, read again after a commit while somebody looks.
+
+    `revision` grows with each change.
+    """
+
+    def __init__(
+        self, viewer: Viewer, previews: Previews, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._viewer = viewer
+        self._previews = previews
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self._seen: tuple[int | None, int | None, datetime | None] | None = None
+        self._started_at = 0.0
+        self.newest: Reading[list[Card]] = Reading(note="The newest rows are being read.")
+        self.failures: Reading[list[FailureGroup]] = Reading(note="The failures are being read.")
+        self.revision = 0
+
+    def refresh(self, status: Status) -> asyncio.Task[None] | None:
+        """Start to read if there was a commit since; return the reading that is in progress."""
+        if self._task is not None and not self._task.done():
+            return self._task
+        passed = self._clock() - self._started_at
+        commit = (status.table.version, status.micro_batch, status.last_micro_batch)
+        has_failed = self.newest.found is None or self.failures.found is None
+        if self._seen is not None and passed < (_RETRY_S if has_failed else _PAUSE_S):
+            return None
+        if commit == self._seen and not has_failed:
+            return None
+        self._seen, self._started_at = commit, self._clock()
+        self._task = asyncio.create_task(self._read())
+        return self._task
+
+    async def _read(self) -> None:
+        newest = await ask(self._viewer.list_newest(count=_NEWEST))
+        # What was read before is better than nothing, and is marked as old by the sentence.
+        self.newest = Reading(
+            self.newest.found if newest.found is None else _drop_repeated(newest.found),
+            newest.note,
+        )
+        self.revision += 1
+        failures = await ask(self._viewer.list_failures(newest=_FAILURES))
+        self.failures = Reading(
+            self.failures.found if failures.found is None else failures.found, failures.note
+        )
+        self.revision += 1
+        await self._preview_inline()
+
+    async def _preview_inline(self) -> None:
+        """Make the previews that stand in the page itself; those of pictures have an address."""
+        texts = [one for one in self.newest.found or () if _is_text(one)]
+        failed = [one for group in self.failures.found or () for one in group.newest]
+        positions = [card.position for card in (*texts, *failed)]
+        for made in asyncio.as_completed([self._previews.get(one) for one in positions]):
+            await made
+            self.revision += 1
+
+
+def _is_text(card: Card) -> bool:
+    return card.media_type is not None and card.media_type.startswith("text/")
+
+
+def _drop_repeated(cards: Sequence[Card]) -> list[Card]:
+    """Keep one card of each message: with several models each has a row of its own."""
+    return list({card.position: card for card in reversed(cards)}.values())[::-1]

@@ -1,0 +1,120 @@
+"""Write `docs/metrics.md` from the declarations: `python -m embedstream.monitor.reference`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from embedstream.monitor.metrics import METRICS, Metric
+from embedstream.monitor.status import Status
+
+__all__ = ["build_reference"]
+
+_INTRODUCTION = """\
+<!-- Written by `make docs` from streaming/embedstream/monitor; edit that instead. -->
+
+# Metrics and health
+
+With `monitor.listen: 127.0.0.1:9464`, or `embedstream run CONFIG --listen 127.0.0.1:9464`, the
+driver serves over HTTP what it knows of the stream. It needs the extra `monitor`:
+`pip install 'embedstream[monitor]'`.
+
+| Path | Answer |
+| --- | --- |
+| `/` | the live page |
+| `/metrics` | the metrics below, as Prometheus and OpenMetrics have them |
+| `/livez` | 200 while the process works, else 503: a reason to restart it |
+| `/readyz` | 200 while the query runs and the claim is held, else 503 with the reason |
+| `/api/status` | the status as JSON, see below |
+
+The server starts before Spark does, so that `/livez` answers from the first second, and ends with
+the stream. A taken port is an error at the start; whatever fails later is logged and never touches
+the stream. No request changes anything.
+
+An address that other machines can reach needs `monitor.token`. Give it as
+`Authorization: Bearer TOKEN`, or in a browser as the password, with any user name. `/livez` and
+`/readyz` need none. There is no TLS: put a proxy in front, or keep to 127.0.0.1. At a loopback
+address, requests have to name this machine in their Host header.
+
+`embedstream page CONFIG` serves the same over a table without its stream: what only a stream knows
+is absent then, and `/readyz` says whether the table can be read.
+
+## Health
+
+`/livez` fails when
+
+- the driver's main thread has made no round for a minute and `trigger.stop_timeout_s`; it makes
+  five in a second, but one in which models are swapped waits for the micro-batch in flight; or
+- the thread is gone that takes the calls of Spark's listeners, so that no micro-batch would be
+  counted any more.
+
+A long micro-batch, an unreachable broker and a growing lag fail neither path: a restart would not
+help. A query that ends by an error ends the process, see [Reliability](reliability.md).
+
+## How to read them
+
+- **Is it keeping up?** `embedstream_lag_seconds`: how long the oldest waiting message has waited.
+  It stays near the duration of a micro-batch for a stream that keeps up, and grows by a second each
+  second for one that stands still. `sum(embedstream_lag_messages)` is the same in messages. Both
+  come from Kafka's offsets, which the driver reads every 5 s while somebody asks, so they are right
+  for an idle or stuck stream too.
+- **Does it still commit?** `time() - embedstream_last_commit_timestamp_seconds`, where
+  `sum(embedstream_lag_messages) > 0`: an idle stream has nothing to commit.
+- **How fast is it?** `sum(rate(embedstream_rows_total[5m]))` rows per second. A counter steps at
+  each commit: take a window of several micro-batches, see
+  `embedstream_micro_batch_duration_seconds`.
+- **What fails?** `sum by (code) (rate(embedstream_rows_total{outcome="failure"}[5m]))`. The codes
+  are in [Reliability](reliability.md).
+- **Where does the time go?** `sum by (stage) (rate(embedstream_stage_seconds_total[5m]))` seconds
+  of all threads per second. The stages overlap, so the sum can be more than the number of cores. A
+  large `wait` is good news for the stage that is waited for: it is the limit.
+- **Can messages be lost?** `embedstream_retention_margin_messages` of partitions with
+  `embedstream_lag_messages > 0`: when it reaches 0, Kafka's retention deletes unread messages.
+- **Is the index behind?** `embedstream_table_version - embedstream_index_version` commits.
+- **Does it restart?** `changes(process_start_time_seconds[1h])`; a process cannot count its own
+  restarts. All counters begin at 0 with the process: `rate` and `increase` allow for that.
+
+Label values are bounded: at most 50 topics, 20 models and 500 partitions have series of their own;
+the rest is summed under `other` (of the retention margins, the least).
+
+The names that begin with `process_` and `python_` are those of the
+[Prometheus client](https://prometheus.github.io/client_python/collector/): they describe the
+driver's Python process, not Spark's JVM and not the workers."""
+
+_HEAD = """\
+## All metrics
+
+| Metric | Type | Unit | Labels | Meaning |
+| --- | --- | --- | --- | --- |"""
+
+_STATUS = """\
+## Status
+
+`/api/status` returns an object of this JSON schema. Times are in UTC. Fields that are not known yet
+are null. Fields may be added."""
+
+
+def build_reference() -> str:
+    """Return the page in Markdown: how to read the metrics, all of them, and the status."""
+    table = "\n".join([_HEAD, *map(_format_row, METRICS)])
+    buckets = "\n".join(["Buckets of the histograms, in seconds:", "", *_list_buckets()])
+    schema = json.dumps(Status.model_json_schema(mode="serialization"), indent=2)
+    return "\n\n".join([_INTRODUCTION, table, buckets, _STATUS, f"```json\n{schema}\n```"]) + "\n"
+
+
+def _format_row(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    cells = [f"`{metric.name}`", metric.kind, metric.unit, labels, metric.help]
+    return " | ".join(["", *(cell.replace("|", "\\|") for cell in cells), ""]).strip()
+
+
+def _list_buckets() -> list[str]:
+    return [
+        f"- `{one.name}`: {', '.join(f'{bound:g}' for bound in one.buckets)}; {one.bucket_reason}."
+        for one in METRICS
+        if one.buckets
+    ]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(build_reference())
