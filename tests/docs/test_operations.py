@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ import yaml
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
+from embedstream.config.monitoring import GuardsConfig, LogConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.recovery.claim import claim_stream
 from embedstream.spark.local_disk import explain_disk_error
 from embedstream.spark.session import JvmEnded
+from embedstream.stream.guard import FailureGuard
 from embedstream.stream.progress import MicroBatchReport
 from kafka_topics import delete_before, delete_topic
 from oracle import read_rows
@@ -27,8 +31,18 @@ from runbook import ALERTS, PAGE, Operator, find_block, list_commands, quotes
 from small import send_pictures, tiny_picture, write_config
 from streams import Topic, json_message
 
-
 RULES = Path(__file__).parents[2] / "deploy" / "monitoring" / "rules.yaml"
+
+
+REPORT = MicroBatchReport(
+    embeddings=8,
+    failures=Counter(),
+    duration_s=1.0,
+    batch_id=3,
+    messages=8,
+    tombstones=0,
+    lag=0,
+)
 
 
 @pytest.fixture
@@ -74,19 +88,17 @@ def test_the_runbook_has_ten_entries() -> None:
 
 
 def test_the_line_of_a_micro_batch_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    report = MicroBatchReport(
-        embeddings=8,
-        failures=Counter(),
-        duration_s=1.0,
-        batch_id=3,
-        messages=8,
-        tombstones=0,
-        lag=40,
-        margin=14,
-    )
-    console.print_micro_batch(report)
+    with show_log(LogConfig()):
+        console.print_micro_batch(replace(REPORT, lag=40, margin=14))
 
     assert quotes("Embedstream retention margin low", capsys.readouterr().out)
+
+
+def test_the_verdict_of_the_guard_is_quoted() -> None:
+    guard = FailureGuard(GuardsConfig(max_failure_ratio=0.5, window_rows=8), replay="replay")
+    guard.add(replace(REPORT, embeddings=0, failures=Counter({"reference_not_found": 8})))
+
+    assert quotes("Embedstream failure ratio high", f"embedstream: {guard.verdict}")
 
 
 def test_the_errors_of_memory_and_disk_are_quoted(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 from embedstream.bulk.replay import Replay
 from embedstream.bulk.selection import Selection
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.config.load import load_config
-from embedstream.config.sections import StreamConfig
+from embedstream.config.sections import LogConfig, StreamConfig
 from embedstream.recovery.doctor import diagnose
 from embedstream.recovery.resume import Consent
 from embedstream.stream.preflight import check_start
@@ -92,7 +93,8 @@ class Operator:
             if part.startswith("embedstream "):
                 _, name, file, *options = shlex.split(part)
                 assert file == "stream.yaml"
-                self._run_embedstream(name, options)
+                with show_log(LogConfig()):
+                    self._run_embedstream(name, options)
             else:
                 subprocess.run(["bash", "-euc", part], cwd=self.folder, check=True)
         return self.capture.readouterr().out
