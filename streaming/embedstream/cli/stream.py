@@ -254,7 +254,6 @@ def run_queries(
     the stream is started again and repeats it. When other models are ready, they take over. Once
     `is_refused`, the micro-batch in flight is interrupted.
     """
-    from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, find_conflict
 
     def is_over() -> bool:
@@ -269,10 +268,7 @@ def run_queries(
                 desk.watch(stream.query)
                 if desk.prepared is not None:
                     stream = desk.switch(stream)
-            if is_refused():
-                stop_stream(stream.query, timeout_s=0)
-            else:
-                _end(stream, stop, timeout_s=config.trigger.stop_timeout_s)
+            _end(stream, stop, interrupt=is_refused(), timeout_s=config.trigger.stop_timeout_s)
             desk.watch(stream.query)
             return
         except StreamingQueryException as error:
@@ -292,10 +288,13 @@ def run_queries(
         stream = desk.start()
 
 
-def _end(stream: Stream, stop: threading.Event, *, timeout_s: float) -> None:
+def _end(stream: Stream, stop: threading.Event, *, interrupt: bool, timeout_s: float) -> None:
     """Stop the query if that was asked for; raise the error if it ended by one."""
     from embedstream.stream.job import stop_stream
 
+    if interrupt:
+        stop_stream(stream.query, timeout_s=0)
+        return
     if not stop.is_set():
         stream.query.awaitTermination()
         return
