@@ -143,7 +143,7 @@ def _measure_cpu(client: int) -> tuple[float, float]:
     for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         if one.pid != client and one.is_running():
             times = one.cpu_times()
-            used["spawn_main" in " ".join(one.cmdline())] += times.user + times.system
+            used["embedstream.monitor.viewing.child" in one.cmdline()] += times.user + times.system
     return used[False], used[True]
 
 
