@@ -52,7 +52,8 @@ the table has a new version; a million rows in ten local files take 0.06 s.
 While models are swapped, `/readyz` stays as it is: one query ends and the next one starts.
 
 A long micro-batch, an unreachable broker and a growing lag fail neither path: a restart would not
-help. A query that ends by an error ends the process, see [Operations](operations.md#stop-and-restart).
+help. A query that ends by an error ends the process: see
+[Operations](operations.md#stop-and-restart).
 
 ## How to read them
 
