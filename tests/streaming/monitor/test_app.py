@@ -220,6 +220,23 @@ def test_the_end_takes_less_than_a_second_with_open_streams(source: Any) -> None
         get(f"{url}/livez")
 
 
+def test_idle_connections_cannot_take_the_drivers_file_descriptors(serve: Serve) -> None:
+    url = serve()
+    host, port = url.removeprefix("http://").split(":")
+    idle = [socket.create_connection((host, int(port))) for _ in range(150)]
+    with pytest.raises(requests.ConnectionError):
+        get(f"{url}/livez")
+    for one in idle:
+        one.close()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert get(f"{url}/livez").status_code == 200
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline
+
+
 def test_a_taken_port_is_an_error_at_the_start(serve: Serve, source: Any) -> None:
     url = serve()
     config = MonitorConfig(listen=url.removeprefix("http://"))
