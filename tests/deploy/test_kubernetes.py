@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ def test_ports_and_labels_fit_together(application: Manifest) -> None:
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == port["name"]
     assert watched["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port["name"]}]
+    assert labels[monitor["spec"]["jobLabel"]] == "embedstream"
     probes = [container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe")]
     assert probes == [{"path": "/livez", "port": port["name"]}] * 2
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
@@ -345,3 +347,18 @@ def find_gpus(path: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def test_versions_are_those_of_the_project() -> None:
+    dockerfile = (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
+    spec = find(built("kubeflow"), "SparkApplication")["spec"]
+    image = spec["sparkConf"]["spark.kubernetes.container.image"]
+    project, spark = version("embedstream"), version("pyspark")
+
+    assert image.endswith(f"/embedstream:{project}")
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [
+        f"apache/spark:{spark}-python3",
+        f"embedstream:{project}",
+    ]
+    assert f"-t {image} -f deploy/kubernetes/Dockerfile ." in dockerfile
+    assert spec["sparkVersion"] == spark

@@ -6,6 +6,7 @@ executors in processes of their own instead of pods.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pyspark
 import pytest
+import requests
 from pyspark.sql import SparkSession
 
 from drivers import DrivenStream, processes_of, started, wait_until
@@ -24,6 +26,8 @@ from streams import Topic
 pytestmark = [pytest.mark.kafka, pytest.mark.spark, pytest.mark.long, pytest.mark.timeout(400)]
 
 MESSAGES = 48
+LOOPBACK = "127.0.0.1"
+TOKEN = "t" * 32
 # The machine of the tests is smaller, and has no object store.
 SMALLER = {
     "spark.executor.instances": "1",
@@ -39,7 +43,9 @@ def stream(spark: SparkSession, topic: Topic, tmp_path: Path) -> DrivenStream:
 
 
 @contextmanager
-def submitted(stream: DrivenStream, *settings: str) -> Iterator[subprocess.Popen[str]]:
+def submitted(
+    stream: DrivenStream, *settings: str, port: int = 0
+) -> Iterator[subprocess.Popen[str]]:
     home = Path(pyspark.__file__).parent
     jars = fetch_jars(["spark"], find_jars_folder())
     conf = {name: value for name, value in read_spark_conf().items() if ".kubernetes." not in name}
@@ -55,7 +61,7 @@ def submitted(stream: DrivenStream, *settings: str) -> Iterator[subprocess.Popen
         "kafka.options.kafka.security.protocol=PLAINTEXT",
         f"table.path={stream.table}",
         f"checkpoint={stream.folder / 'checkpoint'}",
-        "monitor.listen=127.0.0.1:0",
+        f"monitor.listen={LOOPBACK}:{port}",
         "trigger.interval_s=0",
         *stream.settings,
         *settings,
@@ -73,7 +79,7 @@ def submitted(stream: DrivenStream, *settings: str) -> Iterator[subprocess.Popen
     ]
     secrets = ("KAFKA_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MONITOR_TOKEN")
     environment = {
-        **dict.fromkeys(secrets, "x" * 32),
+        **dict.fromkeys(secrets, TOKEN),
         "SPARK_HOME": str(home),
         "JAVA_HOME": str(find_java().resolve().parent.parent),
         "SPARK_LOCAL_DIRS": str(stream.folder / "scratch"),
@@ -83,10 +89,26 @@ def submitted(stream: DrivenStream, *settings: str) -> Iterator[subprocess.Popen
         yield driver
 
 
+def find_free_port() -> int:
+    with socket.socket() as server:
+        server.bind((LOOPBACK, 0))
+        port: int = server.getsockname()[1]
+        return port
+
+
+def fetch(port: int, path: str, *, token: str = "") -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return requests.get(f"http://{LOOPBACK}:{port}{path}", headers=headers, timeout=30).status_code
+
+
 def test_pre_stop_lets_the_micro_batch_finish(stream: DrivenStream) -> None:
     stream.send(MESSAGES)
-    with submitted(stream) as driver:
+    port = find_free_port()
+    with submitted(stream, port=port) as driver:
         stream.wait_for_batches(2, driver)
+        # As the kubelet asks, and as Prometheus does.
+        assert [fetch(port, path) for path in ("/livez", "/readyz", "/metrics")] == [200, 200, 401]
+        assert fetch(port, "/metrics", token=TOKEN) == 200
         wait_until(stream.in_flight, driver=driver, poll_s=0.01)
         in_flight = stream.last_batch("offsets")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,14 +129,15 @@ class History:
         end = last.end if now - last.end <= 1.5 * (last.end - last.start) else now
         start = max(end - _MINUTE_S, self._works[0].start)
         seconds = max(end - start, 1.0)
-        rows, stages = 0.0, Counter[str]()
+        rows = 0.0
+        stages: dict[WorkStage, float] = defaultdict(float)
         for work in reversed(self._works):
             if work.end <= start:
                 break
             share = 1.0 if work.start >= start else (work.end - start) / (work.end - work.start)
             rows += share * work.rows
             for stage, spent in work.stage_seconds.items():
-                stages[stage] += share * spent  # type: ignore[assignment]
+                stages[stage] += share * spent
         return Rates(rows / seconds, {stage: spent / seconds for stage, spent in stages.items()})
 
     def _get_slot(self, at: float) -> _Slot:
