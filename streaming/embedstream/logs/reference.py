@@ -55,6 +55,8 @@ Spark 4.1 and newer can collect what workers log by themselves
 (`spark.sql.pyspark.worker.logging.enabled`); embedstream does not use it, see
 [decision 30](decisions/0030-worker-logs.md).
 
+The index runs in a process of its own. Its records have the field `process`, which is `index`.
+
 ## As a library
 
 The functions for DataFrames, and all others outside of the command, set nothing up: the loggers
