@@ -121,7 +121,10 @@ def test_no_secret_is_logged(formatter: logging.Formatter, text: str) -> None:
 
 
 def test_what_is_no_secret_stays() -> None:
-    text = "ssl_password: the variable is not set, table: /a/b:c, 12 rows/s: 3 failures (2 image_empty), s3://bucket/key?versionId=3"
+    text = (
+        "ssl_password: the variable is not set, table: /a/b:c, 12 rows/s: 3 failures "
+        "(2 image_empty), s3://bucket/key?versionId=3"
+    )
     assert json.loads(JsonFormatter().format(record(text)))["message"] == text
 
 
