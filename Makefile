@@ -126,7 +126,7 @@ bench: setup
 	$(RUN)/python benchmarks/several_encoders.py --images 32 --rounds 1
 	$(RUN)/python benchmarks/swap.py --swaps 1
 	$(RUN)/python benchmarks/index.py --rows 60000 --commits 10
-	$(RUN)/python benchmarks/monitor.py --seconds 20 --rounds 1
+	$(RUN)/python benchmarks/monitor.py --images 64 --rounds 1
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 

@@ -1,6 +1,7 @@
 """The whole way on one machine: a broker, real pictures, the stream, its table, a look at it.
 
-Everything is kept in `demo-data/`. Run again, it sends some new pictures and resumes.
+Everything is kept in `demo-data/`. Run again, it sends some new pictures and resumes. While it
+works, its live page is served; with `--keep` it stays open until Ctrl-C, and so does the broker.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import io
 import json
 import random
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.progress import track
 
+from embedstream.cli.page import serve_page
 from embedstream.cli.stream import run_stream
 from embedstream.config.load import load_config
 from embedstream.kafka.admin import create_topic, read_end_offsets
@@ -30,6 +33,7 @@ from embedstream.search.contents import read_file_content, read_kafka_content
 from embedstream.search.nearest import Searcher
 from embedstream_core.errors import EmbedstreamError
 
+CONFIG = Path("conf/demo.yaml")
 FOLDER = Path("demo-data")
 PICTURES = FOLDER / "pictures"
 SHEET = FOLDER / "neighbours.png"
@@ -58,11 +62,21 @@ def main() -> None:
         console.print(f"[bold]broker[/] at {broker.bootstrap_servers}")
         send_pictures(broker.bootstrap_servers)
         servers = f"kafka.bootstrap_servers={broker.bootstrap_servers}"
-        config = load_config(Path("conf/demo.yaml"), [servers])
-        run_stream(config, until="drained")
+        listen = f"monitor.listen=127.0.0.1:{find_free_port()}"
+        config = load_config(CONFIG, [servers, listen])
+        run_stream(config, until="drained", config_path=str(CONFIG))
         show(config.table.path, broker.bootstrap_servers)
+        if "--keep" in sys.argv[1:]:
+            # At the same address, so that an open page connects again.
+            serve_page(config, config_path=str(CONFIG))
     finally:
         stop_broker(FOLDER / "broker")
+
+
+def find_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def send_pictures(servers: str) -> None:

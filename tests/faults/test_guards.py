@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -20,13 +21,14 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 import odd_encoder
+from drivers import running
 from embedstream.config.sections import StreamConfig
 from embedstream.stream.job import start_stream
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import ModelSpec, prepare_model
 from oracle import check_outcomes, read_rows
 from pictures import encoded, exif_orientation
-from small import send_pictures, tiny_picture
+from small import send_pictures, tiny_picture, write_config
 from streams import Topic, drain, image, refusal
 
 pytestmark = [pytest.mark.kafka, pytest.mark.spark]
@@ -214,3 +216,31 @@ def test_messages_that_once_ended_a_task_end_none(
     }
     # A task that fails ends its worker, and the next one loads the model again.
     assert stream.loads <= 2
+
+
+@pytest.mark.long
+def test_a_broken_producer_ends_the_stream_in_a_sentence(topic: Topic, tmp_path: Path) -> None:
+    """The rows that trip the guard are kept, and a restart begins a new window."""
+    guards = {"max_failure_ratio": 0.5, "window_rows": 20}
+    path = write_config(topic, tmp_path, guards=guards)
+    send_pictures(topic, 24)
+    topic.send(image(f"bad-{number}", b"no image") for number in range(200))
+    with running(path) as driver:
+        output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 2, output
+    (sentence,) = [line for line in output.splitlines() if line.startswith("embedstream: ")]
+    assert re.fullmatch(
+        r"embedstream: (\d+) of the last \d+ rows failed, more than guards.max_failure_ratio 0.5 "
+        rf"allows \(\1 image_unsupported\); the newest is the message {topic.name}-\d-\d+: "
+        rf".*; .* embed what failed with `embedstream replay {path} --failures` once it can be "
+        r"embedded, or raise guards.max_failure_ratio",
+        sentence,
+    )
+    failed = [row for row in read_rows(tmp_path / "table").values() if row["error"]]
+    # A micro-batch has eight rows, and one more may end before the stream is interrupted.
+    assert 10 < len(failed) <= 100
+
+    with running(path, "--available-now", "--set", "guards.max_failure_ratio=1") as driver:
+        output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, output
+    check_outcomes(tmp_path / "table", topic.positions())

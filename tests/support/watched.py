@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -128,13 +129,15 @@ class SettableSource:
 class MemoryViewer:
     """Rows in memory: an embedding is near to those whose names begin like its own.
 
-    `failure` is raised by every question; `delay_s` is how long each takes.
+    `failure` is raised by every question; `delay_s` is how long each takes, and a search longer by
+    `search_delay_s`.
     """
 
     cards: list[Card] = field(default_factory=list)
     contents: dict[RowPosition, Preview] = field(default_factory=dict)
     failure: Exception | None = None
     delay_s: float = 0
+    search_delay_s: float = 0
     asked: Counter[str] = field(default_factory=Counter)
     questions: list[Question] = field(default_factory=list)
 
@@ -174,6 +177,7 @@ class MemoryViewer:
 
     async def search(self, question: Question) -> Found:
         self.questions.append(question)
+        await asyncio.sleep(self.search_delay_s)
         await self._answer("search")
         if question.like is not None:
             name = (await self.find_card(question.like)).image_id
@@ -226,7 +230,12 @@ def make_pictures(count: int = 40) -> MemoryViewer:
     return viewer
 
 
-def _crop_pictures(count: int) -> Iterator[tuple[str, bytes, int, int]]:
+@cache
+def _crop_pictures(count: int) -> tuple[tuple[str, bytes, int, int], ...]:
+    return tuple(_crop(count))
+
+
+def _crop(count: int) -> Iterator[tuple[str, bytes, int, int]]:
     source = random.Random(3)
     scenes = ["astronaut.png", "brick.png", "camera.png", "chelsea.png", "china.jpg",
               "coffee.png", "coins.png", "flower.jpg", "horse.png", "hubble_deep_field.jpg",

@@ -34,7 +34,6 @@ from embedstream_core.errors import SetupError
 if TYPE_CHECKING:
     from embedstream.index.process import IndexProcess
     from embedstream.monitor.live import LiveStream
-    from embedstream.stream.guard import FailureGuard
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.swap import SwapDesk
@@ -126,7 +125,7 @@ def run_stream(
             replay=replay_command,
             observers=[console.print_micro_batch, live.add_batch],
             on_topics=live.set_offsets,
-            is_watched=lambda: config.monitor.listen is not None,
+            is_watched=lambda: live.is_watched,
         ) as watch:
             return _run_after_checks(
                 spark, config, checked, consent, signals, until, index, watch, live
@@ -186,7 +185,8 @@ def _run_after_checks(
         with claim_stream(spark, config) as claim:
             resumption = prepare_resumption(spark, config, checked.writers, consent)
             # A driver that was killed may have left the group behind the table.
-            watch.put_read(read_next(spark, config, resumption.writers))
+            read = read_next(spark, config, resumption.writers)
+            watch.put_read(read)
             running = resumption.config
             function = build_featurizer(spark, running, checked.models)
             desk = SwapDesk(
@@ -209,10 +209,25 @@ def _run_after_checks(
                 topics=sorted(resumption.topics),
             )
             watching = connect_stream(
-                live, spark, resumption, desk=desk, claim=claim, index=index, stop=signals.stop
+                live,
+                spark,
+                resumption,
+                read,
+                desk=desk,
+                claim=claim,
+                index=index,
+                stop=signals.stop,
             )
             with desk, index or nullcontext(), watching:
-                run_queries(spark, config, desk, signals.stop, claim, watch.guard, beat=live.beat)
+                run_queries(
+                    spark,
+                    config,
+                    desk,
+                    signals.stop,
+                    claim,
+                    is_refused=lambda: watch.guard.verdict is not None,
+                    beat=live.beat,
+                )
                 if index is not None and until == "drained" and not signals.stop.is_set():
                     index.finish()
     watch.wait_for_last_report()
@@ -229,29 +244,31 @@ def run_queries(
     desk: SwapDesk,
     stop: threading.Event,
     claim: HeldClaim,
-    guard: FailureGuard,
     *,
+    is_refused: Callable[[], bool] = lambda: False,
     beat: Callable[[], object] = lambda: None,
 ) -> None:
     """Run the stream to its end; call `beat` several times a second while it runs.
 
     When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
-    the stream is started again and repeats it. When other models are ready, they take over. When
-    the guard says so, the micro-batch in flight is interrupted.
+    the stream is started again and repeats it. When other models are ready, they take over. Once
+    `is_refused`, the micro-batch in flight is interrupted.
     """
-    from embedstream.stream.job import stop_stream
     from embedstream.table.delta import check_table, find_conflict
+
+    def is_over() -> bool:
+        claim.verify()
+        beat()
+        return is_refused()
 
     stream = desk.start()
     while True:
         try:
-            stream = _follow(stream, desk, stop=stop, claim=claim, guard=guard, beat=beat)
-            if guard.verdict is not None:
-                stop_stream(stream.query, timeout_s=0)
-            elif stop.is_set():
-                _stop(stream, timeout_s=config.trigger.stop_timeout_s)
-            else:
-                stream.query.awaitTermination()
+            while stream.query.isActive and not is_over() and not stop.wait(_POLL_S):
+                desk.watch(stream.query)
+                if desk.prepared is not None:
+                    stream = desk.switch(stream)
+            _end(stream, stop, interrupt=is_refused(), timeout_s=config.trigger.stop_timeout_s)
             desk.watch(stream.query)
             return
         except StreamingQueryException as error:
@@ -271,28 +288,16 @@ def run_queries(
         stream = desk.start()
 
 
-def _follow(
-    stream: Stream,
-    desk: SwapDesk,
-    *,
-    stop: threading.Event,
-    claim: HeldClaim,
-    guard: FailureGuard,
-    beat: Callable[[], object],
-) -> Stream:
-    """Wait until the query has ended or has to be stopped; return the one that runs then."""
-    while stream.query.isActive and guard.verdict is None and not stop.wait(_POLL_S):
-        claim.verify()
-        beat()
-        desk.watch(stream.query)
-        if desk.prepared is not None:
-            stream = desk.switch(stream)
-    return stream
-
-
-def _stop(stream: Stream, *, timeout_s: float) -> None:
+def _end(stream: Stream, stop: threading.Event, *, interrupt: bool, timeout_s: float) -> None:
+    """Stop the query if that was asked for; raise the error if it ended by one."""
     from embedstream.stream.job import stop_stream
 
+    if interrupt:
+        stop_stream(stream.query, timeout_s=0)
+        return
+    if not stop.is_set():
+        stream.query.awaitTermination()
+        return
     log = partial(log_event, _log, Event.STOPPING, timeout_s=timeout_s)
     log("stopping: the micro-batch in flight is being finished", interrupted=False)
     if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":

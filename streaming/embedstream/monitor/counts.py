@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from embedstream.monitor.metrics import (
     APPEND_TO_COMMIT,
@@ -18,10 +19,13 @@ from embedstream.monitor.metrics import (
     STAGE_SECONDS,
     Metric,
 )
-from embedstream.monitor.status import STAGES
-from embedstream.stream.progress import MicroBatchReport
-from embedstream.worker.counts import RowKind
+from embedstream.monitor.status import STAGES, Stage
 from embedstream_core.errors import Code
+
+if TYPE_CHECKING:
+    # A page over a table imports no Spark.
+    from embedstream.stream.progress import MicroBatchReport
+    from embedstream.worker.counts import RowKind
 
 __all__ = ["MAX_PARTITIONS", "Histogram", "LabelLimit", "Samples", "StreamCounts"]
 
@@ -96,7 +100,7 @@ class StreamCounts:
     deleted: int = 0
     cache_hits: int = 0
     _rows: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    _stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _stages: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _durations: Histogram = field(default_factory=lambda: Histogram(MICRO_BATCH_DURATION.buckets))
     _latencies: Histogram = field(default_factory=lambda: Histogram(APPEND_TO_COMMIT.buckets))
     _topics: LabelLimit = field(default_factory=lambda: LabelLimit(_MAX_TOPICS))
@@ -113,8 +117,7 @@ class StreamCounts:
         for kind, rows in report.rows_by_kind.items():
             self._rows[self._label(kind)] += rows
         for stage, seconds in report.stage_seconds.items():
-            if stage in self._stages:
-                self._stages[stage] += seconds
+            self._stages[stage] += seconds
         self._durations.add(report.duration_s)
         for seconds, count in latencies.items():
             self._latencies.add(seconds, count)

@@ -69,6 +69,7 @@ class LiveStream:
         self._beaten_at = clock()
         self._counts = StreamCounts()
         self._history = History()
+        self._loads = 0
         self._last: tuple[int, float] | None = None
         self._read: dict[tuple[str, int], int] = {}
         self._topics: Mapping[str, TopicState] = {}
@@ -116,11 +117,10 @@ class LiveStream:
                 self._newest_read = max(self._newest_read or 0.0, *report.appended)
             self._note_lag()
 
-    def set_read(self, offsets: Mapping[str, Mapping[int, int]]) -> None:
+    def set_read(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Take over where the stream starts: the offset of each partition's next message."""
         with self._lock:
-            for topic, partitions in offsets.items():
-                self._read.update({(topic, number): at for number, at in partitions.items()})
+            self._read.update(offsets)
 
     def set_offsets(self, topics: Mapping[str, TopicState]) -> None:
         """Take over what Kafka holds now."""
@@ -176,9 +176,11 @@ class LiveStream:
 
     def read_counts(self) -> Samples:
         """Return the counters and histograms since the start."""
-        loads = float(self._probes.count_loads())
+        loads = self._probes.count_loads()
         with self._lock:
-            return {**self._counts.build_samples(), MODEL_LOADS: {(): loads}}
+            # While models are swapped the sum may lack some for a moment; a counter never falls.
+            self._loads = max(self._loads, loads)
+            return {**self._counts.build_samples(), MODEL_LOADS: {(): float(self._loads)}}
 
     @property
     def is_alive(self) -> bool:

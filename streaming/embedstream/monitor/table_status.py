@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 # A table that grows all the time is counted again when twenty times what the last count took has
-# passed: counting takes at most 5 % of the time.
+# passed: counting takes at most 5 % of the time. To count 1,000,000 rows in ten local files took
+# 0.06 s and 0.08 s of CPU time, for no vector is read.
 _REST = 20
 _HOUR = timedelta(hours=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
@@ -14,9 +14,6 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.outage import Outage
 from embedstream.monitor.live import LiveStream, Probes
 from embedstream.monitor.status import IndexStatus, ModelStatus
-from embedstream.recovery.checkpoint import Checkpoint
-from embedstream.recovery.lost_messages import read_due_offsets
-from embedstream.spark.folder import Folder
 from embedstream.table.delta_log import read_version
 from embedstream_core.errors import EmbedstreamError, explain
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from embedstream.recovery.resume import Resumption
     from embedstream.stream.swap import SwapDesk
 
-__all__ = ["connect_stream", "open_monitor"]
+__all__ = ["connect_stream", "open_monitor", "watch_table"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,16 +67,19 @@ def connect_stream(
     live: LiveStream,
     spark: SparkSession,
     resumption: Resumption,
+    read: Mapping[tuple[str, int], int],
     *,
     desk: SwapDesk,
     claim: HeldClaim,
     index: IndexProcess | None,
     stop: threading.Event,
 ) -> Iterator[None]:
-    """Let a status ask the parts of a stream, which is about to be started, while it runs."""
+    """Let a status ask the parts of a stream, which is about to be started, while it runs.
+
+    `read` is the offset of the next message of each partition; empty before the first start.
+    """
     config = resumption.config
-    live.set_read(_find_start(spark, resumption))
-    live.set_offsets(resumption.topics)
+    live.set_read(read or dict(_list_first_offsets(resumption)))
     live.follow(
         Probes(
             read_models=lambda: _describe_models(desk),
@@ -90,41 +90,39 @@ def connect_stream(
             is_listening=lambda: _has_listener(spark),
         )
     )
+    with watch_table(spark, live, config.table.path) if config.monitor.listen else nullcontext():
+        yield
+
+
+@contextmanager
+def watch_table(spark: SparkSession, live: LiveStream, path: str) -> Iterator[None]:
+    """Tell a status the newest version of its table every few seconds, from a thread."""
     ended = threading.Event()
-    if config.monitor.listen is not None:
-        threading.Thread(
-            target=_watch_table, args=(spark, live, config.table.path, ended), daemon=True
-        ).start()
+    threading.Thread(
+        target=_read_versions, args=(spark, live, path, ended), name="table", daemon=True
+    ).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def _find_start(spark: SparkSession, resumption: Resumption) -> Mapping[str, Mapping[int, int]]:
-    """Return where a stream reads on, as far as that is known before its first micro-batch."""
-    config, topics = resumption.config, resumption.topics
-    checkpoint = Checkpoint(Folder(spark, config.checkpoint))
-    if due := read_due_offsets(checkpoint, resumption.writers, topics):
-        return due
-    kafka = config.kafka
+def _list_first_offsets(resumption: Resumption) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield where a first start reads each partition, as far as its configuration says that."""
+    kafka = resumption.config.kafka
     if kafka.starting_timestamp is not None:
-        return {}
-    starts = kafka.starting_offsets
-    if isinstance(starts, str):
-        return {
-            name: state.earliest if starts == "earliest" else state.end
-            for name, state in topics.items()
-        }
-    relative = {name: {-2: state.earliest, -1: state.end} for name, state in topics.items()}
-    return {
-        name: {
-            number: relative[name][offset][number] if offset < 0 else offset
-            for number, offset in partitions.items()
-        }
-        for name, partitions in starts.items()
-        if name in topics
-    }
+        return
+    for topic, state in resumption.topics.items():
+        for number, end in state.end.items():
+            earliest = state.earliest[number]
+            match kafka.starting_offsets:
+                case "earliest":
+                    yield (topic, number), earliest
+                case "latest":
+                    yield (topic, number), end
+                case starts if number in starts.get(topic, {}):
+                    offset = starts[topic][number]
+                    yield (topic, number), {-2: earliest, -1: end}.get(offset, offset)
 
 
 def _describe_models(desk: SwapDesk) -> tuple[ModelStatus, ...]:
@@ -155,7 +153,9 @@ def _has_listener(spark: SparkSession) -> bool:
     return server is None or (server.thread is not None and server.thread.is_alive())
 
 
-def _watch_table(spark: SparkSession, live: LiveStream, path: str, ended: threading.Event) -> None:
+def _read_versions(
+    spark: SparkSession, live: LiveStream, path: str, ended: threading.Event
+) -> None:
     outage = Outage(_log, "the table's version cannot be read")
     while True:
         # A session that ends raises errors of many types.

@@ -139,8 +139,12 @@ class MessageReader:
             )
         consumer, place = self._consumer, TopicPartition(topic, partition)
         consumer.assign([place])
-        # A poll of what is gone would wait for new messages.
-        if offset < consumer.beginning_offsets([place])[place]:
+        # A poll of what is not there would wait for new messages.
+        first, end = (
+            consumer.beginning_offsets([place])[place],
+            consumer.end_offsets([place])[place],
+        )
+        if not first <= offset < end:
             return None
         consumer.seek(place, offset)
         records = consumer.poll(timeout_ms=5000, max_records=1).get(place, [])

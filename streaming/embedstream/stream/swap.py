@@ -135,7 +135,9 @@ class SwapDesk:
     @property
     def loads(self) -> int:
         """How often a worker loaded a model."""
-        previous = self._switch.previous if self._switch else None
+        # Read once: other threads ask while the main thread switches.
+        switch = self._switch
+        previous = switch.previous if switch else None
         return self._former_loads + sum(one.loads for one in (previous, self.service) if one)
 
     @property

@@ -16,13 +16,14 @@ from drivers import started, wait_until
 from embedstream.config.sections import IndexConfig
 from embedstream.index.process import IndexProcess
 from index_oracle import check_index, find_state
+from logged import collect_events
 from tables_in_motion import MovingTable
 
 DRIVER = """
 import json, sys, time
 from embedstream.index.process import IndexProcess
 command, table = json.loads(sys.argv[1])
-with IndexProcess(command, table=table, say=print, stop_s=20):
+with IndexProcess(command, table=table, stop_s=20):
     time.sleep(600)
 """
 
@@ -75,8 +76,10 @@ def read_command(process: psutil.Process) -> list[str]:
 def test_it_is_started_again_and_brought_to_the_end(
     table: MovingTable, config: IndexConfig
 ) -> None:
-    lines: list[str] = []
-    with IndexProcess(command(table, config), table=table.path, say=lines.append, stop_s=60) as one:
+    with (
+        collect_events("index") as lines,
+        IndexProcess(command(table, config), table=table.path, stop_s=60) as one,
+    ):
         wait_until(is_current(table, config))
         child = child_of(os.getpid())
         assert child.nice() == min(19, psutil.Process().nice() + 10)
@@ -98,10 +101,12 @@ def test_it_is_started_again_and_brought_to_the_end(
 def test_a_broken_index_is_reported_once_and_tried_again(
     table: MovingTable, config: IndexConfig
 ) -> None:
-    lines: list[str] = []
     place = Path(str(config.path))
     place.write_text("not a folder")
-    with IndexProcess(command(table, config), table=table.path, say=lines.append, stop_s=60):
+    with (
+        collect_events("index") as lines,
+        IndexProcess(command(table, config), table=table.path, stop_s=60),
+    ):
         wait_until(lambda: lines)
         # The first retry comes after a second.
         time.sleep(1.5)

@@ -97,7 +97,7 @@ def test_before_the_first_micro_batch_little_is_known(live: LiveStream) -> None:
 
 def test_the_lag_is_known_before_the_first_micro_batch(live: LiveStream, clock: Clock) -> None:
     """A stream that starts with a backlog and commits nothing is seen to lag."""
-    live.set_read({"images": {0: 40, 1: 10}})
+    live.set_read({("images", 0): 40, ("images", 1): 10})
     live.set_offsets(topics(100, 10))
     assert live.read_status().lag == 60
     clock.now += 30
@@ -106,7 +106,7 @@ def test_the_lag_is_known_before_the_first_micro_batch(live: LiveStream, clock: 
 
 
 def test_offsets_move_on_without_micro_batches(live: LiveStream, clock: Clock) -> None:
-    live.set_read({"images": {0: 0}})
+    live.set_read({("images", 0): 0})
     live.set_offsets(topics(5))
     live.add_batch(report(clock, read={0: 5}))
     assert (live.read_status().lag, live.read_status().lag_s) == (0, 0)
@@ -130,7 +130,7 @@ def test_an_older_reading_of_kafka_makes_no_negative_lag(live: LiveStream, clock
 
 
 def test_a_partition_that_is_added_is_read_from_its_start(live: LiveStream) -> None:
-    live.set_read({"images": {0: 5}})
+    live.set_read({("images", 0): 5})
     live.set_offsets(topics(5))
     live.set_offsets(topics(5, 20))
     assert [one.lag for one in live.read_status().partitions] == [0, 20]
@@ -172,7 +172,7 @@ def test_a_report_is_counted_by_kind(live: LiveStream, clock: Clock) -> None:
 def test_any_number_of_topics_and_models_makes_few_series(live: LiveStream, clock: Clock) -> None:
     kinds = {RowKind(f"t{number}", f"m{number}", None): 1 for number in range(1000)}
     live.add_batch(report(clock, read={}, rows_by_kind=kinds))
-    live.set_read({"images": dict.fromkeys(range(3000), 0)})
+    live.set_read({("images", number): 0 for number in range(3000)})
     live.set_offsets(topics(*[1] * 3000))
     registry = build_registry(live, read_counts=live.read_counts)
     samples = [one for family in registry.collect() for one in family.samples]
@@ -234,7 +234,7 @@ def test_it_is_ready_while_the_query_runs_and_the_claim_is_held(
 
 
 def test_lag_is_no_reason_not_to_be_ready(live: LiveStream) -> None:
-    live.set_read({"images": {0: 0}})
+    live.set_read({("images", 0): 0})
     live.set_offsets(topics(10**9))
     live.beat()
     assert live.is_ready

@@ -16,6 +16,8 @@ from pyspark.sql.streaming.listener import (
 )
 
 from embedstream.cli.console import print_micro_batch, print_totals
+from embedstream.cli.log import show_log
+from embedstream.config.monitoring import LogConfig
 from embedstream.kafka.topics import TopicState
 from embedstream.stream.progress import MicroBatchReport, ProgressListener, Totals
 from embedstream.worker.counts import RowKind
@@ -236,9 +238,10 @@ def test_deletions_are_printed_on_their_own(capsys: pytest.CaptureFixture[str]) 
     failed = {Code.IMAGE_EMPTY: 2, Code.DELETED: 3}
     listener, (report,) = listen(progress(read=6, embeddings=1, failures=failed))
 
-    print_micro_batch(report)
-    print_totals(listener.totals, table="t", model_loads=1)
-    print_totals(Totals(), table="t", model_loads=1)
+    with show_log(LogConfig()):
+        print_micro_batch(report)
+        print_totals(listener.totals, table="t", model_loads=1)
+        print_totals(Totals(), table="t", model_loads=1)
 
     batch, totals, *_, nothing, _, _ = capsys.readouterr().out.splitlines()
     assert batch.split("  ")[-1] == "3 deleted"

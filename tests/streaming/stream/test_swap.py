@@ -25,6 +25,7 @@ from embedstream.stream.service import Service
 from embedstream.stream.swap import SwapDesk
 from embedstream.table.delta import create_table, read_models
 from embedstream_core.errors import SetupError
+from logged import collect_events
 from oracle import check_outcomes, read_rows
 from small import send_pictures
 from streams import Topic, prepared
@@ -63,9 +64,12 @@ def running(
     """The stream as `embedstream run` runs it after its checks; what it says of swaps."""
     models = prepared(config)
     create_table(spark, config.table, model_ids=list_ids(models))
-    lines: list[str] = []
     stop = threading.Event()
-    with claim_stream(spark, config) as claim, ThreadPoolExecutor(1) as pool:
+    with (
+        claim_stream(spark, config) as claim,
+        ThreadPoolExecutor(1) as pool,
+        collect_events("swap") as lines,
+    ):
         desk = SwapDesk(
             spark,
             Service(config, models, build_featurizer(spark, config, models)),
@@ -74,7 +78,6 @@ def running(
             reread=reread or (lambda: config),
             reload=reload or threading.Event(),
             until="stopped",
-            say=lines.append,
         )
 
         def run() -> None:

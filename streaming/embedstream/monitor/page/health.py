@@ -17,6 +17,7 @@ Tone = Literal["good", "idle", "busy", "warn", "bad", "off"]
 _WITHOUT_COMMIT_S = 180
 _WINDOW_S = 600
 _GROWTH = 1.5
+_STILL_HIGH = 0.9
 _LAG_S = 60
 _FAILURE_RATIO = 0.1
 _ROWS = 20
@@ -78,13 +79,14 @@ def _select_window(status: Status) -> list[Point]:
 
 
 def _check_lag(status: Status) -> tuple[str, ...]:
-    lags = [point.lag for point in _select_window(status) if point.lag is not None]
+    lags = [point.lag for point in status.history if point.lag is not None]
     if len(lags) < 2 or (status.lag_s or 0) < _LAG_S:
         return ()
-    # Means of halves: a single burst is not growth.
     half = len(lags) // 2
     before, after = sum(lags[:half]) / half, sum(lags[half:]) / (len(lags) - half)
-    if after < _GROWTH * before or lags[-1] < after:
+    newest = max(point.lag or 0 for point in _select_window(status))
+    # After a burst, the lag of the hour has grown, too, but it falls already.
+    if after < _GROWTH * before or lags[-1] < _STILL_HIGH * newest:
         return ()
     return (
         f"The lag grows: {format_amount(lags[-1], 'message')} are unread, and the oldest was "

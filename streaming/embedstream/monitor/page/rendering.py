@@ -79,7 +79,9 @@ class Fragments:
         topics = flow.list_topics(status)
         self._show("numbers", counts, status=status)
         self._show("flow", counts, status=status, topics=topics, stages=flow.list_stages(status))
-        self._show("history", status.history, status=status, draw=draw_history)
+        # A rate of the newest point is that of the part of it that has passed.
+        key: object = (status.history, status.now.timestamp() // 5)
+        self._show("history", key, status=status, draw=draw_history)
         self._show("parts", counts, status=status, topics=topics)
         key = (revision, names)
         self._show("newest", key, newest=newest, model_names=names, root="./")

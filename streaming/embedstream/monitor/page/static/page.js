@@ -5,6 +5,7 @@
   // The server sends something each second; after so many ms without anything it is away.
   const SILENCE_MS = 8000;
 
+  // At once, so that nothing is drawn that is for browsers without scripts.
   document.documentElement.classList.add("has-script");
 
   document.addEventListener("click", async (event) => {
@@ -28,23 +29,27 @@
     if (title && readout) readout.textContent = title.textContent;
   });
 
-  const live = document.getElementById("live");
-  const notice = document.getElementById("connection");
-  if (!live) return;
-  let heard = Date.now();
-  let connection = null;
-  const hear = (event) => {
-    heard = Date.now();
-    connection = event.detail.connection ?? connection;
-    notice.hidden = true;
-  };
-  live.addEventListener("htmx:sse:after:connection", hear);
-  live.addEventListener("htmx:sse:after:message", hear);
-  live.addEventListener("htmx:sse:error", () => { notice.hidden = false; });
-  setInterval(() => {
-    if (document.hidden || Date.now() - heard < SILENCE_MS) return;
-    notice.hidden = false;
-    // A connection that is open and silent: the network went away. htmx makes a new one.
-    connection?.reader?.cancel();
-  }, 1000);
+  document.addEventListener("DOMContentLoaded", watchConnection);
+
+  function watchConnection() {
+    const live = document.getElementById("live");
+    const notice = document.getElementById("connection");
+    if (!live) return;
+    let heard = Date.now();
+    let connection = null;
+    const hear = (event) => {
+      heard = Date.now();
+      connection = event.detail.connection ?? connection;
+      notice.hidden = true;
+    };
+    live.addEventListener("htmx:sse:after:connection", hear);
+    live.addEventListener("htmx:sse:after:message", hear);
+    live.addEventListener("htmx:sse:error", () => { notice.hidden = false; });
+    setInterval(() => {
+      if (document.hidden || Date.now() - heard < SILENCE_MS) return;
+      notice.hidden = false;
+      // A connection that is open and silent: the network went away. htmx makes a new one.
+      connection?.reader?.cancel();
+    }, 1000);
+  }
 })();

@@ -1,0 +1,174 @@
+"""What watching costs a stream: its rate and CPU time with the monitor and without.
+
+    python benchmarks/monitor.py [--images 240] [--rounds 4]
+
+A topic of JPEG is drained with EfficientNet-Lite0 and 32 messages in a micro-batch, by turns with
+and without the server that `monitor.listen` starts. With it, another process scrapes `/metrics`
+every second and has the page open with its event stream. The CPU time is that of the driver, its
+JVM, the workers and the processes of the page's viewer, not that of the broker and the client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from statistics import median
+from typing import Any
+
+import psutil
+import requests
+from pyspark.sql import SparkSession
+
+from embedstream.config.sections import MonitorConfig, StreamConfig
+from embedstream.kafka.admin import create_topic
+from embedstream.monitor.live import LiveStream
+from embedstream.monitor.site import open_site
+from embedstream.monitor.watch import watch_table
+from embedstream.stream.job import list_ids, start_stream
+from embedstream.stream.watching import watch_stream
+from embedstream.table.delta import create_table
+from embedstream_core.models.card import PreparedModel
+from images import jpegs
+from report import print_table, write_result
+from stream_runs import CORES, embeddings, fresh, opened, send, settings, workplace
+
+TOPIC = "pictures"
+PER_MICRO_BATCH = 32
+SCRAPE_S = 1.0
+
+Run = dict[str, float]
+
+
+def main() -> None:
+    arguments = _arguments()
+    with workplace() as place:
+        create_topic(place.servers, TOPIC, partitions=CORES)
+        send(place.servers, TOPIC, list(jpegs(arguments.images, size=(500, 375))))
+        kafka = {
+            "bootstrap_servers": place.servers,
+            "subscribe": TOPIC,
+            "max_offsets_per_trigger": PER_MICRO_BATCH,
+        }
+        config = settings(
+            place, TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
+        )
+        with opened(config) as (spark, model):
+            _drain(spark, config, model, watched=True)
+            orders = [[True, False], [False, True]] * arguments.rounds
+            rounds = [
+                {watched: _drain(spark, config, model, watched=watched) for watched in order}
+                for order in orders[: arguments.rounds]
+            ]
+    _report(rounds, arguments.images)
+
+
+def _drain(
+    spark: SparkSession, config: StreamConfig, model: PreparedModel, *, watched: bool
+) -> Run:
+    new = fresh(config)
+    table = new.table.path
+    create_table(spark, new.table, model_ids=list_ids([model]))
+    live = LiveStream(new)
+    with (
+        watch_stream(
+            spark,
+            new,
+            replay="",
+            observers=[live.add_batch],
+            on_topics=live.set_offsets,
+            is_watched=lambda: live.is_watched,
+        ) as watch,
+        _watch(spark, new, live) if watched else nullcontext(0) as client,
+    ):
+        started, cpu = time.perf_counter(), _cpu_seconds(client)
+        query = start_stream(spark, new, [model], until="drained", tallies=watch.tallies).query
+        while query.isActive:
+            live.beat()
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        used = _cpu_seconds(client) - cpu
+    made = embeddings(table)
+    return {"images_per_s": made / seconds, "cpu_ms_per_image": 1000 * used / made}
+
+
+@contextmanager
+def _watch(spark: SparkSession, config: StreamConfig, live: LiveStream) -> Iterator[int]:
+    """Serve the status and let another process ask for it; yield the process's id."""
+    served = config.model_copy(update={"monitor": MonitorConfig(listen="127.0.0.1:0")})
+    with (
+        watch_table(spark, live, config.table.path),
+        open_site(live, served, read_counts=live.read_counts) as url,
+    ):
+        client = multiprocessing.get_context("spawn").Process(target=_ask, args=(url,), daemon=True)
+        client.start()
+        try:
+            assert client.pid is not None
+            yield client.pid
+        finally:
+            client.kill()
+            client.join()
+
+
+def _ask(url: str) -> None:
+    """Scrape every second; keep the page open as a browser does."""
+
+    def listen() -> None:
+        requests.get(url, timeout=60)
+        with requests.get(f"{url}/events", stream=True, timeout=60) as events:
+            for _ in events.iter_content(65536):
+                pass
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        requests.get(f"{url}/metrics", timeout=60).raise_for_status()
+        time.sleep(SCRAPE_S)
+
+
+def _cpu_seconds(client: int) -> float:
+    """Of this process and all below it, without the client; the broker is not among them."""
+    below = psutil.Process().children(recursive=True)
+    processes = [psutil.Process(), *(one for one in below if one.pid != client)]
+    times = [one.cpu_times() for one in processes if one.is_running()]
+    return sum(one.user + one.system for one in times)
+
+
+def _report(rounds: list[dict[bool, Run]], images: int) -> None:
+    ratios = [one[True]["images_per_s"] / one[False]["images_per_s"] for one in rounds]
+    cpu = [one[True]["cpu_ms_per_image"] / one[False]["cpu_ms_per_image"] for one in rounds]
+    rows: list[tuple[Any, ...]] = [
+        (name, *(median(one[watched][key] for one in rounds) for key in rounds[0][watched]))
+        for name, watched in (("watched", True), ("not watched", False))
+    ]
+    print_table(
+        f"{images} images, {len(rounds)} rounds; watched / not: images/s {median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f}), CPU {median(cpu):.3f} "
+        f"({min(cpu):.3f} to {max(cpu):.3f})",
+        ["", "images/s", "CPU ms an image"],
+        rows,
+    )
+    write_result(
+        "monitor",
+        {
+            "images": images,
+            "ratio": median(ratios),
+            "ratios": ratios,
+            "cpu_ratio": median(cpu),
+            "cpu_ratios": cpu,
+            "rounds": [{"watched": one[True], "not_watched": one[False]} for one in rounds],
+        },
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=240, help="in one drain")
+    parser.add_argument("--rounds", type=int, default=4, help="an even number")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from page_server import PageServer
+from watched import SettableSource, make_failures, make_pictures
+
+
+@pytest.fixture
+def served() -> Iterator[PageServer]:
+    """A page of a busy stream with pictures and some failures."""
+    viewer = make_pictures(12)
+    make_failures(viewer)
+    server = PageServer(SettableSource(), viewer)
+    server.start()
+    yield server
+    server.stop()
