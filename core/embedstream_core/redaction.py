@@ -46,11 +46,17 @@ _URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Within a sentence: it ends at a blank, a quote or a bracket that closes.
 _URI_IN_PROSE = re.compile(r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*+:/[^\s\"'`<>)\]}]*+", re.IGNORECASE)
 # `password=…`, `"password": "…"`, `Authorization: Bearer …`; the name and what follows it.
-_NAME = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++)[\"']?\s*+[:=]\s*+")
-_VALUE = re.compile(
-    rf"{re.escape(REDACTED)}"
-    r"|\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?|(?:(?:basic|bearer)\s++)?[^\s,;&\"')}\]]++",
-    re.IGNORECASE | re.DOTALL,
+_NAME = re.compile(r"(?<![\w.-])(?P<name>[\w.-]++)[\"']?\s*+(?P<sign>[:=]\s*+)")
+_QUOTED_VALUE = (
+    rf"{re.escape(REDACTED)}|\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\]|\\.)*+'?"
+    r"|(?:basic|bearer)\s++\S++"
+)
+_PLAIN_VALUE = r"[^\s,;&\"')}\]]++"
+_VALUE = re.compile(rf"{_QUOTED_VALUE}|{_PLAIN_VALUE}", re.IGNORECASE | re.DOTALL)
+# After a colon and a blank, a word that others follow is the beginning of a sentence.
+_VALUE_AFTER_BLANK = re.compile(
+    rf"{_QUOTED_VALUE}|{_PLAIN_VALUE}(?=[,;&\"')}}\]]|[^\S\n]*$)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
 
 
@@ -83,7 +89,8 @@ def redact_prose(text: str) -> str:
     for found in _NAME.finditer(text):
         if found.start() < end or not names_secret(found["name"]):
             continue
-        if value := _VALUE.match(text, found.end()):
+        is_prose = found["sign"].startswith(":") and found["sign"] != ":"
+        if value := (_VALUE_AFTER_BLANK if is_prose else _VALUE).match(text, found.end()):
             parts += [text[end : found.end()], REDACTED]
             end = value.end()
     return "".join([*parts, text[end:]])

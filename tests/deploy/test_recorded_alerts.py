@@ -13,7 +13,7 @@ from recorded_metrics import BROKEN_S, HEALTHY_S, SCRAPE_S, STALLED_S, record, r
 from streams import Topic
 
 RECORDING = Path(__file__).parent / "recorded_metrics.txt"
-"""Written by the long test below when EMBEDSTREAM_RECORD is set."""
+"""Written by the long test below when RECORD_METRICS is set."""
 
 # A scrape of the recording is a minute of the alerts' time.
 STEP_S = 60
@@ -75,6 +75,6 @@ def test_the_alerts_fire_for_what_went_wrong_in_a_real_run(tmp_path: Path) -> No
 @pytest.mark.kafka
 def test_so_they_do_for_a_run_of_now(topic: Topic, tmp_path: Path) -> None:
     recording = record(topic, tmp_path)
-    if os.getenv("EMBEDSTREAM_RECORD"):
+    if os.getenv("RECORD_METRICS"):
         RECORDING.write_text(recording.replace(topic.name, "images"), encoding="utf-8")
     check_alerts(recording, tmp_path)

@@ -7,7 +7,7 @@ import signal
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -35,10 +35,10 @@ def record(topic: Topic, folder: Path) -> str:
     """
     config = write_config(topic, folder, monitor={"listen": "127.0.0.1:0"})
     with running(config) as driver:
-        assert driver.stdout is not None
-        url = next(line.split()[1] for line in driver.stdout if line.startswith("monitor: "))
+        url = _await_address(driver.stdout or ())
         wait_until(lambda: "embedstream_ready 1.0" in _scrape(url), driver=driver)
-        parts, numbers, start = [], count(), time.monotonic()
+        parts: list[str] = []
+        numbers, start = count(), time.monotonic()
         with _suspended_later(driver) as suspend:
             while (elapsed := time.monotonic() - start) < HEALTHY_S + BROKEN_S + STALLED_S:
                 if elapsed >= HEALTHY_S + BROKEN_S:
@@ -53,6 +53,15 @@ def record(topic: Topic, folder: Path) -> str:
                 due = start + len(parts) * SCRAPE_S
                 time.sleep(max(0.0, due - time.monotonic()))
     return "\n".join(parts) + "\n"
+
+
+def _await_address(lines: Iterable[str]) -> str:
+    said = []
+    for line in lines:
+        said.append(line)
+        if line.startswith("monitor: "):
+            return line.split()[1]
+    raise AssertionError("".join(said))
 
 
 def _scrape(url: str) -> str:

@@ -117,7 +117,7 @@ class EmbeddingCache:
             except sqlite3.Error as error:
                 self._close()
                 self._retry_at = time.monotonic() + _RETRY_AFTER_S
-                _log.info("embedding cache %s is not used for now: %s", self._path, error)
+                _log.warning("embedding cache %s is not used for now: %s", self._path, error)
                 return None
 
     def _close(self) -> None:

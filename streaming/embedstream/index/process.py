@@ -175,7 +175,7 @@ class IndexProcess:
         try:
             report = read_report(line)
         except ValidationError:
-            if line and not handle_line(line):
+            if line and not handle_line(line, process="index"):
                 log_event(_LOG, Event.INDEX_OUTPUT, f"index: {line}")
             return
         match report:

@@ -95,7 +95,7 @@ DESCRIPTIONS: Mapping[Event, Description] = {
     ),
     Event.FAILURE: Description(
         "An error ended the command. `kind` is its type; one that is not expected comes with its "
-        "traceback.",
+        "traceback. With the field `process` it was only the index's process.",
         ("kind",),
     ),
     Event.FINDING: Description(

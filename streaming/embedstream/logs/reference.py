@@ -53,7 +53,9 @@ where the executor is the driver, that is the driver's standard error.
 
 Spark 4.1 and newer can collect what workers log by themselves
 (`spark.sql.pyspark.worker.logging.enabled`); embedstream does not use it, see
-[decision 29](decisions/0029-worker-logs.md).
+[decision 30](decisions/0030-worker-logs.md).
+
+The index runs in a process of its own. Its records have the field `process`, which is `index`.
 
 ## As a library
 

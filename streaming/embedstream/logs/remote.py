@@ -10,15 +10,15 @@ from typing import Any
 __all__ = ["handle_line", "handle_object"]
 
 
-def handle_line(line: str) -> bool:
-    """Give a record to this process's logging, if the line is one of `JsonFormatter`.
+def handle_line(line: str, **fields: object) -> bool:
+    """Give a record to this process's logging, with more fields, if `JsonFormatter` wrote the line.
 
-    Returns whether it is.
+    Returns whether it did.
     """
     if not line.startswith('{"time": '):
         return False
     try:
-        return handle_object(json.loads(line))
+        return handle_object(json.loads(line), **fields)
     except (ValueError, RecursionError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ from embedstream_core.settings import (
 )
 
 __all__ = ["Embedder", "build_embedder"]
+
+_log = logging.getLogger(__name__)
 
 # The pause after a systemic error; it doubles with each attempt.
 _PAUSE_S = 1.0
@@ -89,6 +92,9 @@ class Embedder:
             with ExitStack() as opened:
                 if self.log is not None:
                     opened.enter_context(self.log.collect())
+                if attempt:
+                    text = "attempt %d of this task: each item is decoded in a child process"
+                    _log.warning(text, attempt + 1)
                 fetcher = opened.enter_context(open_fetcher(self.fetch_policy))
                 watchdog = opened.enter_context(Watchdog())
                 pipeline = Pipeline(

@@ -96,6 +96,8 @@ SECRETS = [
     f"ssl.key.password = {CANARY}",
     f"Authorization: Bearer {CANARY}, shop: 42",
     f"config: password={CANARY}",
+    f"password: {CANARY}",
+    f"a: 1\npassword: {CANARY} \nb: 2",
     f'{{"kafka": {{"api_key": "{CANARY} \\" {CANARY}"}}}}',
     f"jdbc:postgresql://u:{CANARY}@host/db",
 ]
@@ -119,7 +121,10 @@ def test_no_secret_is_logged(formatter: logging.Formatter, text: str) -> None:
 
 
 def test_what_is_no_secret_stays() -> None:
-    text = "table: /a/b:c, 12 rows/s: 3 failures (2 image_empty), s3://bucket/key?versionId=3"
+    text = (
+        "ssl_password: the variable is not set, table: /a/b:c, 12 rows/s: 3 failures "
+        "(2 image_empty), s3://bucket/key?versionId=3"
+    )
     assert json.loads(JsonFormatter().format(record(text)))["message"] == text
 
 
