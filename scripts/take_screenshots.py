@@ -34,15 +34,26 @@ def main(url: str) -> None:
 
 
 def take(browser: Browser, url: str, *, scheme: Literal["light", "dark"]) -> bytes:
-    """Return a PNG of the page's first screen, with at most 256 colours."""
+    """Return a PNG of the page's first screen; its photos have at most 256 colours."""
     page = browser.new_page(viewport={"width": 1440, "height": 960}, color_scheme=scheme)
     page.goto(url)
     page.wait_for_selector("#newest img")
-    page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+    loaded = "[...document.querySelectorAll('#newest img')].every(image => image.complete)"
+    # The page's policy refuses what wait_for_function does; rows may be replaced at any time.
+    for _ in range(100):
+        if page.evaluate(loaded):
+            break
+        page.wait_for_timeout(100)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    box = page.locator("#newest").bounding_box()
     page.close()
+    assert box is not None
+    place = int(box["x"]), int(box["y"])
+    end = int(box["x"] + box["width"]), min(int(box["y"] + box["height"]), picture.height)
+    photos = picture.crop((*place, *end)).quantize(256, dither=Image.Dither.NONE)
+    picture.paste(photos.convert("RGB"), place)
     data = io.BytesIO()
-    picture.quantize(256, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+    picture.save(data, "PNG", optimize=True)
     return data.getvalue()
 
 

@@ -186,7 +186,7 @@ class MemoryViewer:
         found = [
             replace(card, similarity=_compare(card.image_id, name))
             for card in self.cards
-            if card.code is None and card.position != question.like
+            if card.code is None
         ]
         found.sort(key=lambda card: card.similarity or 0, reverse=True)
         return Found(

@@ -12,6 +12,7 @@ __all__ = [
     "format_compact",
     "format_count",
     "format_duration",
+    "format_name",
     "format_rate",
     "format_share",
     "format_time",
@@ -71,6 +72,11 @@ def format_duration(seconds: float) -> str:
     if seconds < 2 * _DAY:
         return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
     return f"{seconds // _DAY:,.0f} d {seconds % _DAY // _HOUR:.0f} h"
+
+
+def format_name(text: str) -> str:
+    """Return the end of a path, which tells rows apart where there is little room."""
+    return text.rstrip("/").rpartition("/")[2] or text
 
 
 def format_age(then: datetime, now: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.datastructures import UploadFile
@@ -183,8 +184,14 @@ class _Page:
 
     async def _find_neighbours(self, request: Request) -> Reading[Found]:
         model_id = request.query_params.get("model") or None
-        question = Question(like=_read_position(request), model_id=model_id, k=_NEIGHBOURS)
-        return await self._searches.ask(question, lambda: ask(self._viewer.search(question)))
+        position = _read_position(request)
+        # The row itself is the nearest.
+        question = Question(like=position, model_id=model_id, k=_NEIGHBOURS + 1)
+        answer = await self._searches.ask(question, lambda: ask(self._viewer.search(question)))
+        if answer.found is None:
+            return answer
+        others = [card for card in answer.found.cards if card.position != position]
+        return Reading(replace(answer.found, cards=tuple(others[:_NEIGHBOURS])))
 
     def _respond(self, request: Request, name: str, *, code: int = 200, **values: Any) -> Response:
         values = {"root": find_root(request), **values}

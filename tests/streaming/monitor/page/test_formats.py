@@ -8,6 +8,7 @@ from embedstream.monitor.page.formats import (
     format_age,
     format_compact,
     format_duration,
+    format_name,
     format_rate,
     format_share,
     show_text,
@@ -60,6 +61,13 @@ def test_an_age_of_a_clock_that_is_ahead_is_now() -> None:
 
     assert format_age(now + timedelta(seconds=3), now) == "just now"
     assert format_age(now - timedelta(seconds=3.9), now) == "3 s ago"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("data/a b/cat.jpg", "cat.jpg"), ("id", "id"), ("a/b/", "b"), ("/", "/")]
+)
+def test_a_name_is_the_end_of_a_path(text: str, name: str) -> None:
+    assert format_name(text) == name
 
 
 def test_what_cannot_be_seen_is_shown_as_an_escape() -> None:
