@@ -29,6 +29,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 PATIENCE_MS = 120_000
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_running_stream_is_watched_and_searched(
     browser: Browser, topic: Topic, tmp_path: Path
