@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +22,12 @@ from kubeflow_spark_api.models.spark_v1beta2_spark_application import SparkV1bet
 from embedstream.config.load import load_config
 from embedstream.config.options import check_spark_options
 from embedstream.config.sections import StreamConfig
-from manifests import KUBERNETES, ROOT, Manifest, build, read_manifests
+from manifests import KUBEFLOW, KUBERNETES, Manifest, built, find, get_templates, read_manifests
 
 BUILT = ("kubeflow", "apache", "example")
 SCHEMAS = json.loads(Path(__file__).with_name("custom-resources.json").read_text())["schemas"]
-KUBEFLOW, APACHE = "sparkoperator.k8s.io/v1beta2", "spark.apache.org/v1"
 RELEASE = "1.37"
 README = (KUBERNETES / "README.md").read_text(encoding="utf-8")
-
-
-@cache
-def built(name: str) -> list[Manifest]:
-    return build(KUBERNETES / name)
-
-
-def find(objects: list[Manifest], kind: str, name: str = "embedstream") -> Manifest:
-    (found,) = (one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name)
-    return found
-
-
-def get_templates(application: Manifest) -> tuple[Manifest, Manifest]:
-    """The pods of driver and executor."""
-    spec = application["spec"]
-    if application["apiVersion"] == KUBEFLOW:
-        return spec["driver"]["template"], spec["executor"]["template"]
-    return spec["driverSpec"]["podTemplateSpec"], spec["executorSpec"]["podTemplateSpec"]
 
 
 @pytest.fixture(params=BUILT)
@@ -60,7 +38,9 @@ def application(request: pytest.FixtureRequest) -> Manifest:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamConfig:
     """The ConfigMap's stream, with the driver's environment."""
-    driver = find(read_manifests(KUBERNETES / "base" / "driver.yaml"), "PodTemplate", DRIVER)
+    driver = find(
+        read_manifests(KUBERNETES / "base" / "driver.yaml"), "PodTemplate", "embedstream-driver"
+    )
     (container,) = driver["template"]["spec"]["containers"]
     for variable in container["env"]:
         monkeypatch.setenv(variable["name"], "s" * 32)
@@ -68,9 +48,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamConfig:
     path = tmp_path / "stream.yaml"
     path.write_text(text, encoding="utf-8")
     return load_config(path)
-
-
-DRIVER = "embedstream-driver"
 
 
 def close(schema: Any) -> Any:
@@ -293,72 +270,3 @@ def test_the_operators_wait_as_long_as_a_driver_may_take() -> None:
     assert limits["driverReadyTimeoutMillis"] >= 1000 * (
         startup["periodSeconds"] * startup["failureThreshold"]
     )
-
-
-def test_the_image_has_what_the_pods_run() -> None:
-    dockerfile = (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
-    home = "/opt/embedstream"
-    copied = dict(re.findall(r"^COPY --chown=embedstream (\S+) (\S+)$", dockerfile, re.MULTILINE))
-    spec = find(built("example"), "SparkApplication")["spec"]
-    driver, _ = get_templates(find(built("example"), "SparkApplication"))
-    (command,) = driver["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    scripts = [command, spec["sparkConf"]["spark.executor.resource.gpu.discoveryScript"]]
-
-    assert copied == {"deploy/main.py": "app/", "deploy/kubernetes/image": "bin"}
-    assert spec["mainApplicationFile"] == f"local://{home}/app/main.py"
-    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {f"!{source}" for source in copied} <= set(kept)
-    for script in scripts:
-        assert os.access(KUBERNETES / "image" / Path(script).name, os.X_OK)
-        assert Path(script).parent == Path(home) / "bin"
-    (user,) = re.findall(r"^USER (\d+)$", dockerfile, re.MULTILINE)
-    assert driver["spec"]["securityContext"]["runAsUser"] == int(user)
-    base = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    assert f"--uid {user} embedstream" in base
-    assert f"WORKDIR {home}" in base
-
-
-@pytest.mark.parametrize(("count", "addresses"), [(1, ["0"]), (3, ["0", "1", "2"])])
-def test_spark_reads_the_gpus_that_are_found(
-    tmp_path: Path, count: int, addresses: list[str]
-) -> None:
-    fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\n" + "".join(f"echo {index}\n" for index in range(count)))
-    fake.chmod(0o755)
-
-    found = find_gpus(f"{tmp_path}:{os.environ['PATH']}")
-
-    assert json.loads(found.stdout) == {"name": "gpu", "addresses": addresses}
-
-
-def test_without_a_driver_for_gpus_none_is_found(tmp_path: Path) -> None:
-    fake = tmp_path / "nvidia-smi"
-    fake.write_text("#!/bin/sh\nexit 9\n")
-    fake.chmod(0o755)
-
-    assert find_gpus(f"{tmp_path}:{os.environ['PATH']}").returncode == 9
-
-
-def find_gpus(path: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [KUBERNETES / "image" / "find-gpus.sh"],
-        env={"PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_versions_are_those_of_the_project() -> None:
-    dockerfile = (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
-    spec = find(built("kubeflow"), "SparkApplication")["spec"]
-    image = spec["sparkConf"]["spark.kubernetes.container.image"]
-    project, spark = version("embedstream"), version("pyspark")
-
-    assert image.endswith(f"/embedstream:{project}")
-    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [
-        f"apache/spark:{spark}-python3",
-        f"embedstream:{project}",
-    ]
-    assert f"-t {image} -f deploy/kubernetes/Dockerfile ." in dockerfile
-    assert spec["sparkVersion"] == spark

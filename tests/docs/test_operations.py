@@ -74,7 +74,6 @@ def test_each_alert_has_its_entry() -> None:
         assert anchor == heading.lower().replace(" ", "-")
 
 
-@pytest.mark.skipif(not RULES.exists(), reason="there are no alert rules")
 def test_each_alert_rule_links_to_its_entry() -> None:
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
@@ -144,14 +143,8 @@ def test_a_stream_whose_driver_is_down(operator: Operator) -> None:
 
 @pytest.mark.spark
 @pytest.mark.kafka
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        "lost",
-        pytest.param("damaged", marks=pytest.mark.long),
-        pytest.param("older than the table", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("trouble", ["lost", "damaged", "older than the table"])
 def test_a_checkpoint_in_trouble(operator: Operator, trouble: str) -> None:
     entry = "Checkpoint lost or damaged"
     operator.work(4)
@@ -177,6 +170,7 @@ def test_a_checkpoint_in_trouble(operator: Operator, trouble: str) -> None:
 
 @pytest.mark.spark
 @pytest.mark.kafka
+@pytest.mark.long
 def test_messages_are_lost_and_then_the_topic(operator: Operator) -> None:
     entry, look = "Messages lost", "embedstream check stream.yaml"
     operator.work(4)

@@ -6,15 +6,28 @@ Only what these kustomizations use is known; anything else is a KeyError.
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["KUBERNETES", "ROOT", "Manifest", "build", "read_manifests", "read_spark_conf"]
+__all__ = [
+    "KUBEFLOW",
+    "KUBERNETES",
+    "ROOT",
+    "Manifest",
+    "built",
+    "find",
+    "get_templates",
+    "read_manifests",
+    "read_spark_conf",
+]
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+KUBEFLOW = "sparkoperator.k8s.io/v1beta2"
 
 Manifest = dict[str, Any]
 
@@ -33,16 +46,31 @@ def read_spark_conf() -> dict[str, str]:
     return conf
 
 
-def build(folder: Path) -> list[Manifest]:
+@cache
+def built(name: str) -> list[Manifest]:
     """What a kustomization sends to the cluster."""
-    return _accumulate(folder, [])
+    return _accumulate(KUBERNETES / name, [])
+
+
+def find(objects: list[Manifest], kind: str, name: str = "embedstream") -> Manifest:
+    """The only object of a kind and a name."""
+    (found,) = (one for one in objects if one["kind"] == kind and one["metadata"]["name"] == name)
+    return found
+
+
+def get_templates(application: Manifest) -> tuple[Manifest, Manifest]:
+    """The pods of driver and executor."""
+    spec = application["spec"]
+    if application["apiVersion"] == KUBEFLOW:
+        return spec["driver"]["template"], spec["executor"]["template"]
+    return spec["driverSpec"]["podTemplateSpec"], spec["executorSpec"]["podTemplateSpec"]
 
 
 def _accumulate(folder: Path, objects: list[Manifest]) -> list[Manifest]:
     (plan,) = read_manifests(folder / "kustomization.yaml")
     for name in plan.pop("resources", []):
         path = folder / name
-        objects += build(path) if path.is_dir() else read_manifests(path)
+        objects += _accumulate(path, []) if path.is_dir() else read_manifests(path)
     for name in plan.pop("components", []):
         objects = _accumulate(folder / name, objects)
     for generator in plan.pop("configMapGenerator", []):

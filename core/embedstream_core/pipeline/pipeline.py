@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import chain, count
@@ -132,8 +132,10 @@ class Pipeline:
             return pool.submit(prepare, entry, next(positions))
 
         def take(slot: _Slot) -> Prepared:
-            with self.record.measure("wait"):
-                prepared = slot.prepared.result()
+            if not slot.prepared.done():
+                with self.record.measure("wait"):
+                    wait([slot.prepared])
+            prepared = slot.prepared.result()
             budget.release(count_bytes(prepared))
             return prepared
 

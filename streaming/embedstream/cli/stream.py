@@ -264,7 +264,7 @@ def run_queries(
     stream = desk.start()
     while True:
         try:
-            while stream.query.isActive and not is_over() and not stop.wait(_POLL_S):
+            while stream.query.isActive and not stop.wait(_POLL_S) and not is_over():
                 desk.watch(stream.query)
                 if desk.prepared is not None:
                     stream = desk.switch(stream)

@@ -79,4 +79,5 @@ class GuardsConfig(Section):
     """The stream stops when a greater share of its last rows are failures, before a broken producer
     fills the table with them; by default it never does."""
     window_rows: PositiveInt = 1000
-    """The number of last rows that the ratio is of; with fewer rows the stream goes on."""
+    """The number of last rows that the ratio is of, rounded up to whole micro-batches; with fewer
+    rows the stream goes on, and a restart begins with none."""

@@ -93,11 +93,15 @@ def commit_offsets(spark: SparkSession, config: KafkaConfig, group: str, offsets
             it.
     """
     jvm: Any = spark.sparkContext._jvm
-    common = jvm.org.apache.kafka
+    kafka = jvm.org.apache.kafka
+    # Each attribute of a Java package is a request to the JVM.
+    build_position, build_offset = (
+        kafka.common.TopicPartition,
+        kafka.clients.consumer.OffsetAndMetadata,
+    )
     wanted = jvm.java.util.HashMap()
-    for (topic, partition), offset in offsets.items():
-        position = common.common.TopicPartition(topic, partition)
-        wanted.put(position, common.clients.consumer.OffsetAndMetadata(offset))
+    for position, offset in offsets.items():
+        wanted.put(build_position(*position), build_offset(offset))
     with open_admin(spark, config) as admin:
         try:
             admin.alterConsumerGroupOffsets(group, wanted).all().get()

@@ -62,12 +62,15 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
                 "kafka.subscribe"
             )
         descriptions = admin.describeTopics(sorted(topics)).allTopicNames().get()
-        positions = [
+        partitions = [
             (topic, partition.partition())
             for topic in topics
             for partition in descriptions[topic].partitions()
-            if config.assign is None or partition.partition() in config.assign[topic]
         ]
+        positions = _build_positions(
+            spark,
+            (one for one in partitions if config.assign is None or one[1] in config.assign[one[0]]),
+        )
         spec = jvm.org.apache.kafka.clients.admin.OffsetSpec
         earliest = _list_offsets(spark, admin, positions, spec.earliest())
         end = _list_offsets(spark, admin, positions, spec.latest())
@@ -83,7 +86,9 @@ def find_offsets_at(
     """Return each partition's first offset that is not before a time, or its end without one."""
     jvm: Any = spark.sparkContext._jvm
     spec = jvm.org.apache.kafka.clients.admin.OffsetSpec.forTimestamp(to_epoch_ms(time))
-    positions = [(topic, number) for topic, state in topics.items() for number in state.end]
+    positions = _build_positions(
+        spark, ((topic, number) for topic, state in topics.items() for number in state.end)
+    )
     with open_admin(spark, config) as admin:
         found = _list_offsets(spark, admin, positions, spec)
     return {
@@ -95,17 +100,27 @@ def find_offsets_at(
     }
 
 
+def _build_positions(
+    spark: SparkSession, partitions: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], Any]:
+    """Return Kafka's Java object of each partition."""
+    # Each attribute of a Java package is a request to the JVM.
+    jvm: Any = spark.sparkContext._jvm
+    build = jvm.org.apache.kafka.common.TopicPartition
+    return {(topic, number): build(topic, number) for topic, number in partitions}
+
+
 def _list_offsets(
-    spark: SparkSession, admin: Any, positions: Iterable[tuple[str, int]], spec: Any
+    spark: SparkSession, admin: Any, positions: Mapping[tuple[str, int], Any], spec: Any
 ) -> Mapping[str, dict[int, int]]:
     jvm: Any = spark.sparkContext._jvm
     wanted = jvm.java.util.HashMap()
-    for topic, number in positions:
-        wanted.put(jvm.org.apache.kafka.common.TopicPartition(topic, number), spec)
+    for position in positions.values():
+        wanted.put(position, spec)
     answers = admin.listOffsets(wanted).all().get()
     found: dict[str, dict[int, int]] = defaultdict(dict)
-    for position in answers:
-        found[position.topic()][position.partition()] = answers[position].offset()
+    for (topic, number), position in positions.items():
+        found[topic][number] = answers.get(position).offset()
     return found
 
 

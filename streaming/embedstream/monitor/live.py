@@ -61,6 +61,7 @@ class LiveStream:
     def __init__(self, config: StreamConfig, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
         self._clock = clock
+        self._version = version("embedstream")
         self._lock = threading.Lock()
         self._probes = Probes()
         self._state: State = "starting"
@@ -155,7 +156,7 @@ class LiveStream:
                 reason=self._reason or loss,
                 now=_to_time(now),
                 started_at=_to_time(self._started_at),
-                version=version("embedstream"),
+                version=self._version,
                 models=models,
                 table=self._table,
                 index=index,

@@ -102,8 +102,8 @@ STAGE_SECONDS = Metric(
     kind="counter",
     unit="seconds",
     labels=("stage",),
-    help="Seconds that the threads of all workers spent in a stage: fetch, decode, forward, write, "
-    "or wait for the stage before or after.",
+    help="Seconds that the threads of all workers spent in a stage: fetch, decode, forward, write; "
+    "wait is the time in which the forward pass had to wait for messages or decoded items.",
 )
 CACHE_HITS = Metric(
     name="embedstream_cache_hits_total",

@@ -49,8 +49,11 @@ the table has a new version; a million rows in ten local files take 0.06 s.
 - the thread is gone that takes the calls of Spark's listeners, so that no micro-batch would be
   counted any more.
 
+While models are swapped, `/readyz` stays as it is: one query ends and the next one starts.
+
 A long micro-batch, an unreachable broker and a growing lag fail neither path: a restart would not
-help. A query that ends by an error ends the process, see [Reliability](reliability.md).
+help. A query that ends by an error ends the process: see
+[Operations](operations.md#stop-and-restart).
 
 ## How to read them
 
@@ -65,10 +68,10 @@ help. A query that ends by an error ends the process, see [Reliability](reliabil
   each commit: take a window of several micro-batches, see
   `embedstream_micro_batch_duration_seconds`.
 - **What fails?** `sum by (code) (rate(embedstream_rows_total{outcome="failure"}[5m]))`. The codes
-  are in [Reliability](reliability.md).
+  are in [Troubleshooting](troubleshooting.md).
 - **Where does the time go?** `sum by (stage) (rate(embedstream_stage_seconds_total[5m]))` seconds
-  of all threads per second. The stages overlap, so the sum can be more than the number of cores. A
-  large `wait` is good news for the stage that is waited for: it is the limit.
+  of all threads per second. The stages overlap, so the sum can be more than the number of cores.
+  Where `wait` is large, fetching or decoding limits the rate; where it is small, `forward` does.
 - **Can messages be lost?** `embedstream_retention_margin_messages` of partitions with
   `embedstream_lag_messages > 0`: when it reaches 0, Kafka's retention deletes unread messages.
 - **Is the index behind?** `embedstream_table_version - embedstream_index_version` commits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -30,6 +31,8 @@ _FINISH_S = 0.4
 _CUT_OFF_S = 0.5
 # A connection that a client leaves open between scrapes; Prometheus asks each 15 to 60 s.
 _KEEP_ALIVE_S = 75
+# Clients that open connections and send nothing must not take the driver's file descriptors.
+_MAX_CONNECTIONS = 100
 
 
 @contextmanager
@@ -44,6 +47,13 @@ def open_server(config: MonitorConfig, app: ASGIApp) -> Iterator[str]:
     """
     with require_extra("monitor", feature=FEATURE):
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class BoundedProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > _MAX_CONNECTIONS:
+                transport.abort()
 
     with _listen(config) as listener:
         server = uvicorn.Server(
@@ -57,7 +67,7 @@ def open_server(config: MonitorConfig, app: ASGIApp) -> Iterator[str]:
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=1,
-                http="h11",
+                http=BoundedProtocol,
                 ws="none",
                 loop="asyncio",
             )

@@ -27,7 +27,7 @@ __all__ = ["connect_stream", "open_monitor", "watch_table"]
 
 _log = logging.getLogger(__name__)
 
-# Each look asks Delta for entries after the version that it knows, as each micro-batch does.
+# Delta looks for entries after the version that it knows, as it does for each micro-batch.
 _TABLE_S = 5.0
 
 
@@ -96,7 +96,7 @@ def connect_stream(
 
 @contextmanager
 def watch_table(spark: SparkSession, live: LiveStream, path: str) -> Iterator[None]:
-    """Tell a status the newest version of its table every few seconds, from a thread."""
+    """Tell a status the newest version of its table every few seconds while somebody asks."""
     ended = threading.Event()
     threading.Thread(
         target=_read_versions, args=(spark, live, path, ended), name="table", daemon=True
@@ -157,15 +157,19 @@ def _read_versions(
     spark: SparkSession, live: LiveStream, path: str, ended: threading.Event
 ) -> None:
     outage = Outage(_log, "the table's version cannot be read")
-    while True:
+
+    def look() -> None:
         # A session that ends raises errors of many types.
         try:
             found = read_version(spark, path)
-            live.note_table_version(found.number, found.committed_ms / 1000)
-            outage.end()
         except Exception as error:
-            if ended.is_set():
-                return
-            outage.begin(error)
-        if ended.wait(_TABLE_S):
+            if not ended.is_set():
+                outage.begin(error)
             return
+        outage.end()
+        live.note_table_version(found.number, found.committed_ms / 1000)
+
+    look()
+    while not ended.wait(_TABLE_S):
+        if live.is_watched:
+            look()

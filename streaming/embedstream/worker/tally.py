@@ -85,11 +85,14 @@ class Tally:
             appended: When each was appended, in seconds since 1970; NaN if that is not known.
             outcomes: Those of each message.
         """
-        self.rows.update(
-            RowKind(topic, one.model_id, str(one.code) if isinstance(one, Failure) else None)
+        # Plain tuples are counted twice as fast as named ones.
+        kinds = Counter(
+            (topic, one.model_id, one.code if isinstance(one, Failure) else None)
             for (topic, _, _), its in zip(positions, outcomes, strict=True)
             for one in its
         )
+        for (topic, model_id, code), count in kinds.items():
+            self.rows[RowKind(topic, model_id, None if code is None else str(code))] += count
         for position, at, its in zip(positions, appended, outcomes, strict=True):
             for one in its:
                 if isinstance(one, Failure) and one.code != Code.DELETED:

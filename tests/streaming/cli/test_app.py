@@ -25,7 +25,15 @@ from pictures import real_pictures
 from streams import Topic
 
 OPTIONS = {
-    "run": {"--set", "--available-now", "--allow-model-change", "--adopt", "--accept-loss"},
+    "run": {
+        "--set",
+        "--available-now",
+        "--allow-model-change",
+        "--adopt",
+        "--accept-loss",
+        "--listen",
+    },
+    "page": {"--set", "--listen"},
     "check": {"--set"},
     "doctor": {"--set"},
     "swap": {"--set"},

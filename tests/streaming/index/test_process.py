@@ -89,6 +89,8 @@ def test_it_is_started_again_and_brought_to_the_end(
         table.append(2)
         one.finish()
         check_index(table.path, config)
+        assert (one.version, one.trouble) == (table.version(), "")
+        assert one.address == config.path
 
     assert lines[-1] == f"index: it holds version {table.version()}, the table's last"
     ends = [line for line in lines if "SIGKILL" in line]

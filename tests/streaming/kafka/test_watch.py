@@ -56,6 +56,22 @@ def test_topics_are_read_more_often_while_someone_looks(watched: bool, due: list
     assert found == due
 
 
+def test_readings_that_take_long_are_fewer() -> None:
+    now = 0.0
+
+    def read_slowly() -> dict[str, TopicState]:
+        nonlocal now
+        now += 0.2
+        return {}
+
+    watch = TopicWatch(read_slowly, is_watched=lambda: True, clock=lambda: now)
+    watch.read()
+    now = 19.9
+    assert not watch.is_due
+    now = 20.0
+    assert watch.is_due
+
+
 def fail_to_show(topics: object) -> None:
     raise RuntimeError("no page")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from embedstream.monitor.app import build_app
 from embedstream.monitor.metrics import METRICS
 from embedstream.monitor.server import open_server
 from embedstream.monitor.status import IndexStatus, ModelStatus, PartitionStatus, Status
-from embedstream_core.errors import SetupError
+from embedstream_core.errors import MissingExtra, SetupError
 
 Serve = Callable[..., str]
 
@@ -219,6 +220,23 @@ def test_the_end_takes_less_than_a_second_with_open_streams(source: Any) -> None
         get(f"{url}/livez")
 
 
+def test_idle_connections_cannot_take_the_drivers_file_descriptors(serve: Serve) -> None:
+    url = serve()
+    host, port = url.removeprefix("http://").split(":")
+    idle = [socket.create_connection((host, int(port))) for _ in range(150)]
+    with pytest.raises(requests.ConnectionError):
+        get(f"{url}/livez")
+    for one in idle:
+        one.close()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert get(f"{url}/livez").status_code == 200
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline
+
+
 def test_a_taken_port_is_an_error_at_the_start(serve: Serve, source: Any) -> None:
     url = serve()
     config = MonitorConfig(listen=url.removeprefix("http://"))
@@ -244,6 +262,21 @@ def test_ipv6_is_served(source: Any) -> None:
     with open_server(config, build_app(source, config)) as url:
         assert url.startswith("http://[::1]:")
         assert get(f"{url}/livez").text == "alive\n"
+
+
+@pytest.mark.parametrize(
+    "package", ["uvicorn", "starlette.applications", "prometheus_client.exposition"]
+)
+def test_a_missing_extra_is_named_at_the_start(
+    source: Any, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    config = MonitorConfig(listen="127.0.0.1:0")
+    with (
+        pytest.raises(MissingExtra, match=r"monitor\.listen needs .*embedstream\[monitor\]"),
+        open_server(config, build_app(source, config)),
+    ):
+        pass
 
 
 def test_an_empty_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,8 @@ def test_a_start_with_either_configuration_is_allowed_in_the_middle_of_a_swap(
     [
         ({"encoders": TWO}, []),
         ({"encoder": {"name": "resnet18"}}, []),
+        # How a stream is watched, as with `run --listen`.
+        ({"monitor": {"listen": "127.0.0.1:0"}, "log": {"format": "json"}}, []),
         ({"kafka": {"subscribe": "others"}}, ["kafka.subscribe"]),
         (
             {"trigger": {"interval_s": 2}, "decode": {"formats": ["PNG"]}},

@@ -29,12 +29,17 @@ _T = TypeVar("_T")
 # New commits may come several times a second, and each reading queries the table.
 _PAUSE_S = 2.0
 _RETRY_S = 10.0
+# On a large table the viewer answers with what it read some commits ago, for as long as it needs to
+# read seldom; after the last commit of a burst somebody has to ask again.
+_REREAD_S = 30.0
 
 _NEWEST = 24
 _FAILURES = 6
 _PREVIEW_BYTES = 32 * 2**20
 # The viewer decodes one after another; more requests at once only make its queue longer.
 _PREVIEWS_AT_ONCE = 4
+# What cannot be shown may be shown later: a server is back, or the row was embedded again.
+_NONE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +82,32 @@ class Questions(Generic[_Key, _T]):
 class Previews:
     """The previews that were made last, in memory of a fixed size."""
 
-    def __init__(self, viewer: Viewer, *, max_bytes: int = _PREVIEW_BYTES) -> None:
+    def __init__(
+        self,
+        viewer: Viewer,
+        *,
+        max_bytes: int = _PREVIEW_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._viewer = viewer
         self._max_bytes = max_bytes
+        self._clock = clock
         self._bytes = 0
-        self._made: OrderedDict[RowPosition, Preview] = OrderedDict()
+        self._made: OrderedDict[RowPosition, tuple[float, Preview]] = OrderedDict()
         self._questions: Questions[RowPosition, Preview] = Questions()
         self._turns = asyncio.Semaphore(_PREVIEWS_AT_ONCE)
 
     def find(self, position: RowPosition) -> Preview | None:
         """Return a preview that was made; None if there is none."""
-        return self._made.get(position)
+        _, preview = self._made.get(position, (0.0, None))
+        return preview
 
     async def get(self, position: RowPosition) -> Preview:
         """Return a preview, made now if it is not there; one of kind `none` if it failed."""
-        made = self._made.get(position)
-        if made is not None:
+        made_at, preview = self._made.get(position, (0.0, None))
+        if preview is not None and (preview.kind != "none" or self._clock() - made_at < _NONE_S):
             self._made.move_to_end(position)
-            return made
+            return preview
         return await self._questions.ask(position, lambda: self._make(position))
 
     async def _make(self, position: RowPosition) -> Preview:
@@ -102,10 +115,13 @@ class Previews:
             reading = await ask(self._viewer.preview(position))
         if reading.found is None:
             return Preview("none", note=reading.note)
-        self._made[position] = reading.found
+        if position in self._made:
+            self._bytes -= _measure(self._made.pop(position)[1])
+        self._made[position] = self._clock(), reading.found
         self._bytes += _measure(reading.found)
         while self._bytes > self._max_bytes and len(self._made) > 1:
-            self._bytes -= _measure(self._made.popitem(last=False)[1])
+            _, (_, oldest) = self._made.popitem(last=False)
+            self._bytes -= _measure(oldest)
         return reading.found
 
 
@@ -141,7 +157,7 @@ class Rows:
         has_failed = self.newest.found is None or self.failures.found is None
         if self._seen is not None and passed < (_RETRY_S if has_failed else _PAUSE_S):
             return None
-        if commit == self._seen and not has_failed:
+        if commit == self._seen and not has_failed and passed < _REREAD_S:
             return None
         self._seen, self._started_at = commit, self._clock()
         self._task = asyncio.create_task(self._read())

@@ -7,9 +7,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from embedstream.monitor.viewing.process import MAX_UPLOAD_BYTES
+
 __all__ = ["MAX_UPLOAD_MIB", "read_form"]
 
-MAX_UPLOAD_MIB = 20
+MAX_UPLOAD_MIB = MAX_UPLOAD_BYTES // 2**20
 
 # The boundaries and the other fields of a form.
 _AROUND_BYTES = 64 * 2**10
@@ -23,7 +25,7 @@ async def read_form(request: Request) -> FormData:
     Raises:
         HTTPException: 413 if it is too large, 400 if it is not a form.
     """
-    limit = MAX_UPLOAD_MIB * 2**20 + _AROUND_BYTES
+    limit = MAX_UPLOAD_BYTES + _AROUND_BYTES
     received = 0
 
     async def receive() -> Message:

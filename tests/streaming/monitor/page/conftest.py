@@ -3,9 +3,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
+from browsers import start_browser
 from page_server import PageServer
 from watched import SettableSource, make_failures, make_pictures
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of a module, since no event loop can run in its thread meanwhile."""
+    with start_browser() as browser:
+        yield browser
 
 
 @pytest.fixture

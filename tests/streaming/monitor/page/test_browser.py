@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from browsers import opened, watch_problems
 from embedstream.monitor.viewer import Card, Preview, RowPosition
 from page_server import PageServer
 from watched import MODEL_ID, NOW, MemoryViewer, SettableSource, make_status
@@ -28,29 +26,6 @@ expect.set_options(timeout=15_000)
 WIDTHS = {"desktop": (1440, 900), "phone": (360, 740)}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    arguments = ["background-networking", "component-update", "sync", "quic", "gpu"]
-    switches = [f"--disable-{one}" for one in arguments] + ["--no-first-run"]
-    if os.geteuid() == 0:
-        switches.append("--no-sandbox")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=switches)
-        yield started
-        started.close()
-
-
-@contextmanager
-def opened(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
-    context = browser.new_context(**options)
-    context.set_default_timeout(15_000)
-    try:
-        yield context
-    finally:
-        context.close()
-
-
 @pytest.fixture
 def page(browser: Browser, served: PageServer) -> Iterator[Page]:
     """The stream's page, opened. No script may fail, and the policy may refuse nothing."""
@@ -60,19 +35,6 @@ def page(browser: Browser, served: PageServer) -> Iterator[Page]:
         page.goto(served.url)
         yield page
         assert problems == []
-
-
-def watch_problems(page: Page) -> list[str]:
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-
-    def note(text: str) -> None:
-        # An outage is an error of htmx, too.
-        if "Content Security Policy" in text or ("htmx" in text and "sse:error" not in text):
-            problems.append(text)
-
-    page.on("console", lambda message: note(message.text))
-    return problems
 
 
 def change(server: PageServer, **changes: Any) -> None:

@@ -40,9 +40,12 @@ def test_rows_are_read_again_after_a_commit_and_a_pause() -> None:
         clock.now += 2
         assert not await refresh(rows)
         assert await refresh(rows, micro_batch=1204)
-        clock.now += 60
+        clock.now += 29
         assert not await refresh(rows, micro_batch=1204)
         assert viewer.asked["list_newest"] == viewer.asked["list_failures"] == 2
+        # The viewer may have answered with what it read before the commit.
+        clock.now += 1
+        assert await refresh(rows, micro_batch=1204)
 
     asyncio.run(check())
 
@@ -124,6 +127,23 @@ def test_a_preview_is_made_once_for_all_who_want_it_and_old_ones_are_dropped() -
         for one in positions:
             await previews.get(one)
         assert [previews.find(one) is None for one in positions] == [True, True, False, False]
+
+    asyncio.run(check())
+
+
+def test_what_cannot_be_shown_is_tried_again_later() -> None:
+    async def check() -> None:
+        clock, viewer = Clock(), MemoryViewer()
+        previews = Previews(viewer, clock=clock)
+
+        assert (await previews.get(FIRST)).note == "the content is gone"
+        viewer.contents[FIRST] = Preview("text", text="here")
+        assert (await previews.get(FIRST)).kind == "none"
+        clock.now += 60
+        assert (await previews.get(FIRST)).text == "here"
+        clock.now += 600
+        assert (await previews.get(FIRST)).text == "here"
+        assert viewer.asked["preview"] == 2
 
     asyncio.run(check())
 
