@@ -19,8 +19,8 @@ _WATCHED_S = 5.0
 _UNWATCHED_S = 30.0
 _JOIN_S = 1.0
 # The most of the time that readings take, whatever the number of partitions. With 30 requests from
-# Python to the JVM for each partition, 24 partitions took 185 ms on a busy Xeon, nearly all of it on
-# a core; `check_topics` makes 7.
+# Python to the JVM for each partition, 24 partitions took 185 ms on a busy Xeon, nearly all of it
+# on a core; `check_topics` makes 7.
 _MAX_SHARE = 0.01
 
 

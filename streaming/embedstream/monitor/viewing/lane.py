@@ -56,12 +56,12 @@ class Lane:
         self,
         config: StreamConfig | BulkFilesConfig,
         *,
-        config_path: str,
+        config_words: str,
         limit_s: float,
         waiting: int,
         idle_s: float,
     ) -> None:
-        self._settings = config, config_path
+        self._settings = config, config_words
         self._limit_s = limit_s
         self._idle_s = idle_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(waiting)

@@ -39,7 +39,7 @@ def open_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[O
 
     def open_(table: str, **sections: Any) -> Previews:
         config = stream_config(tmp_path, table, **sections)
-        opened.append(Previews(config, Rows(config, config_path="CONFIG")))
+        opened.append(Previews(config, Rows(config, config_words="CONFIG")))
         return opened[-1]
 
     yield open_

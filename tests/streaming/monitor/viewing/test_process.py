@@ -269,7 +269,7 @@ def test_an_answer_that_is_none_is_a_sentence(
 def test_a_defect_in_a_process_is_logged_and_the_process_goes_on(
     config: StreamConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lane = Lane(config, config_path="CONFIG", limit_s=30, waiting=2, idle_s=60)
+    lane = Lane(config, config_words="CONFIG", limit_s=30, waiting=2, idle_s=60)
     try:
         with pytest.raises(SetupError, match="cannot answer this: AttributeError: 'Rows' object"):
             asyncio.run(lane.ask("unheard_of"))
