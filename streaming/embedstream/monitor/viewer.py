@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RowPosition:
-    """The message of a row."""
+    """The message of a row; `topic` is '' for a row of `embedstream batch`, which has none."""
 
     topic: str
     partition: int

@@ -73,18 +73,18 @@ class Fragments:
         """Return the HTML of each part by its name, which is the id of its place in the page."""
         health = assess(status)
         newest, failures, revision = self._rows.newest, self._rows.failures, self._rows.revision
-        names = {one.model_id: one.name for one in status.models}
-        self._show("state", (status.now, health), status=status, health=health)
         counts = status.model_dump(exclude={"history", "now"})
         topics = flow.list_topics(status)
+        self._show("state", (status.now, health), status=status, health=health)
         self._show("numbers", counts, status=status)
-        self._show("flow", counts, status=status, topics=topics, stages=flow.list_stages(status))
-        # A rate of the newest point is that of the part of it that has passed.
-        key: object = (status.history, status.now.timestamp() // 5)
-        self._show("history", key, status=status, draw=draw_history)
         self._show("parts", counts, status=status, topics=topics)
-        key = (revision, names)
-        self._show("newest", key, newest=newest, model_names=names, root="./")
+        if status.state != "unwatched":
+            stages = flow.list_stages(status)
+            self._show("flow", counts, status=status, topics=topics, stages=stages)
+            # A rate of the newest point is that of the part of it that has passed.
+            moment = status.now.timestamp() // 5
+            self._show("history", (status.history, moment), status=status, draw=draw_history)
+        self._show("newest", revision, newest=newest, root="./")
         self._show(
             "failures",
             (revision, status.failures),

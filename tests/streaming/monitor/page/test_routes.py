@@ -150,11 +150,11 @@ def test_a_broken_form_is_refused(served: PageServer) -> None:
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("path", ["/", "/rows/images/0/0", "/preview/images/0/0", "/events"])
-def test_nothing_changes_by_a_request(served: PageServer, path: str) -> None:
-    for method in ("POST", "PUT", "DELETE", "PATCH"):
-        answer = requests.request(method, served.url + path, timeout=TIMEOUT_S)
-        assert answer.status_code == 405
+def test_nothing_changes_by_a_request(served: PageServer) -> None:
+    for path in ("/", "/rows/images/0/0", "/preview/images/0/0", "/events"):
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            answer = requests.request(method, served.url + path, timeout=TIMEOUT_S)
+            assert answer.status_code == 405, (method, path)
 
 
 def test_a_table_of_files_offers_no_replay(served: PageServer) -> None:

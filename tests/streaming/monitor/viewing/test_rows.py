@@ -152,6 +152,18 @@ def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert rows.find_card(at(1)).attributes == {}
 
 
+def test_rows_that_came_from_no_message_are_listed(tmp_path: Path) -> None:
+    """As those of `embedstream batch`."""
+    nowhere = {"topic": None, "partition": None, "offset": None}
+    table = write_table(tmp_path, [made(1) | nowhere, failure(2) | nowhere])
+    rows = open_rows(tmp_path, table)
+    (card,) = rows.list_newest(3)
+    assert (card.image_id, card.position.topic) == ("id 1", "")
+    assert [group.count for group in rows.list_failures(3)] == [1]
+    with pytest.raises(SetupError, match="came from no message"):
+        rows.find_card(card.position)
+
+
 def test_a_table_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     rows = open_rows(tmp_path, str(tmp_path / "none"))
     with pytest.raises(SetupError, match="there is no Delta table at"):
