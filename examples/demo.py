@@ -64,11 +64,11 @@ def main() -> None:
         servers = f"kafka.bootstrap_servers={broker.bootstrap_servers}"
         listen = f"monitor.listen=127.0.0.1:{find_free_port()}"
         config = load_config(CONFIG, [servers, listen])
-        run_stream(config, until="drained", config_path=str(CONFIG))
+        run_stream(config, until="drained", config_words=str(CONFIG))
         show(config.table.path, broker.bootstrap_servers)
         if "--keep" in sys.argv[1:]:
             # At the same address, so that an open page connects again.
-            serve_page(config, config_path=str(CONFIG))
+            serve_page(config, config_words=str(CONFIG))
     finally:
         stop_broker(FOLDER / "broker")
 

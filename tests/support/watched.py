@@ -168,7 +168,10 @@ class MemoryViewer:
         await self._answer("find_card")
         for card in self.cards:
             if card.position == position:
-                return card
+                at = card.position
+                offsets = f"{at.topic}:{at.partition}:{at.offset}-{at.offset}"
+                replay = f"embedstream replay CONFIG --offsets {offsets}" if card.code else ""
+                return replace(card, replay=replay)
         raise SetupError(f"the table has no row at {position.topic}, offset {position.offset}")
 
     async def preview(self, position: RowPosition) -> Preview:

@@ -24,12 +24,12 @@ from embedstream.cli.options import (
     Until,
     add_listen,
     build_index_command,
-    build_replay_command,
     parse_age,
     parse_offsets,
     parse_position,
     read_config,
     read_table_config,
+    write_config_words,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
 
@@ -106,8 +106,7 @@ def run(
         settings,
         reread=partial(read_config, config, overrides),
         index_command=build_index_command(config, overrides),
-        replay_command=build_replay_command(config, overrides),
-        config_path=str(config),
+        config_words=write_config_words(config, overrides),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
         adopt=adopt,
@@ -124,7 +123,7 @@ def page(config: ConfigPath, overrides: Overrides = None, listen: Listen = None)
     settings = read_config(config, add_listen(overrides, listen))
     from embedstream.cli.page import serve_page
 
-    serve_page(settings, config_path=str(config))
+    serve_page(settings, config_words=write_config_words(config, overrides))
 
 
 @app.command()

@@ -35,6 +35,7 @@ __all__ = [
     "parse_time",
     "read_config",
     "read_table_config",
+    "write_config_words",
 ]
 
 
@@ -102,10 +103,11 @@ def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
     return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
 
 
-def build_replay_command(path: Path, overrides: list[str] | None) -> str:
-    """Return the command that embeds again what has failed, as a user types it."""
-    settings = [part for one in overrides or () for part in ("--set", one)]
-    return shlex.join(["embedstream", "replay", str(path), *settings, "--failures"])
+def write_config_words(path: Path, overrides: list[str] | None) -> str:
+    """Return what names the configuration in a command, as a user types it."""
+    # A name that begins with a hyphen would be an option.
+    file = f"./{path}" if str(path).startswith("-") else str(path)
+    return shlex.join([file, *(part for one in overrides or () for part in ("--set", one))])
 
 
 def read_table_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedstream.cli import console
+from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import StreamConfig
@@ -14,10 +15,10 @@ __all__ = ["DEFAULT_ADDRESS", "serve_page"]
 DEFAULT_ADDRESS = "127.0.0.1:9464"
 
 
-def serve_page(config: StreamConfig, *, config_path: str = "CONFIG") -> None:
+def serve_page(config: StreamConfig, *, config_words: str = "CONFIG") -> None:
     """Serve the page at `monitor.listen`, or at `DEFAULT_ADDRESS`, until SIGINT or SIGTERM.
 
-    `config_path` is the configuration's file, for the commands that the page shows.
+    `config_words` name the configuration in the commands that the page shows.
 
     Raises:
         SetupError: the address cannot be listened at, or the extra is missing.
@@ -26,9 +27,10 @@ def serve_page(config: StreamConfig, *, config_path: str = "CONFIG") -> None:
         monitor = MonitorConfig(listen=DEFAULT_ADDRESS, token=config.monitor.token)
         config = config.model_copy(update={"monitor": monitor})
     with (
+        show_log(config.log),
         catch_stop_signals() as stop,
         ObservedTable(config) as source,
-        open_site(source, config, config_path=config_path) as url,
+        open_site(source, config, config_words=config_words) as url,
     ):
         console.print_text(f"the page of {config.table.path}: {url} (Ctrl-C ends it)")
         stop.wait()

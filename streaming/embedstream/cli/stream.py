@@ -77,16 +77,15 @@ def run_stream(
     until: Until,
     reread: Callable[[], StreamConfig] | None = None,
     index_command: Sequence[str] = (),
-    replay_command: str = "embedstream replay CONFIG --failures",
-    config_path: str = "CONFIG",
+    config_words: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
     encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `replay_command` is what the guard against failures recommends,
-    and `config_path` the file in the commands that the live page shows.
+    set, see `IndexProcess`. `config_words` name the configuration in commands that are
+    recommended to users.
     `consents` are the fields of `Consent`.
 
     Raises:
@@ -100,7 +99,7 @@ def run_stream(
     lasting = until == "stopped"
     with (
         show_log(config.log),
-        open_monitor(config, config_path=config_path, say=console.print_text) as live,
+        open_monitor(config, config_words=config_words, say=console.print_text) as live,
         open_session_and_models(config, lasting=lasting) as (spark, preparations),
         catch_stop_signals() as stop,
         catch_reload_signal() as reload,
@@ -122,7 +121,7 @@ def run_stream(
         with watch_stream(
             spark,
             config,
-            replay=replay_command,
+            replay=f"embedstream replay {config_words} --failures",
             observers=[console.print_micro_batch, live.add_batch],
             on_topics=live.set_offsets,
             is_watched=lambda: live.is_watched,

@@ -75,7 +75,7 @@ class Gate:
         try:
             await (refusal or self._app)(scope, receive, send_with_headers)
         except Exception:
-            _log.warning("a request of %s failed", scope["path"], exc_info=True)
+            _log.warning("a request of %r failed", scope["path"], exc_info=True)
             if not is_begun:
                 failed = PlainTextResponse("this failed; see the log\n", 500)
                 await failed(scope, receive, send_with_headers)

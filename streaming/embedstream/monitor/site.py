@@ -21,20 +21,20 @@ def open_site(
     source: StatusSource,
     config: StreamConfig,
     *,
-    config_path: str = "CONFIG",
+    config_words: str = "CONFIG",
     read_counts: Callable[[], Samples] = dict,
 ) -> Iterator[str]:
     """Serve a source at `monitor.listen` while the context lasts; yield the URL.
 
-    `config_path` stands in the commands that the page shows. `read_counts` gives the counters and
-    histograms of a stream.
+    `config_words` name the configuration in the commands that the page shows. `read_counts` gives
+    the counters and histograms of a stream.
 
     Raises:
         SetupError: on entering, the address cannot be listened at, or the extra is missing.
     """
     with require_extra("monitor", feature=FEATURE):
         from embedstream.monitor.page import build_page
-    viewer = open_viewer(config, config_path=config_path)
+    viewer = open_viewer(config, config_words=config_words)
     try:
         page = build_page(source, viewer, config=config)
         app = build_app(source, config.monitor, read_counts=read_counts, page=page)

@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RowPosition:
-    """The message of a row."""
+    """The message of a row; `topic` is '' for a row of `embedstream batch`, which has none."""
 
     topic: str
     partition: int
@@ -50,6 +50,8 @@ class Card:
     stage: str | None = None
     message: str | None = None
     """Code, stage and message of the error; None for an embedding."""
+    replay: str = ""
+    """The command that tries the message again; of a failure that was found by its position."""
 
 
 @dataclass(frozen=True, slots=True)

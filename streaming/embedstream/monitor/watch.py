@@ -33,12 +33,12 @@ _TABLE_S = 5.0
 
 @contextmanager
 def open_monitor(
-    config: StreamConfig, *, config_path: str, say: Callable[[str], object]
+    config: StreamConfig, *, config_words: str, say: Callable[[str], object]
 ) -> Iterator[LiveStream]:
     """Yield the status of a stream that is about to start, and serve it at `monitor.listen`.
 
-    `config_path` is the configuration's file, for the commands that the page shows. `say` prints
-    the address. On leaving, the state says how the stream ended, and the server ends.
+    `config_words` name the configuration in the commands that the page shows. `say` prints the
+    address. On leaving, the state says how the stream ended, and the server ends.
 
     Raises:
         SetupError: on entering, the address cannot be listened at, or the extra is missing.
@@ -49,7 +49,7 @@ def open_monitor(
         return
     from embedstream.monitor.site import open_site
 
-    with open_site(live, config, config_path=config_path, read_counts=live.read_counts) as url:
+    with open_site(live, config, config_words=config_words, read_counts=live.read_counts) as url:
         say(f"monitor: {url}")
         try:
             yield live

@@ -172,7 +172,7 @@ def test_an_exception_is_an_answer_and_a_log_record(
     assert answer.headers.items() >= SECURITY_HEADERS.items()
     # It is logged when the answer has been sent.
     deadline = time.monotonic() + 10
-    while "a request of / failed" not in caplog.text:
+    while "a request of '/' failed" not in caplog.text:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert get(f"{url}/livez").status_code == 200

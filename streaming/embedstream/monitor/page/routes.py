@@ -116,7 +116,6 @@ class _Page:
             preview=preview.found or Preview("none", note=preview.note),
             found=found,
             is_slow=found.note == _SLOW,
-            can_replay=self._is_stream,
         )
 
     async def show_neighbours(self, request: Request) -> Response:

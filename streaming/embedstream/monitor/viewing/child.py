@@ -32,15 +32,15 @@ _NICENESS = 10
 class _Services:
     """What answers requests; each part is imported and opened when it is first needed."""
 
-    def __init__(self, config: StreamConfig | BulkFilesConfig, config_path: str) -> None:
+    def __init__(self, config: StreamConfig | BulkFilesConfig, config_words: str) -> None:
         self._config = config
-        self._config_path = config_path
+        self._config_words = config_words
 
     @cached_property
     def _rows(self) -> Rows:
         from embedstream.monitor.viewing.rows import Rows
 
-        return Rows(self._config, config_path=self._config_path)
+        return Rows(self._config, config_words=self._config_words)
 
     @cached_property
     def _previews(self) -> Previews:

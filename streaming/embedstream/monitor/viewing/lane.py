@@ -56,12 +56,12 @@ class Lane:
         self,
         config: StreamConfig | BulkFilesConfig,
         *,
-        config_path: str,
+        config_words: str,
         limit_s: float,
         waiting: int,
         idle_s: float,
     ) -> None:
-        self._settings = config, config_path
+        self._settings = config, config_words
         self._limit_s = limit_s
         self._idle_s = idle_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(waiting)
@@ -127,6 +127,8 @@ class Lane:
                     job.answer.set_result(self._answer(job))
                 except BaseException as error:
                     job.answer.set_exception(error)
+            # It may hold an upload, and the next one may be far away.
+            del job
 
     def _answer(self, job: _Job) -> Any:
         try:
@@ -137,6 +139,7 @@ class Lane:
         # Killing the child ends every wait for it: until it reads, until it answers, and in the
         # middle of an answer.
         timer = threading.Timer(self._limit_s, child.process.kill)
+        timer.daemon = True
         timer.start()
         try:
             child.connection.send((job.request, job.arguments))

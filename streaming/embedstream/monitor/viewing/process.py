@@ -42,28 +42,28 @@ class ViewerLimits:
 def open_viewer(
     config: StreamConfig | BulkFilesConfig,
     *,
-    config_path: str = "CONFIG",
+    config_words: str = "CONFIG",
     limits: ViewerLimits | None = None,
 ) -> _ProcessViewer:
     """Return the viewer of a table; nothing is started before the first request.
 
     It has up to three child processes: a slow preview holds up no list of rows, and the model of a
-    search is loaded only where somebody searches. `config_path` is the configuration's file, for
-    the commands that the page shows.
+    search is loaded only where somebody searches. `config_words` name the configuration in
+    the commands that the page shows, quoted for a shell.
     """
-    return _ProcessViewer(config, config_path=config_path, limits=limits or ViewerLimits())
+    return _ProcessViewer(config, config_words=config_words, limits=limits or ViewerLimits())
 
 
 class _ProcessViewer:
     """A `Viewer` of child processes."""
 
     def __init__(
-        self, config: StreamConfig | BulkFilesConfig, *, config_path: str, limits: ViewerLimits
+        self, config: StreamConfig | BulkFilesConfig, *, config_words: str, limits: ViewerLimits
     ) -> None:
         def open_lane(limit_s: float, waiting: int) -> Lane:
             return Lane(
                 config,
-                config_path=config_path,
+                config_words=config_words,
                 limit_s=limit_s,
                 waiting=waiting,
                 idle_s=limits.idle_s,

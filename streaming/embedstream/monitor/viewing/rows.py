@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -33,11 +33,10 @@ _COLUMNS = (
     *("topic", "partition", "offset", "timestamp", "key", "image_id", "uri", "error", "model_id"),
     *("media", "processed_at", "attributes"),
 )
-_MEDIA = ("width", "height", "duration_s", "characters")
 
 # An answer is reused for so many times the time that it took, so that a page that asks again and
-# again takes a tenth of a processor at most, however large the table is.
-_REUSE = 10
+# again keeps the table busy for a fifth of the time at most, however large it is.
+_REUSE = 4
 
 _MOST_ROWS = 200
 _MOST_CHARACTERS = 1000
@@ -69,9 +68,9 @@ class _Memo(Generic[Value]):
 class Rows:
     """The rows of a table; the table is opened at the first request."""
 
-    def __init__(self, config: StreamConfig | BulkFilesConfig, *, config_path: str) -> None:
+    def __init__(self, config: StreamConfig | BulkFilesConfig, *, config_words: str) -> None:
         self._config = config
-        self._config_path = config_path
+        self._config_words = config_words
         self._opened: Any = None
         self._newest: dict[int, _Memo[list[Card]]] = {}
         self._failures: dict[int, _Memo[list[FailureGroup]]] = {}
@@ -95,7 +94,12 @@ class Rows:
 
     def find_card(self, position: RowPosition) -> Card:
         """Return the row of a message; an embedding if it has one."""
-        return make_card(self.find_row(position))
+        card = make_card(self.find_row(position))
+        if card.code is None:
+            return card
+        topic, partition, offset = position.topic, position.partition, position.offset
+        replay = self._write_replay("--offsets", f"{topic}:{partition}:{offset}-{offset}")
+        return replace(card, replay=replay)
 
     def find_row(self, position: RowPosition) -> Row:
         """Return the row of a message; an embedding if it has one.
@@ -103,6 +107,8 @@ class Rows:
         Raises:
             SetupError: the table has no row of it, or its key was deleted.
         """
+        if not position.topic:
+            raise SetupError("rows of `embedstream batch` came from no message: none can be opened")
         self._refresh()
         condition = (
             f'topic = {quote_text(position.topic)} AND "partition" = {position.partition:d} '
@@ -136,7 +142,7 @@ class Rows:
                 code,
                 count,
                 tuple(self._select_newest(f"error['code'] = {quote_text(code)}", newest)),
-                self._write_replay(code),
+                self._write_replay("--code", code),
             )
             for code, count in counts
         ]
@@ -162,17 +168,14 @@ class Rows:
             for row in batch.to_pylist()
         }
 
-    def _write_replay(self, code: str) -> str:
-        """Return the command that tries the failures of a code again; '' if nothing can.
+    def _write_replay(self, option: str, value: str) -> str:
+        """Return the command that tries failures again; '' if nothing can.
 
         Rows of `embedstream batch` came from no topic.
         """
         if not isinstance(self._config, StreamConfig):
             return ""
-        path = self._config_path
-        # A name that begins with a hyphen would be an option.
-        path = f"./{path}" if path.startswith("-") else path
-        return shlex.join(["embedstream", "replay", path, "--code", code])
+        return f"embedstream replay {self._config_words} {option} {shlex.quote(value)}"
 
     def _select_newest(self, condition: str, count: int) -> list[Card]:
         """Return the newest visible rows that satisfy a condition, the newest first."""
@@ -262,7 +265,10 @@ def make_card(row: Mapping[str, Any]) -> Card:
         model_id=shorten(row["model_id"]),
         uri=shorten(row["uri"]),
         media_type=shorten(media.get("type")),
-        **{name: media.get(name) for name in _MEDIA},
+        width=media.get("width"),
+        height=media.get("height"),
+        duration_s=media.get("duration_s"),
+        characters=media.get("characters"),
         attributes={shorten(name): shorten(value or "") for name, value in attributes.items()},
         timestamp=row.get("timestamp"),
         processed_at=row.get("processed_at"),
@@ -284,7 +290,7 @@ def shorten(text: Text) -> Text:
 
 
 def _read_position(row: Mapping[str, Any]) -> RowPosition:
-    """Return a row's message; rows of `embedstream batch` have none, and offsets are above it."""
+    """Return a row's message; rows of `embedstream batch` have none."""
     if row["topic"] is None or row["partition"] is None or row["offset"] is None:
         return RowPosition("", 0, -1)
     return RowPosition(row["topic"], row["partition"], row["offset"])

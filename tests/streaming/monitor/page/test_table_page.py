@@ -31,7 +31,7 @@ def test_a_table_is_shown_with_its_pictures_texts_and_failures(tmp_path: Path) -
     config = stream_config(tmp_path, table, monitor={"listen": "127.0.0.1:0"})
     with (
         ObservedTable(config) as source,
-        open_site(source, config, config_path="conf/a.yaml") as url,
+        open_site(source, config, config_words="conf/a.yaml") as url,
     ):
 
         def get(path: str) -> requests.Response:

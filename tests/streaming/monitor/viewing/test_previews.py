@@ -18,6 +18,7 @@ from embedstream.monitor.viewer import Preview, RowPosition
 from embedstream.monitor.viewing.previews import Previews
 from embedstream.monitor.viewing.rows import Rows
 from embedstream_core.errors import SetupError
+from fetch_places import open_site
 from outcome_tables import write_table
 from pictures import encoded, png_chunk, real_pictures
 from small import POISON, poisoned
@@ -38,7 +39,7 @@ def open_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[O
 
     def open_(table: str, **sections: Any) -> Previews:
         config = stream_config(tmp_path, table, **sections)
-        opened.append(Previews(config, Rows(config, config_path="CONFIG")))
+        opened.append(Previews(config, Rows(config, config_words="CONFIG")))
         return opened[-1]
 
     yield open_
@@ -181,6 +182,22 @@ def test_a_reference_that_the_policy_does_not_allow_is_not_fetched(
     assert codes == [*["reference_denied"] * 5, "reference_not_found"]
 
 
+def test_a_slow_store_is_a_note_and_tried_again(tmp_path: Path, open_previews: Open) -> None:
+    with open_site() as site:
+        site.pages["/slow"] = lambda visit: visit.stall()
+        row = made(0, uri=f"{site.url}/slow", media={"type": "text/plain"})
+        references = {
+            "schemes": ["http"],
+            "hosts": [f"127.0.0.1:{site.port}"],
+            "networks": ["127.0.0.1/32"],
+            "timeout_s": 0.5,
+        }
+        previews = open_previews(write_table(tmp_path, [row]), references=references)
+        assert previews.preview(at(0)).note.startswith("reference_timeout: ")
+        site.show("/slow", b"late")
+        assert previews.preview(at(0)).text == "late"
+
+
 def test_a_preview_is_kept_until_its_row_is_made_again(tmp_path: Path, open_previews: Open) -> None:
     table = write_files(tmp_path, [(b"first", "text/plain")])
     previews = open_previews(table)
@@ -224,8 +241,9 @@ def test_the_content_of_a_message_is_shown(
     topic.send([image("same", b'{"broken": '), image("same", None)])
     topic.send([json_message("same", uri=uri)])
     (partition,) = [one for one, end in topic.end_offsets().items() if end]
-    place = {"topic": topic.name, "partition": partition}
-    failed = {"embedding": None, "error": {"code": "message_malformed", "stage": "message"}}
+    place: dict[str, Any] = {"topic": topic.name, "partition": partition}
+    error = {"code": "message_malformed", "stage": "message"}
+    failed: dict[str, Any] = {"embedding": None, "error": error}
     table = write_table(
         tmp_path,
         [

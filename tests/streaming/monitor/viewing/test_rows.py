@@ -23,8 +23,8 @@ def failure(offset: int, code: str = "image_corrupt", **columns: Any) -> dict[st
     return made(offset, embedding=None, error=error, **columns)
 
 
-def open_rows(folder: Path, table: str, *, config_path: str = "CONFIG") -> Rows:
-    return Rows(stream_config(folder, table), config_path=config_path)
+def open_rows(folder: Path, table: str, *, config_words: str = "CONFIG") -> Rows:
+    return Rows(stream_config(folder, table), config_words=config_words)
 
 
 def newest(rows: Rows, count: int) -> list[int]:
@@ -96,21 +96,22 @@ def test_failures_are_grouped_by_code_the_most_frequent_first(tmp_path: Path) ->
     assert groups[0].replay == "embedstream replay CONFIG --code image_corrupt"
 
 
-@pytest.mark.parametrize("path", ["conf/my stream.yaml", "a'b; rm -rf $HOME", "-x.yaml", "möwe"])
-def test_the_command_of_a_replay_is_quoted(tmp_path: Path, path: str) -> None:
+def test_the_commands_of_a_replay_are_quoted(tmp_path: Path) -> None:
     table = write_table(tmp_path, [failure(0, "x; $(reboot)")])
-    (group,) = open_rows(tmp_path, table, config_path=path).list_failures(1)
+    rows = open_rows(tmp_path, table, config_words="'my stream.yaml' --set a=b")
+    (group,) = rows.list_failures(1)
+    position = group.newest[0].position
 
-    command = shlex.split(group.replay)
-
-    named = f"./{path}" if path.startswith("-") else path
-    assert command == ["embedstream", "replay", named, "--code", "x; $(reboot)"]
+    start = ["embedstream", "replay", "my stream.yaml", "--set", "a=b"]
+    assert shlex.split(group.replay) == [*start, "--code", "x; $(reboot)"]
+    offsets = f"{position.topic}:{position.partition}:0-0"
+    assert shlex.split(rows.find_card(position).replay) == [*start, "--offsets", offsets]
 
 
 def test_a_table_without_a_stream_has_no_replay(tmp_path: Path) -> None:
     table = write_table(tmp_path, [failure(0)])
     config = load_files_config({"table": {"path": table}})
-    (group,) = Rows(config, config_path="CONFIG").list_failures(1)
+    (group,) = Rows(config, config_words="CONFIG").list_failures(1)
     assert group.replay == ""
 
 
@@ -150,6 +151,18 @@ def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (group,) = rows.list_failures(3)
     assert [card.image_id for card in group.newest] == ["b"]
     assert rows.find_card(at(1)).attributes == {}
+
+
+def test_rows_that_came_from_no_message_are_listed(tmp_path: Path) -> None:
+    """As those of `embedstream batch`."""
+    nowhere = {"topic": None, "partition": None, "offset": None}
+    table = write_table(tmp_path, [made(1) | nowhere, failure(2) | nowhere])
+    rows = open_rows(tmp_path, table)
+    (card,) = rows.list_newest(3)
+    assert (card.image_id, card.position.topic) == ("id 1", "")
+    assert [group.count for group in rows.list_failures(3)] == [1]
+    with pytest.raises(SetupError, match="came from no message"):
+        rows.find_card(card.position)
 
 
 def test_a_table_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
