@@ -110,6 +110,7 @@ def test_the_errors_of_memory_and_disk_are_quoted(tmp_path: Path) -> None:
 
 @pytest.mark.spark
 @pytest.mark.kafka
+@pytest.mark.long
 def test_a_backup_that_was_made_during_the_stream_is_restored(operator: Operator) -> None:
     operator.work(8)
     copy_log, hint, copy_rest = find_block("backup").partition("# A hint")

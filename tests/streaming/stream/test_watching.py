@@ -92,9 +92,10 @@ def test_a_stream_reports_its_work_and_commits_its_offsets(
     for one in reports:
         assert all(before - 5 <= at <= one.committed_at + 1 for at in one.appended)
         assert before < one.committed_at <= time.time()
-        assert {"decode", "write", "wait"} <= one.stage_seconds.keys()
+        assert {"write", "wait"} <= one.stage_seconds.keys()
         assert one.newest_failures.keys() <= {"image_unsupported"}
-    assert reports[0].stage_seconds["forward"] > 0
+    # A later one may find all its pictures in the cache.
+    assert min(reports[0].stage_seconds[stage] for stage in ("decode", "forward")) > 0
     # Equal pictures in one task, or in two of them.
     assert 12 - 2 * len(reports) <= sum(one.cache_hits for one in reports) <= 11
     assert {number: at for (_, number), at in reports[-1].read.items()} == topic.end_offsets()
