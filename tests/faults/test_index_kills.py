@@ -67,6 +67,7 @@ def change(table: MovingTable, chance: random.Random) -> None:
     CHANGES[chance.choice(sorted(CHANGES))](table, chance.randrange(100))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_9_at_a_named_point(
     table: MovingTable, config: IndexConfig, chance: random.Random

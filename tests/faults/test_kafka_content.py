@@ -83,9 +83,8 @@ def plainly(topic: Topic, count: int) -> set[Position]:
         return write(producer, topic, count)
 
 
-@pytest.mark.parametrize(
-    "isolation", ["read_committed", pytest.param("read_uncommitted", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
 def test_aborted_messages_make_rows_only_where_uncommitted_ones_are_read(
     spark: SparkSession, topic: Topic, configure: Configure, isolation: str
 ) -> None:

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.spark]
 Configure = Callable[..., StreamConfig]
 
 
+@pytest.mark.long
 def test_restarts_and_a_replay_of_failures(
     spark: SparkSession, topic: Topic, configure: Configure, mix: Mix
 ) -> None:

@@ -175,6 +175,7 @@ def test_conflicts_of_commits_are_recognized_by_their_type(
     assert find_conflict(ValueError("DELTA_CONCURRENT_APPEND")) is None
 
 
+@pytest.mark.long
 def test_another_model_needs_consent_and_marks_its_rows(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -409,6 +409,7 @@ def broker_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.kafka
+@pytest.mark.long
 def test_a_broker_is_started_used_and_stopped(broker_folder: Path, image: Path) -> None:
     at = ["--folder", broker_folder]
 
