@@ -16,7 +16,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.synchronize import Event
 from statistics import median
 from typing import Any
@@ -141,9 +141,11 @@ def _measure_cpu(client: int) -> tuple[float, float]:
     """Return the CPU seconds of the stream's processes and of the viewer's."""
     used = {True: 0.0, False: 0.0}
     for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        if one.pid != client and one.is_running():
-            times = one.cpu_times()
-            used["embedstream.monitor.viewing.child" in one.cmdline()] += times.user + times.system
+        # A process may end meanwhile.
+        with suppress(psutil.Error):
+            times, words = one.cpu_times(), one.cmdline()
+            if one.pid != client:
+                used["embedstream.monitor.viewing.child" in words] += times.user + times.system
     return used[False], used[True]
 
 
