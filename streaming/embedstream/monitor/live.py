@@ -119,9 +119,13 @@ class LiveStream:
             self._note_lag()
 
     def set_read(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Take over where the stream starts: the offset of each partition's next message."""
+        """Take over the offset of each partition's next message.
+
+        It is told where the stream starts, and after each micro-batch, also one without messages.
+        """
         with self._lock:
             self._read.update(offsets)
+            self._note_lag()
 
     def set_offsets(self, topics: Mapping[str, TopicState]) -> None:
         """Take over what Kafka holds now."""
