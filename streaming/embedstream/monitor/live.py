@@ -26,6 +26,7 @@ from embedstream.monitor.status import (
     TableStatus,
 )
 from embedstream.stream.progress import MicroBatchReport
+from embedstream_core.redaction import redact_prose
 
 __all__ = ["LiveStream", "Probes"]
 
@@ -86,7 +87,7 @@ class LiveStream:
     def note_state(self, state: State, reason: str = "") -> None:
         """Take over a state, and why it is stopped or failed."""
         with self._lock:
-            self._state, self._reason = state, reason
+            self._state, self._reason = state, redact_prose(reason)
 
     def beat(self) -> None:
         """Note that the query runs and that the driver's main thread looks after it."""
