@@ -36,6 +36,8 @@ SECURITY_HEADERS = {
 """On every response."""
 
 _METHODS = ("GET", "HEAD", "POST")
+# Of the path of a request; it may have 64 KiB.
+_SHOWN = 200
 
 
 class Gate:
@@ -58,6 +60,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         from starlette.datastructures import Headers, MutableHeaders
+        from starlette.requests import ClientDisconnect
         from starlette.responses import PlainTextResponse
 
         if scope["type"] != "http":
@@ -74,8 +77,11 @@ class Gate:
         refusal = self._refuse(scope, Headers(scope=scope))
         try:
             await (refusal or self._app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            # A browser left in the middle of an upload.
+            return
         except Exception:
-            _log.warning("a request of %r failed", scope["path"], exc_info=True)
+            _log.warning("a request of %r failed", scope["path"][:_SHOWN], exc_info=True)
             if not is_begun:
                 failed = PlainTextResponse("this failed; see the log\n", 500)
                 await failed(scope, receive, send_with_headers)
