@@ -46,7 +46,8 @@ class Gate:
     - A method other than GET, HEAD and POST is refused; each route refuses those that it has not.
     - At a loopback address the Host header has to name this machine: a page of another site whose
       name was made to resolve to 127.0.0.1 (DNS rebinding) does not.
-    - A POST from a page of another site is refused.
+    - A POST from a page of another site is refused, and so is what such a page loads: a picture
+      whose address is a search would start a process. A link to here is followed.
     - With a token, every path but `OPEN_PATHS` needs it.
     """
 
@@ -97,7 +98,8 @@ class Gate:
             return PlainTextResponse(
                 "the Host header names another machine; ask for localhost or 127.0.0.1\n", 421
             )
-        if scope["method"] == "POST" and not _is_of_own_page(headers, host):
+        is_followed = scope["method"] != "POST" and _is_link(headers)
+        if not is_followed and not _is_of_own_page(headers, host):
             return PlainTextResponse("a page of another site may not send this\n", 403)
         if scope["path"] in OPEN_PATHS or self._token is None:
             return None
@@ -117,6 +119,11 @@ class Gate:
         except ValueError:
             return False
         return name in self._names or is_loopback(name)
+
+
+def _is_link(headers: Headers) -> bool:
+    """Return whether a request is for a page, not for a part of one; as other programs ask."""
+    return headers.get("sec-fetch-mode", "navigate") == "navigate"
 
 
 def _is_of_own_page(headers: Headers, host: str) -> bool:

@@ -171,6 +171,20 @@ def test_other_sites_cannot_post(serve: Serve) -> None:
         assert answer.status_code == expected, headers
 
 
+def test_other_sites_can_link_here_and_load_nothing(serve: Serve) -> None:
+    url = serve()
+    for site, mode, expected in (
+        ("cross-site", "no-cors", 403),
+        ("same-site", "cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "no-cors", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+        assert get(f"{url}/api/status", headers=headers).status_code == expected, headers
+
+
 def test_an_exception_is_an_answer_and_a_log_record(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
