@@ -123,6 +123,7 @@ def run_stream(
             config,
             replay=f"embedstream replay {config_words} --failures",
             observers=[console.print_micro_batch, live.add_batch],
+            on_read=live.set_read,
             on_topics=live.set_offsets,
             is_watched=lambda: live.is_watched,
         ) as watch:
