@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import Any
 
-__all__ = ["DESCRIPTIONS", "Description", "Event", "log_event"]
+__all__ = ["DESCRIPTIONS", "OWN_LOGGERS", "Description", "Event", "log_event"]
+
+OWN_LOGGERS = ("embedstream", "embedstream_core")
+"""The loggers above all others of this project."""
 
 
 @unique

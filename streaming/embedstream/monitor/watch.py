@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.outage import Outage
+from embedstream.logs.outages import OutageLog
 from embedstream.monitor.live import LiveStream, Probes
 from embedstream.monitor.status import IndexStatus, ModelStatus
 from embedstream.table.delta_log import read_version
@@ -156,7 +156,7 @@ def _has_listener(spark: SparkSession) -> bool:
 def _read_versions(
     spark: SparkSession, live: LiveStream, path: str, ended: threading.Event
 ) -> None:
-    outage = Outage(_log, "the table's version cannot be read")
+    outage = OutageLog(_log, "the table's version cannot be read")
 
     def look() -> None:
         # A session that ends raises errors of many types.
