@@ -94,7 +94,7 @@ def run_stream(
             rows failed than `guards` allows.
         ClaimLost: another driver has taken over.
     """
-    from embedstream.monitor.watch import open_monitor
+    from embedstream.monitor.connect import open_monitor
 
     lasting = until == "stopped"
     with (
@@ -165,7 +165,7 @@ def _run_after_checks(
     watch: StreamWatch,
     live: LiveStream,
 ) -> Totals:
-    from embedstream.monitor.watch import connect_stream
+    from embedstream.monitor.connect import connect_stream
     from embedstream.recovery.resume import explain_failure, prepare_resumption, read_next
     from embedstream.stream.job import build_featurizer, list_ids
     from embedstream.stream.service import Service

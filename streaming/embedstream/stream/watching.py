@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.group import GroupCommitter, commit_offsets
+from embedstream.kafka.topic_watch import TopicWatch
 from embedstream.kafka.topics import TopicState, check_topics
-from embedstream.kafka.watch import TopicWatch
 from embedstream.stream.guard import FailureGuard
 from embedstream.stream.progress import MicroBatchReport, ProgressListener
 from embedstream.worker.tally import Tallies

@@ -17,10 +17,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from embedstream.config.monitoring import MonitorConfig
-from embedstream.monitor.access import SECURITY_HEADERS
-from embedstream.monitor.app import build_app
+from embedstream.monitor.http.app import build_app
+from embedstream.monitor.http.gate import SECURITY_HEADERS
+from embedstream.monitor.http.server import open_server
 from embedstream.monitor.metrics import METRICS
-from embedstream.monitor.server import open_server
 from embedstream.monitor.status import IndexStatus, ModelStatus, PartitionStatus, Status
 from embedstream_core.errors import MissingExtra, SetupError
 

@@ -1,4 +1,4 @@
-"""Opens what watches a stream, and connects it to the stream's parts."""
+"""Open the monitor of a stream, and connect it to the parts of the stream."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_monitor(
     if config.monitor.listen is None:
         yield live
         return
-    from embedstream.monitor.site import open_site
+    from embedstream.monitor.http.site import open_site
 
     with open_site(live, config, config_words=config_words, read_counts=live.read_counts) as url:
         say(f"monitor: {url}")
