@@ -1,6 +1,6 @@
-"""The stream's offsets in a consumer group, for tools that watch Kafka's groups.
+"""Commit the stream's offsets to a consumer group, for tools that watch Kafka's groups.
 
-The stream reads nothing of it: what was read is said by the checkpoint and the table's commits.
+The stream never reads them: the checkpoint and the table's commits say what was read.
 """
 
 from __future__ import annotations

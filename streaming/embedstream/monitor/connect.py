@@ -96,7 +96,7 @@ def connect_stream(
 
 @contextmanager
 def watch_table(spark: SparkSession, live: LiveStream, path: str) -> Iterator[None]:
-    """Tell a status the newest version of its table every few seconds while somebody asks."""
+    """Pass the newest version of the table to `live` every few seconds while it is watched."""
     ended = threading.Event()
     threading.Thread(
         target=_read_versions, args=(spark, live, path, ended), name="table", daemon=True
@@ -146,7 +146,7 @@ def _describe_index(config: StreamConfig, index: IndexProcess | None) -> IndexSt
 
 
 def _has_listener(spark: SparkSession) -> bool:
-    """Return whether the thread lives that takes the calls of Spark's listeners."""
+    """Return whether the thread that receives the calls of Spark's listeners is alive."""
     gateway: Any = spark.sparkContext._gateway
     server = gateway.get_callback_server()
     # Without a listener there is no such thread.

@@ -1,4 +1,4 @@
-"""What is known of a stream while it runs, from the reports of its micro-batches and its topics."""
+"""Keep the status of a running stream, from the reports of its micro-batches and its topics."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class LiveStream:
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody asked for the status a short while ago."""
+        """Whether the status was read a short while ago."""
         return self._clock() - self._asked_at < _WATCHED_S
 
     def _measure_lag_s(self, now: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What is known of a stream at a time: `/api/status`, and all that the page shows but rows."""
+"""The status of a stream at a time: `/api/status`, and what the page shows except rows."""
 
 from __future__ import annotations
 

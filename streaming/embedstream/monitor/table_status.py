@@ -1,4 +1,4 @@
-"""What is known of a table without its stream, read with deltalake: no JVM is started."""
+"""Read the status of a table without its stream, with deltalake: no JVM is started."""
 
 from __future__ import annotations
 

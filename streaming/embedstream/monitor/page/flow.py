@@ -1,4 +1,4 @@
-"""The way from the topics to the table, as it is drawn."""
+"""The flow from the topics to the table, as the page draws it."""
 
 from __future__ import annotations
 

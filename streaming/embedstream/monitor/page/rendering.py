@@ -1,4 +1,4 @@
-"""The templates, and what they are given."""
+"""Render the templates of the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATIC = files("embedstream.monitor.page").joinpath("static")
 
 
 def build_environment(find_preview: Callable[[RowPosition], Preview | None]) -> jinja2.Environment:
-    """Return the environment of the templates; whatever they are given is escaped."""
+    """Return the environment of the templates; all values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("embedstream.monitor.page"),
         autoescape=True,
@@ -81,7 +81,7 @@ class Fragments:
         if status.state != "unwatched":
             stages = flow.list_stages(status)
             self._show("flow", counts, status=status, topics=topics, stages=stages)
-            # A rate of the newest point is that of the part of it that has passed.
+            # The rate of the newest point changes while its time passes.
             moment = status.now.timestamp() // 5
             self._show("history", (status.history, moment), status=status, draw=draw_history)
         self._show("newest", revision, newest=newest, root="./")

@@ -26,8 +26,8 @@ __all__ = ["build_page"]
 
 _T = TypeVar("_T")
 
-# A page waits so long for the viewer, which answers most questions sooner; then it is sent with a
-# placeholder.
+# How long a page waits for the viewer, which answers most requests sooner. After that the page is
+# sent with a placeholder.
 _PATIENCE_S = 2.0
 _SLOW = "The viewer of rows has not answered yet."
 
@@ -43,7 +43,7 @@ def build_page(
     """Return the routes of the live page, to be served at the root.
 
     Every link is relative, so the page works below any prefix of a reverse proxy. Rows are read
-    only while somebody looks at them.
+    only while a browser shows them.
     """
     page = _Page(source, viewer, config)
     return [
@@ -126,7 +126,7 @@ class _Page:
         return self._respond(request, "neighbours.html", found=found, is_slow=False, root=root)
 
     async def send_preview(self, request: Request) -> Response:
-        """Send the content of a row, made anew by the viewer."""
+        """Send the preview of a row, which the viewer has encoded."""
         preview = await self._previews.get(_read_position(request))
         headers = {"Cache-Control": "private, max-age=600", "X-Content-Type-Options": "nosniff"}
         if preview.kind in ("image", "audio"):

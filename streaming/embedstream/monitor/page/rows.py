@@ -1,7 +1,6 @@
-"""What the viewer gave, kept for all browsers: the newest rows, the failures, and previews.
+"""Keep the viewer's answers for all browsers: the newest rows, the failures, and previews.
 
-The viewer may be slow, or down. So nothing here waits for it longer than asked to; what is not
-there yet is a sentence instead.
+The viewer may be slow or down. What it has not answered yet is a sentence instead.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ _T = TypeVar("_T")
 # New commits may come several times a second, and each reading queries the table.
 _PAUSE_S = 2.0
 _RETRY_S = 10.0
-# On a large table the viewer answers with what it read some commits ago, for as long as it needs to
-# read seldom; after the last commit of a burst somebody has to ask again.
+# On a large table the viewer reuses an answer for a while, so the answer after the last commit of a
+# burst may be old: it is asked for again after this time.
 _REREAD_S = 30.0
 
 _NEWEST = 24
@@ -38,7 +37,7 @@ _FAILURES = 6
 _PREVIEW_BYTES = 32 * 2**20
 # The viewer decodes one after another; more requests at once only make its queue longer.
 _PREVIEWS_AT_ONCE = 4
-# What cannot be shown may be shown later: a server is back, or the row was embedded again.
+# A preview that failed may succeed later: a server is back, or the row was embedded again.
 _NONE_S = 60.0
 
 
@@ -62,9 +61,9 @@ async def ask(question: Awaitable[_T]) -> Reading[_T]:
 
 
 class Questions(Generic[_Key, _T]):
-    """Questions that wait for their answer: the same one is asked once, for all who want to know.
+    """Requests in progress: equal ones share one answer.
 
-    Somebody who stops waiting ends the own wait, not the question.
+    A caller that stops waiting does not end the request.
     """
 
     def __init__(self) -> None:
@@ -130,7 +129,7 @@ def _measure(preview: Preview) -> int:
 
 
 class Rows:
-    """The newest rows and the failures, read again after a commit while somebody looks.
+    """The newest rows and the failures, read again after a commit while a browser shows them.
 
     `revision` grows with each change.
     """
@@ -165,7 +164,7 @@ class Rows:
 
     async def _read(self) -> None:
         newest = await ask(self._viewer.list_newest(count=_NEWEST))
-        # What was read before is better than nothing, and is marked as old by the sentence.
+        # Old rows are better than none; the sentence marks them as old.
         self.newest = Reading(
             self.newest.found if newest.found is None else _drop_repeated(newest.found),
             newest.note,
