@@ -16,7 +16,7 @@ from embedstream.monitor.page import flow, formats
 from embedstream.monitor.page.health import assess
 from embedstream.monitor.page.history import draw_history
 from embedstream.monitor.page.meanings import find_meaning
-from embedstream.monitor.page.rows import Rows
+from embedstream.monitor.page.rows import RecentRows
 from embedstream.monitor.status import Status
 from embedstream.monitor.viewer import Preview, RowPosition
 
@@ -63,7 +63,9 @@ def _find_static(name: str) -> str:
 class Fragments:
     """The parts of the page that change, each rendered only if what it shows has changed."""
 
-    def __init__(self, environment: jinja2.Environment, rows: Rows, *, can_replay: bool) -> None:
+    def __init__(
+        self, environment: jinja2.Environment, rows: RecentRows, *, can_replay: bool
+    ) -> None:
         self._environment = environment
         self._rows = rows
         self._can_replay = can_replay
