@@ -141,6 +141,14 @@ class Status(_Frozen):
         known = [one.margin for one in self.partitions if one.margin is not None and one.lag]
         return min(known, default=None)
 
+    @property
+    def index_behind(self) -> int | None:
+        """The commits to the table that the index does not hold yet; None if that is not known."""
+        index = self.index
+        if index is None or index.version is None or self.table.version is None:
+            return None
+        return self.table.version - index.version
+
 
 class StatusSource(Protocol):
     """Gives the status: of a running stream, or of a table without one."""

@@ -120,14 +120,9 @@ def _check_failures(status: Status) -> tuple[str, ...]:
 
 
 def _check_index(status: Status) -> tuple[str, ...]:
-    index = status.index
-    if index is None:
-        return ()
-    if index.trouble:
-        return (f"The index is in trouble: {index.trouble}",)
-    if index.version is None or status.table.version is None:
-        return ()
-    behind = status.table.version - index.version
-    if behind < _VERSIONS_BEHIND:
+    if status.index is not None and status.index.trouble:
+        return (f"The index is in trouble: {status.index.trouble}",)
+    behind = status.index_behind
+    if behind is None or behind < _VERSIONS_BEHIND:
         return ()
     return (f"The index is {format_amount(behind, 'version')} behind the table.",)
