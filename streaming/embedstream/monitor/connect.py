@@ -78,18 +78,18 @@ def connect_stream(
 
     `read` is the offset of the next message of each partition; empty before the first start.
     """
-    config = resumption.config
     live.set_read(read or dict(_list_first_offsets(resumption)))
     live.follow(
         Probes(
             read_models=lambda: _describe_models(desk),
             count_loads=lambda: desk.loads,
-            read_index=lambda: _describe_index(config, index),
+            read_index=lambda: _describe_index(index),
             find_loss=lambda: claim.loss,
             is_stopping=stop.is_set,
             is_listening=lambda: _has_listener(spark),
         )
     )
+    config = resumption.config
     with watch_table(spark, live, config.table.path) if config.monitor.listen else nullcontext():
         yield
 
@@ -139,7 +139,7 @@ def _describe_models(desk: SwapDesk) -> tuple[ModelStatus, ...]:
     )
 
 
-def _describe_index(config: StreamConfig, index: IndexProcess | None) -> IndexStatus | None:
+def _describe_index(index: IndexProcess | None) -> IndexStatus | None:
     if index is None:
         return None
     return IndexStatus(address=index.address, version=index.version, trouble=index.trouble)
