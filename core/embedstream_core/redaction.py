@@ -58,6 +58,12 @@ _VALUE_AFTER_BLANK = re.compile(
     rf"{_QUOTED_VALUE}|{_PLAIN_VALUE}(?=[,;&\"')}}\]]|[^\S\n]*$)",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
+# A token without a name, as in the headers of an HTTP library, and a key in the PEM format.
+_UNNAMED = re.compile(
+    r"(?P<scheme>\bbearer\s++)[\w.~+/=-]{16,}"
+    r"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )?PRIVATE KEY-----|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def redact_uri(uri: str) -> str:
@@ -82,9 +88,11 @@ def redact_prose(text: str) -> str:
     """Return a text without the secrets of the URIs and settings in it.
 
     For messages of libraries, such as `cannot connect to http://user:password@host` and
-    `required username="a" password="b"`. What has neither form is not found.
+    `required username="a" password="b"`. Bearer tokens and private keys are found without a name;
+    what has none of these forms is not found.
     """
     text = _URI_IN_PROSE.sub(lambda uri: redact_uri(uri[0]), text)
+    text = _UNNAMED.sub(lambda found: f"{found['scheme'] or ''}{REDACTED}", text)
     parts, end = [], 0
     for found in _NAME.finditer(text):
         if found.start() < end or not names_secret(found["name"]):

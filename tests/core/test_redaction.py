@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedstream_core.redaction import redact_attributes, redact_uri
+from embedstream_core.redaction import redact_attributes, redact_prose, redact_uri
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,22 @@ def test_a_uri_without_a_secret_stays(uri: str) -> None:
 def test_secrets_are_removed_and_the_rest_stays(uri: str, kept: str) -> None:
     assert redact_uri(uri) == kept
     assert redact_uri(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("401 for Bearer canary.canary.canary", "401 for Bearer [redacted]"),
+        ("(b'auth', b'Bearer canary/canary_canary')", "(b'auth', b'Bearer [redacted]')"),
+        ("a -----BEGIN RSA PRIVATE KEY-----\ncanary\n-----END RSA PRIVATE KEY----- b",
+         "a [redacted] b"),
+        ("-----BEGIN PRIVATE KEY-----\ncanary", "[redacted]"),
+        ("the bearer of news", "the bearer of news"),
+    ],
+)  # fmt: skip
+def test_secrets_without_a_name_are_removed_from_prose(text: str, kept: str) -> None:
+    assert redact_prose(text) == kept
+    assert redact_prose(kept) == kept
 
 
 def test_attributes_are_secret_by_name_or_as_uris() -> None:

@@ -14,6 +14,7 @@ import typer
 
 from embedstream.bulk.selection import OffsetRange
 from embedstream_core.errors import SetupError
+from embedstream_core.redaction import REDACTED
 
 if TYPE_CHECKING:
     from embedstream.config.sections import BulkFilesConfig, StreamConfig
@@ -104,10 +105,23 @@ def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
 
 
 def write_config_words(path: Path, overrides: list[str] | None) -> str:
-    """Return what names the configuration in a command, as a user types it."""
+    """Return what names the configuration in a command, as a user types it, without secrets.
+
+    The page and the log show it.
+    """
     # A name that begins with a hyphen would be an option.
     file = f"./{path}" if str(path).startswith("-") else str(path)
-    return shlex.join([file, *(part for one in overrides or () for part in ("--set", one))])
+    shown = map(_redact, overrides or ())
+    return shlex.join([file, *(part for one in shown for part in ("--set", one))])
+
+
+def _redact(override: str) -> str:
+    """Return an override without the secret that it sets; a reference to one is none."""
+    from embedstream.config.secrets import holds_secret
+
+    key, _, value = override.partition("=")
+    is_reference = value.startswith(("env:", "file:")) or "${" in value
+    return f"{key}={REDACTED}" if holds_secret(key, value) and not is_reference else override
 
 
 def read_table_config(

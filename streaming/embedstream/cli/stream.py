@@ -177,6 +177,7 @@ class _CheckedStream:
             config,
             replay=replay,
             observers=[console.print_micro_batch, live.add_batch],
+            on_read=live.set_read,
             on_topics=live.set_offsets,
             is_watched=lambda: live.is_watched,
         ) as watch:

@@ -25,6 +25,7 @@ from embedstream.monitor.status import (
     TableStatus,
 )
 from embedstream.stream.progress import MicroBatchReport
+from embedstream_core.redaction import redact_prose
 
 __all__ = ["LiveStream", "Probes"]
 
@@ -85,7 +86,7 @@ class LiveStream:
     def note_state(self, state: State, reason: str = "") -> None:
         """Take over a state, and why it is stopped or failed."""
         with self._lock:
-            self._state, self._reason = state, reason
+            self._state, self._reason = state, redact_prose(reason)
 
     def beat(self) -> None:
         """Note that the query runs and that the driver's main thread looks after it."""
@@ -118,9 +119,13 @@ class LiveStream:
             self._note_lag()
 
     def set_read(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Take over where the stream starts: the offset of each partition's next message."""
+        """Take over the offset of each partition's next message.
+
+        It is told where the stream starts, and after each micro-batch, also one without messages.
+        """
         with self._lock:
             self._read.update(offsets)
+            self._note_lag()
 
     def set_offsets(self, topics: Mapping[str, TopicState]) -> None:
         """Take over what Kafka holds now."""

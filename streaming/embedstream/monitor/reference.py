@@ -24,7 +24,7 @@ driver serves over HTTP what it knows of the stream. It needs the extra `monitor
 | `/` | the live page |
 | `/metrics` | the metrics below, as Prometheus and OpenMetrics have them |
 | `/livez` | 200 while the process works, else 503: a reason to restart it |
-| `/readyz` | 200 while the query runs and the claim is held, else 503 with the reason |
+| `/readyz` | 200 while the query runs and the claim is held, else 503; why, if there is no token |
 | `/api/status` | the status as JSON, see below |
 
 The server starts before Spark, so `/livez` answers from the first second, and it ends with the

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from embedstream.config.locations import find_local_path
 from embedstream.config.sections import IndexConfig
 from embedstream.index.rows import name_attribute_column
+from embedstream.index.source.table_reader import list_rows
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Store, Vector
 from embedstream.index.stores.kinds import open_store
@@ -154,7 +155,7 @@ class IndexReader:
 def _convert_rows(found: pa.Table, *, model_id: str, attributes: Mapping[str, str]) -> pa.Table:
     """Return rows of a store in the columns of `ANSWER_SCHEMA`."""
     rows = []
-    for row in found.to_pylist():
+    for row in list_rows(found):
         named = {name: row[column] for name, column in attributes.items()}
         kept = [(name, value) for name, value in named.items() if value is not None]
         rows.append({**row, "model_id": model_id, "attributes": kept})

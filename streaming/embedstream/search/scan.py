@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedstream.index.source.table_reader import name_columns, select_batches
+from embedstream.index.source.table_reader import list_rows, name_columns, select_batches
 from embedstream.index.source.tombstones import Tombstones, read_tombstones
 from embedstream.index.sql_text import quote_name, quote_text
 from embedstream.index.stores.contract import Vector
@@ -151,7 +151,7 @@ def _list_nearest(
     others = batch.drop_columns(["embedding"])
     for index in np.argsort(-similarities, kind="stable"):
         # Not `take`: pyarrow has none for string views, which deltalake returns.
-        (row,) = others.slice(index, 1).to_pylist()
+        (row,) = list_rows(others.slice(index, 1))
         if not tombstones.hides(row["topic"], row["partition"], row.pop("key"), row["offset"]):
             yield float(similarities[index]), row
 

@@ -29,13 +29,16 @@ class FailureGuard:
 
     def add(self, report: MicroBatchReport) -> None:
         """Take a micro-batch."""
+        limit = self._config.max_failure_ratio
+        # Micro-batches of deletions alone would never leave the window.
+        if limit is None or not _count_rows(report):
+            return
         self._window.append(report)
         total = sum(map(_count_rows, self._window))
         while total - _count_rows(self._window[0]) >= self._config.window_rows:
             total -= _count_rows(self._window.popleft())
         failed = sum((one.failures for one in self._window), Counter[str]())
-        limit = self._config.max_failure_ratio
-        if limit is None or total < self._config.window_rows:
+        if total < self._config.window_rows:
             return
         if failed.total() > limit * total and self.verdict is None:
             self.verdict = self._describe(failed, total)

@@ -51,6 +51,7 @@ def watch_stream(
     *,
     replay: str,
     observers: Sequence[Callable[[MicroBatchReport], object]],
+    on_read: Callable[[Mapping[tuple[str, int], int]], object] = lambda read: None,
     on_topics: Callable[[Mapping[str, TopicState]], object] = lambda topics: None,
     is_watched: Callable[[], bool] = lambda: False,
 ) -> Iterator[StreamWatch]:
@@ -61,6 +62,8 @@ def watch_stream(
         config: The stream's configuration.
         replay: The command that embeds failures again, see `FailureGuard`.
         observers: Called with each committed micro-batch that had messages, in this order.
+        on_read: Called with the offsets of the next messages after each micro-batch, also after one
+            that had no messages: the markers of Kafka's transactions have offsets, too.
         on_topics: Called with what Kafka holds, each time that it was read.
         is_watched: Whether someone looks at the topics now; then they are read more often.
     """
@@ -68,6 +71,10 @@ def watch_stream(
     def put_read(read: Mapping[tuple[str, int], int]) -> None:
         if committer is not None:
             committer.put(read)
+
+    def note_read(read: Mapping[tuple[str, int], int]) -> None:
+        put_read(read)
+        on_read(read)
 
     kafka = config.kafka
     tallies = Tallies.start(spark)
@@ -84,7 +91,7 @@ def watch_stream(
             [*observers, guard.add],
             tallies.take,
             get_topics=lambda: topics.latest,
-            on_read=put_read,
+            on_read=note_read,
         )
         spark.streams.addListener(listener)
         yield StreamWatch(tallies, listener, guard, put_read)

@@ -122,6 +122,20 @@ def test_offsets_move_on_without_micro_batches(live: LiveStream, clock: Clock) -
     assert status.lag_s == pytest.approx(65, abs=5)
 
 
+def test_a_micro_batch_without_messages_reads_on(live: LiveStream) -> None:
+    """The end of a Kafka transaction, and all of one that was aborted, are offsets alone."""
+    live.set_read({("images", 0): 0})
+    live.set_offsets(topics(6))
+    live.set_read({("images", 0): 6})
+    status = live.read_status()
+    assert (status.lag, status.lag_s, status.history[-1].lag) == (0, 0, 0)
+
+
+def test_a_reason_is_shown_without_secrets(live: LiveStream) -> None:
+    live.note_state("failed", "cannot write to https://user:secret@host/table")
+    assert live.read_status().reason == "cannot write to https://[redacted]@host/table"
+
+
 def test_an_older_reading_of_kafka_makes_no_negative_lag(live: LiveStream, clock: Clock) -> None:
     live.set_offsets(topics(5))
     live.add_batch(report(clock, read={0: 9}))

@@ -61,6 +61,19 @@ def random_vectors(random_model: str) -> list[Vector]:
     return vectors
 
 
+def test_a_time_that_python_does_not_have_is_left_out(tmp_path: Path) -> None:
+    """A producer may give a message any time."""
+    rows = pa.Table.from_pylist([row("late", [1, 0])], schema=SCHEMA)
+    times = pa.array([9 * 10**17]).cast(pa.timestamp("us", "UTC"))
+    column = rows.schema.get_field_index("timestamp")
+    table = write_table(tmp_path, [])
+    write_deltalake(table, rows.set_column(column, "timestamp", times), mode="append")
+    answer = scan_table(open_table(table), vector(1, 0), model_id=MODEL, k=1)
+    assert answer.select(["image_id", "timestamp"]).to_pylist() == [
+        {"image_id": "late", "timestamp": None}
+    ]
+
+
 def test_rows_come_in_the_order_of_their_cosine(tmp_path: Path) -> None:
     rows = [
         row("opposite", [-2, 0]),

@@ -108,3 +108,10 @@ def test_memory_is_bounded(window: int) -> None:
     found = guard(window=window)
     verdicts(found, *(report(3) for _ in range(5000)))
     assert len(found._window) <= window // 3 + 2
+
+
+@pytest.mark.parametrize(("ratio", "embeddings"), [(0.5, 0), (None, 3)])
+def test_what_has_no_verdict_is_not_kept(ratio: float | None, embeddings: int) -> None:
+    found = guard(ratio)
+    verdicts(found, *(report(embeddings, deleted=7) for _ in range(10)))
+    assert not found._window

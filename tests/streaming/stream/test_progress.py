@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pyspark.sql.streaming.listener import (
@@ -18,7 +20,9 @@ from pyspark.sql.streaming.listener import (
 from embedstream.cli.console import print_micro_batch, print_totals
 from embedstream.cli.log import show_log
 from embedstream.config.monitoring import LogConfig
+from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
+from embedstream.stream import watching
 from embedstream.stream.progress import MicroBatchReport, ProgressListener, Totals
 from embedstream.worker.counts import RowKind
 from embedstream.worker.tally import FailedMessage, Tally
@@ -315,6 +319,29 @@ def test_the_offsets_of_a_micro_batch_without_messages_are_passed_on() -> None:
     listener = ProgressListener([], tallied(trigger), on_read=read.append)
     listener.onQueryProgress(event(trigger))
     assert read == [{("images", 0): 8, ("images", 1): 9}]
+
+
+def test_who_shows_the_offsets_gets_those_of_a_micro_batch_without_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "check_topics", lambda spark, kafka: {})
+    spark = Mock()
+    spark.sparkContext.accumulator.return_value = SimpleNamespace(value={})
+    config = StreamConfig.model_validate(
+        {
+            "kafka": {"bootstrap_servers": "localhost:1", "subscribe": "images"},
+            "table": {"path": "table"},
+            "checkpoint": "checkpoint",
+        }
+    )
+    read: list[object] = []
+    with watching.watch_stream(
+        spark, config, replay="", observers=[], on_read=read.append
+    ) as watch:
+        trigger = progress(4, read=0)
+        trigger["sources"][0]["endOffset"] = {"images": {"0": 8}}
+        watch.listener.onQueryProgress(event(trigger))
+    assert read == [{("images", 0): 8}]
 
 
 def margin(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from embedstream_core.errors import SetupError
@@ -11,6 +12,7 @@ from embedstream_core.errors import SetupError
 __all__ = [
     "has_field",
     "list_models",
+    "list_rows",
     "name_columns",
     "open_table",
     "refresh_table",
@@ -69,6 +71,22 @@ def select_batches(opened: Any, query: str) -> Iterator[Any]:
     # The engine raises no type of its own for a file that is missing or cut short.
     except Exception as error:
         raise _refuse_table(opened.table_uri, error) from error
+
+
+def list_rows(rows: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow batch or table; times that Python does not have become null.
+
+    A producer may give a message any time, also one after the year 9999.
+    """
+    import pyarrow.compute as pc
+
+    column = rows.schema.get_field_index("timestamp")
+    if column >= 0 and getattr(rows.schema.field(column).type, "unit", "") == "us":
+        times = rows.column(column)
+        first, last = (one.replace(tzinfo=UTC) for one in (datetime.min, datetime.max))
+        is_known = pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last))
+        rows = rows.set_column(column, "timestamp", pc.if_else(is_known, times, None))
+    return list(rows.to_pylist())
 
 
 def open_table(table: str, *, version: int | None = None) -> Any:

@@ -62,7 +62,9 @@ def build_app(
         if source.is_ready:
             return PlainTextResponse("ready\n")
         status = source.read_status()
-        reason = f": {status.reason}" if status.reason else ""
+        # Without the token, which a probe has not: a reason may quote paths and messages.
+        is_open = config.token is None
+        reason = f": {status.reason}" if status.reason and is_open else ""
         return PlainTextResponse(f"{status.state}{reason}\n", 503)
 
     def get_status(request: Request) -> Response:

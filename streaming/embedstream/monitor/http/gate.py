@@ -121,7 +121,7 @@ def _is_of_own_page(headers: Headers, host: str) -> bool:
     if (site := headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == host
+    return origin is None or origin in (f"http://{host}", f"https://{host}")
 
 
 def _read_token(authorization: str) -> bytes:

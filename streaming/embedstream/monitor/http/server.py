@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedstream.config.monitoring import MonitorConfig
 from embedstream_core.errors import SetupError
@@ -31,7 +31,8 @@ _FINISH_S = 0.4
 _CUT_OFF_S = 0.5
 # A connection that a client leaves open between scrapes; Prometheus asks each 15 to 60 s.
 _KEEP_ALIVE_S = 75
-# Clients that open connections and send nothing must not take the driver's file descriptors.
+# Clients that open connections and send nothing must not take the driver's file descriptors. Of
+# more, one without a request is cut off.
 _MAX_CONNECTIONS = 100
 
 
@@ -53,7 +54,9 @@ def open_server(config: MonitorConfig, app: ASGIApp) -> Iterator[str]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > _MAX_CONNECTIONS:
-                transport.abort()
+                # A probe must get through, or a driver that works would be restarted.
+                idle = (one for one in self.connections if one is not self and _is_idle(one))
+                next(idle, self).transport.abort()
 
     with _listen(config) as listener:
         server = uvicorn.Server(
@@ -82,6 +85,12 @@ def open_server(config: MonitorConfig, app: ASGIApp) -> Iterator[str]:
             thread.join(_FINISH_S)
             server.force_exit = True
             thread.join(_CUT_OFF_S)
+
+
+def _is_idle(connection: Any) -> bool:
+    """Return whether an open connection of uvicorn has no request in progress."""
+    is_free = connection.cycle is None or connection.cycle.response_complete
+    return is_free and not connection.transport.is_closing()
 
 
 def _serve(server: Server, listener: socket.socket) -> None:

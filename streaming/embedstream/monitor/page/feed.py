@@ -17,6 +17,8 @@ __all__ = ["Feed"]
 _log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
+# Fewer than the connections that the server takes: the rest is for probes and Prometheus.
+_MAX_LISTENERS = 50
 _LINES = re.compile(r"\r\n|\r|\n")
 
 
@@ -33,6 +35,11 @@ class Feed:
         self._changed = asyncio.Event()
         self._listeners = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many browsers listen as may."""
+        return self._listeners >= _MAX_LISTENERS
 
     async def listen(self) -> AsyncIterator[str]:
         """Yield server-sent events: at first each fragment, then each that has changed."""

@@ -89,7 +89,9 @@ class _Page:
         return self._respond(request, "stream.html", fragments=self._render_fragments())
 
     async def send_events(self, request: Request) -> Response:
-        """Send the fragments of the page as they change."""
+        """Send the fragments of the page as they change; 503 to more browsers than may listen."""
+        if self._feed.is_full:
+            raise HTTPException(503)
 
         async def encode() -> AsyncIterator[bytes]:
             async for event in self._feed.listen():

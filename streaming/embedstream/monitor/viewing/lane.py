@@ -28,6 +28,9 @@ __all__ = ["Lane"]
 _log = logging.getLogger(__name__)
 
 _SAID_BYTES = 2000
+# A list of 200 rows has at most 20 MB. A child that some content has taken over may send anything,
+# and what is longer ends it.
+_ANSWER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ class Lane:
         timer.start()
         try:
             child.connection.send((job.request, job.arguments))
-            answer = child.connection.recv_bytes()
+            answer = child.connection.recv_bytes(_ANSWER_BYTES)
         except (EOFError, OSError):
             end = self._end_child()
             if time.monotonic() - started >= self._limit_s:

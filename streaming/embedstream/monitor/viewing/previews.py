@@ -23,6 +23,7 @@ from embedstream_core.media.detect import detect_type, find_modality
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modality import Sample
 from embedstream_core.media.sandbox import SandboxedDecoder
+from embedstream_core.redaction import redact_prose
 from embedstream_core.settings import Isolation
 
 __all__ = ["Previews"]
@@ -148,7 +149,8 @@ def _describe(content: bytes, trouble: str) -> Preview:
     """Return the beginning of what looks like a text, or the type and the size of other bytes."""
     kind = detect_type(content)
     if find_modality(kind) == "text" or kind == "image/svg+xml":
-        text = _read_beginning(content)
+        # A message that could not be read may hold a signed reference.
+        text = redact_prose(_read_beginning(content))
         return Preview("text", media_type="text/plain", text=text, note=shorten(trouble))
     described = f"{kind}, {len(content):,} bytes"
     return Preview("none", note=shorten(f"{described}: {trouble}" if trouble else described))

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.index.source.table_reader import (
     has_field,
+    list_rows,
     name_columns,
     open_table,
     refresh_table,
@@ -240,7 +241,7 @@ class Rows:
         ]
         # Names are constants, and the callers quote texts.
         query = f"* FROM (SELECT {', '.join(inner)} FROM outcomes) {rest}"  # noqa: S608
-        return [row for batch in select_batches(self._opened, query) for row in batch.to_pylist()]
+        return [row for batch in select_batches(self._opened, query) for row in list_rows(batch)]
 
     def _read_tombstones(self) -> Tombstones:
         return self._tombstones.get(self._opened.version())

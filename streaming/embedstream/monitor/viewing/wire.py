@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from embedstream.monitor.viewer import Card, FailureGroup, Found, Preview
 from embedstream_core.errors import SetupError
+from embedstream_core.redaction import redact_prose
 
 __all__ = ["ANSWERS", "encode_answer", "encode_defect", "encode_refusal", "read_answer"]
 
@@ -54,7 +55,7 @@ def read_answer(request: str, content: bytes) -> Any:
     """
     kind, rest = content[:1], content[1:]
     if kind == _REFUSAL:
-        raise SetupError(rest.decode("utf-8", "replace"))
+        raise SetupError(redact_prose(rest.decode("utf-8", "replace")))
     if kind == _ANSWER:
         try:
             return ANSWERS[request].validate_json(rest)
@@ -62,5 +63,5 @@ def read_answer(request: str, content: bytes) -> Any:
             rest = repr(error).encode("utf-8", "replace")
     trace = rest.decode("utf-8", "replace")
     _log.warning("the viewer's process failed at %s:\n%s", request, trace)
-    reason = trace.strip().rpartition("\n")[2][:200]
+    reason = redact_prose(trace.strip().rpartition("\n")[2])[:200]
     raise SetupError(f"the viewer cannot answer this: {reason}; the driver's log says where")

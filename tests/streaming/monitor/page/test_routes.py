@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -164,6 +165,18 @@ def test_a_table_of_files_offers_no_replay(served: PageServer) -> None:
 
     assert "embedstream replay" not in get(served, "/").text
     assert "/srv/files" in get(served, "/").text
+
+
+def test_a_probe_gets_through_however_many_browsers_listen(served: PageServer) -> None:
+    with ExitStack() as opened:
+        listening = [
+            opened.enter_context(
+                requests.get(f"{served.url}/events", stream=True, timeout=TIMEOUT_S)
+            ).status_code
+            for _ in range(60)
+        ]
+        assert listening == [200] * 50 + [503] * 10
+        assert get(served, "/livez").status_code == 200
 
 
 def test_rows_are_read_only_while_somebody_looks(served: PageServer) -> None:

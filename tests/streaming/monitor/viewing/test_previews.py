@@ -15,6 +15,7 @@ from PIL import Image
 
 from clips import encode_clip, make_clip
 from embedstream.monitor.viewer import Preview, RowPosition
+from embedstream.monitor.viewing.contents import Content, Contents
 from embedstream.monitor.viewing.previews import Previews
 from embedstream.monitor.viewing.rows import Rows
 from embedstream_core.errors import SetupError
@@ -127,6 +128,16 @@ def test_markup_is_shown_as_text_whatever_a_row_says(
 
     assert (preview.kind, preview.media_type, preview.content) == ("text", "text/plain", b"")
     assert preview.text == content.decode()
+
+
+def test_a_message_that_cannot_be_read_is_shown_without_its_secrets(
+    tmp_path: Path, open_previews: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b'{"uri": "https://host/a.png?X-Amz-Signature=abc&v=1", "pass'
+    read = Content(content, trouble="message_malformed: the value is not JSON")
+    monkeypatch.setattr(Contents, "read", lambda contents, row: read)
+    preview = open_previews(write_files(tmp_path, [(content, None)])).preview(at(0))
+    assert preview.text == '{"uri": "https://host/a.png?X-Amz-Signature=[redacted]&v=1", "pass'
 
 
 def test_hostile_contents_are_notes_and_the_next_one_is_shown(

@@ -266,6 +266,23 @@ def test_an_answer_that_is_none_is_a_sentence(
     assert "the viewer's process failed at list_newest" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [b"!", b"?Traceback\nOSError: "])
+def test_a_sentence_is_without_secrets(kind: bytes) -> None:
+    with pytest.raises(SetupError, match=r"https://\[redacted\]@host"):
+        read_answer("list_newest", kind + b"cannot open https://user:secret@host")
+
+
+def test_an_answer_that_is_too_long_ends_the_process(
+    config: StreamConfig, view: Callable[..., Viewer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read into the driver's memory."""
+    monkeypatch.setattr("embedstream.monitor.viewing.lane._ANSWER_BYTES", 100)
+    viewer = view(config)
+    with pytest.raises(SetupError, match="the viewer's process ended by SIGKILL"):
+        asyncio.run(viewer.list_newest())
+    assert children_of(os.getpid()) == []
+
+
 def test_a_defect_in_a_process_is_logged_and_the_process_goes_on(
     config: StreamConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

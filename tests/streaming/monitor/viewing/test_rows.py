@@ -44,6 +44,18 @@ def test_the_newest_embeddings_are_listed_whatever_file_they_are_in(tmp_path: Pa
     assert newest(open_rows(tmp_path, table), 12) == [*range(10), 19, 17]
 
 
+def test_a_time_that_python_does_not_have_hides_no_row(tmp_path: Path) -> None:
+    """A producer may give a message any time."""
+    rows = pa.Table.from_pylist([made(0), made(1)], schema=SCHEMA)
+    times = pa.array([9 * 10**17, -9 * 10**17]).cast(pa.timestamp("us", "UTC"))
+    column = rows.schema.get_field_index("timestamp")
+    write_deltalake(
+        write_table(tmp_path, []), rows.set_column(column, "timestamp", times), mode="append"
+    )
+    cards = open_rows(tmp_path, str(tmp_path / "table")).list_newest(2)
+    assert [(card.position.offset, card.timestamp) for card in cards] == [(1, None), (0, None)]
+
+
 def test_a_version_of_the_table_is_seen_soon(tmp_path: Path) -> None:
     table = write_table(tmp_path, [made(0)])
     rows = open_rows(tmp_path, table)
