@@ -27,9 +27,9 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import MonitorConfig, StreamConfig
 from embedstream.kafka.admin import create_topic
+from embedstream.monitor.connect import watch_table
+from embedstream.monitor.http.site import open_site
 from embedstream.monitor.live import LiveStream
-from embedstream.monitor.site import open_site
-from embedstream.monitor.watch import watch_table
 from embedstream.stream.job import list_ids, start_stream
 from embedstream.stream.watching import watch_stream
 from embedstream.table.delta import create_table

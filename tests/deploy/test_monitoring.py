@@ -17,8 +17,6 @@ import yaml
 from embedstream.monitor.metrics import METRICS
 from promtool import MONITORING, RULES, run_promtool
 
-OPERATIONS = MONITORING.parents[1] / "docs" / "operations.md"
-
 # What Prometheus itself, its client and the rules add.
 ADDED = {
     "up": set[str](),
@@ -162,16 +160,6 @@ def test_an_alert_says_what_one_sees_and_does(alert: dict[str, Any]) -> None:
     assert all(text.strip().endswith(".") for text in (notes["summary"], notes["description"]))
     anchor = re.sub(r"(?<!^)(?=[A-Z])", "-", alert["alert"]).lower()
     assert notes["runbook_url"] == f"docs/operations.md#{anchor}"
-
-
-def test_the_runbook_has_a_chapter_for_each_alert() -> None:
-    page = OPERATIONS.read_text(encoding="utf-8")
-    anchors = {
-        title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    }
-    for alert in alerts():
-        anchor = alert["annotations"]["runbook_url"].partition("#")[2]
-        assert anchor in anchors
 
 
 def test_the_dashboard_can_be_imported() -> None:

@@ -68,18 +68,22 @@ def operator(
 
 def test_each_alert_has_its_entry() -> None:
     assert len(ALERTS) == 7
-    for name, anchor in ALERTS:
+    for name, anchor, _ in ALERTS:
         heading = re.sub(r"(?<!^)([A-Z])", lambda found: f" {found[1].lower()}", name)
         assert f"\n### {heading}\n" in PAGE
         assert anchor == heading.lower().replace(" ", "-")
 
 
-def test_each_alert_rule_links_to_its_entry() -> None:
+def test_each_alert_rule_is_listed_with_its_entry_and_severity() -> None:
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
-    links = [(rule["alert"], rule["annotations"]["runbook_url"]) for rule in rules]
+    found = [
+        (rule["alert"], rule["annotations"]["runbook_url"], rule["labels"]["severity"])
+        for rule in rules
+    ]
 
-    assert sorted(links) == sorted((name, f"docs/operations.md#{at}") for name, at in ALERTS)
+    listed = [(name, f"docs/operations.md#{at}", severity) for name, at, severity in ALERTS]
+    assert sorted(found) == sorted(listed)
 
 
 def test_the_runbook_has_ten_entries() -> None:

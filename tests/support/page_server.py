@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.monitor.app import build_app
+from embedstream.monitor.http.app import build_app
+from embedstream.monitor.http.server import open_server
 from embedstream.monitor.page import build_page
-from embedstream.monitor.server import open_server
 from embedstream.monitor.status import StatusSource
 from embedstream.monitor.viewer import Viewer
 from watched import CONFIG

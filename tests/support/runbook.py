@@ -31,8 +31,8 @@ __all__ = ["ALERTS", "PAGE", "Operator", "find_block", "list_commands", "quotes"
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 
-ALERTS = re.findall(r"^\| \[(Embedstream\w+)\]\(#([\w-]+)\)", PAGE, re.MULTILINE)
-"""The name and the anchor of each alert."""
+ALERTS = re.findall(r"^\| \[(Embedstream\w+)\]\(#([\w-]+)\) \| (\w+)", PAGE, re.MULTILINE)
+"""The name, the anchor and the severity of each alert."""
 
 
 def find_block(mark: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from embedstream.cli import console
-from embedstream.logs.events import DESCRIPTIONS, Event, log_event
+from embedstream.logs.events import DESCRIPTIONS, OWN_LOGGERS, Event, log_event
 from embedstream.logs.formats import JsonFormatter, TextFormatter, read_message
 from embedstream_core.errors import EmbedstreamError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["show_log"]
 
 _log = logging.getLogger(__name__)
-
-_OWN = ("embedstream", "embedstream_core")
 
 
 @contextmanager
@@ -32,7 +30,7 @@ def show_log(config: LogConfig) -> Iterator[None]:
     handler: logging.Handler = _JsonHandler() if config.format == "json" else _TextHandler()
     handler.setLevel(config.level.upper())
     handler.addFilter(_is_wanted)
-    loggers = {name: logging.getLogger(name) for name in _OWN}
+    loggers = {name: logging.getLogger(name) for name in OWN_LOGGERS}
     levels = {name: one.level for name, one in loggers.items()}
     root = logging.getLogger()
     root.addHandler(handler)
@@ -55,7 +53,7 @@ def show_log(config: LogConfig) -> Iterator[None]:
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    is_own = record.name.partition(".")[0] in _OWN
+    is_own = record.name.partition(".")[0] in OWN_LOGGERS
     return is_own or record.levelno >= logging.WARNING
 
 

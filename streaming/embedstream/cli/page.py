@@ -7,7 +7,7 @@ from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import StreamConfig
-from embedstream.monitor.site import open_site
+from embedstream.monitor.http.site import open_site
 from embedstream.monitor.table_status import ObservedTable
 
 __all__ = ["DEFAULT_ADDRESS", "serve_page"]

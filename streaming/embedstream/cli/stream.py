@@ -36,22 +36,15 @@ if TYPE_CHECKING:
     from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
+    from embedstream.stream.service import Service
     from embedstream.stream.swap import SwapDesk
+    from embedstream.worker.tally import Tallies
 
 __all__ = ["check_stream", "examine_stream", "run_queries", "run_stream"]
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Signals:
-    """What an operator may want of a running stream, and the configuration as its file is then."""
-
-    stop: threading.Event
-    reload: threading.Event
-    reread: Callable[[], StreamConfig]
 
 
 def check_stream(config: StreamConfig) -> bool:
@@ -94,7 +87,7 @@ def run_stream(
             rows failed than `guards` allows.
         ClaimLost: another driver has taken over.
     """
-    from embedstream.monitor.watch import open_monitor
+    from embedstream.monitor.connect import open_monitor
 
     lasting = until == "stopped"
     with (
@@ -116,20 +109,19 @@ def run_stream(
             return Totals()
         if checked is None:
             raise SetupError("the stream was not started: fix the failed checks above")
-        signals = _Signals(stop, reload, reread or (lambda: config))
-        index = _prepare_index(config, index_command)
-        with watch_stream(
-            spark,
-            config,
-            replay=f"embedstream replay {config_words} --failures",
-            observers=[console.print_micro_batch, live.add_batch],
-            on_read=live.set_read,
-            on_topics=live.set_offsets,
-            is_watched=lambda: live.is_watched,
-        ) as watch:
-            return _run_after_checks(
-                spark, config, checked, consent, signals, until, index, watch, live
-            )
+        stream = _CheckedStream(
+            spark=spark,
+            config=config,
+            checked=checked,
+            consent=consent,
+            until=until,
+            stop=stop,
+            reload=reload,
+            reread=reread or (lambda: config),
+            index=_prepare_index(config, index_command),
+            live=live,
+        )
+        return stream.run(replay=f"embedstream replay {config_words} --failures")
 
 
 def _warm_workers(spark: SparkSession) -> None:
@@ -155,87 +147,116 @@ def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess
     )
 
 
-def _run_after_checks(
-    spark: SparkSession,
-    config: StreamConfig,
-    checked: PreflightResult,
-    consent: Consent,
-    signals: _Signals,
-    until: Until,
-    index: IndexProcess | None,
-    watch: StreamWatch,
-    live: LiveStream,
-) -> Totals:
-    from embedstream.monitor.watch import connect_stream
-    from embedstream.recovery.resume import explain_failure, prepare_resumption, read_next
-    from embedstream.stream.job import build_featurizer, list_ids
-    from embedstream.stream.service import Service
-    from embedstream.stream.swap import SwapDesk
-    from embedstream.table.delta import create_table
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CheckedStream:
+    """A stream whose checks have passed, and what it runs with.
 
-    def explain(error: Exception) -> str | None:
+    `stop` and `reload` are set by signals; `reread` returns the configuration as its file is then.
+    """
+
+    spark: SparkSession
+    config: StreamConfig
+    checked: PreflightResult
+    consent: Consent
+    until: Until
+    stop: threading.Event
+    reload: threading.Event
+    reread: Callable[[], StreamConfig]
+    index: IndexProcess | None
+    live: LiveStream
+
+    def run(self, *, replay: str) -> Totals:
+        """Run it to its end; `replay` is the command that embeds failures again."""
+        from embedstream.stream.job import list_ids
+        from embedstream.table.delta import create_table
+
+        spark, config, live = self.spark, self.config, self.live
+        locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
+        with watch_stream(
+            spark,
+            config,
+            replay=replay,
+            observers=[console.print_micro_batch, live.add_batch],
+            on_read=live.set_read,
+            on_topics=live.set_offsets,
+            is_watched=lambda: live.is_watched,
+        ) as watch:
+            with explain_errors(locations, self._explain):
+                create_table(spark, config.table, model_ids=list_ids(self.checked.models))
+                with claim_stream(spark, config) as claim:
+                    desk = self._run_claimed(claim, watch)
+            watch.wait_for_last_report()
+            totals = watch.listener.totals
+            console.print_totals(totals, table=config.table.path, model_loads=desk.loads)
+            if watch.guard.verdict is not None and not self.stop.is_set():
+                raise StreamFailed(watch.guard.verdict)
+            return totals
+
+    def _run_claimed(self, claim: HeldClaim, watch: StreamWatch) -> SwapDesk:
+        """Run the queries; return the desk, which has counted how often models were loaded."""
+        from embedstream.monitor.connect import connect_stream
+        from embedstream.recovery.resume import prepare_resumption, read_next
+        from embedstream.stream.swap import SwapDesk
+
+        spark, config, stop, index = self.spark, self.config, self.stop, self.index
+        resumption = prepare_resumption(spark, config, self.checked.writers, self.consent)
+        # A driver that was killed may have left the group behind the table.
+        read = read_next(spark, config, resumption.writers)
+        watch.put_read(read)
+        desk = SwapDesk(
+            spark,
+            self._build_service(resumption.config, watch.tallies),
+            claim=claim,
+            given=config,
+            reread=self.reread,
+            reload=self.reload,
+            until=self.until,
+        )
+        self._log_start(sorted(resumption.topics))
+        watching = connect_stream(
+            self.live, spark, resumption, read, desk=desk, claim=claim, index=index, stop=stop
+        )
+
+        def is_refused() -> bool:
+            return watch.guard.verdict is not None
+
+        with desk, index or nullcontext(), watching:
+            run_queries(
+                spark, config, desk, stop, claim, is_refused=is_refused, beat=self.live.beat
+            )
+            if index is not None and self.until == "drained" and not stop.is_set():
+                index.finish()
+        return desk
+
+    def _build_service(self, config: StreamConfig, tallies: Tallies) -> Service:
+        from embedstream.stream.job import build_featurizer
+        from embedstream.stream.service import Service
+
+        function = build_featurizer(self.spark, config, self.checked.models)
+        return Service(config, self.checked.models, replace(function, tallies=tallies))
+
+    def _log_start(self, topics: list[str]) -> None:
+        from embedstream.stream.job import list_ids
+
+        log_event(
+            _log,
+            Event.START,
+            "running; Ctrl-C finishes the micro-batch in flight and stops",
+            version=version("embedstream"),
+            models=list_ids(self.checked.models),
+            table=self.config.table.path,
+            checkpoint=self.config.checkpoint,
+            topics=topics,
+        )
+
+    def _explain(self, error: Exception) -> str | None:
+        """Return why the query ended; None for an error of another kind."""
+        from embedstream.recovery.resume import explain_failure
+
         if not isinstance(error, StreamingQueryException):
             return None
         cause = f"the stream ended by an error: {describe_error(error)}"
-        return explain_failure(spark, config) or cause
-
-    locations = {"table.path": config.table.path, "checkpoint": config.checkpoint}
-    with explain_errors(locations, explain):
-        create_table(spark, config.table, model_ids=list_ids(checked.models))
-        with claim_stream(spark, config) as claim:
-            resumption = prepare_resumption(spark, config, checked.writers, consent)
-            # A driver that was killed may have left the group behind the table.
-            read = read_next(spark, config, resumption.writers)
-            watch.put_read(read)
-            running = resumption.config
-            function = build_featurizer(spark, running, checked.models)
-            desk = SwapDesk(
-                spark,
-                Service(running, checked.models, replace(function, tallies=watch.tallies)),
-                claim=claim,
-                given=config,
-                reread=signals.reread,
-                reload=signals.reload,
-                until=until,
-            )
-            log_event(
-                _log,
-                Event.START,
-                "running; Ctrl-C finishes the micro-batch in flight and stops",
-                version=version("embedstream"),
-                models=list_ids(checked.models),
-                table=config.table.path,
-                checkpoint=config.checkpoint,
-                topics=sorted(resumption.topics),
-            )
-            watching = connect_stream(
-                live,
-                spark,
-                resumption,
-                read,
-                desk=desk,
-                claim=claim,
-                index=index,
-                stop=signals.stop,
-            )
-            with desk, index or nullcontext(), watching:
-                run_queries(
-                    spark,
-                    config,
-                    desk,
-                    signals.stop,
-                    claim,
-                    is_refused=lambda: watch.guard.verdict is not None,
-                    beat=live.beat,
-                )
-                if index is not None and until == "drained" and not signals.stop.is_set():
-                    index.finish()
-    watch.wait_for_last_report()
-    totals = watch.listener.totals
-    console.print_totals(totals, table=config.table.path, model_loads=desk.loads)
-    if watch.guard.verdict is not None and not signals.stop.is_set():
-        raise StreamFailed(watch.guard.verdict)
-    return totals
+        return explain_failure(self.spark, self.config) or cause
 
 
 def run_queries(

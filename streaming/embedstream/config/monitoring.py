@@ -22,9 +22,9 @@ class MonitorConfig(Section):
     listen: str | None = None
     """The address, `127.0.0.1:9464`; port 0 takes a free one. By default nothing is served."""
     token: SecretReference | None = None
-    """What a request to any page but `/livez` and `/readyz` has to give: as `Authorization: Bearer
-    TOKEN`, or in a browser as a password. Needed for an address beyond this machine; give it as
-    `env:NAME` or `file:PATH`."""
+    """The token that every request except `/livez` and `/readyz` must have: as `Authorization:
+    Bearer TOKEN`, or in a browser as the password. Required for an address that other machines can
+    reach; give it as `env:NAME` or `file:PATH`."""
 
     @model_validator(mode="after")
     def _check(self) -> MonitorConfig:
@@ -69,15 +69,15 @@ class LogConfig(Section):
     format: Literal["text", "json"] = "text"
     """`text`: lines for people; `json`: an object for each event, one a line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least level of the records that are printed."""
+    """The lowest level of the records that are printed."""
 
 
 class GuardsConfig(Section):
     """When the stream stops itself."""
 
     max_failure_ratio: float | None = Field(None, gt=0, le=1)
-    """The stream stops when a greater share of its last rows are failures, before a broken producer
-    fills the table with them; by default it never does."""
+    """The stream stops when a greater share of its newest rows are failures, before a broken
+    producer fills the table with them; by default it never does."""
     window_rows: PositiveInt = 1000
-    """The number of last rows that the ratio is of, rounded up to whole micro-batches; with fewer
-    rows the stream goes on, and a restart begins with none."""
+    """The number of newest rows over which the ratio is computed, rounded up to whole
+    micro-batches. With fewer rows the stream continues; a restart begins with none."""

@@ -77,8 +77,8 @@ class KafkaConfig(Section):
     """What to do when messages were deleted before they were read."""
     commit_group: str | None = Field(None, pattern=r"^\S(.*\S)?$", max_length=255)
     """A consumer group to which the offsets of each committed micro-batch are written too, so that
-    tools that watch Kafka's groups see the lag. Nothing is read from it: what was read is said by
-    the checkpoint and the table's commits."""
+    tools that watch Kafka's groups see the lag. The stream never reads it: the checkpoint and the
+    table's commits say what was read."""
     options: Options = Field(default_factory=dict)
     """Further options of Spark's Kafka source, `kafka.*` ones for its client. An option that has a
     key here, or that the stream needs unchanged, is refused."""

@@ -1,6 +1,6 @@
-"""The stream's offsets in a consumer group, for tools that watch Kafka's groups.
+"""Commit the stream's offsets to a consumer group, for tools that watch Kafka's groups.
 
-The stream reads nothing of it: what was read is said by the checkpoint and the table's commits.
+The stream never reads them: the checkpoint and the table's commits say what was read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Self
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import KafkaConfig
-from embedstream.kafka.outage import Outage
 from embedstream.kafka.topics import open_admin
+from embedstream.logs.outages import OutageLog
 from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
@@ -42,7 +42,7 @@ class GroupCommitter:
         self._due: _Offsets | None = None
         self._is_closed = False
         self._changed = threading.Condition()
-        self._outage = Outage(_log, "the consumer group's offsets are not committed")
+        self._outage = OutageLog(_log, "the consumer group's offsets are not committed")
         self._thread = threading.Thread(target=self._run, name="group", daemon=True)
 
     def __enter__(self) -> Self:

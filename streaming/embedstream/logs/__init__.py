@@ -1,1 +1,1 @@
-"""The log: events with names and fields, its two formats, and records of other processes."""
+"""The log: events with names and fields, its two formats, records of other processes, outages."""

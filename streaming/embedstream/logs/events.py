@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import Any
 
-__all__ = ["DESCRIPTIONS", "Description", "Event", "log_event"]
+__all__ = ["DESCRIPTIONS", "OWN_LOGGERS", "Description", "Event", "log_event"]
+
+OWN_LOGGERS = ("embedstream", "embedstream_core")
+"""The loggers above all others of this project."""
 
 
 @unique
@@ -127,12 +130,12 @@ DESCRIPTIONS: Mapping[Event, Description] = {
         ("claim_id", "table", "checkpoint"),
     ),
     Event.CLAIM_ENDED: Description(
-        "A claim of a driver that has ended is in the way and is taken over. `holder` says which "
-        "driver that was.",
+        "The claim of a driver that has ended was found and is taken over. `holder` names that "
+        "driver.",
         ("claim_id", "holder"),
     ),
     Event.CLAIM_NOT_RENEWED: Description(
-        "The claim could not be renewed; that is tried again.", ("claim_id", "table")
+        "The claim could not be renewed; the driver retries.", ("claim_id", "table")
     ),
     Event.CLAIM_LOST: Description(
         "Another driver has taken over, or the claim could not be renewed for too long: this "
@@ -140,19 +143,19 @@ DESCRIPTIONS: Mapping[Event, Description] = {
         ("claim_id", "table"),
     ),
     Event.LOST_MESSAGES: Description(
-        "Kafka deleted messages before they were read, and the stream goes past them.",
+        "Kafka deleted messages before they were read, and the stream skips them.",
         ("topic", "partition", "first", "last"),
         is_printed=True,
     ),
     Event.INDEX_PROGRESS: Description(
-        "The index goes on: a full pass or an approximate index begins or ends, or the index is "
-        "at the table's last version. `version` is that of the table which the index holds, "
-        "`report` what the index process said.",
+        "A full pass or an approximate index begins or ends, or the index is at the table's last "
+        "version. `version` is the version of the table that the index holds, `report` what the "
+        "index process reported.",
         ("version", "report"),
         is_printed=True,
     ),
     Event.INDEX_TROUBLE: Description(
-        "The index does not follow the table; it tries again, and the stream goes on.",
+        "The index cannot follow the table; it retries, and the stream continues.",
         ("version",),
         is_printed=True,
     ),

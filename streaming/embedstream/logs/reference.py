@@ -27,19 +27,19 @@ _INTRODUCTION = """\
 ```
 
 The example is broken into two lines. `time`, `level`, `logger` and `message` are always there;
-`event`, `fields` and `exception`, the traceback as a text, only where there are such. `level` is
+`event`, `fields` and `exception`, the traceback as text, only where they apply. `level` is
 `debug`, `info`, `warning`, `error` or `critical`. The line is ASCII: other characters are escaped,
 as JSON allows.
 
 The log has the records of embedstream's loggers from `log.level` on, and warnings and errors of
-other libraries in Python. Spark's JVM has a log of its own, see `spark.log_file`.
+other libraries in Python. Spark's JVM has its own log: see `spark.log_file`.
 
 ## Secrets
 
 Before a record is printed, in either format, secrets in it are replaced by `[redacted]`: user names
 and passwords in URIs, the values of URI parameters that are named like secrets, and values that
-follow such a name in a text, as in `password="…"` or `Authorization: Bearer …`. So are fields named
-like secrets. A secret in no such form is not recognized.
+follow such a name in a text, as in `password="…"` or `Authorization: Bearer …`. Fields
+named like secrets are replaced too. A secret in any other form is not recognized.
 
 ## What workers log
 
@@ -48,8 +48,8 @@ Records of level `warning` and above that embedstream logs on a worker, such as 
 executor's `host`, `stage`, `partition` and `attempt`, and the message's `position`, which is
 topic-partition-offset, where it is known. A task sends at most 20 of them, with at most 8,000
 characters in a message and in a traceback; another record says how many are left out. All of them
-are in the executor's standard error too, and those of tasks that failed only there. In local mode,
-where the executor is the driver, that is the driver's standard error.
+are also in the executor's standard error; the records of failed tasks are only there. In local
+mode, where the executor is the driver, that is the driver's standard error.
 
 Spark 4.1 and newer can collect what workers log by themselves
 (`spark.sql.pyspark.worker.logging.enabled`); embedstream does not use it, see
@@ -59,9 +59,9 @@ The index runs in a process of its own. Its records have the field `process`, wh
 
 ## As a library
 
-The functions for DataFrames, and all others outside of the command, set nothing up: the loggers
-`embedstream` and `embedstream_core` and those below them log as the application has configured
-them. Events are records with the attributes `event` and `fields`.
+The functions for DataFrames, and all others outside the command, do not configure logging: the
+loggers `embedstream` and `embedstream_core` and those below them log as the application has
+configured them. Events are records with the attributes `event` and `fields`.
 
 ## Events
 

@@ -1,4 +1,4 @@
-"""Log records of other processes: as JSON to the driver, and there records again."""
+"""Turn the JSON of log records from other processes into records of this process."""
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ from embedstream.monitor.metrics import (
     STAGE_SECONDS,
     Metric,
 )
-from embedstream.monitor.status import STAGES, Stage
+from embedstream.monitor.status import STAGES
 from embedstream_core.errors import Code
+from embedstream_core.pipeline.work_record import WorkStage
 
 if TYPE_CHECKING:
     # A page over a table imports no Spark.
@@ -100,7 +101,7 @@ class StreamCounts:
     deleted: int = 0
     cache_hits: int = 0
     _rows: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    _stages: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _stages: dict[WorkStage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _durations: Histogram = field(default_factory=lambda: Histogram(MICRO_BATCH_DURATION.buckets))
     _latencies: Histogram = field(default_factory=lambda: Histogram(APPEND_TO_COMMIT.buckets))
     _topics: LabelLimit = field(default_factory=lambda: LabelLimit(_MAX_TOPICS))

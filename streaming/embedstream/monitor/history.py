@@ -12,7 +12,7 @@ from typing import NamedTuple
 from embedstream.monitor.status import Percentiles, Point
 from embedstream_core.pipeline.work_record import WorkStage
 
-__all__ = ["POINT_S", "History", "Rates", "Work"]
+__all__ = ["POINT_S", "History", "Rates", "Work", "convert_time"]
 
 POINT_S = 30
 _POINTS = 3600 // POINT_S
@@ -90,7 +90,7 @@ class History:
         points = []
         for number in range(first, last + 1):
             slot = self._slots.get(number, empty)
-            at = datetime.fromtimestamp(number * POINT_S, UTC)
+            at = convert_time(number * POINT_S)
             points.append(
                 Point(at=at, embeddings=slot.embeddings, failures=slot.failures, lag=slot.lag)
             )
@@ -150,6 +150,11 @@ class History:
                 del self._slots[old]
             return self._slots.get(number, _Slot())
         return self._slots[number]
+
+
+def convert_time(seconds: float) -> datetime:
+    """Return the time in UTC of so many seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class _Share(NamedTuple):

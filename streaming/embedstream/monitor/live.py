@@ -1,4 +1,4 @@
-"""What is known of a stream while it runs, from the reports of its micro-batches and its topics."""
+"""Keep the status of a running stream, from the reports of its micro-batches and its topics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.lag import LagClock
 from embedstream.kafka.topics import TopicState
 from embedstream.monitor.counts import Samples, StreamCounts
-from embedstream.monitor.history import POINT_S, History, Work
+from embedstream.monitor.history import POINT_S, History, Work, convert_time
 from embedstream.monitor.metrics import MODEL_LOADS
 from embedstream.monitor.status import (
     STAGES,
@@ -143,7 +142,7 @@ class LiveStream:
     def note_table_version(self, number: int, committed_at: float) -> None:
         """Take over the table's newest version, and when it was committed."""
         table = TableStatus(
-            path=self._config.table.path, version=number, last_commit=_to_time(committed_at)
+            path=self._config.table.path, version=number, last_commit=convert_time(committed_at)
         )
         with self._lock:
             self._table = table
@@ -159,15 +158,15 @@ class LiveStream:
             return Status(
                 state=self._find_state(),
                 reason=self._reason or loss,
-                now=_to_time(now),
-                started_at=_to_time(self._started_at),
+                now=convert_time(now),
+                started_at=convert_time(self._started_at),
                 version=self._version,
                 models=models,
                 table=self._table,
                 index=index,
                 partitions=tuple(self._list_partitions()),
                 micro_batch=None if last is None else last[0],
-                last_micro_batch=None if last is None else _to_time(last[1]),
+                last_micro_batch=None if last is None else convert_time(last[1]),
                 embeddings=self._counts.embeddings,
                 failures=dict(self._counts.failures),
                 deleted=self._counts.deleted,
@@ -206,7 +205,7 @@ class LiveStream:
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody asked for the status a short while ago."""
+        """Whether the status was read a short while ago."""
         return self._clock() - self._asked_at < _WATCHED_S
 
     def _measure_lag_s(self, now: float) -> float | None:
@@ -244,7 +243,3 @@ class LiveStream:
             lag=None if read is None or end is None else end - read,
             margin=None if read is None or earliest is None else max(0, read - earliest),
         )
-
-
-def _to_time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -27,41 +27,44 @@ driver serves over HTTP what it knows of the stream. It needs the extra `monitor
 | `/readyz` | 200 while the query runs and the claim is held, else 503; why, if there is no token |
 | `/api/status` | the status as JSON, see below |
 
-The server starts before Spark does, so that `/livez` answers from the first second, and ends with
-the stream. A taken port is an error at the start; whatever fails later is logged and never touches
-the stream. No request changes anything.
+The server starts before Spark, so `/livez` answers from the first second, and it ends with the
+stream. A port that is taken is an error at the start; later errors of the server are logged and
+never affect the stream. No request changes anything.
 
-An address that other machines can reach needs `monitor.token`. Give it as
-`Authorization: Bearer TOKEN`, or in a browser as the password, with any user name. `/livez` and
-`/readyz` need none. There is no TLS: put a proxy in front, or keep to 127.0.0.1. At a loopback
-address, requests have to name this machine in their Host header.
-
-`embedstream page CONFIG` serves the same over a table without its stream: what only a stream knows
-is absent then, and `/readyz` says whether the table can be read. The rows are counted again when
+`embedstream page CONFIG` serves the same over a table without its stream: values that only a stream
+knows are absent, and `/readyz` says whether the table can be read. The rows are counted again when
 the table has a new version; a million rows in ten local files take 0.06 s.
+
+## Access
+
+At a loopback address such as 127.0.0.1 only this machine can connect, and a request must name it in
+its Host header. Any other address needs `monitor.token`. Send the token as
+`Authorization: Bearer TOKEN`, or enter it in a browser as the password, with any user name.
+`/livez` and `/readyz` need no token. The server has no TLS: put a reverse proxy in front of it, or
+forward its port ([examples](page.md#security)).
 
 ## Health
 
 `/livez` fails when
 
-- the driver's main thread has made no round for a minute and `trigger.stop_timeout_s`; it makes
-  five in a second, but one in which models are swapped waits for the micro-batch in flight; or
-- the thread is gone that takes the calls of Spark's listeners, so that no micro-batch would be
-  counted any more.
+- the driver's main thread has not run its loop for a minute plus `trigger.stop_timeout_s`. It runs
+  five times a second, but waits for the micro-batch in flight while models are swapped; or
+- the thread that receives the calls of Spark's listeners has ended, so that micro-batches would no
+  longer be counted.
 
-While models are swapped, `/readyz` stays as it is: one query ends and the next one starts.
+While models are swapped, one query ends and the next one starts; `/readyz` does not change.
 
-A long micro-batch, an unreachable broker and a growing lag fail neither path: a restart would not
-help. A query that ends by an error ends the process: see
+A long micro-batch, an unreachable broker and a growing lag fail neither path, because a restart
+would not help. A query that ends with an error ends the process: see
 [Operations](operations.md#stop-and-restart).
 
 ## How to read them
 
 - **Is it keeping up?** `embedstream_lag_seconds`: how long the oldest waiting message has waited.
-  It stays near the duration of a micro-batch for a stream that keeps up, and grows by a second each
-  second for one that stands still. `sum(embedstream_lag_messages)` is the same in messages. Both
-  come from Kafka's offsets, which the driver reads every 5 s while somebody asks, so they are right
-  for an idle or stuck stream too.
+  It stays near the duration of a micro-batch while the stream keeps up, and grows by a second each
+  second while it stands still. `sum(embedstream_lag_messages)` is the same in messages. Both come
+  from Kafka's offsets, which the driver reads every 5 s while it is scraped or its page is open, so
+  they are right for an idle or stuck stream too.
 - **Does it still commit?** `time() - embedstream_last_commit_timestamp_seconds`, where
   `sum(embedstream_lag_messages) > 0`: an idle stream has nothing to commit.
 - **How fast is it?** `sum(rate(embedstream_rows_total[5m]))` rows per second. A counter steps at

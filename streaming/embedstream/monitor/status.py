@@ -1,11 +1,13 @@
-"""What is known of a stream at a time: `/api/status`, and all that the page shows but rows."""
+"""The status of a stream at a time: `/api/status`, and what the page shows except rows."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from embedstream_core.pipeline.work_record import WorkStage
 
 __all__ = [
     "STAGES",
@@ -14,16 +16,13 @@ __all__ = [
     "PartitionStatus",
     "Percentiles",
     "Point",
-    "Stage",
     "State",
     "Status",
     "StatusSource",
     "TableStatus",
 ]
 
-Stage = Literal["fetch", "decode", "forward", "write", "wait"]
-
-STAGES: tuple[Stage, ...] = ("fetch", "decode", "forward", "write", "wait")
+STAGES: tuple[WorkStage, ...] = get_args(WorkStage)
 
 State = Literal["starting", "running", "stopping", "stopped", "failed", "unwatched"]
 """`unwatched`: the table is shown without a stream."""
@@ -121,7 +120,7 @@ class Status(_Frozen):
     deleted: int = 0
     cache_hits: int = 0
     rows_per_s: float = 0.0
-    stage_seconds: dict[Stage, float] = Field(default_factory=dict)
+    stage_seconds: dict[WorkStage, float] = Field(default_factory=dict)
     """Seconds of all threads in each stage, per second of the last minute."""
     lag_s: float | None = None
     """Seconds since the oldest unread message was appended; 0 if all are read."""
@@ -141,6 +140,14 @@ class Status(_Frozen):
         """The least margin of a partition with unread messages."""
         known = [one.margin for one in self.partitions if one.margin is not None and one.lag]
         return min(known, default=None)
+
+    @property
+    def index_behind(self) -> int | None:
+        """The commits to the table that the index does not hold yet; None if that is not known."""
+        index = self.index
+        if index is None or index.version is None or self.table.version is None:
+            return None
+        return self.table.version - index.version
 
 
 class StatusSource(Protocol):

@@ -1,4 +1,4 @@
-"""What is known of a table without its stream, read with deltalake: no JVM is started."""
+"""Read the status of a table without its stream, with deltalake: no JVM is started."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from embedstream.index.source.table_reader import (
     refresh_table,
     select_batches,
 )
-from embedstream.monitor.history import POINT_S, History, Work
+from embedstream.monitor.history import POINT_S, History, Work, convert_time
 from embedstream.monitor.status import (
     IndexStatus,
     ModelStatus,
@@ -65,7 +65,7 @@ class ObservedTable:
         self._status = Status(
             state="unwatched",
             reason="the table is being read",
-            now=_to_time(clock()),
+            now=convert_time(clock()),
             version=version("embedstream"),
             table=TableStatus(path=self._path),
             point_s=POINT_S,
@@ -98,7 +98,7 @@ class ObservedTable:
         now = self._clock()
         return self._status.model_copy(
             update={
-                "now": _to_time(now),
+                "now": convert_time(now),
                 "rows_per_s": self._history.measure_rates(now).rows_per_s,
                 "history": self._history.list_points(now),
             }
@@ -162,7 +162,7 @@ class ObservedTable:
             "table": TableStatus(
                 path=self._path,
                 version=opened.version(),
-                last_commit=_to_time(commit["timestamp"] / 1000),
+                last_commit=convert_time(commit["timestamp"] / 1000),
             ),
             "models": tuple(map(_describe_model, list_models(opened))),
             "partitions": tuple(
@@ -179,7 +179,7 @@ class ObservedTable:
         history = History()
         if "processed_at" not in name_columns(opened):
             return history
-        since = _to_time(self._clock()) - _HOUR
+        since = convert_time(self._clock()) - _HOUR
         made = f"floor(date_part('epoch', processed_at) / {POINT_S})"
         for batch in select_batches(
             opened,
@@ -221,7 +221,3 @@ def _describe_model(model_id: str) -> ModelStatus:
     except SetupError:
         return ModelStatus(model_id=model_id, name=model_id)
     return ModelStatus(model_id=model_id, name=parsed.encoder, precision=parsed.precision)
-
-
-def _to_time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

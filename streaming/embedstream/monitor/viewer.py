@@ -69,10 +69,10 @@ class FailureGroup:
 class Preview:
     """The content of a row, to be shown.
 
-    `image`: a PNG, at most 320 pixels wide and high, made anew from decoded pixels. `audio`: the
-    content as a WAV of its first seconds, made anew from decoded samples. `text`: its first
-    characters, without controls. `none`: there is nothing to show. `note` says why, or why a text
-    is shown of content that could not be decoded. `duration_s` is that of the whole sound.
+    `image`: a PNG, at most 320 pixels wide and high, encoded from decoded pixels. `audio`: a WAV of
+    the first seconds, encoded from decoded samples. `text`: the first characters, without control
+    characters. `none`: there is nothing to show. `note` says why, or why content that could not be
+    decoded is shown as text. `duration_s` is the duration of the whole sound.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
@@ -109,7 +109,7 @@ class Found:
 
 
 class Viewer(Protocol):
-    """Answers of processes of their own. Each waits at most for the viewer's time limits.
+    """Reads rows for the page in other processes. Each method waits at most for its time limit.
 
     Raises (all methods):
         SetupError: a sentence that says what is wrong and what to do; it may be shown.

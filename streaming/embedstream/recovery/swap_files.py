@@ -22,7 +22,7 @@ __all__ = ["Answer", "Encoders", "Phase", "Swap", "SwapFiles", "SwapRequest", "f
 
 _REQUEST = "swap-request.json"
 _RECORD = "swap.json"
-# How a stream is watched matters to no row, and `run --listen` is no part of its file.
+# How a stream is watched changes no row, and `run --listen` is not in its file.
 _LEFT_OUT = {"encoder", "encoders", "log", "monitor"}
 
 Encoders = tuple[EncoderConfig, ...]

@@ -45,8 +45,8 @@ class MicroBatchReport(CommitReport):
     one, in the partition where that is least.
     `committed_at` is in seconds since 1970. `rows_by_kind` has the rows, `stage_seconds` the
     seconds of all threads in each stage, `appended` the messages by the time at which they were
-    appended, in seconds since 1970 and rounded, and `cache_hits` the embeddings that were not made
-    anew.
+    appended, in seconds since 1970 and rounded, and `cache_hits` the embeddings that came from a
+    cache.
     `read` is the offset of the next message to be read of each partition, by topic and number.
     `newest_failures` has the newest message of each error code, deletions left out.
     """

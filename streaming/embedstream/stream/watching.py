@@ -1,4 +1,4 @@
-"""Everything that watches a running stream: its micro-batches, its topics, its consumer group."""
+"""Watch a running stream: its micro-batches, its topics, its consumer group."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.group import GroupCommitter, commit_offsets
+from embedstream.kafka.topic_watch import TopicWatch
 from embedstream.kafka.topics import TopicState, check_topics
-from embedstream.kafka.watch import TopicWatch
 from embedstream.stream.guard import FailureGuard
 from embedstream.stream.progress import MicroBatchReport, ProgressListener
 from embedstream.worker.tally import Tallies
@@ -26,7 +26,7 @@ _LISTENER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StreamWatch:
-    """What reports of a stream arrive at: `tallies` on the workers, `listener` on the driver.
+    """Where the reports of a stream arrive: `tallies` on the workers, `listener` on the driver.
 
     `guard` says whether the stream has to stop. `put_read` commits the offsets of the next messages
     to the consumer group, if there is one.

@@ -13,6 +13,7 @@ from typing import Any
 from pyspark import Accumulator, AccumulatorParam, TaskContext
 from pyspark.sql import SparkSession
 
+from embedstream.logs.events import OWN_LOGGERS
 from embedstream.logs.formats import JsonFormatter
 from embedstream.logs.remote import handle_object
 from embedstream.spark.connect import is_connect
@@ -24,8 +25,6 @@ MAX_RECORDS = 20
 
 MAX_CHARACTERS = 8_000
 """The length of a message or a traceback there; of a traceback the end is kept."""
-
-_OWN = ("embedstream", "embedstream_core")
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class WorkerLog:
     def collect(self) -> Iterator[None]:
         """Collect this task's records while the context lasts; called on the task's own thread."""
         handler = _Collector()
-        loggers = [logging.getLogger(name) for name in _OWN]
+        loggers = [logging.getLogger(name) for name in OWN_LOGGERS]
         for logger in loggers:
             logger.addHandler(handler)
         try:

@@ -1,4 +1,4 @@
-"""What the workers tell the driver of a micro-batch: its rows, its messages, its work."""
+"""What the workers report of a micro-batch to the driver: its rows, its messages, its work."""
 
 from __future__ import annotations
 

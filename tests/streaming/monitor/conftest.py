@@ -43,8 +43,8 @@ def source() -> FixedSource:
 @pytest.fixture
 def serve(source: FixedSource) -> Iterator[Serve]:
     """Serve the source; returns the URL. The arguments are those of `build_app`."""
-    from embedstream.monitor.app import build_app
-    from embedstream.monitor.server import open_server
+    from embedstream.monitor.http.app import build_app
+    from embedstream.monitor.http.server import open_server
 
     with ExitStack() as servers:
 

@@ -1,18 +1,19 @@
-"""The way from the topics to the table, as it is drawn."""
+"""The flow from the topics to the table, as the page draws it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
 
-from embedstream.monitor.status import PartitionStatus, Stage, Status
+from embedstream.monitor.status import PartitionStatus, Status
+from embedstream_core.pipeline.work_record import WorkStage
 
 __all__ = ["StageView", "TopicView", "list_stages", "list_topics"]
 
 # Below this, in seconds of work per second, no stage holds the others up.
 _BUSY = 0.05
 
-_WORK: tuple[tuple[Stage, str], ...] = (
+_WORK: tuple[tuple[WorkStage, str], ...] = (
     ("fetch", "reads referenced content"),
     ("decode", "makes model input"),
     ("forward", "computes vectors"),
@@ -34,7 +35,7 @@ class TopicView:
 class StageView:
     """A stage: seconds of work per second, and that as a share of the busiest stage's, 0 to 100."""
 
-    name: Stage
+    name: WorkStage
     purpose: str
     seconds: float
     share: int

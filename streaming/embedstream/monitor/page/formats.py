@@ -31,7 +31,7 @@ def format_compact(value: float) -> str:
     """Return a number in at most five characters: 950, 12.3k, 4.56M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
-            # Of 999.6, three digits would be 1e+03.
+            # With three digits, 999.6 would be 1e+03.
             digits = ".3g" if abs(value) < 999.5 * size else ".0f"
             return f"{value / size:{digits}}{unit}"
     return f"{value:.3g}"
@@ -75,7 +75,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_name(text: str) -> str:
-    """Return the end of a path, which tells rows apart where there is little room."""
+    """Return the end of a path, which distinguishes rows where there is little room."""
     return text.rstrip("/").rpartition("/")[2] or text
 
 

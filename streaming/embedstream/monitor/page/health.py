@@ -1,4 +1,4 @@
-"""How a stream does, in words: a state, and a sentence for each trouble."""
+"""Describe in words how a stream is doing: a state, and a sentence for each trouble."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["Health", "Tone", "assess"]
 Tone = Literal["good", "idle", "busy", "warn", "bad", "off"]
 """What colour and shape a state has."""
 
-# What is said to be trouble. A micro-batch is seldom longer than a minute; one that is says so.
+# What counts as trouble; docs/page.md lists the same limits. A micro-batch is seldom longer than a
+# minute.
 _WITHOUT_COMMIT_S = 180
 _WINDOW_S = 600
 _GROWTH = 1.5
@@ -35,7 +36,7 @@ class Health:
 
 
 def assess(status: Status) -> Health:
-    """Return how the stream does."""
+    """Return how the stream is doing."""
     reasons = (status.reason,) if status.reason else ()
     match status.state:
         case "failed":
@@ -85,11 +86,11 @@ def _check_lag(status: Status) -> tuple[str, ...]:
     half = len(lags) // 2
     before, after = sum(lags[:half]) / half, sum(lags[half:]) / (len(lags) - half)
     newest = max(point.lag or 0 for point in _select_window(status))
-    # After a burst, the lag of the hour has grown, too, but it falls already.
+    # After a burst the lag has grown too, but it is falling already.
     if after < _GROWTH * before or lags[-1] < _STILL_HIGH * newest:
         return ()
     return (
-        f"The lag grows: {format_amount(lags[-1], 'message')} are unread, and the oldest was "
+        f"The lag grows: {format_amount(lags[-1], 'message')} unread, and the oldest was "
         f"appended {format_duration(status.lag_s or 0)} ago.",
     )
 
@@ -119,14 +120,9 @@ def _check_failures(status: Status) -> tuple[str, ...]:
 
 
 def _check_index(status: Status) -> tuple[str, ...]:
-    index = status.index
-    if index is None:
-        return ()
-    if index.trouble:
-        return (f"The index is in trouble: {index.trouble}",)
-    if index.version is None or status.table.version is None:
-        return ()
-    behind = status.table.version - index.version
-    if behind < _VERSIONS_BEHIND:
+    if status.index is not None and status.index.trouble:
+        return (f"The index is in trouble: {status.index.trouble}",)
+    behind = status.index_behind
+    if behind is None or behind < _VERSIONS_BEHIND:
         return ()
     return (f"The index is {format_amount(behind, 'version')} behind the table.",)

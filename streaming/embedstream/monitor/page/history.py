@@ -16,7 +16,7 @@ from embedstream.monitor.page.formats import (
 )
 from embedstream.monitor.status import Point, Status
 
-__all__ = ["History", "Lane", "Slot", "Span", "draw_history"]
+__all__ = ["HistoryDrawing", "Lane", "Slot", "Span", "draw_history"]
 
 _HOUR_S = 3600
 _SPAN_S = 300
@@ -56,7 +56,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistoryDrawing:
     """The drawing is `width` wide, a unit for each point, and stretched to the page."""
 
     width: int
@@ -66,7 +66,7 @@ class History:
     summary: str
 
 
-def draw_history(status: Status) -> History | None:
+def draw_history(status: Status) -> HistoryDrawing | None:
     """Draw the last hour; None if nothing is known of it."""
     if not status.history:
         return None
@@ -94,7 +94,9 @@ def draw_history(status: Status) -> History | None:
         Slot(first + i, _describe(point, s))
         for i, (point, s) in enumerate(zip(points, lasts, strict=True))
     )
-    return History(width, lanes, slots, _list_spans(points, status.point_s), _summarize(points))
+    return HistoryDrawing(
+        width, lanes, slots, _list_spans(points, status.point_s), _summarize(points)
+    )
 
 
 def _draw_lane(

@@ -1,4 +1,4 @@
-"""What the error codes mean, in a sentence each; docs/troubleshooting.md says more."""
+"""Explain each error code in a sentence; docs/troubleshooting.md says more."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _MEANINGS: Mapping[str, str] = {
     Code.REFERENCE_DENIED: "The folder, host, bucket or address is not allowed in the section "
     "references.",
     Code.REFERENCE_NOT_FOUND: "There is no such file or object.",
-    Code.REFERENCE_UNREADABLE: "The server or the file system gave an error.",
-    Code.REFERENCE_TIMEOUT: "The content did not come within references.timeout_s.",
+    Code.REFERENCE_UNREADABLE: "The server or the file system returned an error.",
+    Code.REFERENCE_TIMEOUT: "The content did not arrive within references.timeout_s.",
     Code.REFERENCE_TOO_LARGE: "The content has more bytes than the limits of its modality.",
     Code.IMAGE_EMPTY: "The message has no bytes.",
     Code.IMAGE_UNSUPPORTED: "The content is not an image of decode.formats.",
@@ -30,7 +30,7 @@ _MEANINGS: Mapping[str, str] = {
     Code.AUDIO_TOO_LARGE: "The clip is longer or has more channels than decode allows.",
     Code.MEDIA_EMPTY: "The message has no bytes.",
     Code.MEDIA_UNSUPPORTED: "No encoder embeds content of this type.",
-    Code.DECODER_CRASHED: "The content ended the process that decoded it.",
+    Code.DECODER_CRASHED: "The content crashed the process that decoded it.",
     Code.DECODER_TIMEOUT: "Decoding took longer than decode.timeout_s.",
     Code.DECODER_OUT_OF_MEMORY: "Decoding needed more than decode.isolated_memory_bytes.",
     Code.EMBEDDING_INVALID: "The vector has a value that is not a number, or norm zero.",

@@ -1,4 +1,4 @@
-"""The templates, and what they are given."""
+"""Render the templates of the page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedstream.monitor.page import flow, formats
 from embedstream.monitor.page.health import assess
 from embedstream.monitor.page.history import draw_history
 from embedstream.monitor.page.meanings import find_meaning
-from embedstream.monitor.page.rows import Rows
+from embedstream.monitor.page.rows import RecentRows
 from embedstream.monitor.status import Status
 from embedstream.monitor.viewer import Preview, RowPosition
 
@@ -26,7 +26,7 @@ _STATIC = files("embedstream.monitor.page").joinpath("static")
 
 
 def build_environment(find_preview: Callable[[RowPosition], Preview | None]) -> jinja2.Environment:
-    """Return the environment of the templates; whatever they are given is escaped."""
+    """Return the environment of the templates; all values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("embedstream.monitor.page"),
         autoescape=True,
@@ -63,7 +63,9 @@ def _find_static(name: str) -> str:
 class Fragments:
     """The parts of the page that change, each rendered only if what it shows has changed."""
 
-    def __init__(self, environment: jinja2.Environment, rows: Rows, *, can_replay: bool) -> None:
+    def __init__(
+        self, environment: jinja2.Environment, rows: RecentRows, *, can_replay: bool
+    ) -> None:
         self._environment = environment
         self._rows = rows
         self._can_replay = can_replay
@@ -81,7 +83,7 @@ class Fragments:
         if status.state != "unwatched":
             stages = flow.list_stages(status)
             self._show("flow", counts, status=status, topics=topics, stages=stages)
-            # A rate of the newest point is that of the part of it that has passed.
+            # The rate of the newest point changes while its time passes.
             moment = status.now.timestamp() // 5
             self._show("history", (status.history, moment), status=status, draw=draw_history)
         self._show("newest", revision, newest=newest, root="./")

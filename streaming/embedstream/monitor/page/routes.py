@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.monitor.page.feed import Feed
 from embedstream.monitor.page.rendering import Fragments, build_environment, find_root
-from embedstream.monitor.page.rows import Previews, Questions, Reading, Rows, ask
+from embedstream.monitor.page.rows import PreviewCache, Reading, RecentRows, SharedRequests, ask
 from embedstream.monitor.page.uploads import MAX_UPLOAD_MIB, read_form
 from embedstream.monitor.status import StatusSource
 from embedstream.monitor.viewer import Card, Found, Preview, Question, RowPosition, Viewer
@@ -26,8 +26,8 @@ __all__ = ["build_page"]
 
 _T = TypeVar("_T")
 
-# A page waits so long for the viewer, which answers most questions sooner; then it is sent with a
-# placeholder.
+# How long a page waits for the viewer, which answers most requests sooner. After that the page is
+# sent with a placeholder.
 _PATIENCE_S = 2.0
 _SLOW = "The viewer of rows has not answered yet."
 
@@ -43,7 +43,7 @@ def build_page(
     """Return the routes of the live page, to be served at the root.
 
     Every link is relative, so the page works below any prefix of a reverse proxy. Rows are read
-    only while somebody looks at them.
+    only while a browser shows them.
     """
     page = _Page(source, viewer, config)
     return [
@@ -68,10 +68,10 @@ class _Page:
         self._viewer = viewer
         self._is_stream = isinstance(config, StreamConfig)
         self._table = config.table.path
-        self._previews = Previews(viewer)
-        self._rows = Rows(viewer, self._previews)
-        self._cards: Questions[RowPosition, Reading[Card]] = Questions()
-        self._searches: Questions[Question, Reading[Found]] = Questions()
+        self._previews = PreviewCache(viewer)
+        self._rows = RecentRows(viewer, self._previews)
+        self._cards: SharedRequests[RowPosition, Reading[Card]] = SharedRequests()
+        self._searches: SharedRequests[Question, Reading[Found]] = SharedRequests()
         self._environment = build_environment(self._previews.find)
         self._fragments = Fragments(self._environment, self._rows, can_replay=self._is_stream)
         self._feed = Feed(self._render_fragments)
@@ -108,14 +108,14 @@ class _Page:
             _wait(self._find_preview(position)),
             _wait(self._find_neighbours(request)),
         )
-        if card.found is None:
+        if card.value is None:
             code = 503 if card.note == _SLOW else 404
             return self._respond(request, "message.html", code=code, note=card.note)
         return self._respond(
             request,
             "row.html",
-            card=card.found,
-            preview=preview.found or Preview("none", note=preview.note),
+            card=card.value,
+            preview=preview.value or Preview("none", note=preview.note),
             found=found,
             is_slow=found.note == _SLOW,
         )
@@ -128,7 +128,7 @@ class _Page:
         return self._respond(request, "neighbours.html", found=found, is_slow=False, root=root)
 
     async def send_preview(self, request: Request) -> Response:
-        """Send the content of a row, made anew by the viewer."""
+        """Send the preview of a row, which the viewer has encoded."""
         preview = await self._previews.get(_read_position(request))
         headers = {"Cache-Control": "private, max-age=600", "X-Content-Type-Options": "nosniff"}
         if preview.kind in ("image", "audio"):
@@ -189,10 +189,10 @@ class _Page:
         # The row itself is the nearest.
         question = Question(like=position, model_id=model_id, k=_NEIGHBOURS + 1)
         answer = await self._searches.ask(question, lambda: ask(self._viewer.search(question)))
-        if answer.found is None:
+        if answer.value is None:
             return answer
-        others = [card for card in answer.found.cards if card.position != position]
-        return Reading(replace(answer.found, cards=tuple(others[:_NEIGHBOURS])))
+        others = [card for card in answer.value.cards if card.position != position]
+        return Reading(replace(answer.value, cards=tuple(others[:_NEIGHBOURS])))
 
     def _respond(self, request: Request, name: str, *, code: int = 200, **values: Any) -> Response:
         values = {"root": find_root(request), **values}

@@ -1,7 +1,6 @@
-"""What the viewer gave, kept for all browsers: the newest rows, the failures, and previews.
+"""Keep the viewer's answers for all browsers: the newest rows, the failures, and previews.
 
-The viewer may be slow, or down. So nothing here waits for it longer than asked to; what is not
-there yet is a sentence instead.
+The viewer may be slow or down. What it has not answered yet is a sentence instead.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from embedstream.monitor.status import Status
 from embedstream.monitor.viewer import Card, FailureGroup, Preview, RowPosition, Viewer
 from embedstream_core.errors import EmbedstreamError
 
-__all__ = ["Previews", "Questions", "Reading", "Rows", "ask"]
+__all__ = ["PreviewCache", "Reading", "RecentRows", "SharedRequests", "ask"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +28,8 @@ _T = TypeVar("_T")
 # New commits may come several times a second, and each reading queries the table.
 _PAUSE_S = 2.0
 _RETRY_S = 10.0
-# On a large table the viewer answers with what it read some commits ago, for as long as it needs to
-# read seldom; after the last commit of a burst somebody has to ask again.
+# On a large table the viewer reuses an answer for a while, so the answer after the last commit of a
+# burst may be old: it is asked for again after this time.
 _REREAD_S = 30.0
 
 _NEWEST = 24
@@ -38,7 +37,7 @@ _FAILURES = 6
 _PREVIEW_BYTES = 32 * 2**20
 # The viewer decodes one after another; more requests at once only make its queue longer.
 _PREVIEWS_AT_ONCE = 4
-# What cannot be shown may be shown later: a server is back, or the row was embedded again.
+# A preview that failed may succeed later: a server is back, or the row was embedded again.
 _NONE_S = 60.0
 
 
@@ -46,7 +45,7 @@ _NONE_S = 60.0
 class Reading(Generic[_T]):
     """What was read, or the sentence that says why it is not there."""
 
-    found: _T | None = None
+    value: _T | None = None
     note: str = ""
 
 
@@ -61,10 +60,10 @@ async def ask(question: Awaitable[_T]) -> Reading[_T]:
         return Reading(note="The viewer of rows failed; the driver's log has the reason.")
 
 
-class Questions(Generic[_Key, _T]):
-    """Questions that wait for their answer: the same one is asked once, for all who want to know.
+class SharedRequests(Generic[_Key, _T]):
+    """Requests in progress: equal ones share one answer.
 
-    Somebody who stops waiting ends the own wait, not the question.
+    A caller that stops waiting does not end the request.
     """
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ class Questions(Generic[_Key, _T]):
         return await asyncio.shield(task)
 
 
-class Previews:
+class PreviewCache:
     """The previews that were made last, in memory of a fixed size."""
 
     def __init__(
@@ -94,7 +93,7 @@ class Previews:
         self._clock = clock
         self._bytes = 0
         self._made: OrderedDict[RowPosition, tuple[float, Preview]] = OrderedDict()
-        self._questions: Questions[RowPosition, Preview] = Questions()
+        self._requests: SharedRequests[RowPosition, Preview] = SharedRequests()
         self._turns = asyncio.Semaphore(_PREVIEWS_AT_ONCE)
 
     def find(self, position: RowPosition) -> Preview | None:
@@ -108,35 +107,35 @@ class Previews:
         if preview is not None and (preview.kind != "none" or self._clock() - made_at < _NONE_S):
             self._made.move_to_end(position)
             return preview
-        return await self._questions.ask(position, lambda: self._make(position))
+        return await self._requests.ask(position, lambda: self._make(position))
 
     async def _make(self, position: RowPosition) -> Preview:
         async with self._turns:
             reading = await ask(self._viewer.preview(position))
-        if reading.found is None:
+        if reading.value is None:
             return Preview("none", note=reading.note)
         if position in self._made:
             self._bytes -= _measure(self._made.pop(position)[1])
-        self._made[position] = self._clock(), reading.found
-        self._bytes += _measure(reading.found)
+        self._made[position] = self._clock(), reading.value
+        self._bytes += _measure(reading.value)
         while self._bytes > self._max_bytes and len(self._made) > 1:
             _, (_, oldest) = self._made.popitem(last=False)
             self._bytes -= _measure(oldest)
-        return reading.found
+        return reading.value
 
 
 def _measure(preview: Preview) -> int:
     return len(preview.content) + len(preview.text) + 200
 
 
-class Rows:
-    """The newest rows and the failures, read again after a commit while somebody looks.
+class RecentRows:
+    """The newest rows and the failures, read again after a commit while a browser shows them.
 
     `revision` grows with each change.
     """
 
     def __init__(
-        self, viewer: Viewer, previews: Previews, *, clock: Callable[[], float] = time.monotonic
+        self, viewer: Viewer, previews: PreviewCache, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._viewer = viewer
         self._previews = previews
@@ -154,7 +153,7 @@ class Rows:
             return self._task
         passed = self._clock() - self._started_at
         commit = (status.table.version, status.micro_batch, status.last_micro_batch)
-        has_failed = self.newest.found is None or self.failures.found is None
+        has_failed = self.newest.value is None or self.failures.value is None
         if self._seen is not None and passed < (_RETRY_S if has_failed else _PAUSE_S):
             return None
         if commit == self._seen and not has_failed and passed < _REREAD_S:
@@ -165,23 +164,23 @@ class Rows:
 
     async def _read(self) -> None:
         newest = await ask(self._viewer.list_newest(count=_NEWEST))
-        # What was read before is better than nothing, and is marked as old by the sentence.
+        # Old rows are better than none; the sentence marks them as old.
         self.newest = Reading(
-            self.newest.found if newest.found is None else _drop_repeated(newest.found),
+            self.newest.value if newest.value is None else _drop_repeated(newest.value),
             newest.note,
         )
         self.revision += 1
         failures = await ask(self._viewer.list_failures(newest=_FAILURES))
         self.failures = Reading(
-            self.failures.found if failures.found is None else failures.found, failures.note
+            self.failures.value if failures.value is None else failures.value, failures.note
         )
         self.revision += 1
         await self._preview_inline()
 
     async def _preview_inline(self) -> None:
         """Make the previews that stand in the page itself; those of pictures have an address."""
-        texts = [one for one in self.newest.found or () if _is_text(one)]
-        failed = [one for group in self.failures.found or () for one in group.newest]
+        texts = [one for one in self.newest.value or () if _is_text(one)]
+        failed = [one for group in self.failures.value or () for one in group.newest]
         positions = [card.position for card in (*texts, *failed)]
         for made in asyncio.as_completed([self._previews.get(one) for one in positions]):
             await made

@@ -1,4 +1,4 @@
-"""Get what a message carried: by its reference, within the stream's policy, or from Kafka."""
+"""Read the content of a row: by its reference, within the stream's policy, or from Kafka."""
 
 from __future__ import annotations
 

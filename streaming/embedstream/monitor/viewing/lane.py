@@ -25,7 +25,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["Lane"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SAID_BYTES = 2000
 # A list of 200 rows has at most 20 MB. A child that some content has taken over may send anything,
@@ -207,7 +207,7 @@ class Lane:
             text = said.read().decode("utf-8", "backslashreplace").strip()
         end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         if not is_expected and not self._is_closed:
-            _LOG.warning("the viewer's process ended by %s%s", end, f":\n{text}" if text else "")
+            _log.warning("the viewer's process ended by %s%s", end, f":\n{text}" if text else "")
         return end
 
 

@@ -1,7 +1,7 @@
-"""Make something harmless of a row's content, to be shown in a browser.
+"""Turn a row's content into a preview that is safe to show in a browser.
 
-No byte of the content is passed on but the beginning of a text, as plain text: pictures and sounds
-are encoded again from what the sandbox decoded.
+Pictures and sounds are encoded again from what the sandbox decoded. Only the beginning of a text is
+passed on as it was sent, as plain text.
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.monitor.viewer import Card, FailureGroup, Found, Preview, Question, RowPosition
+from embedstream.monitor.viewer import (
+    Card,
+    FailureGroup,
+    Found,
+    Preview,
+    Question,
+    RowPosition,
+    Viewer,
+)
 from embedstream.monitor.viewing.lane import Lane
 from embedstream_core.errors import SetupError
 
@@ -44,7 +52,7 @@ def open_viewer(
     *,
     config_words: str = "CONFIG",
     limits: ViewerLimits | None = None,
-) -> _ProcessViewer:
+) -> Viewer:
     """Return the viewer of a table; nothing is started before the first request.
 
     It has up to three child processes: a slow preview holds up no list of rows, and the model of a

@@ -18,7 +18,7 @@ from embedstream_core.redaction import redact_prose
 
 __all__ = ["ANSWERS", "encode_answer", "encode_defect", "encode_refusal", "read_answer"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 ANSWERS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "list_newest": TypeAdapter(list[Card]),
@@ -62,6 +62,6 @@ def read_answer(request: str, content: bytes) -> Any:
         except ValidationError as error:
             rest = repr(error).encode("utf-8", "replace")
     trace = rest.decode("utf-8", "replace")
-    _LOG.warning("the viewer's process failed at %s:\n%s", request, trace)
+    _log.warning("the viewer's process failed at %s:\n%s", request, trace)
     reason = redact_prose(trace.strip().rpartition("\n")[2])[:200]
     raise SetupError(f"the viewer cannot answer this: {reason}; the driver's log says where")

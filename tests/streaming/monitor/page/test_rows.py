@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from embedstream.monitor.page.feed import Feed
-from embedstream.monitor.page.rows import Previews, Rows
+from embedstream.monitor.page.rows import PreviewCache, RecentRows
 from embedstream.monitor.viewer import Preview, RowPosition
 from embedstream_core.errors import SetupError
 from watched import MemoryViewer, make_failures, make_pictures, make_status
@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-async def refresh(rows: Rows, **changes: Any) -> bool:
+async def refresh(rows: RecentRows, **changes: Any) -> bool:
     """Let the rows be read if they want to; return whether they were."""
     task = rows.refresh(make_status(**changes))
     if task is not None:
@@ -33,7 +33,7 @@ async def refresh(rows: Rows, **changes: Any) -> bool:
 def test_rows_are_read_again_after_a_commit_and_a_pause() -> None:
     async def check() -> None:
         clock, viewer = Clock(), make_pictures(3)
-        rows = Rows(viewer, Previews(viewer), clock=clock)
+        rows = RecentRows(viewer, PreviewCache(viewer), clock=clock)
 
         assert await refresh(rows)
         assert not await refresh(rows, micro_batch=1204)
@@ -53,13 +53,13 @@ def test_rows_are_read_again_after_a_commit_and_a_pause() -> None:
 def test_a_failed_reading_keeps_what_was_read_and_says_so() -> None:
     async def check() -> None:
         clock, viewer = Clock(), make_pictures(3)
-        rows = Rows(viewer, Previews(viewer), clock=clock)
+        rows = RecentRows(viewer, PreviewCache(viewer), clock=clock)
         await refresh(rows)
         viewer.failure, clock.now = SetupError("the viewer is busy"), clock.now + 2
 
         assert await refresh(rows, micro_batch=1204)
 
-        assert len(rows.newest.found or ()) == 3
+        assert len(rows.newest.value or ()) == 3
         assert rows.newest.note == "the viewer is busy"
 
     asyncio.run(check())
@@ -68,17 +68,17 @@ def test_a_failed_reading_keeps_what_was_read_and_says_so() -> None:
 def test_a_viewer_that_cannot_answer_is_asked_again_later() -> None:
     async def check() -> None:
         clock, viewer = Clock(), make_pictures(3)
-        rows = Rows(viewer, Previews(viewer), clock=clock)
+        rows = RecentRows(viewer, PreviewCache(viewer), clock=clock)
         viewer.failure = RuntimeError("<b>secret</b>")
 
         assert await refresh(rows)
-        assert rows.newest.found is None
+        assert rows.newest.value is None
         assert "secret" not in rows.newest.note
         clock.now += 5
         assert not await refresh(rows)
         viewer.failure, clock.now = None, clock.now + 5
         assert await refresh(rows)
-        assert rows.newest.found
+        assert rows.newest.value
 
     asyncio.run(check())
 
@@ -87,10 +87,10 @@ def test_a_message_with_rows_of_several_models_is_shown_once() -> None:
     async def check() -> None:
         viewer = make_pictures(2)
         viewer.cards += [replace(card, model_id="other") for card in viewer.cards]
-        rows = Rows(viewer, Previews(viewer))
+        rows = RecentRows(viewer, PreviewCache(viewer))
         await refresh(rows)
 
-        assert [card.image_id for card in rows.newest.found or ()] == [
+        assert [card.image_id for card in rows.newest.value or ()] == [
             viewer.cards[1].image_id,
             viewer.cards[0].image_id,
         ]
@@ -104,8 +104,8 @@ def test_previews_that_stand_in_the_page_are_made_with_it() -> None:
         make_failures(viewer)
         viewer.cards[0] = replace(viewer.cards[0], media_type="text/plain")
         viewer.contents[FIRST] = Preview("text", text="words")
-        previews = Previews(viewer)
-        await refresh(Rows(viewer, previews))
+        previews = PreviewCache(viewer)
+        await refresh(RecentRows(viewer, previews))
 
         found = previews.find(FIRST)
         assert found is not None
@@ -120,7 +120,7 @@ def test_a_preview_is_made_once_for_all_who_want_it_and_old_ones_are_dropped() -
         viewer = MemoryViewer(delay_s=0.01)
         positions = [RowPosition("images", 0, offset) for offset in range(4)]
         viewer.contents = {one: Preview("image", bytes(1000), "image/png") for one in positions}
-        previews = Previews(viewer, max_bytes=3000)
+        previews = PreviewCache(viewer, max_bytes=3000)
 
         await asyncio.gather(*(previews.get(positions[0]) for _ in range(5)))
         assert viewer.asked["preview"] == 1
@@ -134,7 +134,7 @@ def test_a_preview_is_made_once_for_all_who_want_it_and_old_ones_are_dropped() -
 def test_what_cannot_be_shown_is_tried_again_later() -> None:
     async def check() -> None:
         clock, viewer = Clock(), MemoryViewer()
-        previews = Previews(viewer, clock=clock)
+        previews = PreviewCache(viewer, clock=clock)
 
         assert (await previews.get(FIRST)).note == "the content is gone"
         viewer.contents[FIRST] = Preview("text", text="here")
@@ -152,7 +152,7 @@ def test_somebody_who_goes_away_ends_no_other_wait() -> None:
     async def check() -> None:
         viewer = make_pictures(1)
         viewer.delay_s = 0.05
-        previews = Previews(viewer)
+        previews = PreviewCache(viewer)
         first, second = (asyncio.create_task(previews.get(FIRST)) for _ in range(2))
         await asyncio.sleep(0.01)
         first.cancel()

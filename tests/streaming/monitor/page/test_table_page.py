@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from embedstream.monitor.site import open_site
+from embedstream.monitor.http.site import open_site
 from embedstream.monitor.table_status import ObservedTable
 from pictures import real_pictures
 from viewed_tables import stream_config, write_files

@@ -20,10 +20,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from embedstream.config.monitoring import MonitorConfig
-from embedstream.monitor.access import SECURITY_HEADERS
-from embedstream.monitor.app import build_app
+from embedstream.monitor.http.app import build_app
+from embedstream.monitor.http.gate import SECURITY_HEADERS
+from embedstream.monitor.http.server import open_server
 from embedstream.monitor.metrics import METRICS
-from embedstream.monitor.server import open_server
 from embedstream.monitor.status import IndexStatus, ModelStatus, PartitionStatus, Status
 from embedstream_core.errors import MissingExtra, SetupError
 
@@ -276,6 +276,8 @@ def test_idle_connections_take_neither_file_descriptors_nor_the_place_of_a_probe
     url = serve()
     host, port = url.removeprefix("http://").split(":")
     process = psutil.Process()
+    # The server's event loop, which has descriptors too, runs once it has answered.
+    get(f"{url}/livez")
     before = process.num_fds()
     with ExitStack() as opened:
         idle = [

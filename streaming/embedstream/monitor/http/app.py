@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from embedstream.config.monitoring import MonitorConfig
-from embedstream.monitor.access import Gate
 from embedstream.monitor.counts import Samples
 from embedstream.monitor.exposition import build_registry
-from embedstream.monitor.server import FEATURE
+from embedstream.monitor.http.gate import Gate
+from embedstream.monitor.http.server import FEATURE
 from embedstream.monitor.status import StatusSource
 from embedstream_core.extras import require_extra
 

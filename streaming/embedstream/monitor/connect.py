@@ -1,4 +1,4 @@
-"""Opens what watches a stream, and connects it to the stream's parts."""
+"""Open the monitor of a stream, and connect it to the parts of the stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.kafka.outage import Outage
+from embedstream.logs.outages import OutageLog
 from embedstream.monitor.live import LiveStream, Probes
 from embedstream.monitor.status import IndexStatus, ModelStatus
 from embedstream.table.delta_log import read_version
@@ -47,7 +47,7 @@ def open_monitor(
     if config.monitor.listen is None:
         yield live
         return
-    from embedstream.monitor.site import open_site
+    from embedstream.monitor.http.site import open_site
 
     with open_site(live, config, config_words=config_words, read_counts=live.read_counts) as url:
         say(f"monitor: {url}")
@@ -78,25 +78,25 @@ def connect_stream(
 
     `read` is the offset of the next message of each partition; empty before the first start.
     """
-    config = resumption.config
     live.set_read(read or dict(_list_first_offsets(resumption)))
     live.follow(
         Probes(
             read_models=lambda: _describe_models(desk),
             count_loads=lambda: desk.loads,
-            read_index=lambda: _describe_index(config, index),
+            read_index=lambda: _describe_index(index),
             find_loss=lambda: claim.loss,
             is_stopping=stop.is_set,
             is_listening=lambda: _has_listener(spark),
         )
     )
+    config = resumption.config
     with watch_table(spark, live, config.table.path) if config.monitor.listen else nullcontext():
         yield
 
 
 @contextmanager
 def watch_table(spark: SparkSession, live: LiveStream, path: str) -> Iterator[None]:
-    """Tell a status the newest version of its table every few seconds while somebody asks."""
+    """Pass the newest version of the table to `live` every few seconds while it is watched."""
     ended = threading.Event()
     threading.Thread(
         target=_read_versions, args=(spark, live, path, ended), name="table", daemon=True
@@ -139,14 +139,14 @@ def _describe_models(desk: SwapDesk) -> tuple[ModelStatus, ...]:
     )
 
 
-def _describe_index(config: StreamConfig, index: IndexProcess | None) -> IndexStatus | None:
+def _describe_index(index: IndexProcess | None) -> IndexStatus | None:
     if index is None:
         return None
     return IndexStatus(address=index.address, version=index.version, trouble=index.trouble)
 
 
 def _has_listener(spark: SparkSession) -> bool:
-    """Return whether the thread lives that takes the calls of Spark's listeners."""
+    """Return whether the thread that receives the calls of Spark's listeners is alive."""
     gateway: Any = spark.sparkContext._gateway
     server = gateway.get_callback_server()
     # Without a listener there is no such thread.
@@ -156,7 +156,7 @@ def _has_listener(spark: SparkSession) -> bool:
 def _read_versions(
     spark: SparkSession, live: LiveStream, path: str, ended: threading.Event
 ) -> None:
-    outage = Outage(_log, "the table's version cannot be read")
+    outage = OutageLog(_log, "the table's version cannot be read")
 
     def look() -> None:
         # A session that ends raises errors of many types.

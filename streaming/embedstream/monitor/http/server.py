@@ -1,4 +1,4 @@
-"""The HTTP server of the driver, in a thread of its own that can neither stop nor outlive it."""
+"""Run the HTTP server of the driver in a thread that can neither stop nor outlive the driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves a status at an address: the metrics, the health and the live page of one source."""
+"""Serve the metrics, the health and the live page of one source at an address."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from embedstream.config.sections import StreamConfig
-from embedstream.monitor.app import build_app
 from embedstream.monitor.counts import Samples
-from embedstream.monitor.server import FEATURE, open_server
+from embedstream.monitor.http.app import build_app
+from embedstream.monitor.http.server import FEATURE, open_server
 from embedstream.monitor.status import StatusSource
 from embedstream.monitor.viewing.process import open_viewer
 from embedstream_core.extras import require_extra

@@ -1,4 +1,4 @@
-"""Who may ask for what, and how a browser may use the answer."""
+"""Decide who may send a request, and how a browser may use the response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["OPEN_PATHS", "SECURITY_HEADERS", "Gate"]
 _log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
-"""What is answered without a token: probes have none, and the answers say nothing of the data."""
+"""Paths that need no token: probes have none, and the responses say nothing about the data."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -43,11 +43,11 @@ _SHOWN = 200
 class Gate:
     """An ASGI application in front of another: refuses requests, adds headers, logs exceptions.
 
-    - A method other than GET, HEAD and POST is refused; each route refuses those that it has not.
-    - At a loopback address the Host header has to name this machine: a page of another site whose
-      name was made to resolve to 127.0.0.1 (DNS rebinding) does not.
-    - A POST from a page of another site is refused, and so is what such a page loads: a picture
-      whose address is a search would start a process. A link to here is followed.
+    - Methods other than GET, HEAD and POST are refused; each route refuses those that it lacks.
+    - At a loopback address the Host header must name this machine. A page of another site whose
+      name was made to resolve to 127.0.0.1 (DNS rebinding) does not name it.
+    - A POST from a page of another site is refused, and so is what such a page loads: an image whose
+      address is a search would start a process. A link to this page is followed.
     - With a token, every path but `OPEN_PATHS` needs it.
     """
 

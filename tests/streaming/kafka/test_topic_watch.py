@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from embedstream.kafka.topic_watch import TopicWatch
 from embedstream.kafka.topics import TopicState
-from embedstream.kafka.watch import TopicWatch
 from embedstream_core.errors import SetupError
 
 

@@ -1,15 +1,15 @@
-"""Trouble of work that is repeated, logged once."""
+"""Failures of work that is repeated, each logged once."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
 
-__all__ = ["Outage"]
+__all__ = ["OutageLog"]
 
 
 @dataclass(slots=True)
-class Outage:
+class OutageLog:
     """Logs the first of several failures of one type, and when the work succeeds again.
 
     `sentence` says what does not work, as in "the topics cannot be read".

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from embedstream.kafka.outage import Outage
 from embedstream.kafka.topics import TopicState
+from embedstream.logs.outages import OutageLog
 
 __all__ = ["TopicWatch"]
 
@@ -56,8 +56,8 @@ class TopicWatch:
         self._clock = clock
         self._read_at = 0.0
         self._cost_s = 0.0
-        self._outage = Outage(_log, "the topics cannot be read")
-        self._misuse = Outage(_log, "the state of the topics cannot be shown")
+        self._outage = OutageLog(_log, "the topics cannot be read")
+        self._misuse = OutageLog(_log, "the state of the topics cannot be shown")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="topics", daemon=True)
 
