@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from embedstream_core.errors import SetupError
@@ -78,12 +78,13 @@ def list_rows(rows: Any) -> list[dict[str, Any]]:
 
     A producer may give a message any time, also one after the year 9999.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     column = rows.schema.get_field_index("timestamp")
     if column >= 0 and getattr(rows.schema.field(column).type, "unit", "") == "us":
         times = rows.column(column)
-        first, last = (one.replace(tzinfo=UTC) for one in (datetime.min, datetime.max))
+        first, last = (pa.scalar(one, times.type) for one in (datetime.min, datetime.max))
         is_known = pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last))
         rows = rows.set_column(column, "timestamp", pc.if_else(is_known, times, None))
     return list(rows.to_pylist())

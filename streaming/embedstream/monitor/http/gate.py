@@ -36,6 +36,8 @@ SECURITY_HEADERS = {
 """On every response."""
 
 _METHODS = ("GET", "HEAD", "POST")
+# Of the path of a request; it may have 64 KiB.
+_SHOWN = 200
 
 
 class Gate:
@@ -44,7 +46,8 @@ class Gate:
     - Methods other than GET, HEAD and POST are refused; each route refuses those that it lacks.
     - At a loopback address the Host header must name this machine. A page of another site whose
       name was made to resolve to 127.0.0.1 (DNS rebinding) does not name it.
-    - A POST from a page of another site is refused.
+    - A POST from a page of another site is refused, and so is what such a page loads: a picture
+      whose address is a search would start a process. Links from other sites are followed.
     - With a token, every path but `OPEN_PATHS` needs it.
     """
 
@@ -58,6 +61,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         from starlette.datastructures import Headers, MutableHeaders
+        from starlette.requests import ClientDisconnect
         from starlette.responses import PlainTextResponse
 
         if scope["type"] != "http":
@@ -74,8 +78,11 @@ class Gate:
         refusal = self._refuse(scope, Headers(scope=scope))
         try:
             await (refusal or self._app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            # A browser left in the middle of an upload.
+            return
         except Exception:
-            _log.warning("a request of %r failed", scope["path"], exc_info=True)
+            _log.warning("a request of %r failed", scope["path"][:_SHOWN], exc_info=True)
             if not is_begun:
                 failed = PlainTextResponse("this failed; see the log\n", 500)
                 await failed(scope, receive, send_with_headers)
@@ -91,7 +98,8 @@ class Gate:
             return PlainTextResponse(
                 "the Host header names another machine; ask for localhost or 127.0.0.1\n", 421
             )
-        if scope["method"] == "POST" and not _is_of_own_page(headers, host):
+        is_followed = scope["method"] != "POST" and _is_link(headers)
+        if not is_followed and not _is_of_own_page(headers, host):
             return PlainTextResponse("a page of another site may not send this\n", 403)
         if scope["path"] in OPEN_PATHS or self._token is None:
             return None
@@ -111,6 +119,11 @@ class Gate:
         except ValueError:
             return False
         return name in self._names or is_loopback(name)
+
+
+def _is_link(headers: Headers) -> bool:
+    """Return whether a request is for a page, not for a part of one; as other programs ask."""
+    return headers.get("sec-fetch-mode", "navigate") == "navigate"
 
 
 def _is_of_own_page(headers: Headers, host: str) -> bool:
