@@ -46,8 +46,8 @@ class Gate:
     - Methods other than GET, HEAD and POST are refused; each route refuses those that it lacks.
     - At a loopback address the Host header must name this machine. A page of another site whose
       name was made to resolve to 127.0.0.1 (DNS rebinding) does not name it.
-    - A POST from a page of another site is refused, and so is what such a page loads: an image
-      whose address is a search would start a process. A link to this page is followed.
+    - A POST from a page of another site is refused, and so is what such a page loads: a picture
+      whose address is a search would start a process. Links from other sites are followed.
     - With a token, every path but `OPEN_PATHS` needs it.
     """
 
