@@ -19,6 +19,7 @@ from embedstream.index.source.table_reader import (
     refresh_table,
     select_batches,
 )
+from embedstream.logs.outages import OutageLog
 from embedstream.monitor.history import POINT_S, History, Work, convert_time
 from embedstream.monitor.status import (
     IndexStatus,
@@ -115,11 +116,13 @@ class ObservedTable:
         return self._is_readable
 
     def _run(self) -> None:
+        outage = OutageLog(_log, "the table cannot be read")
         while True:
             try:
                 self.look()
-            except Exception:
-                _log.warning("the table was not read", exc_info=True)
+                outage.end()
+            except Exception as error:
+                outage.begin(error)
             if self._closed.wait(_POLL_S):
                 return
 
