@@ -71,8 +71,10 @@ programs:
 	@$(RUN)/embedstream jars --class-archive > /dev/null
 	@touch $@
 
-test: lint programs .tools/class-archive
+# What the tests need is installed while the checks run.
+test: setup
 	@$(PYTHON) scripts/check_machine.py
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint programs .tools/class-archive
 	$(RUN)/pytest $(PARALLEL)
 
 test-unit: setup

@@ -130,6 +130,7 @@ def test_a_backup_that_was_made_during_the_stream_is_restored(operator: Operator
 
 @pytest.mark.spark
 @pytest.mark.kafka
+@pytest.mark.long
 def test_a_stream_whose_driver_is_down(operator: Operator) -> None:
     """Nothing is wrong, then another driver runs."""
     operator.work(4)

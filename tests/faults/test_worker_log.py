@@ -16,7 +16,7 @@ from oracle import check_outcomes
 from small import tiny_picture, write_config
 from streams import Topic, image
 
-pytestmark = [pytest.mark.kafka]
+pytestmark = [pytest.mark.kafka, pytest.mark.long]
 
 DEFECT = Path(__file__).parents[1] / "support" / "defect"
 

@@ -78,8 +78,7 @@ def run_stream(
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
     encoders, unless there is no file. `index_command` follows the table where `index.follow` is
     set, see `IndexProcess`. `config_words` name the configuration in commands that are
-    recommended to users.
-    `consents` are the fields of `Consent`.
+    recommended to users. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
