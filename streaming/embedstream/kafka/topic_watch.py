@@ -15,7 +15,7 @@ __all__ = ["TopicWatch"]
 
 _log = logging.getLogger(__name__)
 
-_WATCHED_S = 5.0
+_WATCHED_S = 10.0
 _UNWATCHED_S = 30.0
 _JOIN_S = 1.0
 # The most of the time that readings take, whatever the number of partitions. With 30 requests from
@@ -28,7 +28,7 @@ class TopicWatch:
     """Reads the topics in a daemon thread, while it is open as a context manager.
 
     `latest` is what was read last; None before Kafka has answered. While `is_watched` returns True
-    the topics are read every 5 s, otherwise every 30 s; less often where that would take more than
+    the topics are read every 10 s, otherwise every 30 s; less often where that would take more than
     1 % of the time. An outage is logged once, and the topics are read again after the same time;
     nothing is raised.
     """

@@ -162,7 +162,7 @@ class LiveStream:
                 started_at=convert_time(self._started_at),
                 version=self._version,
                 models=models,
-                table=self._table,
+                table=_advance(self._table, index),
                 index=index,
                 partitions=tuple(self._list_partitions()),
                 micro_batch=None if last is None else last[0],
@@ -243,3 +243,10 @@ class LiveStream:
             lag=None if read is None or end is None else end - read,
             margin=None if read is None or earliest is None else max(0, read - earliest),
         )
+
+
+def _advance(table: TableStatus, index: IndexStatus | None) -> TableStatus:
+    """Return the table with the version that its index holds, if that was read later."""
+    if index is None or index.version is None or table.version is None:
+        return table
+    return table.model_copy(update={"version": max(table.version, index.version)})

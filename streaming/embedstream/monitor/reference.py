@@ -63,8 +63,8 @@ would not help. A query that ends with an error ends the process: see
 - **Is it keeping up?** `embedstream_lag_seconds`: how long the oldest waiting message has waited.
   It stays near the duration of a micro-batch while the stream keeps up, and grows by a second each
   second while it stands still. `sum(embedstream_lag_messages)` is the same in messages. Both come
-  from Kafka's offsets, which the driver reads every 5 s while it is scraped or its page is open, so
-  they are right for an idle or stuck stream too.
+  from Kafka's offsets, which the driver reads every 10 s while it is scraped or its page is open,
+  so they are right for an idle or stuck stream too.
 - **Does it still commit?** `time() - embedstream_last_commit_timestamp_seconds`, where
   `sum(embedstream_lag_messages) > 0`: an idle stream has nothing to commit.
 - **How fast is it?** `sum(rate(embedstream_rows_total[5m]))` rows per second. A counter steps at

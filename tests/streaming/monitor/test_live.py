@@ -225,6 +225,16 @@ def test_before_a_micro_batch_the_last_commit_is_the_tables(live: LiveStream, cl
     assert sample(live, "embedstream_last_commit_timestamp_seconds") == clock.now
 
 
+def test_an_index_is_not_ahead_of_its_table(live: LiveStream, clock: Clock) -> None:
+    """The table's version is read every few seconds, the index tells its own at once."""
+    index = IndexStatus(address="data/index", version=6)
+    live.note_table_version(4, clock.now)
+    live.follow(Probes(read_index=lambda: index))
+    assert live.read_status().table.version == 6
+    live.note_table_version(9, clock.now)
+    assert live.read_status().table.version == 9
+
+
 def test_it_is_ready_while_the_query_runs_and_the_claim_is_held(
     live: LiveStream, clock: Clock
 ) -> None:
