@@ -74,7 +74,7 @@ programs:
 # What the tests need is installed while the checks run.
 test: setup
 	@$(PYTHON) scripts/check_machine.py
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint programs .tools/class-archive
+	@$(MAKE) --no-print-directory --jobs=3 lint programs .tools/class-archive
 	$(RUN)/pytest $(PARALLEL)
 
 test-unit: setup
