@@ -24,7 +24,7 @@ from embedstream.recovery.claim import claim_stream
 from embedstream.spark.local_disk import explain_disk_error
 from embedstream.spark.session import JvmEnded
 from embedstream.stream.guard import FailureGuard
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 from kafka_topics import delete_before, delete_topic
 from oracle import read_rows
 from runbook import ALERTS, PAGE, Operator, find_block, list_commands, quotes

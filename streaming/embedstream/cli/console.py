@@ -26,7 +26,7 @@ from embedstream_core.redaction import redact_prose
 
 if TYPE_CHECKING:
     from embedstream.stream.preflight import Finding
-    from embedstream.stream.progress import MicroBatchReport, Totals
+    from embedstream.stream.reports import MicroBatchReport, Totals
     from embedstream.worker.counts import CommitReport
     from embedstream_core.models.encoders.listing import Listing
 

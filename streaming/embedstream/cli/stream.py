@@ -27,7 +27,7 @@ from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
 from embedstream.spark.session import open_session, warm_workers
-from embedstream.stream.progress import Totals
+from embedstream.stream.reports import Totals
 from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
 

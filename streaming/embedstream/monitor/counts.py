@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from embedstream.monitor.metrics import (
     APPEND_TO_COMMIT,
@@ -20,13 +19,10 @@ from embedstream.monitor.metrics import (
     Metric,
 )
 from embedstream.monitor.status import STAGES
+from embedstream.stream.reports import MicroBatchReport, Totals
+from embedstream.worker.counts import RowKind
 from embedstream_core.errors import Code
 from embedstream_core.pipeline.work_record import WorkStage
-
-if TYPE_CHECKING:
-    # A page over a table imports no Spark.
-    from embedstream.stream.progress import MicroBatchReport
-    from embedstream.worker.counts import RowKind
 
 __all__ = ["MAX_PARTITIONS", "Histogram", "LabelLimit", "Samples", "StreamCounts"]
 
@@ -94,11 +90,7 @@ class LabelLimit:
 class StreamCounts:
     """The sums over all micro-batches since the start. Takes no lock."""
 
-    batches: int = 0
-    null_values: int = 0
-    embeddings: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    deleted: int = 0
+    totals: Totals = field(default_factory=Totals)
     cache_hits: int = 0
     _rows: Counter[tuple[str, ...]] = field(default_factory=Counter)
     _stages: dict[WorkStage, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -109,11 +101,7 @@ class StreamCounts:
 
     def add(self, report: MicroBatchReport, latencies: Mapping[float, int]) -> None:
         """Add a micro-batch, and how many of its messages took how many seconds to their commit."""
-        self.batches += 1
-        self.null_values += report.tombstones
-        self.embeddings += report.embeddings
-        self.failures += report.failures
-        self.deleted += report.deleted
+        self.totals.add(report)
         self.cache_hits += report.cache_hits
         for kind, rows in report.rows_by_kind.items():
             self._rows[self._label(kind)] += rows
@@ -127,8 +115,8 @@ class StreamCounts:
         """Return the values of the counters and histograms."""
         return {
             ROWS: {labels: float(rows) for labels, rows in self._rows.items()},
-            NULL_VALUES: {(): float(self.null_values)},
-            MICRO_BATCHES: {(): float(self.batches)},
+            NULL_VALUES: {(): float(self.totals.tombstones)},
+            MICRO_BATCHES: {(): float(self.totals.batches)},
             MICRO_BATCH_DURATION: {(): self._durations.copy()},
             APPEND_TO_COMMIT: {(): self._latencies.copy()},
             STAGE_SECONDS: {(stage,): seconds for stage, seconds in self._stages.items()},

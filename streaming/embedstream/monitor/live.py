@@ -24,7 +24,7 @@ from embedstream.monitor.status import (
     Status,
     TableStatus,
 )
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 from embedstream_core.redaction import redact_prose
 
 __all__ = ["LiveStream", "Probes"]
@@ -167,9 +167,9 @@ class LiveStream:
                 partitions=tuple(self._list_partitions()),
                 micro_batch=None if last is None else last[0],
                 last_micro_batch=None if last is None else convert_time(last[1]),
-                embeddings=self._counts.embeddings,
-                failures=dict(self._counts.failures),
-                deleted=self._counts.deleted,
+                embeddings=self._counts.totals.embeddings,
+                failures=dict(self._counts.totals.failures),
+                deleted=self._counts.totals.deleted,
                 cache_hits=self._counts.cache_hits,
                 rows_per_s=rates.rows_per_s,
                 stage_seconds={stage: rates.stage_seconds.get(stage, 0.0) for stage in STAGES},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from embedstream.config.monitoring import GuardsConfig
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 
 __all__ = ["FailureGuard"]
 

@@ -15,7 +15,8 @@ from embedstream.kafka.group import GroupCommitter, commit_offsets
 from embedstream.kafka.topic_watch import TopicWatch
 from embedstream.kafka.topics import TopicState, check_topics
 from embedstream.stream.guard import FailureGuard
-from embedstream.stream.progress import MicroBatchReport, ProgressListener
+from embedstream.stream.progress import ProgressListener
+from embedstream.stream.reports import MicroBatchReport
 from embedstream.worker.tally import Tallies
 
 __all__ = ["StreamWatch", "watch_stream"]

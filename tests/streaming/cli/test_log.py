@@ -22,7 +22,7 @@ from embedstream.config.load import load_config
 from embedstream.config.monitoring import LogConfig
 from embedstream.logs.events import Event, log_event
 from embedstream.recovery.doctor import Finding
-from embedstream.stream.progress import MicroBatchReport, Totals
+from embedstream.stream.reports import MicroBatchReport, Totals
 from embedstream_core.errors import SetupError
 from logged import read_json_lines
 from tables_in_motion import MovingTable

@@ -18,7 +18,7 @@ from embedstream.monitor.live import LiveStream, Probes
 from embedstream.monitor.status import IndexStatus, ModelStatus
 from embedstream.recovery.claim import HeldClaim
 from embedstream.recovery.claim_file import Claim, ClaimFile
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 from embedstream.worker.counts import RowKind
 from memory_folder import MemoryFolder
 

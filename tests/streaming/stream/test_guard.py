@@ -8,7 +8,7 @@ import pytest
 
 from embedstream.config.monitoring import GuardsConfig
 from embedstream.stream.guard import FailureGuard
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 from embedstream.worker.tally import FailedMessage
 
 REPLAY = "embedstream replay stream.yaml --failures"

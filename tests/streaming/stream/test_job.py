@@ -23,7 +23,8 @@ from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
 from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
-from embedstream.stream.progress import ProgressListener, Totals
+from embedstream.stream.progress import ProgressListener
+from embedstream.stream.reports import Totals
 from embedstream.table.delta import quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import embeddings, failures

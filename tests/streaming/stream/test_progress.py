@@ -23,7 +23,8 @@ from embedstream.config.monitoring import LogConfig
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
 from embedstream.stream import watching
-from embedstream.stream.progress import MicroBatchReport, ProgressListener, Totals
+from embedstream.stream.progress import ProgressListener
+from embedstream.stream.reports import MicroBatchReport, Totals
 from embedstream.worker.counts import RowKind
 from embedstream.worker.tally import FailedMessage, Tally
 from embedstream_core.errors import Code

@@ -19,7 +19,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.group import commit_offsets
 from embedstream.recovery.resume import read_next
 from embedstream.stream.job import list_ids, start_stream
-from embedstream.stream.progress import MicroBatchReport
+from embedstream.stream.reports import MicroBatchReport
 from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream.table.delta_log import read_writers
 from embedstream.worker.counts import RowKind
