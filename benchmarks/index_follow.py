@@ -21,43 +21,20 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
 from embedstream.index.process import IndexProcess
-from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import list_ids, start_stream
 from embedstream.table.delta import create_table
 from embedstream_core.models.card import PreparedModel
-from images import jpegs
 from report import print_table, write_result
-from stream_runs import CORES, embeddings, fresh, opened, send, settings, workplace
-
-TOPIC = "pictures"
-PER_MICRO_BATCH = 32
-
-Run = dict[str, float]
+from stream_runs import Run, embeddings, fresh, run_by_turns
 
 
 def main() -> None:
     arguments = _arguments()
-    with workplace() as place:
-        create_topic(place.servers, TOPIC, partitions=CORES)
-        send(place.servers, TOPIC, list(jpegs(arguments.images, size=(500, 375))))
-        kafka = {
-            "bootstrap_servers": place.servers,
-            "subscribe": TOPIC,
-            "max_offsets_per_trigger": PER_MICRO_BATCH,
-        }
-        config = settings(
-            place, TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
-        )
-        with opened(config) as (spark, model):
-            _drain(spark, config, model, follow=True)
-            rounds = [
-                {follow: _drain(spark, config, model, follow=follow) for follow in order}
-                for order in ([True, False], [False, True]) * (arguments.rounds // 2)
-            ]
+    rounds = run_by_turns(arguments.images, arguments.rounds, _drain)
     _report(rounds, arguments.images)
 
 
-def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, *, follow: bool) -> Run:
+def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, follow: bool) -> Run:
     new = fresh(config)
     table = new.table.path
     command = [sys.executable, "-m", "embedstream", "index", f"--table={table}", "--of-stream"]

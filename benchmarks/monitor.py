@@ -26,7 +26,6 @@ import requests
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import MonitorConfig, StreamConfig
-from embedstream.kafka.admin import create_topic
 from embedstream.monitor.connect import watch_table
 from embedstream.monitor.http.site import open_site
 from embedstream.monitor.live import LiveStream
@@ -34,43 +33,19 @@ from embedstream.stream.job import list_ids, start_stream
 from embedstream.stream.watching import watch_stream
 from embedstream.table.delta import create_table
 from embedstream_core.models.card import PreparedModel
-from images import jpegs
 from report import print_table, write_result
-from stream_runs import CORES, embeddings, fresh, opened, send, settings, workplace
+from stream_runs import Run, embeddings, fresh, run_by_turns
 
-TOPIC = "pictures"
-PER_MICRO_BATCH = 32
 SCRAPE_S = 1.0
-
-Run = dict[str, float]
 
 
 def main() -> None:
     arguments = _arguments()
-    with workplace() as place:
-        create_topic(place.servers, TOPIC, partitions=CORES)
-        send(place.servers, TOPIC, list(jpegs(arguments.images, size=(500, 375))))
-        kafka = {
-            "bootstrap_servers": place.servers,
-            "subscribe": TOPIC,
-            "max_offsets_per_trigger": PER_MICRO_BATCH,
-        }
-        config = settings(
-            place, TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
-        )
-        with opened(config) as (spark, model):
-            _drain(spark, config, model, watched=True)
-            orders = [[True, False], [False, True]] * arguments.rounds
-            rounds = [
-                {watched: _drain(spark, config, model, watched=watched) for watched in order}
-                for order in orders[: arguments.rounds]
-            ]
+    rounds = run_by_turns(arguments.images, arguments.rounds, _drain)
     _report(rounds, arguments.images)
 
 
-def _drain(
-    spark: SparkSession, config: StreamConfig, model: PreparedModel, *, watched: bool
-) -> Run:
+def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, watched: bool) -> Run:
     new = fresh(config)
     table = new.table.path
     create_table(spark, new.table, model_ids=list_ids([model]))

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,10 +28,12 @@ from embedstream.stream.job import build_featurizer, start_stream
 from embedstream.worker.messages import featurize_messages
 from embedstream.worker.model import prepare
 from embedstream_core.models.card import PreparedModel
+from images import jpegs
 
 __all__ = [
     "CORES",
     "Drained",
+    "Run",
     "Workplace",
     "broker",
     "brokerless",
@@ -43,12 +45,19 @@ __all__ = [
     "opened",
     "over_dataframe",
     "producer",
+    "run_by_turns",
     "send",
     "settings",
     "workplace",
 ]
 
 CORES = 2
+
+Run = dict[str, float]
+"""Figures of one drain, by their names."""
+
+_TOPIC = "pictures"
+_PER_MICRO_BATCH = 32
 
 _HERE = Path(__file__).parent
 
@@ -207,6 +216,34 @@ def drain(
     query.awaitTermination()
     seconds = time.perf_counter() - started
     return Drained(embeddings(new.table.path), seconds, query.recentProgress, new)
+
+
+def run_by_turns(
+    images: int,
+    rounds: int,
+    drain: Callable[[SparkSession, StreamConfig, PreparedModel, bool], Run],
+) -> list[dict[bool, Run]]:
+    """Drain a topic of JPEG with something and without it; the order changes with each round.
+
+    EfficientNet-Lite0, 32 messages in a micro-batch. A first drain, with it, warms up.
+    """
+    with workplace() as place:
+        fill(place.servers, _TOPIC, list(jpegs(images, size=(500, 375))))
+        kafka = {
+            "bootstrap_servers": place.servers,
+            "subscribe": _TOPIC,
+            "max_offsets_per_trigger": _PER_MICRO_BATCH,
+        }
+        config = settings(
+            place, _TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
+        )
+        with opened(config) as (spark, model):
+            drain(spark, config, model, True)
+            orders = ([True, False], [False, True]) * rounds
+            return [
+                {each: drain(spark, config, model, each) for each in order}
+                for order in orders[:rounds]
+            ]
 
 
 def embeddings(table: str) -> int:
