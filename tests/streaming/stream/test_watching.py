@@ -134,6 +134,8 @@ def test_a_group_with_active_members_is_refused_in_a_sentence(
             group_id=group,
             client_id="their-reader",
             bootstrap_servers=topic.bootstrap_servers,
+            # It gets no partition until it asks again where it asked before the topic was known.
+            metadata_max_age_ms=500,
         )
     ) as consumer:
         wait_until(lambda: consumer.poll(100) or consumer.assignment(), timeout_s=60)
