@@ -19,6 +19,8 @@ from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
 from embedstream.table.delta import check_models, check_table, create_table
+from embedstream.table.features import check_fillable
+from embedstream.table.layout import fill_layout
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
@@ -48,6 +50,7 @@ class Files:
             SetupError: the path or the table cannot be used; nothing was written.
         """
         self._spark = spark
+        self._config = config
         self._table = config.table.path
         listing = list_files(spark, source)
         self._uris = listing.build_references()
@@ -59,6 +62,7 @@ class Files:
         table = None if rows is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
+            check_fillable(spark, config.table, door="files")
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
@@ -93,7 +97,8 @@ class Files:
         messages = rows.repartition(tasks).select(*columns)
 
         def append(outcomes: DataFrame) -> None:
-            writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
+            rows = fill_layout(outcomes, self._config.table)
+            writer = rows.write.format("delta").mode("append").option("compression", "zstd")
             writer.save(self._table)
 
         return commit_chunk(featurize_messages(messages, self._featurizer), append)

@@ -42,6 +42,7 @@ from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.table.delta import commit_with_retries, quote_table
+from embedstream.table.layout import build_table_schema, fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
@@ -197,14 +198,16 @@ class Replay:
         """Replace or add rows in one commit."""
         # The ranges are constants, which let Delta skip the files of other positions.
         ranges = write_condition(chunk.parts, alias="t.")
-        names = ", ".join(f"`{name}`" for name in _COLUMNS)
-        values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
-        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
+        columns = build_table_schema(self._config.table).names
+        names = ", ".join(f"`{name}`" for name in columns)
+        values = ", ".join(f"s.`{name}`" for name in columns)
+        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in columns)
         update = f"WHEN MATCHED THEN UPDATE SET {pairs}" if self._kind == "replay" else ""
         same = " AND ".join(f"t.`{name}` = s.`{name}`" for name in POSITION)
 
         def merge() -> None:
-            self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
+            rows = self._add_obsolete(outcomes, chunk)
+            fill_layout(rows, self._config.table).createOrReplaceTempView(_NEW_OUTCOMES)
             self._spark.sql(
                 f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
                 f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "

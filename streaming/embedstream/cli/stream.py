@@ -275,6 +275,7 @@ def run_queries(
     `is_refused`, the micro-batch in flight is interrupted.
     """
     from embedstream.table.delta import check_table, find_conflict
+    from embedstream.table.features import check_fillable
 
     def is_over() -> bool:
         claim.verify()
@@ -298,6 +299,7 @@ def run_queries(
                 stream = desk.go_back(error)
                 continue
         check_table(spark, config.table.path)
+        check_fillable(spark, config.table, door="messages")
         then = "the next start repeats the micro-batch"
         if not stop.is_set():
             then = "the micro-batch in flight is repeated"

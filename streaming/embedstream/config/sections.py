@@ -22,6 +22,7 @@ from embedstream.config.locations import get_scheme
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
+from embedstream.config.table_layout import check_cluster_columns, check_properties
 from embedstream_core.settings import MessageFormat
 
 __all__ = [
@@ -121,9 +122,24 @@ class TableConfig(Section):
     """A folder, or a location such as `s3a://bucket/table`."""
     properties: Properties = Field(default_factory=dict)
     """Table properties, set when the table is created."""
+    partition_by: Literal["date"] | None = None
+    """`date` adds a column `date`, the day of the message's timestamp in UTC, and partitions the
+    table by it. Set when the table is created, and checked at each start."""
+    cluster_by: tuple[str, ...] = ()
+    """Up to four columns by which Delta clusters the table (liquid clustering): `[image_id]`. Set
+    when the table is created, and checked at each start; without it a table keeps its own
+    clustering."""
     compact_every: int = Field(50, ge=0)
     """Small files are compacted each time this many micro-batches have run, while the stream
-    continues; 0 leaves compaction to you."""
+    continues; 0 leaves compaction to you, or to the catalog that maintains the table."""
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> TableConfig:
+        check_properties(self.properties)
+        check_cluster_columns(self.cluster_by, self.properties)
+        if self.partition_by is not None and self.cluster_by:
+            raise ValueError("give partition_by or cluster_by, not both: Delta allows only one")
+        return self
 
 
 class TriggerConfig(Section):

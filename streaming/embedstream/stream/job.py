@@ -16,6 +16,7 @@ from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
 from embedstream.table.delta import append, create_table, read_models, set_models
+from embedstream.table.layout import fill_layout
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.tally import Tallies
 from embedstream.worker.task import build_embedder
@@ -88,7 +89,7 @@ def start_query(
 ) -> Stream:
     """Start the query on a table that exists and names the models of the function."""
     messages = read_messages(spark, config.kafka, tombstones=config.message.tombstones)
-    outcomes = featurize_messages(messages, function)
+    outcomes = fill_layout(featurize_messages(messages, function), config.table)
     writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
     if until == "drained":
         writer = writer.trigger(availableNow=True)

@@ -23,6 +23,7 @@ from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
 from embedstream.stream.encoder_checks import EncoderChecks, Preparation
 from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
+from embedstream.table.features import check_fillable
 from embedstream_core.errors import SetupError
 from embedstream_core.models.card import PreparedModel
 
@@ -149,6 +150,7 @@ class _Preflight:
         self.table_is_known, self.table_rows = True, rows
         if rows is None:
             return f"{path}: will be created"
+        check_fillable(spark, self.config.table, door="messages")
         models = self.encoders.choose_precisions(path)
         if models and not self.consent.model_change and not self._allows_swap():
             remedy = (

@@ -14,8 +14,10 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
+from embedstream.config.table_layout import STATISTICS_COLUMNS
 from embedstream.spark.errors import name_causes
 from embedstream.spark.folder import Folder
+from embedstream.table.layout import build_table_schema, write_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
@@ -47,10 +49,7 @@ PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
     # Writing a checkpoint of the log makes a commit a second longer; Delta's default is 10.
     "delta.checkpointInterval": "50",
-    # Statistics of long arrays and texts take time, and no query can skip files by them. By those
-    # of `error.code`, files without tombstones are skipped.
-    "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
-    "content_sha256,processed_at,error.code",
+    "delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS),
     # The index reads the rows that a MERGE or DELETE changed, not the files that it rewrote.
     "delta.enableChangeDataFeed": "true",
 }
@@ -85,13 +84,15 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
     """
     Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
     merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: "\n".join(model_ids)}
-    columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
+    columns = ", ".join(
+        f"`{name}` {kind}" for name, kind in _types(build_table_schema(table)).items()
+    )
     settings = ", ".join(
         f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
     )
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {quote_table(table.path)} ({columns}) USING delta "
-        f"TBLPROPERTIES ({settings})"
+        f"{write_layout(table)} TBLPROPERTIES ({settings})"
     )
 
 
