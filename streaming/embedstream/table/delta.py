@@ -58,6 +58,9 @@ PROPERTIES: Mapping[str, str] = {
 _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.minFileSize": 64 * 2**20,
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
+    # Of a clustered table, all files below this sum are sorted again each time; Delta's default is
+    # 100 GiB, so the stream would rewrite its whole table every 50 micro-batches.
+    "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold": 256 * 2**20,
 }
 
 # Delta's exceptions for a commit of another writer.

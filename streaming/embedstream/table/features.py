@@ -12,13 +12,13 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import TableConfig
 from embedstream.config.table_layout import check_properties
 from embedstream.spark.errors import list_causes
-from embedstream.table.delta import quote_table
+from embedstream.table.delta import quote_table, read_properties
 from embedstream.table.delta_log import read_snapshot
 from embedstream.table.layout import DATE_COLUMN
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
-__all__ = ["Door", "check_fillable", "explain_violation"]
+__all__ = ["Door", "check_fillable", "explain_violation", "is_clustered_automatically"]
 
 Door = Literal["messages", "files"]
 """What fills a table: messages of a stream or a replay, or the files of `embedstream batch`."""
@@ -126,6 +126,14 @@ def _find_feature_problems(found: _Metadata, door: Door) -> Iterator[str]:
                 f"column '{name}' is NOT NULL, and some outcomes have no {name}; run ALTER TABLE … "
                 f"ALTER COLUMN {name} DROP NOT NULL"
             )
+
+
+def is_clustered_automatically(spark: SparkSession, path: str) -> bool:
+    """Return whether the catalog chooses the table's clustering, and so maintains its files.
+
+    Databricks sets the property for CLUSTER BY AUTO, which requires predictive optimization.
+    """
+    return read_properties(spark, path).get("clusterByAuto") == "true"
 
 
 def explain_violation(error: Exception) -> str | None:
