@@ -41,7 +41,7 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
-from embedstream.table.delta import commit_with_retries, quote_table
+from embedstream.table.delta import check_rewritable, commit_with_retries, quote_table
 from embedstream.table.layout import build_table_schema, fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
@@ -96,9 +96,10 @@ class Replay:
         """Write the note, or read it if the same work was begun before.
 
         Raises:
-            SetupError: a topic is not the one whose messages the table holds, or the note cannot be
-                read.
+            SetupError: a topic is not the one whose messages the table holds, or the table is
+                append-only, or the note cannot be read.
         """
+        check_rewritable(spark, config.table.path, purpose=f"a {kind}")
         self._spark = spark
         self._config = config
         self._model_ids = list_ids(models)

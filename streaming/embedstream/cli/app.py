@@ -29,6 +29,7 @@ from embedstream.cli.options import (
     parse_position,
     read_config,
     read_table_config,
+    require_local,
     write_config_words,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
@@ -159,7 +160,10 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def upgrade(
     config: Annotated[
-        Path | None, typer.Argument(help="A stream's YAML file; its table.path is altered.")
+        Path | None,
+        typer.Argument(
+            callback=require_local, help="A stream's YAML file; its table.path is altered."
+        ),
     ] = None,
     table: Annotated[
         str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
@@ -176,7 +180,10 @@ def upgrade(
 @app.command()
 def forget(
     config: Annotated[
-        Path | None, typer.Argument(help="A stream's YAML file; rows of its table.path go.")
+        Path | None,
+        typer.Argument(
+            callback=require_local, help="A stream's YAML file; rows of its table.path go."
+        ),
     ] = None,
     table: Annotated[
         str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
@@ -316,7 +323,9 @@ def batch(
 
 @app.command()
 def produce(
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(callback=require_local, help="Files, or folders of them.")
+    ],
     topic: Annotated[str, typer.Option(help="The topic.")],
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="The brokers; by default the embedded one.")
@@ -360,7 +369,10 @@ def produce(
 @app.command()
 def search(
     file: Annotated[
-        Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
+        Path | None,
+        typer.Argument(
+            callback=require_local, help="The query: an image, an audio file or a text file."
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
     like: Annotated[
@@ -372,7 +384,10 @@ def search(
     table: Annotated[str | None, typer.Option(help="The Delta table.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="The stream's configuration: its table, index, models and Kafka."),
+        typer.Option(
+            callback=require_local,
+            help="The stream's configuration: its table, index, models and Kafka.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
     where: Annotated[
@@ -387,7 +402,8 @@ def search(
         OutputForm, typer.Option("--format", help="json is one object per line; sheet needs --out.")
     ] = OutputForm.TABLE,
     out: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
+        Path | None,
+        typer.Option(callback=require_local, help="Write a contact sheet, a .png or .jpg file."),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare every row, not an approximate index.")
@@ -430,7 +446,9 @@ def search(
 
 @app.command()
 def index(
-    config: Annotated[Path | None, typer.Argument(help="A stream's YAML file.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(callback=require_local, help="A stream's YAML file.")
+    ] = None,
     table: Annotated[
         str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
     ] = None,
@@ -463,7 +481,9 @@ def encoders() -> None:
 
 @app.command()
 def jars(
-    folder: Annotated[Path | None, typer.Option(help="Where to put them.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(callback=require_local, help="Where to put them.")
+    ] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
     ] = None,

@@ -8,11 +8,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from embedstream.bulk.selection import OffsetRange
+from embedstream.config.locations import get_scheme, make_local
 from embedstream_core.errors import SetupError
 from embedstream_core.redaction import REDACTED
 
@@ -36,8 +37,12 @@ __all__ = [
     "parse_time",
     "read_config",
     "read_table_config",
+    "require_local",
     "write_config_words",
 ]
+
+
+Paths = TypeVar("Paths", Path, list[Path], Path | None)
 
 
 def parse_time(text: str) -> datetime:
@@ -76,6 +81,24 @@ def parse_position(text: str) -> tuple[str, int, int]:
     if found is None:
         raise SetupError(f"--like takes TOPIC-PARTITION-OFFSET, such as images-0-17; not '{text}'")
     return found[1], int(found[2]), int(found[3])
+
+
+def require_local(given: Paths) -> Paths:
+    """Return paths as they are, and `file:` URIs as paths.
+
+    Raises:
+        BadParameter: one is on another file system; its two slashes are one in a `Path`.
+    """
+    if given is None:
+        return None
+    if isinstance(given, list):
+        return [require_local(path) for path in given]
+    location = str(given)
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", location) or given.exists():
+        return given
+    if get_scheme(location) == "file":
+        return Path(make_local(location))
+    raise typer.BadParameter(f"it takes a path on this machine, not '{location}'")
 
 
 class OutputForm(StrEnum):
@@ -137,7 +160,10 @@ def read_table_config(
     return load_files_config({"table": {"path": table}}, overrides or ())
 
 
-ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(callback=require_local, help="A YAML file, such as conf/local.yaml."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
@@ -164,4 +190,7 @@ ChunkRows = Annotated[
         help="Rows per commit, approximately; by default 1,024 per core, or 65,536 per GPU.",
     ),
 ]
-BrokerFolder = Annotated[Path, typer.Option(help="The broker's folder: its data and its log.")]
+BrokerFolder = Annotated[
+    Path,
+    typer.Option(callback=require_local, help="The broker's folder: its data and its log."),
+]

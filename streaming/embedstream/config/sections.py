@@ -18,7 +18,7 @@ from embedstream.config.embedding import (
 )
 from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, Time
-from embedstream.config.locations import get_scheme
+from embedstream.config.locations import get_scheme, make_readable_without_spark
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
@@ -274,6 +274,8 @@ class StreamConfig(Section):
     def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
+        if self.index.follow:
+            make_readable_without_spark(self.table.path)
         if self.encoders is not None and "encoder" in self.model_fields_set:
             raise ValueError("give encoder or encoders, not both")
         if self.encoders == ():

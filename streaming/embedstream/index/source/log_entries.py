@@ -33,8 +33,6 @@ _KNOWN_FEATURES = {
     "columnMapping",
     "deletionVectors",
     "timestampNtz",
-    "typeWidening",
-    "typeWidening-preview",
     "v2Checkpoint",
     "vacuumProtocolCheck",
 }
