@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pyspark.errors import UnsupportedOperationException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from embedstream.table.leftovers import Leftovers
 
 __all__ = ["Vacuum", "run_forget"]
+
+# A table's own retention may be shorter than a writer takes from its first file to its commit.
+_LONGEST_COMMIT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ def run_forget(
     path = config.table.path
 
     def explain(error: Exception) -> str:
+        if isinstance(error, UnsupportedOperationException):
+            return (
+                f"the catalog that maintains the table refuses a step: {describe_error(error)}; "
+                "rows that were deleted stay deleted, and their files wait for the catalog's VACUUM"
+            )
         return f"it ended by an error: {describe_error(error)}; re-run the same command"
 
     session = open_session(config.spark, config.pipeline, config.locations)
@@ -91,16 +100,17 @@ def _delete(
     from embedstream.table.leftovers import read_retention
 
     path = config.table.path
-    is_shorter = (
-        vacuum is not None
-        and vacuum.retain_hours is not None
-        and timedelta(hours=vacuum.retain_hours) < read_retention(spark, path)
-    )
+    endangers_writers = False
+    if vacuum is not None:
+        own = read_retention(spark, path)
+        hours = vacuum.retain_hours
+        retention = own if hours is None else timedelta(hours=hours)
+        endangers_writers = retention < max(own, _LONGEST_COMMIT)
     with claim_table(
         spark,
         path,
         checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
-        when="always" if is_shorter else "needed",
+        when="always" if endangers_writers else "needed",
     ):
         planned = forget.count_rows(spark, path, asked)
         deleted = forget.delete_rows(spark, path, asked, planned)

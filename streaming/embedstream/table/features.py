@@ -126,6 +126,12 @@ def _find_feature_problems(found: _Metadata, door: Door) -> Iterator[str]:
                 f"column '{name}' is NOT NULL, and some outcomes have no {name}; run ALTER TABLE … "
                 f"ALTER COLUMN {name} DROP NOT NULL"
             )
+    for part in found.fields["media"]["type"]["fields"]:
+        if not part["nullable"]:
+            yield (
+                f"the field '{part['name']}' of media is NOT NULL, and some contents have none; "
+                "choose another table.path"
+            )
 
 
 def is_clustered_automatically(spark: SparkSession, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The layout and the properties of a table are refused where Delta or the stream cannot use them."""
+"""A layout that Delta cannot have, and properties that break a promise, are refused."""
 
 from __future__ import annotations
 

@@ -34,7 +34,6 @@ _KNOWN_FEATURES = {
     "deletionVectors",
     "timestampNtz",
     "v2Checkpoint",
-    "vacuumProtocolCheck",
 }
 
 _COLUMNS: Mapping[str, Any] = {

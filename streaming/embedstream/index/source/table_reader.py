@@ -22,8 +22,8 @@ __all__ = [
 
 _ARROW_BATCH_ROWS = 1024
 
-# deltalake 1.6 opens a table that has them, and then reads no row of it.
-_UNREADABLE = {"typeWidening", "typeWidening-preview"}
+# deltalake 1.6 opens a table that has these features, and then reads no row of it.
+_UNREADABLE = {"typeWidening", "typeWidening-preview", "vacuumProtocolCheck"}
 
 
 def list_models(opened: Any) -> list[str]:
@@ -112,8 +112,8 @@ def open_table(table: str, *, version: int | None = None) -> Any:
     if unreadable := sorted(_UNREADABLE.intersection(opened.protocol().reader_features or ())):
         names = ", ".join(unreadable)
         raise SetupError(
-            f"the table '{table}' has the feature {names}, which cannot be read without Spark; run "
-            f"ALTER TABLE … DROP FEATURE {names}, or read the table with Spark"
+            f"the Delta table '{table}' cannot be read without Spark: deltalake does not know its "
+            f"feature {names}; run ALTER TABLE … DROP FEATURE {names}, or read it with Spark"
         )
     return opened
 
