@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,36 @@ def test_a_replay_replaces_failures_and_leaves_good_rows(
     for position, row in before.items():
         # Good rows stay as they were; rows that failed again have a new error.
         assert (after[position]["processed_at"] == row["processed_at"]) == _is_good(row)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "layout", [{"partition_by": "date"}, {"cluster_by": ["image_id"]}], ids=str
+)
+def test_a_partitioned_or_clustered_table_is_filled_adopted_and_replayed(
+    spark: SparkSession,
+    topic: Topic,
+    configure: Configure,
+    tmp_path: Path,
+    layout: dict[str, object],
+) -> None:
+    config = configure(table={"path": str(tmp_path / "table"), **layout})
+    topic.send([image("broken", b"no image")])
+    send_pictures(topic, 4)
+    start(spark, config)
+    shutil.rmtree(config.checkpoint)
+    send_pictures(topic, 2)
+    start(spark, config, adopt=True)
+    before = check_outcomes(tmp_path / "table", topic.positions())
+
+    replayed = finish(replaying(spark, config))
+    added = finish(replaying(spark, other_model(config), kind="backfill"))
+
+    assert (replayed.rows, added.rows) == (len(before), len(before))
+    rows = all_rows(tmp_path / "table")
+    assert len(rows) == 2 * len(before)
+    assert all(row.get("date", row["timestamp"].date()) == row["timestamp"].date() for row in rows)
+    assert ("date" in rows[0]) == ("partition_by" in layout)
 
 
 @pytest.mark.long
