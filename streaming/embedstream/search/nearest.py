@@ -21,6 +21,7 @@ from embedstream.search.answer import Answer
 from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.search.scan import Position, find_rows_at, scan_table
 from embedstream.search.where import Condition, parse_where
+from embedstream.table.lookup import find_table
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import Isolation
 
@@ -104,7 +105,10 @@ class Searcher:
         settings = load_config(config) if isinstance(config, Path) else config
         if table is None and settings is None:
             raise SetupError("give the table or the configuration that names it")
-        self.table = str(table) if table is not None or settings is None else settings.table.path
+        if table is None and settings is not None:
+            settings = find_table(settings)
+            table = settings.table.path
+        self.table = str(table)
         self._encoders = () if settings is None else settings.all_encoders
         self._decode_settings = settings.decode.settings if settings and isolation else None
         self._isolation = isolation
