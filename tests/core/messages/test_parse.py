@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstream_core.errors import Code, ItemError, Stage
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Deletion, Item
 from embedstream_core.settings import MessageFormat, ModalityName
 
@@ -36,9 +36,7 @@ def parsed(
     accepts: Sequence[ModalityName] = ("image",),
 ) -> Item:
     message = Message(value, POSITION, key, headers)
-    item = parse_message(
-        message, message_format=message_format, id_header="image-id", accepts=accepts
-    )
+    item = MessageReader(format=message_format).read(message, accepts=accepts)
     assert isinstance(item, Item)
     return item
 
@@ -107,9 +105,7 @@ def test_a_message_without_a_value_is_a_deletion(
     headers = [("image-id", header), ("shop", b"42"), ("none", None), ("latin", b"\xe4")]
     message = Message(None, POSITION, key, headers)
 
-    found = parse_message(
-        message, message_format=message_format, id_header="image-id", accepts=("image",)
-    )
+    found = MessageReader(format=message_format).read(message, accepts=("image",))
 
     assert found == Deletion(expected, {"shop": "42", "latin": "\ufffd"})
 
@@ -373,7 +369,6 @@ def test_a_text_beside_other_content_is_an_attribute_where_texts_are_not_accepte
         (b"[]", "an array"),
         (b'[{"uri": "u"}]', "an array"),
         (b'"uri"', "a string"),
-        (b'"{\\"uri\\": \\"u\\"}"', "a string that holds an object, so it was encoded twice"),
         (b"7", "a number"),
         (b"true", "a boolean"),
         (b"NaN", "a number"),
@@ -381,7 +376,7 @@ def test_a_text_beside_other_content_is_an_attribute_where_texts_are_not_accepte
     ],
 )
 def test_json_that_is_not_an_object_is_malformed(value: bytes, kind: str) -> None:
-    assert f"JSON but {kind}, not an object" in malformed(value)
+    assert f"the value is {kind}, not an object" in malformed(value)
 
 
 @pytest.mark.parametrize("value", [b'[{"uri": "u"}]', b' "uri"', b'"\\ud800"', b"[1]"])
