@@ -38,6 +38,7 @@ class Origin:
     image_id: str
     attributes: Mapping[str, str]
     position: str
+    has_key: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ def build_item(
     found = _pick(document) if expressions is None else _find(document, expressions)
     image_id = origin.image_id if found.id in _EMPTY else _write_id(found.id)
     if found.is_deletion:
+        if not origin.has_key:
+            raise ItemError(
+                Code.MESSAGE_INCOMPLETE,
+                Stage.MESSAGE,
+                f"{_label('delete', expressions)} is true, but the message has no key to delete",
+            )
         return Deletion(image_id, _write_attributes(origin, found))
     name = _choose_content(found, document, expressions=expressions, accepts=accepts)
     value = found.content.pop(name)
@@ -159,10 +166,9 @@ def _read_content(
     if not isinstance(value, str):
         advice = ""
         if isinstance(value, list):
-            count = f" of {len(value)}" if value else ", which is empty"
             advice = (
-                f"{count}; a message is one item: choose an element in message.fields, as in "
-                "'images[0].url', or split the message before it is sent"
+                f", and has {len(value)} elements; a message is one item: choose one in "
+                "message.fields, as in 'images[0].url', or split the message before it is sent"
             )
         raise _Malformed(f"{label} is {_describe_type(value)}, not a string{advice}")
     if _replace_surrogates(value) != value:

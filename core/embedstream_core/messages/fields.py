@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError, ParseError
+from jmespath.exceptions import JMESPathError, JMESPathTypeError, ParseError
 from jmespath.functions import Functions
 from jmespath.parser import ParsedResult
 
@@ -63,11 +63,16 @@ class FieldExpressions:
         # The document is anybody's, and the library raises what its operators raise: a TypeError
         # for numbers compared with dates, an OverflowError, a RecursionError.
         except Exception as error:
+            reason = explain(error)
+            if isinstance(error, JMESPathTypeError):
+                # Its own text has the value, which may be large, or a secret.
+                types = " or ".join(error.expected_types)
+                reason = f"{error.function_name}() takes {types}, not {error.actual_type}"
             raise ItemError(
                 Code.MESSAGE_MALFORMED,
                 Stage.MESSAGE,
                 f"the expression {expression!r} of message.fields.{name} fails on this message: "
-                f"{explain(error)}",
+                f"{reason}",
             ) from None
 
 

@@ -74,7 +74,7 @@ class MessageReader:
     decoder: ValueDecoder | None = None
 
     def read(self, message: Message, *, accepts: Container[ModalityName]) -> Item | Deletion:
-        """Read one message as an item, or as a deletion if it has no value.
+        """Read one message as an item, or as a deletion if it has no value or its field says so.
 
         The image id is the field `id`, else the header, else the key, else the position. Other
         headers become attributes, as do the document's other fields, or those that
@@ -102,7 +102,7 @@ class MessageReader:
             return Item(image_id, document, attributes=attributes, position=message.position)
         return build_item(
             document,
-            Origin(image_id, attributes, message.position),
+            Origin(image_id, attributes, message.position, message.key is not None),
             expressions=self.fields,
             accepts=accepts,
         )
