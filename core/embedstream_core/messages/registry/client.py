@@ -148,8 +148,9 @@ class RegistryClient:
                 reason = f"it answered {status}"
             except (httpcore.NetworkError, httpcore.ProtocolError) as error:
                 reason = f"the connection failed: {error}"
-                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                    refusal = error.__cause__.verify_message
+                # The pool raises it again from None, which leaves the context.
+                if isinstance(error.__context__, ssl.SSLCertVerificationError):
+                    refusal = error.__context__.verify_message
                     reason = f"its certificate is refused: {refusal}; see message.registry.tls_ca"
                     break
             except (httpcore.TimeoutException, TimeoutError):
@@ -220,8 +221,10 @@ def _build_authorization(connection: RegistryConnection) -> list[tuple[str, str]
     return [("Authorization", f"Basic {base64.b64encode(pair).decode('ascii')}")]
 
 
-def _build_tls(connection: RegistryConnection) -> ssl.SSLContext:
-    """Return the authorities to trust, and the certificate to show."""
+def _build_tls(connection: RegistryConnection) -> ssl.SSLContext | None:
+    """Return the authorities to trust and the certificate to show; None for httpcore's own."""
+    if connection.tls_ca is None and connection.tls_certificate is None:
+        return None
     try:
         if connection.tls_ca is None:
             context = httpcore.default_ssl_context()

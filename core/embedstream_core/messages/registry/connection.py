@@ -36,7 +36,7 @@ class RegistryConnection:
             is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             is_url = False
-        if not is_url or "@" in parts.netloc or parts.query or parts.fragment:
+        if not is_url or "@" in self.url or "?" in self.url or "#" in self.url:
             # The address may hold a password.
             raise SetupError(
                 "message.registry.url has to be the address of a schema registry, such as "

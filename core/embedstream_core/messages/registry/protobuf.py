@@ -45,9 +45,9 @@ def build_protobuf_reader(
 
     A message becomes a dict by the names of its fields. Fields that can be absent are in it only if
     they are present; others have their default. Enums become names, or numbers that have no name;
-    bytes stay bytes. Google's timestamps and durations and Confluent's decimals become texts, structs
-    dicts, wrappers the value in them. The function raises ValueError or RecursionError for data
-    that is no such message.
+    bytes stay bytes. Google's timestamps and durations and Confluent's decimals become texts,
+    structs dicts, wrappers the value in them. The function raises ValueError or RecursionError for
+    data that is no such message.
 
     `schema` is a FileDescriptorProto in base64, `references` are the import paths and descriptors
     of the files that it imports, each after those that it imports itself.
