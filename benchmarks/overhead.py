@@ -35,7 +35,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.modality import ImageModality
 from embedstream_core.media.modality import Sample
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.records import Embedding, Item
@@ -196,7 +196,7 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
 
 def _parsed(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
-    item = parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
+    item = MessageReader().read(message, accepts=("image",))
     assert isinstance(item, Item)
     return item
 

@@ -29,6 +29,7 @@ __all__ = [
     "HostRule",
     "ImageFormat",
     "Isolation",
+    "KeyFormat",
     "MessageFormat",
     "ModalityName",
     "Normalization",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 MessageFormat = Literal["auto", "bytes", "json"]
+KeyFormat = Literal["auto", "utf8", "hex", "base64", "int64", "int32", "int16", "uuid"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 Fidelity = Literal["exact", "fast"]
