@@ -159,10 +159,7 @@ class RegistryClient:
             if attempt == _ATTEMPTS or self._clock() + pause_s >= ends_at:
                 break
             self._sleep(pause_s)
-        raise SystemicError(
-            f"the schema registry {self._url} cannot be asked: {reason}; the micro-batch is tried "
-            "again, and none of its messages becomes a failure row"
-        )
+        raise SystemicError(f"the schema registry {self._url} cannot be asked: {reason}")
 
     def _try(self, target: str, ends_at: float) -> tuple[int, bytes]:
         """Ask once, with an equal part of the whole time."""

@@ -39,14 +39,14 @@ class RegistryConnection:
         if not is_url or "@" in self.url or "?" in self.url or "#" in self.url:
             # The address may hold a password.
             raise SetupError(
-                "message.registry.url has to be the address of a schema registry, such as "
+                "url has to be the address of a schema registry, such as "
                 "https://registry.example.com:8081, without user, password and query"
             )
         if self.token is not None and self.username is not None:
-            raise SetupError("message.registry: give username and password, or token, not both")
+            raise SetupError("give username and password, or token, not both")
         if self.password is not None and self.username is None:
-            raise SetupError("message.registry: password needs username")
+            raise SetupError("password needs username")
         if self.tls_key is not None and self.tls_certificate is None:
-            raise SetupError("message.registry: tls_key needs tls_certificate")
+            raise SetupError("tls_key needs tls_certificate")
         if not self.timeout_s > 0:
-            raise SetupError(f"message.registry.timeout_s is {self.timeout_s}; it is more than 0")
+            raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")

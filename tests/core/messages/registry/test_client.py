@@ -118,7 +118,7 @@ def test_an_outage_is_no_message_s_fault(registry: RegistryServer, status: int) 
     with ask(registry.url) as client, pytest.raises(SystemicError) as caught:
         client.find_schema("ids/1")
 
-    assert f"it answered {status}; the micro-batch is tried again" in str(caught.value)
+    assert str(caught.value).endswith(f"cannot be asked: it answered {status}")
     assert len(registry.requests) == 3
 
 
@@ -277,7 +277,7 @@ def test_what_is_no_certificate_is_refused(given: dict[str, Any]) -> None:
     ],
 )
 def test_settings_that_cannot_work_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(SetupError, match=r"message\.registry") as caught:
+    with pytest.raises(SetupError, match=r"url|token|username|tls_key|timeout_s") as caught:
         RegistryConnection(**given)
 
     assert "pass@" not in str(caught.value)
