@@ -65,6 +65,7 @@ def check_start(
         "workers": found.check_workers,
         "topics": found.check_topics,
         "references": found.check_references,
+        **({"schema registry": found.check_registry} if config.message.registry else {}),
         "table": found.check_table,
         **encoders.list_choices(),
     }
@@ -131,6 +132,11 @@ class _Preflight:
                 )
         allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
         return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
+
+    def check_registry(self) -> str:
+        registry = self.config.message.registry
+        assert registry is not None
+        return f"{registry.url}: {registry.build_decoder().check()}"
 
     def check_table(self) -> str:
         spark, table = self.spark, TableAddress.of(self.config.table)
