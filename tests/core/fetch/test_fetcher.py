@@ -27,9 +27,10 @@ from embedstream_core.fetch.fetcher import SCHEMES, Fetcher, open_fetcher
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.settings import FetchPolicy
 from fetch_places import MAX_BYTES, Place, Site, Visit
+from store_places import StorePlace
 
 
-@pytest.fixture(params=["file", "http", "s3"])
+@pytest.fixture(params=["file", "http", "s3", "gs", "azure"])
 def place(request: pytest.FixtureRequest) -> Place:
     found: Place = request.getfixturevalue(f"{request.param}_place")
     return found
@@ -91,7 +92,7 @@ class TestEveryScheme:
         assert time.monotonic() - started < 1.5
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "azure"])
 def test_connections_per_host_bounds_the_fetches_at_once(
     request: pytest.FixtureRequest, site: Site, scheme: str
 ) -> None:
@@ -109,8 +110,11 @@ def test_connections_per_host_bounds_the_fetches_at_once(
             active -= 1
         visit.answer(200, b"bytes")
 
-    site.pages["/pictures/slow"] = slow
-    uri = f"{site.url}/pictures/slow" if scheme == "http" else "s3://pictures/slow"
+    if isinstance(place, StorePlace):
+        path, uri = place.request.format("slow"), place.refer("slow")
+    else:
+        path, uri = "/slow", f"{site.url}/slow"
+    site.pages[path] = slow
     policy = replace(place.policy, connections_per_host=3)
     with open_fetcher(policy) as fetcher, ThreadPoolExecutor(12) as threads:
         assert set(threads.map(fetcher.fetch, [uri] * 30)) == {b"bytes"}

@@ -14,7 +14,8 @@ import pytest
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
 from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.settings import FetchPolicy
-from fetch_places import S3Place, Visit
+from fetch_places import Visit
+from store_places import S3Place
 
 
 def answer_with(place: S3Place, status: int, code: str) -> str:
