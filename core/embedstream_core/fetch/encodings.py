@@ -106,9 +106,11 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
             raise _build_error("deflate", is_cut=False) from error
         yield part
         waiting = inflater.unconsumed_tail
-        if not part and not waiting and not inflater.eof:
-            if not (waiting := body.read(_PART_BYTES)):
-                raise _build_error("deflate", is_cut=True)
+        # zlib may hold a part back, so it is asked until it has none.
+        if part or waiting or inflater.eof:
+            continue
+        if not (waiting := body.read(_PART_BYTES)):
+            raise _build_error("deflate", is_cut=True)
     if inflater.unused_data or body.read(1):
         raise _build_error("deflate", is_cut=False)
 

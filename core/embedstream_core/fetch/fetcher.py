@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 _WAYS_OUT: Final = {
     "data": "; give the bytes, not a reference to them",
-    "hdfs": "; workers have no Hadoop client: mount HDFS and write file:///folder/name, serve it by "
-    "https:// (HttpFS), or copy the files to an object store",
-    "dbfs": "; write file:///dbfs/folder/name, or file:///Volumes/catalog/schema/volume/name, where "
-    "Databricks mounts it",
+    "hdfs": "; workers have no Hadoop client: mount HDFS and write file:///folder/name, serve it "
+    "by https:// (HttpFS), or copy the files to an object store",
+    "dbfs": "; Databricks mounts it: write file:///dbfs/folder/name, or for a volume "
+    "file:///Volumes/catalog/schema/volume/name",
     **dict.fromkeys(
         ("wasb", "wasbs", "azure", "adl"),
         "; write abfss://container@account.dfs.core.windows.net/key",

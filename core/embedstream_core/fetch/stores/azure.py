@@ -7,13 +7,12 @@ import binascii
 import hashlib
 import hmac
 import os
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from ssl import SSLContext
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from embedstream_core.errors import SetupError, SystemicError
@@ -29,19 +28,21 @@ __all__ = ["AzureSource"]
 _SERVER = "Azure"
 _FORM = "abfss://container@account.dfs.core.windows.net/key or az://container/key"
 _SCOPE = "https://storage.azure.com/.default"
-# The first version with OAuth for blobs is 2017-11-09; this one is what Azurite and every cloud know.
+# Tokens need 2017-11-09 at least; this one is old enough for Azurite and every cloud.
 _VERSION = "2021-12-02"
 # A token is asked for again this long before its end, so that none ends during a request.
 _SPARE_S = 300
-# All blobs would fail. What a 403 else says holds for one container or blob.
-_CREDENTIALS = {
+# All blobs of the account would fail: its credentials or its firewall refuse us. What else a 403
+# says holds for one container.
+_SYSTEMIC: Final[set[int | str]] = {
+    401,
     "AccountIsDisabled",
     "AuthenticationFailed",
+    "AuthorizationFailure",
     "InvalidAuthenticationInfo",
     "KeyBasedAuthenticationNotPermitted",
     "NoAuthenticationInformation",
 }
-_CODE = re.compile(r"\w{1,60}", re.ASCII)
 
 
 class AzureSource:
@@ -58,7 +59,13 @@ class AzureSource:
 
     def __init__(self, policy: FetchPolicy, *, tls: SSLContext | None = None) -> None:
         self._rules = policy.find_buckets("azure")
-        self._client = StoreClient(policy, server=_SERVER, check=_check, tls=tls)
+        self._client = StoreClient(
+            policy,
+            server=_SERVER,
+            code_header="x-ms-error-code",
+            systemic=_SYSTEMIC,
+            tls=tls,
+        )
         self._endpoint = policy.azure_endpoint
         self._owner = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
         self._signature = os.environ.get("AZURE_STORAGE_SAS_TOKEN", "").lstrip("?")
@@ -104,7 +111,7 @@ class AzureSource:
             self._identity.close()
 
     def _find_rule(self, bucket: str) -> BucketRule:
-        """Return the rule that allows `container@host`, or `container` in the one account it is in."""
+        """Return the rule of `container@host`, or of `container` if one account has it."""
         container, _, host = bucket.partition("@")
         host = host.lower().replace(".dfs.", ".blob.", 1)
         found = [rule for rule in self._rules if rule.name == container and host in (rule.host, "")]
@@ -127,7 +134,9 @@ class AzureSource:
             try:
                 self._token, self._token_ends_at = self._identity.get_token(_SCOPE)
             except AzureError as error:
-                raise SystemicError(f"no credentials for {_SERVER}: {error.message}") from error
+                # Not chained: the causes may hold the answer to a login.
+                reason = " ".join(error.message.split())
+                raise SystemicError(f"no credentials for {_SERVER}: {reason}") from None
         return self._token
 
 
@@ -141,12 +150,3 @@ def _sign(key: bytes, account: str, path: str, headers: Mapping[str, str]) -> st
     text = "GET" + "\n" * 12 + f"{named}/{account}{path}"
     digest = hmac.new(key, text.encode(), hashlib.sha256).digest()
     return f"SharedKey {account}:{base64.b64encode(digest).decode()}"
-
-
-def _check(status: int, headers: Mapping[str, str]) -> None:
-    code = headers.get("x-ms-error-code", "")
-    if status == 401 or code in _CREDENTIALS:
-        shown = code if _CODE.fullmatch(code) else ""
-        raise SystemicError(
-            f"{_SERVER} answered {status} {shown}: check the credentials and the clock of this machine"
-        )

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from ssl import SSLContext
 from typing import Final
 
 import httpcore
 
-from embedstream_core.fetch.client import CheckResponse, HttpClient
+from embedstream_core.fetch.client import HttpClient
 from embedstream_core.fetch.errors import Unreadable
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["StoreClient"]
 
-# Stores are reached by private addresses, too: endpoints of a virtual network, a server on premises.
+# Stores have private addresses, too: an endpoint of a virtual network, a server on premises.
 _ANYWHERE: Final = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 class StoreClient:
-    """GETs of objects. `server` and `check` are those of `HttpClient`."""
+    """GETs of objects; the arguments are those of `HttpClient`."""
 
     def __init__(
         self,
         policy: FetchPolicy,
         *,
         server: str,
-        check: CheckResponse,
+        systemic: Collection[int | str],
+        code_header: str = "",
         tls: SSLContext | None = None,
     ) -> None:
-        self._client = HttpClient(policy, networks=_ANYWHERE, server=server, check=check, tls=tls)
+        self._client = HttpClient(
+            policy,
+            networks=_ANYWHERE,
+            tls=tls,
+            server=server,
+            code_header=code_header,
+            systemic=systemic,
+        )
         self._server = server
 
     def get(self, address: str, headers: Mapping[str, str], deadline: Deadline) -> bytes:

@@ -37,7 +37,7 @@ class GsSource:
             from google.auth.credentials import Credentials
             from google.auth.transport.requests import Request
         self._buckets = [rule.name for rule in policy.find_buckets("gs")]
-        self._client = StoreClient(policy, server=_SERVER, check=_check, tls=tls)
+        self._client = StoreClient(policy, server=_SERVER, systemic={401}, tls=tls)
         self._endpoint = (policy.gs_endpoint or _ENDPOINT).rstrip("/")
         self._credentials: Credentials | None = None
         self._request = Request()
@@ -71,10 +71,7 @@ class GsSource:
                 self._credentials, _ = google.auth.default(scopes=[_SCOPE])
             self._credentials.before_request(self._request, "GET", self._endpoint, headers)
         except (GoogleAuthError, OSError, ValueError) as error:
-            raise SystemicError(f"no credentials for {_SERVER}: {error}") from error
+            # Not chained, and without further arguments: these may hold the answer to a login.
+            reason = error.args[0] if error.args else type(error).__name__
+            raise SystemicError(f"no credentials for {_SERVER}: {reason}") from None
         return headers
-
-
-def _check(status: int, headers: Mapping[str, str]) -> None:
-    if status == 401:
-        raise SystemicError(f"{_SERVER} answered 401: check the credentials")

@@ -81,6 +81,9 @@ class S3Source:
         try:
             response = self._client.get_object(Bucket=bucket, Key=key)
             with closing(response["Body"]) as body:
+                # A proxy may answer 204 or 206, which botocore takes for success.
+                if (status := response["ResponseMetadata"]["HTTPStatusCode"]) != 200:
+                    raise Unreadable(f"S3 answered {status}")
                 return read_within(
                     body.iter_chunks(_CHUNK_BYTES),
                     encoding=response.get("ContentEncoding", ""),
