@@ -63,8 +63,8 @@ lint: setup
 	$(RUN)/mkdocs build --strict --quiet
 	$(RUN)/python scripts/audit.py
 
-# A browser and promtool, for tests of the page and of the alerts.
-programs:
+# A browser, promtool and Azurite, for tests of the page, of the alerts and of references.
+programs: $(UV)
 	@$(PYTHON) scripts/install_programs.py
 
 # The tests start Spark dozens of times, each time with a third less work.

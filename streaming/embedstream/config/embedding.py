@@ -45,15 +45,17 @@ class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
     schemes: tuple[SchemeName, ...] = DEFAULT_SCHEMES
-    """The schemes that may be used; plain http is off by default. References that begin with
-    `s3a://` or `s3n://` are read as `s3://` if these schemes are listed."""
+    """The schemes that may be used; plain http is off by default. `s3a://` and `s3n://` are read
+    as `s3://`, and `abfs://` and `az://` as `abfss://`."""
     folders: tuple[LocalFolder, ...] = ()
     """Folders whose files `file://` may read; the path of a file allows that file alone."""
     hosts: tuple[str, ...] = ()
     """Hosts that `http://` and `https://` may reach: `images.example.com`, `*.example.com`,
     `localhost:8080`."""
     buckets: tuple[str, ...] = ()
-    """Buckets that `s3://` may read (extra `s3`)."""
+    """Buckets that may be read, each in one store: `name` for `s3://` (extra `s3`), `gs://name`
+    (extra `gs`), and containers of Azure as `abfss://container@account.dfs.core.windows.net` (extra
+    `azure`)."""
     networks: tuple[str, ...] = ()
     """Private networks that allowed hosts may resolve to, such as `10.0.0.0/8`; otherwise only
     public addresses are connected to."""
@@ -73,6 +75,11 @@ class ReferencesConfig(Section):
     """The address of an S3-compatible store."""
     s3_region: str | None = None
     """The region of the buckets."""
+    gs_endpoint: str | None = None
+    """The address of a server with Google Cloud Storage's JSON interface."""
+    azure_endpoint: str | None = None
+    """The address of a server with the interface of Azure's Blob service, such as Azurite; the
+    account becomes the first part of the path."""
 
     def build_policy(self, *, max_bytes: int) -> FetchPolicy:
         """Return what may be fetched, up to `max_bytes` each.
