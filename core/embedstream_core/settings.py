@@ -21,12 +21,14 @@ __all__ = [
     "FORMATS",
     "AudioFormat",
     "Backend",
+    "ColorConversion",
     "DecodeSettings",
     "Device",
     "EngineSettings",
     "FetchPolicy",
     "Fidelity",
     "HostRule",
+    "IMAGE_FORMATS",
     "ImageFormat",
     "Isolation",
     "MessageFormat",
@@ -38,7 +40,8 @@ __all__ = [
 
 MessageFormat = Literal["auto", "bytes", "json"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "HEIC", "JP2"]
+ColorConversion = Literal["as_stored", "srgb"]
 Fidelity = Literal["exact", "fast"]
 ModalityName = Literal["image", "text", "audio"]
 Normalization = Literal["none", "l2"]
@@ -47,7 +50,9 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["torch", "compile", "openvino"]
 
 AUDIO_FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
-FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The formats of images that are decoded by default."""
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
 """The other schemes must be allowed by name."""
@@ -72,7 +77,8 @@ class DecodeSettings:
 
     `max_bytes`, `max_pixels`, `max_scans` and `formats` are those of images. `max_scans` bounds the
     passes over a JPEG: encoders make about ten, and one of a few bytes costs as much as one over
-    the whole image. Lengths of audio are in seconds, sample rates in Hz.
+    the whole image; the pictures in an AVIF or a HEIC count as such passes. `color` converts images
+    by their ICC profiles. Lengths of audio are in seconds, sample rates in Hz.
     """
 
     max_bytes: int = 32 * 2**20
@@ -81,6 +87,7 @@ class DecodeSettings:
     max_scans: int = 100
     formats: tuple[str, ...] = FORMATS
     fidelity: Fidelity = "exact"
+    color: ColorConversion = "as_stored"
     max_text_bytes: int = 2**20
     max_text_characters: int = 100_000
     max_audio_bytes: int = 64 * 2**20
