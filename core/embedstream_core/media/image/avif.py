@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin
 
 from embedstream_core.media.image.iso_media import BitReader, Item, read_still_image
 from embedstream_core.media.image.opened_image import OpenedImage
@@ -60,17 +60,18 @@ def _list_frames(item: Item) -> Iterator[int]:
         return
     data, position, pixels = item.data, 0, 0
     while position < len(data):
-        header = data[position]
-        position += 2 if header & 4 else 1
+        start = data[position]
+        position += 2 if start & 4 else 1
         length = len(data) - position
-        if header & 2:
+        if start & 2:
             length, position = _read_leb128(data, position)
         end = position + length
         if end > len(data):
             raise ValueError("its data are cut short")
-        kind = header >> 3 & 15
+        kind = start >> 3 & 15
         if kind == _SEQUENCE_HEADER:
-            pixels = max(pixels, _read_largest_frame(data[position : min(end, position + _HEADER_BYTES)]))
+            header = data[position : min(end, position + _HEADER_BYTES)]
+            pixels = max(pixels, _read_largest_frame(header))
         elif kind in (_FRAME_HEADER, _FRAME):
             yield pixels
         position = end

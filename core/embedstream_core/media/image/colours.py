@@ -121,8 +121,8 @@ def _changes_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     else:
         colours = levels[np.newaxis]
     image = Image.fromarray(colours)
-    before, after = (np.asarray(one, np.int16) for one in (image.convert("RGB"), _apply(transform, image)))
-    return bool(np.abs(after - before).max() > 1)
+    before = np.asarray(image.convert("RGB"), np.int16)
+    return bool(np.abs(np.asarray(_apply(transform, image)) - before).max() > 1)
 
 
 def _apply(transform: _Transform, image: Image.Image) -> Image.Image:

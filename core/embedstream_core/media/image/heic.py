@@ -94,7 +94,7 @@ def _list_pictures(item: Item) -> Iterator[int]:
 
 
 def _read_configuration(box: bytes) -> tuple[int, int]:
-    """Return the pixels of a picture, and the bytes of a unit's length (ISO/IEC 14496-15, 8.3.3)."""
+    """Return a picture's pixels, and the bytes of a unit's length (ISO/IEC 14496-15, 8.3.3)."""
     pixels, position = 0, 23
     for _ in range(box[22] if len(box) > 22 else 0):
         kind, count = struct.unpack_from(">BH", box, position)

@@ -97,7 +97,7 @@ class StillImage:
     def profile(self) -> bytes | None:
         """The ICC profile."""
         for kind, data in self.primary.properties:
-            if kind == b"colr" and data[:4] in (b"prof", b"rICC"):
+            if kind == b"colr" and bytes(data[:4]) in (b"prof", b"rICC"):
                 return bytes(data[4:])
         return None
 
@@ -131,7 +131,7 @@ class StillImage:
     def unconverted(self) -> str:
         """Colours that are no profile's and not sRGB's, in words; empty for all others."""
         for kind, data in self.primary.properties:
-            if kind == b"colr" and data[:4] == b"nclx" and self.profile is None:
+            if kind == b"colr" and bytes(data[:4]) == b"nclx" and self.profile is None:
                 primaries, transfer = struct.unpack_from(">HH", data, 4)
                 if not is_srgb_code(primaries, transfer):
                     return f"primaries {primaries} and transfer {transfer} of CICP"
@@ -158,9 +158,12 @@ def read_still_image(content: bytes) -> StillImage:
     primary = boxes.get(b"pitm")
     if primary is None:
         raise ValueError("no item is its image")
-    items = {number: Item(kind) for number, kind in _read_kinds(boxes.get(b"iinf", view[:0]), count)}
-    _read_places(boxes.get(b"iloc", view[:0]), items, (view, boxes.get(b"idat", view[:0])))
-    _read_properties(boxes.get(b"iprp", view[:0]), items, count)
+    kinds, places, properties, data = (
+        boxes.get(kind, view[:0]) for kind in (b"iinf", b"iloc", b"iprp", b"idat")
+    )
+    items = {number: Item(kind) for number, kind in _read_kinds(kinds, count)}
+    _read_places(places, items, (view, data))
+    _read_properties(properties, items, count)
     number = int.from_bytes(primary[4:6] if primary[0] == 0 else primary[4:8])
     if number not in items:
         raise ValueError(f"its image, item {number}, is missing")
@@ -189,19 +192,17 @@ def _read_boxes(view: memoryview, count: Iterator[int]) -> Iterator[tuple[bytes,
 
 def _read_kinds(box: memoryview, count: Iterator[int]) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the type of each item."""
-    first = 6 if box[:1] == b"\0" else 8
+    first = 6 if bytes(box[:1]) == b"\0" else 8
     for index, (kind, entry) in enumerate(_read_boxes(box[first:], count)):
         if index == _MAX_ITEMS:
             raise _refuse(f"over {_MAX_ITEMS} items")
-        if kind == b"infe" and entry[:1] in (b"\2", b"\3"):
+        if kind == b"infe" and bytes(entry[:1]) in (b"\2", b"\3"):
             wide = 2 * (entry[0] - 2)
             number, _, name = struct.unpack_from(">IH4s" if wide else ">HH4s", entry, 4)
             yield number, name
 
 
-def _read_places(
-    box: memoryview, items: dict[int, Item], sources: Sequence[memoryview]
-) -> None:
+def _read_places(box: memoryview, items: dict[int, Item], sources: Sequence[memoryview]) -> None:
     """Add the items' data, which are in the whole file or in the box idat."""
     if len(box) < 8:
         return

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from PIL import Image, Jpeg2KImagePlugin
+from PIL import Jpeg2KImagePlugin
 
 from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.image.opened_image import OpenedImage
@@ -157,6 +157,15 @@ def _read_codestream(stream: memoryview) -> _Stream:
         position = end
     if size is None:
         raise ValueError("its size is missing")
+    tiles = _read_tiles(stream, position, codings)
+    read = _measure(size, codings)
+    if read.tiles <= _MAX_TILES and tiles != {*range(read.tiles)}:
+        raise ValueError("the data of a tile are missing")
+    return read
+
+
+def _read_tiles(stream: memoryview, position: int, codings: set[_Coding]) -> set[int]:
+    """Return the numbers of the tiles that have data; add how they are coded."""
     tiles: set[int] = set()
     while stream[position : position + 2] != _END:
         marker, segment, end = _read_segment(stream, position)
@@ -172,10 +181,7 @@ def _read_codestream(stream: memoryview) -> _Stream:
             raise ValueError("its data are cut short")
         tiles.add(tile)
         position = following
-    read = _measure(size, codings)
-    if read.tiles <= _MAX_TILES and tiles != {*range(read.tiles)}:
-        raise ValueError("the data of a tile are missing")
-    return read
+    return tiles
 
 
 def _read_segment(stream: memoryview, position: int) -> tuple[int, memoryview, int]:

@@ -29,8 +29,9 @@ _COMPRESSIONS = (_UNCOMPRESSED, *_CCITT, 5, _JPEG, 8, 32946, 32773)
 # Tags.
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION = 254, 255, 256, 257, 258, 259
 _PHOTOMETRIC, _FILL_ORDER, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS = 262, 266, 273, 274, 277, 278
-_STRIP_BYTES, _PLANES, _PREDICTOR, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT = 279, 284, 317, 320, 322, 323
-_TILES, _TILE_BYTES, _INKS, _EXTRA, _SAMPLE_FORMAT, _XMP, _PROFILE = 324, 325, 332, 338, 339, 700, 34675
+_STRIP_BYTES, _PLANES, _PREDICTOR, _COLOURS = 279, 284, 317, 320
+_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
+_INKS, _EXTRA, _SAMPLE_FORMAT, _XMP, _PROFILE = 332, 338, 339, 700, 34675
 
 # The formats of integers by type: bytes, unsigned, undefined; the last two are BigTIFF's.
 _TYPES = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q", 18: "Q"}
@@ -69,23 +70,26 @@ class _Directory:
     def read(cls, content: bytes) -> _Directory:
         """Read where the values of each tag are: its type, their number and their start."""
         order = "<" if content[:2] == b"II" else ">"
+        # BigTIFF has eight bytes where TIFF has four.
         is_big = 43 in content[2:4]
-        entry, count_format = struct.Struct(f"{order}HHQ" if is_big else f"{order}HHI"), "Q" if is_big else "H"
-        (start,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", content, 8 if is_big else 4)
-        (count,) = struct.unpack_from(order + count_format, content, start)
+        word = f"{order}{'Q' if is_big else 'I'}"
+        inline = struct.calcsize(word)
+        (start,) = struct.unpack_from(word, content, inline)
+        count_format = word if is_big else f"{order}H"
+        (count,) = struct.unpack_from(count_format, content, start)
         if count > _MAX_TAGS:
             raise ValueError(f"its directory has {count} tags")
-        start += struct.calcsize(order + count_format)
-        inline = 8 if is_big else 4
-        places = {}
+        start += struct.calcsize(count_format)
+        places: dict[int, tuple[int, int, int]] = {}
         for index in range(count):
-            position = start + index * (entry.size + inline)
-            tag, kind, length = entry.unpack_from(content, position)
-            position += entry.size
+            position = start + index * (4 + 2 * inline)
+            tag, kind = struct.unpack_from(f"{order}HH", content, position)
+            (length,) = struct.unpack_from(word, content, position + 4)
+            position += 4 + inline
             if (code := _TYPES.get(kind)) is None:
                 continue
             if struct.calcsize(code) * length > inline:
-                (position,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", content, position)
+                (position,) = struct.unpack_from(word, content, position)
             places.setdefault(tag, (kind, length, position))
         return cls(content, order, places)
 
@@ -117,7 +121,7 @@ class _Directory:
 
 
 class _FirstPage(TiffImagePlugin.TiffImageFile):
-    """Pillow's image as it is stored: `render` turns what it crops, and other pages are not read."""
+    """Pillow's image as it is stored: `render` turns what it crops."""
 
     def _setup(self) -> None:
         super()._setup()  # type: ignore[no-untyped-call, unused-ignore]
@@ -166,7 +170,7 @@ def open_tiff(content: bytes) -> OpenedImage:
 
 
 def _check_kind(directory: _Directory) -> None:
-    """Raise NotImplementedError for a page that would be decoded to other colours, or not at all."""
+    """Raise NotImplementedError for a page that Pillow decodes to other colours, or not at all."""
     number = directory.read_number
     if number(_SUBFILE, 0) & 5 or number(_OLD_SUBFILE, 1) == 2:
         raise NotImplementedError("its first page is a small copy or a mask of another")
