@@ -25,6 +25,7 @@ from embedstream.table.address import TableAddress
 from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream_core.errors import SetupError
+from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
@@ -104,6 +105,7 @@ class _Preflight:
                 "spark.python.worker.reuse is false: every task would load the model again; "
                 "remove it from spark.options"
             )
+        require_decoders(self.config.decode.formats)
         limits = self.config.pipeline
         return (
             f"{self.spark.sparkContext.master}: {count_parallel_tasks(self.spark)} tasks at once, "
