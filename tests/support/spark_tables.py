@@ -12,7 +12,8 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import IndexConfig, TableConfig
 from embedstream.index.reports import Applied, FullPassBegun
-from embedstream.table.delta import append, create_table, quote_table
+from embedstream.table.address import TableAddress
+from embedstream.table.delta import append, create_table
 from embedstream.table.layout import fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from index_oracle import check_index, update
@@ -34,6 +35,7 @@ class SparkTable:
         self._source.mkdir(parents=True)
         self.path = str(folder / "table")
         self._checkpoint = str(folder / "checkpoint")
+        self.address = TableAddress(self.path)
         self.table = TableConfig(path=self.path, **layout)
         create_table(spark, self.table, model_ids=[MODEL])
         self.config = IndexConfig(path=str(folder / "index"), attributes=("shop",))
@@ -41,8 +43,8 @@ class SparkTable:
     def drain(self) -> None:
         outcomes = self._spark.readStream.schema(OUTCOME_SCHEMA).parquet(str(self._source))
         filled = fill_layout(outcomes, self.table)
-        writer = append(filled, self.path, checkpoint=self._checkpoint)
-        writer.trigger(availableNow=True).start().awaitTermination()
+        query = append(filled, self.address, checkpoint=self._checkpoint, interval_s=None)
+        query.awaitTermination()
 
     def stream(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows; they stay where the next drain reads them if this one fails."""
@@ -51,7 +53,7 @@ class SparkTable:
         self.drain()
 
     def run(self, statement: str) -> None:
-        self._spark.sql(statement.format(quote_table(self.path)))
+        self._spark.sql(statement.format(self.address.sql))
 
     def merge(self, offsets: Sequence[int]) -> None:
         """As a replay does."""

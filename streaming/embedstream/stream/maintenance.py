@@ -18,6 +18,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.logs.events import Event, log_event
 from embedstream.spark.session import warm_workers
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
 from embedstream.table.features import is_clustered_automatically
 
@@ -35,7 +36,7 @@ _NOT_PERMITTED = "42501"
 def maintain_stream(
     spark: SparkSession,
     query: StreamingQuery,
-    table: str,
+    table: TableAddress,
     *,
     load: Callable[[], object],
     compact_every: int,
@@ -66,7 +67,7 @@ def maintain_stream(
                     warm_workers(spark, load)
 
 
-def _compact(spark: SparkSession, table: str) -> bool:
+def _compact(spark: SparkSession, table: TableAddress) -> bool:
     """Compact the table; return False, and say why, if its catalog maintains it."""
     if is_clustered_automatically(spark, table):
         return _leave_to_catalog(table, "it chooses the table's clustering")
@@ -84,14 +85,14 @@ def _compact(spark: SparkSession, table: str) -> bool:
         _log,
         Event.COMPACTION,
         f"the table was compacted in {took_s:.1f} s: {files}",
-        table=table,
+        table=str(table),
         duration_s=took_s,
         **asdict(compacted),
     )
     return True
 
 
-def _leave_to_catalog(table: str, reason: str) -> Literal[False]:
+def _leave_to_catalog(table: TableAddress, reason: str) -> Literal[False]:
     _log.warning("compacting '%s' is left to its catalog: %s", table, reason)
     return False
 

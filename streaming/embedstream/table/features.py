@@ -12,7 +12,8 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import TableConfig
 from embedstream.config.table_layout import check_properties
 from embedstream.spark.errors import list_causes
-from embedstream.table.delta import quote_table, read_properties
+from embedstream.table.address import TableAddress
+from embedstream.table.delta import read_properties
 from embedstream.table.delta_log import read_snapshot
 from embedstream.table.layout import DATE_COLUMN
 from embedstream.table.rows import OUTCOME_SCHEMA
@@ -45,9 +46,9 @@ class _Metadata:
     properties: Mapping[str, str]
 
     @classmethod
-    def read(cls, spark: SparkSession, path: str) -> Self:
-        fields = json.loads(read_snapshot(spark, path).metadata().schemaString())["fields"]
-        (detail,) = spark.sql(f"DESCRIBE DETAIL {quote_table(path)}").collect()
+    def read(cls, spark: SparkSession, table: TableAddress) -> Self:
+        fields = json.loads(read_snapshot(spark, table.path).metadata().schemaString())["fields"]
+        (detail,) = spark.sql(f"DESCRIBE DETAIL {table.sql}").collect()
         return cls(
             {one["name"]: one for one in fields},
             tuple(detail["partitionColumns"]),
@@ -84,14 +85,15 @@ def check_fillable(spark: SparkSession, table: TableConfig, *, door: Door) -> No
     Raises:
         SetupError: it has not, or does not.
     """
-    path, found = table.path, _Metadata.read(spark, table.path)
+    address = TableAddress.of(table)
+    found = _Metadata.read(spark, address)
     problems = [*_find_layout_problems(table, found), *_find_feature_problems(found, door)]
     try:
         check_properties(found.properties)
     except ValueError as error:
         problems.append(f"{error} with ALTER TABLE … UNSET TBLPROPERTIES")
     if problems:
-        raise SetupError(f"the table '{path}' cannot be filled: {'; '.join(problems)}")
+        raise SetupError(f"the table '{address}' cannot be filled: {'; '.join(problems)}")
 
 
 def _find_layout_problems(table: TableConfig, found: _Metadata) -> Iterator[str]:
@@ -110,7 +112,7 @@ def _find_layout_problems(table: TableConfig, found: _Metadata) -> Iterator[str]
                 yield f"it is {found.layout}, and nothing fills '{name}'; {remedy}"
     if table.cluster_by and found.clustering != table.cluster_by:
         names = ", ".join(table.cluster_by)
-        alter = f"run ALTER TABLE {quote_table(table.path)} CLUSTER BY ({names})"
+        alter = f"run ALTER TABLE {TableAddress.of(table).sql} CLUSTER BY ({names})"
         remedy = "choose another table.path and checkpoint" if found.partitions else alter
         yield (
             f"table.cluster_by is [{names}], and the table is {found.layout}; {remedy}, or change "
@@ -134,12 +136,12 @@ def _find_feature_problems(found: _Metadata, door: Door) -> Iterator[str]:
             )
 
 
-def is_clustered_automatically(spark: SparkSession, path: str) -> bool:
+def is_clustered_automatically(spark: SparkSession, table: TableAddress) -> bool:
     """Return whether the catalog chooses the table's clustering, and so maintains its files.
 
     Databricks sets the property for CLUSTER BY AUTO, which requires predictive optimization.
     """
-    return read_properties(spark, path).get("clusterByAuto") == "true"
+    return read_properties(spark, table).get("clusterByAuto") == "true"
 
 
 def explain_violation(error: Exception) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 from pyspark.errors import PySparkException, UnsupportedOperationException
 
 from embedstream.stream.maintenance import maintain_stream
+from embedstream.table.address import TableAddress
 
 
 class Query:
@@ -55,7 +56,8 @@ class Spark:
 
 def maintain(spark: Any, batches: list[int], compact_every: int) -> None:
     query: Any = Query(batches)
-    maintain_stream(spark, query, "table", load=print, compact_every=compact_every, interval_s=0)
+    table = TableAddress("table")
+    maintain_stream(spark, query, table, load=print, compact_every=compact_every, interval_s=0)
 
 
 @pytest.mark.parametrize(

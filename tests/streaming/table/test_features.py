@@ -61,7 +61,7 @@ def test_what_would_stop_the_stream_later_is_refused_or_explained(
     # After what the sentence says, the same micro-batch is repeated.
     table.run("ALTER TABLE {} DROP CONSTRAINT few")
     table.drain()
-    assert check_table(spark, table.path) == 5
+    assert check_table(spark, table.address) == 5
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ def test_a_table_with_the_feature_is_filled_changed_and_read(
     if feature.rewritable:
         table.merge([2, 3, 40])
         asked = Forgetting(ids=["id 4"])
-        planned = count_rows(spark, table.path, asked)
-        assert delete_rows(spark, table.path, asked, planned) == {"id": 1}
+        planned = count_rows(spark, table.address, asked)
+        assert delete_rows(spark, table.address, asked, planned) == {"id": 1}
         follow(table, feature)
     table.stream([outcome(50)])
-    compact(spark, table.path)
+    compact(spark, table.address)
     follow(table, feature)
 
     # One row more and one less, if rows may be changed.
-    assert check_table(spark, table.path) == 9
+    assert check_table(spark, table.address) == 9
     if feature.unreadable:
         with pytest.raises(SetupError, match=r"cannot be read without Spark: deltalake does not"):
             open_table(table.path)

@@ -16,7 +16,7 @@ from embedstream.config.sections import TableConfig
 from embedstream.index.source.table_reader import open_table
 from embedstream.monitor.viewing.rows import Rows
 from embedstream.search.scan import scan_table
-from embedstream.table.delta import check_table, compact, quote_table
+from embedstream.table.delta import check_table, compact
 from embedstream.table.features import check_fillable
 from embedstream.table.forget import Forgetting, count_rows, delete_rows
 from embedstream.table.layout import fill_layout
@@ -56,14 +56,16 @@ def test_every_way_to_use_the_table_works(
     table.merge([2, 3, 40])
     assert table.follow() == ([], 3)
     asked = Forgetting(ids=["id 4"])
-    assert delete_rows(spark, table.path, asked, count_rows(spark, table.path, asked)) == {"id": 1}
+    assert delete_rows(spark, table.address, asked, count_rows(spark, table.address, asked)) == {
+        "id": 1
+    }
     table.stream([outcome(50)])
-    compacted = compact(spark, table.path)
+    compacted = compact(spark, table.address)
     assert (compacted.files_removed > 1, compacted.files_added) == (True, 1)
     assert table.follow() == ([], 2)
 
     check_fillable(spark, table.table, door="messages")
-    assert check_table(spark, table.path) == 11
+    assert check_table(spark, table.address) == 11
     if "partition_by" in layout:
         own = dict.fromkeys([0, 1, 2, 3, 5, 6, 7, 40, 50], DAY)
         assert read_dates(spark, table.path) == {**own, 8: date(2026, 1, 2), 9: None}
@@ -114,7 +116,7 @@ def test_a_layout_that_differs_from_the_configuration_is_refused(
     assert "partition_by is date, and the table is neither partitioned nor clustered" in said
     assert "leave partition_by out, or choose another table.path" in said
     said = refuse(plain, cluster_by=["image_id"])
-    alter = f"ALTER TABLE {quote_table(plain.path)} CLUSTER BY (image_id)"
+    alter = f"ALTER TABLE {plain.address.sql} CLUSTER BY (image_id)"
     assert f"run {alter}, or change table.cluster_by" in said
     assert "nothing fills 'date'; set table.partition_by: date" in refuse(dated)
     said = refuse(dated, cluster_by=["topic"])
