@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from embedstream.config.embedding import (
     DataFrameConfig,
@@ -128,6 +135,12 @@ class TableConfig(Section):
     compact_every: int = Field(50, ge=0)
     """Small files are compacted each time this many micro-batches have run, while the stream
     continues; 0 leaves compaction to you."""
+
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _take_null(cls, value: object, validate: ValidatorFunctionWrapHandler) -> str:
+        # An override has no other way to leave out the path of the file.
+        return "" if value is None else str(validate(value))
 
     @model_validator(mode="after")
     def _check(self) -> TableConfig:
