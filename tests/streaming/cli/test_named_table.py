@@ -52,7 +52,8 @@ def test_every_command_takes_a_table_of_a_hive_metastore(topic: Topic, tmp_path:
     assert f"{NAME} in file://{folder}: will be created" in command("check", config)
     command("run", config, "--available-now")
     send_pictures(topic, 3)
-    command("run", config, "--available-now")
+    # The monitor opens once the catalog has been asked.
+    assert "monitor: http" in command("run", config, "--available-now", "--listen", "127.0.0.1:0")
     check_outcomes(folder, topic.positions())
     # The index was written by the stream's child process, which could not have opened Derby.
     assert (folder / "_embedstream/index").is_dir()
