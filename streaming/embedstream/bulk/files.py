@@ -26,6 +26,7 @@ from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
 from embedstream_core.errors import SetupError
+from embedstream_core.messages.parse import MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.redaction import redact_uri
 
@@ -65,8 +66,7 @@ class Files:
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
-            message_format="json",
-            id_header="",
+            reader=MessageReader(format="json", id_header=""),
             transport=config.pipeline.transport,
         )
         create_table(spark, config.table, model_ids=[model.card.model_id])

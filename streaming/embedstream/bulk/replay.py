@@ -30,8 +30,8 @@ from pyspark.sql import functions as f
 from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.bulk.messages import (
     POSITION,
+    featurize_again,
     locate_messages,
-    read_messages_again,
     write_condition,
 )
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
@@ -46,7 +46,6 @@ from embedstream.table.delta import commit_with_retries
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
-from embedstream.worker.messages import featurize_messages
 from embedstream_core.media.detect import find_modality
 from embedstream_core.models.card import PreparedModel
 
@@ -54,7 +53,7 @@ __all__ = ["Plan", "Replay"]
 
 _COLUMNS = OUTCOME_SCHEMA.names
 _IDENTITY = [*POSITION, "model_id"]
-# What `locate_messages` and `read_messages_again` need of a row; equal in all rows of a message.
+# What `locate_messages` and `featurize_again` need of a row; equal in all rows of a message.
 _MESSAGE_COLUMNS = ["timestamp", "key", "image_id", "uri", "attributes"]
 _NEW_OUTCOMES = "embedstream_outcomes_done_again"
 
@@ -151,10 +150,14 @@ class Replay:
     def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
-        messages = read_messages_again(
-            self._spark, self._config.kafka, self._topics, located, chunk.parts
+        outcomes = featurize_again(
+            self._spark,
+            self._config.kafka,
+            self._topics,
+            located,
+            ranges=chunk.parts,
+            featurizer=self._featurizer,
         )
-        outcomes = featurize_messages(messages, self._featurizer)
         return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 
     def finish(self) -> None:

@@ -26,10 +26,10 @@ from embedstream.config.embedding import (
 from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, TableName, Time
 from embedstream.config.locations import get_scheme
+from embedstream.config.messages import MessageConfig
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
-from embedstream_core.settings import MessageFormat
 
 __all__ = [
     "BulkFilesConfig",
@@ -105,20 +105,6 @@ class KafkaConfig(Section):
                     f"'{topic}' is not a topic name: use up to 249 letters, digits, '.', '_', '-'"
                 )
         return self
-
-
-class MessageConfig(Section):
-    """How a message is read."""
-
-    format: MessageFormat = "auto"
-    """`bytes`: the value is the content's own bytes; `json`: an object with `uri`, with `data` in
-    base64, or with `text`; `auto`: JSON if the value starts with `{`."""
-    id_header: str = "image-id"
-    """The header that carries the message's id."""
-    tombstones: Literal["count", "delete"] = "count"
-    """What a message without a value means: `count` only counts it; `delete` deletes its key: the
-    message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
-    and key are hidden from the views and leave the index. `embedstream forget` deletes them."""
 
 
 class TableConfig(Section):

@@ -96,8 +96,8 @@ class Searcher:
     ) -> None:
         """Open a table; the index and the models are opened when they are needed.
 
-        With `isolation`, queries are decoded in a child process within these limits, and within
-        those of the configuration.
+        Queries are decoded as the configuration says. With `isolation` that is in a child process
+        within these limits.
 
         Raises:
             SetupError: neither a table nor a configuration is given, or it cannot be read.
@@ -110,7 +110,7 @@ class Searcher:
             table = settings.table.path
         self.table = str(table)
         self._encoders = () if settings is None else settings.all_encoders
-        self._decode_settings = settings.decode.settings if settings and isolation else None
+        self._decode_settings = settings.decode.settings if settings else None
         self._isolation = isolation
         self._opened = open_table(self.table)
         self._index = IndexReader(settings.index if settings else IndexConfig(), table=self.table)

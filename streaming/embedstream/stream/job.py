@@ -141,8 +141,7 @@ def build_featurizer(
     """Return the function that the workers run, and start to send them the models."""
     return Featurizer(
         embedder=build_embedder(spark, list(zip(models, config.all_encoders, strict=True)), config),
-        message_format=config.message.format,
-        id_header=config.message.id_header,
+        reader=config.message.build_reader(),
         transport=config.pipeline.transport,
     )
 

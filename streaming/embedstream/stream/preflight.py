@@ -25,6 +25,7 @@ from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream_core.errors import SetupError
+from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
@@ -65,6 +66,7 @@ def check_start(
         "workers": found.check_workers,
         "topics": found.check_topics,
         "references": found.check_references,
+        **({"schema registry": found.check_registry} if config.message.registry else {}),
         "table": found.check_table,
         **encoders.list_choices(),
     }
@@ -103,6 +105,7 @@ class _Preflight:
                 "spark.python.worker.reuse is false: every task would load the model again; "
                 "remove it from spark.options"
             )
+        require_decoders(self.config.decode.formats)
         limits = self.config.pipeline
         return (
             f"{self.spark.sparkContext.master}: {count_parallel_tasks(self.spark)} tasks at once, "
@@ -131,6 +134,11 @@ class _Preflight:
                 )
         allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
         return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
+
+    def check_registry(self) -> str:
+        registry = self.config.message.registry
+        assert registry is not None
+        return f"{registry.url}: {registry.build_decoder().check()}"
 
     def check_table(self) -> str:
         spark, path = self.spark, self.config.table.path
