@@ -19,6 +19,7 @@ from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
 from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table, create_table
 from embedstream.table.features import check_fillable
 from embedstream.table.layout import fill_layout
@@ -60,8 +61,9 @@ class Files:
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
         upgrade = f"embedstream upgrade --table {shlex.quote(self._table.path)}"
-        rows = check_table(spark, self._table, upgrade=upgrade)
-        table = None if rows is None else self._table
+        present = find_address(spark, config.table)
+        rows = check_table(spark, present, upgrade=upgrade)
+        table = None if rows is None else present
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
             check_fillable(spark, config.table, door="files")

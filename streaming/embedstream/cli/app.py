@@ -21,9 +21,12 @@ from embedstream.cli.options import (
     OutputForm,
     Overrides,
     Since,
+    TableFolder,
+    TableName,
     Until,
     add_listen,
     build_index_command,
+    build_table_tree,
     parse_age,
     parse_offsets,
     parse_position,
@@ -161,17 +164,14 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 def upgrade(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            callback=require_local, help="A stream's YAML file; its table.path is altered."
-        ),
+        typer.Argument(callback=require_local, help="A stream's YAML file; its table is altered."),
     ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
-    ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
 ) -> None:
     """Alter a table of an earlier version to the current columns; its rows stay."""
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.upgrade import run_upgrade
 
     run_upgrade(settings)
@@ -181,13 +181,10 @@ def upgrade(
 def forget(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            callback=require_local, help="A stream's YAML file; rows of its table.path go."
-        ),
+        typer.Argument(callback=require_local, help="A stream's YAML file; rows of its table go."),
     ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
-    ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
     ids: Annotated[
         list[str] | None,
@@ -216,7 +213,7 @@ def forget(
     """
     if retain_hours is not None and not vacuum:
         raise typer.BadParameter("--retain-hours needs --vacuum")
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.forget import Vacuum, run_forget
 
     run_forget(
@@ -294,7 +291,16 @@ def batch(
     source: Annotated[
         str, typer.Option("--from", help="A file, a folder and all below it, a pattern, or a URI.")
     ],
-    table: Annotated[str, typer.Option(help="The Delta table; created if there is none.")],
+    table: Annotated[
+        str | None, typer.Option(help="The Delta table; created if there is none.")
+    ] = None,
+    table_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CATALOG.SCHEMA.TABLE",
+            help="Its name in a catalog, as table.name; alone, or with --table.",
+        ),
+    ] = None,
     encoder: Annotated[str, typer.Option(help="The encoder, as in encoder.name.")] = "resnet50",
     weights: Annotated[str, typer.Option(help="Its weights, as in encoder.weights.")] = "default",
     overrides: Annotated[
@@ -313,7 +319,9 @@ def batch(
     """
     from embedstream.config.load import load_files_config
 
-    tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
+    if not (given := build_table_tree(table, table_name)):
+        raise typer.BadParameter("give --table or --table-name")
+    tree = {"encoder": {"name": encoder, "weights": weights}, "table": given}
     settings = load_files_config(tree, overrides or ())
     settings.spark.check_location("--from", source)
     from embedstream.cli.bulk import run_files
@@ -449,9 +457,8 @@ def index(
     config: Annotated[
         Path | None, typer.Argument(callback=require_local, help="A stream's YAML file.")
     ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
-    ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
@@ -462,7 +469,7 @@ def index(
     of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
 ) -> None:
     """Bring the vector index in step with the table; keep it so with --continuous."""
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.index import run_index
 
     until: Literal["current", "stopped"] = "stopped" if continuous else "current"

@@ -20,6 +20,7 @@ from embedstream.recovery.claim import claim_table
 from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.spark.errors import describe_error
 from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run_forget(
         from embedstream.table.delta_log import read_snapshot
         from embedstream.table.forget import Forgetting, count_rows
 
-        table = TableAddress.of(config.table)
+        table = find_address(spark, config.table)
         if check_table(spark, table) is None:
             raise SetupError(f"there is no table '{table}', so there is nothing to forget")
         asked = Forgetting(tuple(ids), older_than)
@@ -80,7 +81,7 @@ def run_forget(
             planned = count_rows(spark, table, asked)
             console.print_text(f"would delete {_format_rows(planned)}")
         else:
-            _delete(spark, config, asked, vacuum)
+            _delete(spark, table, config, asked, vacuum)
         _report_leftovers(spark, table.path)
         table_id = str(read_snapshot(spark, table.path).metadata().id())
     _report_copies(config, table_id)
@@ -88,6 +89,7 @@ def run_forget(
 
 def _delete(
     spark: SparkSession,
+    table: TableAddress,
     config: StreamConfig | BulkFilesConfig,
     asked: Forgetting,
     vacuum: Vacuum | None,
@@ -96,7 +98,6 @@ def _delete(
     from embedstream.table import forget
     from embedstream.table.leftovers import read_retention
 
-    table = TableAddress.of(config.table)
     endangers_writers = False
     if vacuum is not None:
         own = read_retention(spark, table.path)

@@ -28,9 +28,12 @@ __all__ = [
     "OutputForm",
     "Overrides",
     "Since",
+    "TableFolder",
+    "TableName",
     "Until",
     "add_listen",
     "build_index_command",
+    "build_table_tree",
     "parse_age",
     "parse_offsets",
     "parse_position",
@@ -148,16 +151,22 @@ def _redact(override: str) -> str:
 
 
 def read_table_config(
-    path: Path | None, table: str | None, overrides: list[str] | None
+    path: Path | None, table: str | None, name: str | None, overrides: list[str] | None
 ) -> StreamConfig | BulkFilesConfig:
     """Read the configuration of a stream, or of a table without one."""
-    if (path is None) == (table is None):
-        raise typer.BadParameter("give either CONFIG or --table")
+    given = build_table_tree(table, name)
+    if (path is None) == (not given):
+        raise typer.BadParameter("give either CONFIG, or --table or --table-name")
     if path is not None:
         return read_config(path, overrides)
     from embedstream.config.load import load_files_config
 
-    return load_files_config({"table": {"path": table}}, overrides or ())
+    return load_files_config({"table": given}, overrides or ())
+
+
+def build_table_tree(table: str | None, name: str | None) -> dict[str, str]:
+    """Return what `--table` and `--table-name` give of the section `table`."""
+    return {key: value for key, value in (("path", table), ("name", name)) if value is not None}
 
 
 ConfigPath = Annotated[
@@ -167,6 +176,18 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+TableFolder = Annotated[
+    str | None,
+    typer.Option("--table", help="A table without a stream, as `embedstream batch` makes."),
+]
+TableName = Annotated[
+    str | None,
+    typer.Option(
+        "--table-name",
+        metavar="CATALOG.SCHEMA.TABLE",
+        help="A table without a stream by its name in a catalog, as table.name.",
+    ),
 ]
 Listen = Annotated[
     str | None,

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from embedstream.config.embedding import (
     DataFrameConfig,
@@ -130,6 +137,12 @@ class TableConfig(Section):
         if self.partition_by is not None and self.cluster_by:
             raise ValueError("give partition_by or cluster_by, not both: Delta allows only one")
         return self
+
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _take_null(cls, value: object, validate: ValidatorFunctionWrapHandler) -> str:
+        # An override has no other way to leave out the path of the file.
+        return "" if value is None else str(validate(value))
 
     @model_validator(mode="after")
     def _check(self) -> TableConfig:

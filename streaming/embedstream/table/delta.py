@@ -76,6 +76,9 @@ _CONCURRENT = {
 
 _COMMIT_ATTEMPTS = 8
 
+# Where a table has this feature, its newest commits are known to its catalog alone.
+_CATALOG_MANAGED = "delta.feature.catalogManaged"
+
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
@@ -166,31 +169,24 @@ def compact(spark: SparkSession, table: TableAddress) -> Compaction:
 
 
 def open_table(spark: SparkSession, table: TableAddress) -> DataFrame | None:
-    """Return the table at an address; None if there is none.
-
-    A table whose catalog does not have its name yet is read by its path.
+    """Return the table at an address; None if there is none at a path.
 
     Raises:
         SetupError: Spark cannot reach the path, or what is there is not a Delta table, or the
             catalog has the name of a table that is gone.
     """
     Folder(spark, table.path).check_reachable()
-    for address in (table, TableAddress(table.path)):
-        try:
-            return address.read(spark)
-        except AnalysisException as error:
-            condition = error.getCondition()
-            if address.name is not None and condition == "TABLE_OR_VIEW_NOT_FOUND":
-                continue
-            if address.name is None and condition in _NO_TABLE:
-                return None
-            first_line = str(error).partition("\n")[0]
-            key = "path" if address.name is None else "name"
-            raise SetupError(
-                f"table.{key} '{address}' cannot be read as a Delta table ({first_line}); choose "
-                f"another {key}, or repair the table"
-            ) from None
-    return None
+    try:
+        return table.read(spark)
+    except AnalysisException as error:
+        if table.name is None and error.getCondition() in _NO_TABLE:
+            return None
+        first_line = str(error).partition("\n")[0]
+        key = "path" if table.name is None else "name"
+        raise SetupError(
+            f"table.{key} '{table}' cannot be read as a Delta table ({first_line}); choose another "
+            f"{key}, or repair the table"
+        ) from None
 
 
 def check_table(
@@ -207,6 +203,12 @@ def check_table(
     """
     if (found := open_table(spark, table)) is None:
         return None
+    if table.name is not None and _CATALOG_MANAGED in read_properties(spark, table):
+        raise SetupError(
+            f"the table '{table}' has the feature catalogManaged: its catalog alone knows its "
+            "newest commits, which search, the index and the doctor read from the table's folder; "
+            "name an external table, with table.name and table.path"
+        )
     if has_earlier_shape(found.schema):
         raise SetupError(
             f"the table '{table}' has the columns width and height of an earlier version, where "

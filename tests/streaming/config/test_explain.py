@@ -109,7 +109,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         "encodr",
         "kafka",
         "spark",
-        "table.path",
+        "table",
     ]
 
 
