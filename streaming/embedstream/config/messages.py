@@ -71,6 +71,12 @@ class MessageConfig(Section):
     message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
     and key are hidden from the views and leave the index. `embedstream forget` deletes them."""
 
+    @model_validator(mode="after")
+    def _check(self) -> MessageConfig:
+        if self.format == "bytes" and self.fields is not None:
+            raise ValueError("fields are found in documents: leave them out, or format: bytes")
+        return self
+
     def build_reader(self) -> MessageReader:
         """Return what reads the messages."""
         fields = None if self.fields is None else self.fields.build_expressions()

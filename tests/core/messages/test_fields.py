@@ -89,14 +89,16 @@ def test_the_members_of_an_object_become_attributes(
 
 
 def test_the_content_is_not_an_attribute_too() -> None:
-    document = {"payload": {"image": "YWJjZA==", "none": None, "n": 1}}
+    document = {"payload": {"image": "YWJjZA==", "none": None, "n": 1, "empty": ""}}
     fields = FieldExpressions(data="payload.image", attributes="payload")
+    of_another = FieldExpressions(data="payload.empty", uri="'u'", attributes="payload")
 
     item = read(document, fields)
 
     assert isinstance(item, Item)
     assert item.content == b"abcd"
-    assert item.attributes.keys() == {"lane", "shop", "none", "n"}
+    assert item.attributes.keys() == {"lane", "shop", "none", "n", "empty"}
+    assert read(document, of_another).attributes.keys() == {*item.attributes, "image"}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,8 @@ def test_a_message_that_says_so_is_a_deletion() -> None:
 
     assert read(update, CHANGES) == Item("1", uri="u", attributes=attributes)
     assert read(delete, CHANGES) == Deletion("1", attributes)
+    parts = replace(CHANGES, uri="join('/', payload.after.parts)")
+    assert read(delete, parts) == Deletion("1", attributes)
     keyless = refuse(delete, CHANGES, key=None)
     assert keyless.code == Code.MESSAGE_INCOMPLETE
     assert "no key to delete" in keyless.message
@@ -263,6 +267,8 @@ def test_a_delete_that_is_no_boolean_is_malformed(value: object) -> None:
         ("images[].{url: lower(url)}", "unknown function 'lower'"),
         ("join(images)", "function 'join' takes 2 arguments, not 1"),
         ("sort_by(images, &length(url, url))", "function 'length' takes 1 arguments, not 2"),
+        ("&sku", "'&' makes an argument of a function, not a value"),
+        ("[sku, &sku]", "'&' makes an argument"),
         ("merge()", "function 'merge' takes 1 arguments or more, not 0"),
         ("(" * 5000 + "a" + ")" * 5000, "nested too deeply"),
     ],

@@ -49,3 +49,9 @@ def test_the_fields_of_messages_make_their_reader(tmp_path: Path) -> None:
 def test_wrong_fields_are_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
     (_, line) = problems(tmp_path, {"message": {"fields": fields}})
     assert line == said
+
+
+def test_fields_of_bytes_are_refused(tmp_path: Path) -> None:
+    message = {"format": "bytes", "fields": {"uri": "image.url"}}
+    (_, line) = problems(tmp_path, {"message": message})
+    assert line == "  message: fields are found in documents: leave them out, or format: bytes"
