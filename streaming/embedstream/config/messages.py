@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from embedstream.config.field_types import Section
+from embedstream.config.registry import RegistryConfig
 from embedstream_core.errors import SetupError
 from embedstream_core.messages.fields import FieldExpressions
 from embedstream_core.messages.parse import MessageReader
@@ -66,6 +67,12 @@ class MessageConfig(Section):
     `0x…` too."""
     id_header: str = "image-id"
     """The header that carries the message's id."""
+    registry: RegistryConfig | None = None
+    """The schema registry of values in Avro, Protobuf or JSON that Confluent's serializers wrote
+    (extra `registry`): `{url: 'https://registry.example.com:8081', username: stream, password:
+    env:REGISTRY_PASSWORD}`. Or a bearer `token`; `tls_ca`, `tls_certificate` and `tls_key`, texts
+    in PEM such as `file:/etc/registry/ca.pem`; `timeout_s`, 10 seconds by default. `password`,
+    `token` and `tls_key` are given by reference; see registry.md."""
     tombstones: Literal["count", "delete"] = "count"
     """What a message without a value means: `count` only counts it; `delete` deletes its key: the
     message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
@@ -75,9 +82,14 @@ class MessageConfig(Section):
     def _check(self) -> MessageConfig:
         if self.format == "bytes" and self.fields is not None:
             raise ValueError("fields are found in documents: leave them out, or format: bytes")
+        if self.registry is not None and self.format == "bytes":
+            raise ValueError(
+                "with format bytes no schema is read; take registry away, or set format to auto"
+            )
         return self
 
     def build_reader(self) -> MessageReader:
         """Return what reads the messages."""
         fields = None if self.fields is None else self.fields.build_expressions()
-        return MessageReader(self.format, self.id_header, self.key, fields)
+        decoder = None if self.registry is None else self.registry.build_decoder()
+        return MessageReader(self.format, self.id_header, self.key, fields, decoder)

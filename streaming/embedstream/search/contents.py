@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from embedstream.config.secrets import reveal
 from embedstream.search.answer import Neighbour
-from embedstream_core.errors import ItemError, SetupError
+from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
@@ -75,7 +75,8 @@ def read_kafka_content(
     is the stream's own if it is not the default.
 
     Raises:
-        SetupError: no broker answers, or the message's compression is not supported here.
+        SetupError: no broker or no schema registry answers, or the message's compression is not
+            supported here.
     """
     with closing(KafkaReader(bootstrap_servers, settings)) as kafka:
         message = kafka.read(neighbour.topic, neighbour.partition, neighbour.offset)
@@ -88,6 +89,8 @@ def read_kafka_content(
         entry = (reader or MessageReader()).read(message, accepts=accepts)
     except ItemError:
         return None
+    except SystemicError as error:
+        raise SetupError(f"the message cannot be read: {error}") from None
     return entry.content if isinstance(entry, Item) else None
 
 

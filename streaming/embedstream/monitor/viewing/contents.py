@@ -107,4 +107,6 @@ class Contents:
             entry = reader.read(message, accepts=accepts)
         except ItemError as error:
             return Content(value, trouble=f"{error.code}: {error.message}")
+        except SystemicError as error:
+            raise SetupError(f"the message cannot be read: {error}") from None
         return entry if isinstance(entry, Item) else Content(value)
