@@ -60,8 +60,10 @@ class FieldExpressions:
             return None
         try:
             return _compile(expression).search(document)
-        # The document is anybody's, and the library raises what its operators raise: a TypeError
-        # for numbers compared with dates, an OverflowError, a RecursionError.
+        except MemoryError:
+            raise
+        # The document is not trusted, and the library lets Python's own errors through: a TypeError
+        # for a string sought in a number, an OverflowError, a RecursionError.
         except Exception as error:
             reason = explain(error)
             if isinstance(error, JMESPathTypeError):
@@ -115,8 +117,8 @@ def _find_wrong_use(node: Mapping[str, Any]) -> str | None:
         is_variadic = bool(signature) and bool(signature[-1].get("variadic"))
         if missing > 0 or (missing < 0 and not is_variadic):
             return (
-                f"function '{node['value']}' takes {len(signature)} arguments"
-                f"{' or more' if is_variadic else ''}, not {len(children)}"
+                f"function '{node['value']}' has {len(children)} arguments and takes "
+                f"{len(signature)}{' or more' if is_variadic else ''}"
             )
     # The children of a slice are numbers.
     nodes = [child for child in children if isinstance(child, dict)]
