@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from embedstream_core.boundary import attempt
 from embedstream_core.errors import Code, ItemError, Stage, SystemicError
 from embedstream_core.messages.fields import FieldExpressions
 from embedstream_core.messages.parse import Message, MessageReader
-from embedstream_core.messages.registry.connection import RegistryConnection
 from embedstream_core.messages.registry.schema_registry import SchemaRegistry
 from embedstream_core.records import Failure, Item
 from protobuf_files import build_classes, build_shop, get_class
@@ -27,19 +25,6 @@ from registry_server import RegistryServer
 VALUE = SerializationContext("pictures", MessageField.VALUE)
 BY_TOPIC: dict[str, Any] = {"subject.name.strategy.type": "TOPIC"}
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
-
-
-@pytest.fixture
-def decoder(registry: RegistryServer) -> Iterator[SchemaRegistry]:
-    made = SchemaRegistry(RegistryConnection(registry.url))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def producer(registry: RegistryServer) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": registry.url}) as client:
-        yield client
 
 
 def read(value: Any, decoder: SchemaRegistry | None, **fields: str) -> Item:
