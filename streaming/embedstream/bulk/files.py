@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import Chunk, commit_chunk
@@ -18,6 +18,7 @@ from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import check_models, check_table, create_table
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
@@ -49,13 +50,13 @@ class Files:
             SetupError: the path or the table cannot be used; nothing was written.
         """
         self._spark = spark
-        self._table = config.table.path
+        self._table = TableAddress.of(config.table)
         listing = list_files(spark, source)
         self._uris = listing.build_references()
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
-        upgrade = f"embedstream upgrade --table {shlex.quote(self._table)}"
+        upgrade = f"embedstream upgrade --table {shlex.quote(self._table.path)}"
         rows = check_table(spark, self._table, upgrade=upgrade)
         table = None if rows is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
@@ -70,7 +71,7 @@ class Files:
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
-        table = self._spark.read.format("delta").load(self._table)
+        table = self._table.read(self._spark)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
         files = [(uri, redact_uri(uri)) for uri in self._uris]
         listed = self._spark.createDataFrame(files, "uri string, in_table string")
@@ -91,12 +92,7 @@ class Files:
         ]
         tasks = _TASKS_A_SLOT * count_parallel_tasks(self._spark)
         messages = rows.repartition(tasks).select(*columns)
-
-        def append(outcomes: DataFrame) -> None:
-            writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
-            writer.save(self._table)
-
-        return commit_chunk(featurize_messages(messages, self._featurizer), append)
+        return commit_chunk(featurize_messages(messages, self._featurizer), self._table.append)
 
 
 def _restrict_references(

@@ -25,7 +25,7 @@ from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener
 from embedstream.stream.reports import Totals
-from embedstream.table.delta import quote_table
+from embedstream.table.address import quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import embeddings, failures
 from embedstream.worker.tally import Tallies
