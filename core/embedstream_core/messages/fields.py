@@ -88,7 +88,7 @@ def _compile(expression: str) -> ParsedResult:
 def _check(name: str, expression: str) -> None:
     """Raise SetupError if an expression cannot be evaluated on any document."""
     try:
-        wrong = _find_wrong_call(_compile(expression).parsed)
+        wrong = _find_wrong_use({"type": "whole", "children": [_compile(expression).parsed]})
     except ParseError as error:
         position = error.lex_position
         marked = f"{expression[:position]}>>>{expression[position:]}"
@@ -103,8 +103,8 @@ def _check(name: str, expression: str) -> None:
         )
 
 
-def _find_wrong_call(node: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a call of a function, which JMESPath finds at its evaluation."""
+def _find_wrong_use(node: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the use of functions, which JMESPath finds at the evaluation."""
     children = node.get("children", ())
     if node["type"] == "function_expression":
         known = Functions.FUNCTION_TABLE
@@ -119,5 +119,7 @@ def _find_wrong_call(node: Mapping[str, Any]) -> str | None:
                 f"{' or more' if is_variadic else ''}, not {len(children)}"
             )
     # The children of a slice are numbers.
-    found = (_find_wrong_call(child) for child in children if isinstance(child, dict))
-    return next((one for one in found if one), None)
+    nodes = [child for child in children if isinstance(child, dict)]
+    if node["type"] != "function_expression" and any(one["type"] == "expref" for one in nodes):
+        return "'&' makes an argument of a function, not a value"
+    return next(filter(None, map(_find_wrong_use, nodes)), None)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages import wire_format
-from embedstream_core.messages.documents import Origin, build_item, is_encoded_twice
+from embedstream_core.messages.documents import Outside, build_item, is_encoded_twice
 from embedstream_core.messages.fields import FieldExpressions
 from embedstream_core.messages.keys import write_id, write_key
 from embedstream_core.records import Deletion, Item
@@ -106,7 +106,7 @@ class MessageReader:
             return Item(image_id, document, attributes=attributes, position=message.position)
         return build_item(
             document,
-            Origin(image_id, attributes, message.position, message.key is not None),
+            Outside(image_id, attributes, message.position, message.key is not None),
             expressions=self.fields,
             accepts=accepts,
         )
