@@ -296,7 +296,7 @@ class Known:
 
     documents: tuple[Any, ...]
 
-    def decode(self, value: bytes) -> Any:
+    def decode(self, value: bytes, *, schema_header: bytes | None = None) -> Any:
         assert value.startswith(b"\0")
         return self.documents[value[5]]
 
