@@ -19,9 +19,11 @@ __all__ = [
     "AUDIO_FORMATS",
     "DEFAULT_SCHEMES",
     "FORMATS",
+    "IMAGE_FORMATS",
     "AudioFormat",
     "Backend",
     "BucketRule",
+    "ColorConversion",
     "DecodeSettings",
     "Device",
     "EngineSettings",
@@ -30,6 +32,7 @@ __all__ = [
     "HostRule",
     "ImageFormat",
     "Isolation",
+    "KeyFormat",
     "MessageFormat",
     "ModalityName",
     "Normalization",
@@ -39,9 +42,11 @@ __all__ = [
 ]
 
 MessageFormat = Literal["auto", "bytes", "json"]
+KeyFormat = Literal["auto", "utf8", "hex", "base64", "int64", "int32", "int16", "uuid"]
 SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n", "gs", "abfss", "abfs", "az"]
 Store = Literal["s3", "gs", "azure"]
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "HEIC", "JP2"]
+ColorConversion = Literal["as_stored", "srgb"]
 Fidelity = Literal["exact", "fast"]
 ModalityName = Literal["image", "text", "audio"]
 Normalization = Literal["none", "l2"]
@@ -50,7 +55,9 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["torch", "compile", "openvino"]
 
 AUDIO_FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
-FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The formats of images that are decoded by default."""
 
 DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = tuple(
     scheme for scheme in get_args(SchemeName) if scheme != "http"
@@ -84,7 +91,8 @@ class DecodeSettings:
 
     `max_bytes`, `max_pixels`, `max_scans` and `formats` are those of images. `max_scans` bounds the
     passes over a JPEG: encoders make about ten, and one of a few bytes costs as much as one over
-    the whole image. Lengths of audio are in seconds, sample rates in Hz.
+    the whole image; the pictures in an AVIF or a HEIC count as such passes. `color` converts images
+    by their ICC profiles. Lengths of audio are in seconds, sample rates in Hz.
     """
 
     max_bytes: int = 32 * 2**20
@@ -93,6 +101,7 @@ class DecodeSettings:
     max_scans: int = 100
     formats: tuple[str, ...] = FORMATS
     fidelity: Fidelity = "exact"
+    color: ColorConversion = "as_stored"
     max_text_bytes: int = 2**20
     max_text_characters: int = 100_000
     max_audio_bytes: int = 64 * 2**20

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import Chunk, commit_chunk
@@ -18,12 +18,14 @@ from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import check_models, check_table, create_table
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
 from embedstream_core.errors import SetupError
+from embedstream_core.messages.parse import MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.redaction import redact_uri
 
@@ -50,13 +52,13 @@ class Files:
             SetupError: the path or the table cannot be used; nothing was written.
         """
         self._spark = spark
-        self._table = config.table.path
+        self._table = TableAddress.of(config.table)
         listing = list_files(spark, source)
         self._uris = listing.build_references()
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
-        upgrade = f"embedstream upgrade --table {shlex.quote(self._table)}"
+        upgrade = f"embedstream upgrade --table {shlex.quote(self._table.path)}"
         rows = check_table(spark, self._table, upgrade=upgrade)
         table = None if rows is None else self._table
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
@@ -64,15 +66,14 @@ class Files:
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
-            message_format="json",
-            id_header="",
+            reader=MessageReader(format="json", id_header=""),
             transport=config.pipeline.transport,
         )
         create_table(spark, config.table, model_ids=[model.card.model_id])
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
-        table = self._spark.read.format("delta").load(self._table)
+        table = self._table.read(self._spark)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
         files = [(uri, redact_uri(uri)) for uri in self._uris]
         listed = self._spark.createDataFrame(files, "uri string, in_table string")
@@ -93,12 +94,7 @@ class Files:
         ]
         tasks = _TASKS_A_SLOT * count_parallel_tasks(self._spark)
         messages = rows.repartition(tasks).select(*columns)
-
-        def append(outcomes: DataFrame) -> None:
-            writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
-            writer.save(self._table)
-
-        return commit_chunk(featurize_messages(messages, self._featurizer), append)
+        return commit_chunk(featurize_messages(messages, self._featurizer), self._table.append)
 
 
 def _restrict_references(

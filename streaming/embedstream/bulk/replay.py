@@ -30,8 +30,8 @@ from pyspark.sql import functions as f
 from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.bulk.messages import (
     POSITION,
+    featurize_again,
     locate_messages,
-    read_messages_again,
     write_condition,
 )
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
@@ -41,11 +41,11 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
-from embedstream.table.delta import commit_with_retries, quote_table
+from embedstream.table.address import TableAddress
+from embedstream.table.delta import commit_with_retries
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
-from embedstream.worker.messages import featurize_messages
 from embedstream_core.media.detect import find_modality
 from embedstream_core.models.card import PreparedModel
 
@@ -53,7 +53,7 @@ __all__ = ["Plan", "Replay"]
 
 _COLUMNS = OUTCOME_SCHEMA.names
 _IDENTITY = [*POSITION, "model_id"]
-# What `locate_messages` and `read_messages_again` need of a row; equal in all rows of a message.
+# What `locate_messages` and `featurize_again` need of a row; equal in all rows of a message.
 _MESSAGE_COLUMNS = ["timestamp", "key", "image_id", "uri", "attributes"]
 _NEW_OUTCOMES = "embedstream_outcomes_done_again"
 
@@ -105,6 +105,7 @@ class Replay:
         self._kind = kind
         self._selection = selection or Selection()
         self._featurizer = build_featurizer(spark, config, models)
+        self._table = TableAddress.of(config.table)
         self._folder = Folder(spark, config.table.path)
         check_ids(self._folder, topics)
         work = {"kind": kind, "model_ids": self._model_ids, "selection": asdict(self._selection)}
@@ -149,10 +150,14 @@ class Replay:
     def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
-        messages = read_messages_again(
-            self._spark, self._config.kafka, self._topics, located, chunk.parts
+        outcomes = featurize_again(
+            self._spark,
+            self._config.kafka,
+            self._topics,
+            located,
+            ranges=chunk.parts,
+            featurizer=self._featurizer,
         )
-        outcomes = featurize_messages(messages, self._featurizer)
         return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 
     def finish(self) -> None:
@@ -161,7 +166,7 @@ class Replay:
 
     def _locate_remaining(self) -> DataFrame:
         """Return a row for each message that is left, with the columns of `locate_messages`."""
-        table = hide_deleted(self._spark.read.format("delta").load(self._config.table.path))
+        table = hide_deleted(self._table.read(self._spark))
         chosen = f.col("processed_at") < f.lit(self._began)
         selection = self._selection
         if selection.offsets:
@@ -189,7 +194,7 @@ class Replay:
     @cached_property
     def _accepted_types(self) -> list[str]:
         """The MIME types in the table, when this is first read, whose content the models accept."""
-        table = self._spark.read.format("delta").load(self._config.table.path)
+        table = self._table.read(self._spark)
         types = [row.type for row in table.select("media.type").distinct().collect() if row.type]
         return [one for one in types if find_modality(one) in self._featurizer.embedder.modalities]
 
@@ -206,7 +211,7 @@ class Replay:
         def merge() -> None:
             self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
             self._spark.sql(
-                f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
+                f"MERGE INTO {self._table.sql} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
                 f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "
                 f"WHEN MATCHED AND s.obsolete THEN DELETE {update} "
                 f"WHEN NOT MATCHED AND NOT s.obsolete THEN INSERT ({names}) VALUES ({values})"
@@ -220,7 +225,7 @@ class Replay:
         Those are rows of the same messages that the outcomes do not replace by identity. Outcomes
         of messages whose rows were all deleted in the meantime are left out.
         """
-        table = self._spark.read.format("delta").load(self._config.table.path)
+        table = self._table.read(self._spark)
         present = table.where(write_condition(chunk.parts))
         unowned = f.col("model_id").isNull()
         if self._kind == "replay":

@@ -465,7 +465,12 @@ def encoders() -> None:
 def jars(
     folder: Annotated[Path | None, typer.Option(help="Where to put them.")] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="spark, s3 or broker; may be repeated. spark-4.1 and s3-4.1 are for that Spark, "
+            "whichever PySpark is installed.",
+        ),
     ] = None,
     class_archive: Annotated[
         bool,

@@ -20,6 +20,7 @@ from embedstream.index.reports import (
     Started,
     Trouble,
 )
+from embedstream.table.lookup import find_table
 
 __all__ = ["run_index"]
 
@@ -54,6 +55,7 @@ def run_index(
     # The driver reads the child's records, and gives them its own format.
     log = config.log.model_copy(update={"format": "json"}) if of_stream else config.log
     with show_log(log), catch_stop_signals() as stop:
+        config = find_table(config)
         run(config.table.path, config.index, report=printer.take, stop=stop, rebuild=rebuild)
         printer.end()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,14 +19,19 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli import console
 from embedstream.cli.log import show_log
-from embedstream.cli.session import StreamFailed, explain_errors, open_session_and_models
+from embedstream.cli.session import (
+    StreamFailed,
+    explain_errors,
+    open_session_and_models,
+    open_session_on_table,
+)
 from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
 from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import open_session, warm_workers
+from embedstream.spark.session import warm_workers
 from embedstream.stream.reports import Totals
 from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
@@ -49,7 +54,7 @@ _POLL_S = 0.2
 
 def check_stream(config: StreamConfig) -> bool:
     """Run every check and print its result; return whether all passed."""
-    with show_log(config.log), open_session_and_models(config) as (spark, preparations):
+    with show_log(config.log), open_session_and_models(config) as (spark, config, preparations):
         from embedstream.stream.preflight import check_start
 
         checked = check_start(spark, config, console.print_finding, preparations=preparations)
@@ -58,8 +63,7 @@ def check_stream(config: StreamConfig) -> bool:
 
 def examine_stream(config: StreamConfig) -> bool:
     """Print the problems of checkpoint, table and topics; return whether there are none."""
-    session = open_session(config.spark, config.pipeline, config.locations)
-    with show_log(config.log), console.show_status("starting Spark"), session as spark:
+    with show_log(config.log), open_session_on_table(config) as (spark, config):
         passed = [console.print_finding(finding) for finding in diagnose(spark, config)]
         return all(passed)
 
@@ -88,14 +92,16 @@ def run_stream(
     """
     from embedstream.monitor.connect import open_monitor
 
-    lasting = until == "stopped"
-    with (
-        show_log(config.log),
-        open_monitor(config, config_words=config_words, say=console.print_text) as live,
-        open_session_and_models(config, lasting=lasting) as (spark, preparations),
-        catch_stop_signals() as stop,
-        catch_reload_signal() as reload,
-    ):
+    given = config
+    session = open_session_and_models(config, lasting=until == "stopped")
+    monitor = partial(open_monitor, config_words=config_words, say=console.print_text)
+    with show_log(config.log), ExitStack() as opened:
+        # Where only a catalog knows the table's folder, the monitor waits for Spark to ask it.
+        early = opened.enter_context(monitor(given)) if given.table.path else None
+        spark, config, preparations = opened.enter_context(session)
+        live = early or opened.enter_context(monitor(config))
+        stop = opened.enter_context(catch_stop_signals())
+        reload = opened.enter_context(catch_reload_signal())
         from embedstream.stream.preflight import Consent, check_start
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
@@ -111,12 +117,13 @@ def run_stream(
         stream = _CheckedStream(
             spark=spark,
             config=config,
+            given=given,
             checked=checked,
             consent=consent,
             until=until,
             stop=stop,
             reload=reload,
-            reread=reread or (lambda: config),
+            reread=reread or (lambda: given),
             index=_prepare_index(config, index_command),
             live=live,
         )
@@ -140,7 +147,8 @@ def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess
     from embedstream.index.process import IndexProcess
 
     return IndexProcess(
-        command,
+        # The child must not ask the catalog again.
+        [*command, f"--set=table.path={config.table.path}"],
         table=config.table.path,
         stop_s=config.trigger.stop_timeout_s,
     )
@@ -150,11 +158,13 @@ def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess
 class _CheckedStream:
     """A stream whose checks have passed, and what it runs with.
 
+    `given` is the configuration as the user gave it; `config` has the folder of its table.
     `stop` and `reload` are set by signals; `reread` returns the configuration as its file is then.
     """
 
     spark: SparkSession
     config: StreamConfig
+    given: StreamConfig
     checked: PreflightResult
     consent: Consent
     until: Until
@@ -206,7 +216,7 @@ class _CheckedStream:
             spark,
             self._build_service(resumption.config, watch.tallies),
             claim=claim,
-            given=config,
+            given=self.given,
             reread=self.reread,
             reload=self.reload,
             until=self.until,
@@ -274,6 +284,7 @@ def run_queries(
     the stream is started again and repeats it. When other models are ready, they take over. Once
     `is_refused`, the micro-batch in flight is interrupted.
     """
+    from embedstream.table.address import TableAddress
     from embedstream.table.delta import check_table, find_conflict
 
     def is_over() -> bool:
@@ -297,7 +308,7 @@ def run_queries(
                     raise
                 stream = desk.go_back(error)
                 continue
-        check_table(spark, config.table.path)
+        check_table(spark, TableAddress.of(config.table))
         then = "the next start repeats the micro-batch"
         if not stop.is_set():
             then = "the micro-batch in flight is repeated"

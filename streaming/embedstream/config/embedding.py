@@ -16,6 +16,7 @@ from embedstream_core.settings import (
     FORMATS,
     AudioFormat,
     Backend,
+    ColorConversion,
     DecodeSettings,
     Device,
     EngineSettings,
@@ -166,9 +167,11 @@ class DecodeConfig(Section):
     max_image_pixels: int = Field(DecodeSettings.max_pixels, gt=0, le=DecodeSettings.max_pixels)
     """Larger images are failures, before decoding."""
     max_scans: PositiveInt = DecodeSettings.max_scans
-    """Progressive JPEGs with more passes are failures, before decoding."""
+    """Progressive JPEGs with more passes are failures, before decoding, and so are AVIFs and HEICs
+    whose pictures have so many times the image's pixels."""
     formats: tuple[ImageFormat, ...] = Field(FORMATS, min_length=1)
-    """The formats of images that are decoded."""
+    """The formats of images that are decoded. `AVIF`, `TIFF`, `HEIC` (extra `heif`) and `JP2`, for
+    JPEG 2000, must be listed."""
     max_text_bytes: PositiveInt = DecodeSettings.max_text_bytes
     """Longer texts are failures, before decoding."""
     max_text_characters: PositiveInt = DecodeSettings.max_text_characters
@@ -190,10 +193,13 @@ class DecodeConfig(Section):
     """Memory for decoding one message's content in its own process."""
     fidelity: Fidelity = DecodeSettings.fidelity
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
+    color: ColorConversion = DecodeSettings.color
+    """`srgb` converts images by their ICC profiles, and one with a broken profile is a failure;
+    `as_stored` leaves the values as they are, as most models were trained."""
 
     @property
     def settings(self) -> DecodeSettings:
-        """The limits that apply before anything is decoded, and the fidelity."""
+        """The limits that apply before anything is decoded, the fidelity and the colours."""
         given = self.model_dump(exclude={"timeout_s", "isolated_memory_bytes"})
         max_bytes, max_pixels = given.pop("max_image_bytes"), given.pop("max_image_pixels")
         return DecodeSettings(max_bytes=max_bytes, max_pixels=max_pixels, **given)

@@ -17,12 +17,12 @@ from embedstream.config.embedding import (
     Transport,
 )
 from embedstream.config.errors import LocationError
-from embedstream.config.field_types import LocalFolder, Location, Section, Time
+from embedstream.config.field_types import LocalFolder, Location, Section, TableName, Time
 from embedstream.config.locations import get_scheme
+from embedstream.config.messages import MessageConfig
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
-from embedstream_core.settings import MessageFormat
 
 __all__ = [
     "BulkFilesConfig",
@@ -100,30 +100,26 @@ class KafkaConfig(Section):
         return self
 
 
-class MessageConfig(Section):
-    """How a message is read."""
-
-    format: MessageFormat = "auto"
-    """`bytes`: the value is the content's own bytes; `json`: an object with `uri`, with `data` in
-    base64, or with `text`; `auto`: JSON if the value starts with `{`."""
-    id_header: str = "image-id"
-    """The header that carries the message's id."""
-    tombstones: Literal["count", "delete"] = "count"
-    """What a message without a value means: `count` only counts it; `delete` deletes its key: the
-    message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
-    and key are hidden from the views and leave the index. `embedstream forget` deletes them."""
-
-
 class TableConfig(Section):
     """The Delta table of outcomes."""
 
-    path: Location
+    path: Location = ""
     """A folder, or a location such as `s3a://bucket/table`."""
+    name: TableName | None = None
+    """The table's name in a catalog of Spark, `catalog.schema.table` or `schema.table`, instead of
+    `path`: the catalog says where the table is, and where a new one goes. With both, the table at
+    `path` is registered under the name. See [Catalogs](catalogs.md)."""
     properties: Properties = Field(default_factory=dict)
     """Table properties, set when the table is created."""
     compact_every: int = Field(50, ge=0)
     """Small files are compacted each time this many micro-batches have run, while the stream
     continues; 0 leaves compaction to you."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TableConfig:
+        if not self.path and self.name is None:
+            raise ValueError("give path, a folder, or name, the table's name in a catalog of Spark")
+        return self
 
 
 class TriggerConfig(Section):
@@ -228,8 +224,8 @@ class BulkFilesConfig(DataFrameConfig):
 
     @property
     def locations(self) -> list[str]:
-        """The locations that Spark writes to."""
-        return [self.table.path]
+        """The locations that Spark writes to, as far as the configuration names them."""
+        return [self.table.path] if self.table.path else []
 
 
 class StreamConfig(Section):
@@ -282,5 +278,5 @@ class StreamConfig(Section):
 
     @property
     def locations(self) -> list[str]:
-        """The locations that Spark writes to."""
-        return [self.table.path, self.checkpoint]
+        """The locations that Spark writes to, as far as the configuration names them."""
+        return [*([self.table.path] if self.table.path else []), self.checkpoint]

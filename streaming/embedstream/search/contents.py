@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from embedstream.config.secrets import reveal
 from embedstream.search.answer import Neighbour
-from embedstream_core.errors import ItemError, SetupError
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.errors import ItemError, SetupError, SystemicError
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["MessageReader", "convert_options", "read_file_content", "read_kafka_content"]
+__all__ = ["KafkaReader", "convert_options", "read_file_content", "read_kafka_content"]
 
 # Settings of Kafka's Java client that kafka-python has by another name.
 _NAMES = {
@@ -63,30 +63,38 @@ def convert_options(options: Mapping[str, str | SecretStr]) -> dict[str, Any]:
 
 
 def read_kafka_content(
-    neighbour: Neighbour, *, bootstrap_servers: str, settings: Mapping[str, Any] | None = None
+    neighbour: Neighbour,
+    *,
+    bootstrap_servers: str,
+    settings: Mapping[str, Any] | None = None,
+    reader: MessageReader = MessageReader(),  # noqa: B008
 ) -> bytes | None:
     """Read a row's content from its message; return None if Kafka has deleted the message.
 
-    `settings` are further ones of kafka-python's consumer, such as its credentials.
+    `settings` are further ones of kafka-python's consumer, such as its credentials; `reader`
+    is how the stream reads its messages.
 
     Raises:
-        SetupError: no broker answers, or the message's compression is not supported here.
+        SetupError: no broker or no schema registry answers, or the message's compression is not
+            supported here.
     """
-    with closing(MessageReader(bootstrap_servers, settings)) as reader:
-        message = reader.read(neighbour.topic, neighbour.partition, neighbour.offset)
+    with closing(KafkaReader(bootstrap_servers, settings)) as kafka:
+        message = kafka.read(neighbour.topic, neighbour.partition, neighbour.offset)
     if message is None:
         return None
     accepts: list[ModalityName] = (
         ["text"] if (neighbour.media_type or "").startswith("text/") else []
     )
     try:
-        entry = parse_message(message, message_format="auto", id_header="", accepts=accepts)
+        entry = reader.read(message, accepts=accepts)
     except ItemError:
         return None
+    except SystemicError as error:
+        raise SetupError(f"the message cannot be read: {error}") from None
     return entry.content if isinstance(entry, Item) else None
 
 
-class MessageReader:
+class KafkaReader:
     """Reads single messages; it connects when it is first used, and again after an error.
 
     `settings` are further ones of kafka-python's consumer, such as its credentials. One thread at a

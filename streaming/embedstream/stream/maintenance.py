@@ -16,6 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.logs.events import Event, log_event
 from embedstream.spark.session import warm_workers
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
 
 __all__ = ["INTERVAL_S", "maintain_stream"]
@@ -29,7 +30,7 @@ INTERVAL_S = 30
 def maintain_stream(
     spark: SparkSession,
     query: StreamingQuery,
-    table: str,
+    table: TableAddress,
     *,
     load: Callable[[], object],
     compact_every: int,
@@ -60,7 +61,7 @@ def maintain_stream(
                     warm_workers(spark, load)
 
 
-def _compact(spark: SparkSession, table: str) -> None:
+def _compact(spark: SparkSession, table: TableAddress) -> None:
     started = time.monotonic()
     compacted = compact(spark, table)
     took_s = time.monotonic() - started
@@ -69,7 +70,7 @@ def _compact(spark: SparkSession, table: str) -> None:
         _log,
         Event.COMPACTION,
         f"the table was compacted in {took_s:.1f} s: {files}",
-        table=table,
+        table=str(table),
         duration_s=took_s,
         **asdict(compacted),
     )

@@ -12,7 +12,8 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import IndexConfig, TableConfig
 from embedstream.index.reports import Applied, FullPassBegun
-from embedstream.table.delta import append, create_table, quote_table
+from embedstream.table.address import TableAddress, quote_table
+from embedstream.table.delta import append, create_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from index_oracle import check_index, update
 from outcome_tables import MODEL, SCHEMA
@@ -35,8 +36,9 @@ class SparkTable:
         name = f"{len(list(self._source.iterdir()))}.parquet"
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), self._source / name)
         outcomes = self._spark.readStream.schema(OUTCOME_SCHEMA).parquet(str(self._source))
-        writer = append(outcomes, self.path, checkpoint=self._checkpoint)
-        writer.trigger(availableNow=True).start().awaitTermination()
+        table = TableAddress(self.path)
+        query = append(outcomes, table, checkpoint=self._checkpoint, interval_s=None)
+        query.awaitTermination()
 
     def run(self, statement: str) -> None:
         self._spark.sql(statement.format(quote_table(self.path)))

@@ -22,7 +22,8 @@ from embedstream.index.source.table_reader import list_models, open_table
 from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.queries import Vector, embed_queries
 from embedstream.search.scan import scan_table
-from embedstream.table.delta import create_table, quote_table
+from embedstream.table.address import quote_table
+from embedstream.table.delta import create_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder

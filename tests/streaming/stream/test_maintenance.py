@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from embedstream.stream.maintenance import maintain_stream
+from embedstream.table.address import TableAddress
 
 
 class Query:
@@ -47,9 +48,8 @@ def test_a_compaction_that_fails_is_logged_and_tried_at_the_next_turn(
     spark: Any = Spark()
     query: Any = Query(batches)
     with caplog.at_level(logging.WARNING):
-        maintain_stream(
-            spark, query, "table", load=print, compact_every=compact_every, interval_s=0
-        )
+        table = TableAddress("table")
+        maintain_stream(spark, query, table, load=print, compact_every=compact_every, interval_s=0)
     assert spark.compactions == compactions
     assert [record.message for record in caplog.records] == [
         "compacting the table failed, trying later"
