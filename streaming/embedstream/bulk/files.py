@@ -36,6 +36,8 @@ __all__ = ["Files"]
 
 # Files take different times to decode and embed: more tasks than run at once even that out.
 _TASKS_A_SLOT = 4
+# What Spark lists and the workers fetch by the same name.
+_STORES = {"s3", "gs", "abfss", "abfs"}
 
 
 class Files:
@@ -119,8 +121,10 @@ def _restrict_references(
     if listing.folder is not None:
         return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
     parts = urlsplit(listing.build_references()[0])
-    if parts.scheme != "s3":
+    if parts.scheme not in _STORES:
         raise SetupError(
-            f"'{source}' has the scheme {parts.scheme}; batch reads local files and s3a://"
+            f"'{source}' has the scheme {parts.scheme}; batch reads local files, s3a://, gs:// and "
+            "abfss://"
         )
-    return references.model_copy(update={"schemes": ("s3",), "buckets": (parts.netloc,)})
+    bucket = f"{parts.scheme}://{parts.netloc}"
+    return references.model_copy(update={"schemes": (parts.scheme,), "buckets": (bucket,)})

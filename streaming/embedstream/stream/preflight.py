@@ -26,6 +26,7 @@ from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream.table.features import check_fillable
 from embedstream_core.errors import SetupError
+from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.card import PreparedModel
 
@@ -133,6 +134,8 @@ class _Preflight:
                     f"references.folders names '{folder}', but there is no folder here; create "
                     "it, or take it off the list"
                 )
+        # A missing extra or a malformed key is named here, before a task meets it.
+        open_fetcher(policy).close()
         allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
         return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,14 +26,18 @@ def deflate_raw(content: bytes) -> bytes:
 
 
 def compress_brotli(content: bytes) -> bytes:
-    return bytes(pa.Codec("brotli").compress(content, asbytes=True))
+    return bytes(pa.compress(content, "brotli", asbytes=True))
+
+
+def compress_zstd(content: bytes) -> bytes:
+    return bytes(pa.compress(content, "zstd", asbytes=True))
 
 
 COMPRESSED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "deflate": ("deflate", zlib.compress),
     "raw deflate": ("deflate", deflate_raw),
-    "zstd": ("zstd", zstandard.compress),
+    "zstd": ("zstd", compress_zstd),
     "brotli": ("br", compress_brotli),
 }
 
@@ -93,7 +96,7 @@ class TestCompressedBodies:
 
         def bomb() -> Iterator[bytes]:
             nonlocal taken
-            for chunk in cut(compress(bytes(50_000_000)), 100):
+            for chunk in cut(compress(bytes(20_000_000)), 100):
                 taken += len(chunk)
                 yield chunk
 
@@ -118,7 +121,7 @@ class TestCompressedBodies:
 def test_members_that_follow_each_other_are_one_body() -> None:
     """As RFC 1952 and RFC 8878 allow."""
     assert read([gzip.compress(b"a") + gzip.compress(b"b")], "gzip") == b"ab"
-    assert read([zstandard.compress(b"a") + zstandard.compress(b"b")], "zstd") == b"ab"
+    assert read([compress_zstd(b"a") + compress_zstd(b"b")], "zstd") == b"ab"
 
 
 @pytest.mark.parametrize(

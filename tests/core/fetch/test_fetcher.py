@@ -382,7 +382,7 @@ class TestPolicy:
             {"folders": (Path("relative"),)},
             {"s3_endpoint": "storage.example.com"},
             {"gs_endpoint": "storage.example.com"},
-            {"azure_endpoint": "storage.example.com"},
+            {"azure_endpoint": "https://user:hunter2@storage.example.com"},
         ],
     )
     def test_rejects_invalid_values(self, values: dict[str, object]) -> None:

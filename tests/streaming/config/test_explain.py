@@ -61,8 +61,8 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
         ),
         (
             {"references": {"schemes": ["file", "ftp"]}},
-            "  references.schemes.1: should be 'file', 'http', 'https', 's3', 's3a' or 's3n', not "
-            "'ftp'",
+            "  references.schemes.1: should be 'file', 'http', 'https', 's3', 's3a', 's3n', 'gs', "
+            "'abfss', 'abfs' or 'az', not 'ftp'",
         ),
         (
             {"references": {"folders": "/pictures"}},

@@ -66,7 +66,7 @@ class AzureSource:
             systemic=_SYSTEMIC,
             tls=tls,
         )
-        self._endpoint = policy.azure_endpoint
+        self._endpoint = policy.azure_endpoint and policy.azure_endpoint.rstrip("/")
         self._owner = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
         self._signature = os.environ.get("AZURE_STORAGE_SAS_TOKEN", "").lstrip("?")
         try:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from ssl import SSLContext
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpcore
 
@@ -44,10 +45,10 @@ class StoreClient:
 
     def get(self, address: str, headers: Mapping[str, str], deadline: Deadline) -> bytes:
         """Return the bytes at `address`. A redirect is refused: it would take the token along."""
-        url = httpcore.URL(address)
-        host = url.host.decode()
-        authority = host if url.port is None else f"{host}:{url.port}"
-        content, location = self._client.get(url, {**headers, "Host": authority}, deadline)
+        host = urlsplit(address).netloc
+        content, location = self._client.get(
+            httpcore.URL(address), {**headers, "Host": host}, deadline
+        )
         if location is not None:
             raise Unreadable(f"{self._server} answered with a redirect, which is not followed")
         return content

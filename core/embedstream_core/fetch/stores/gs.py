@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from ssl import SSLContext
+from typing import Any
 from urllib.parse import quote
 
 from embedstream_core.errors import SystemicError
@@ -34,12 +35,11 @@ class GsSource:
 
     def __init__(self, policy: FetchPolicy, *, tls: SSLContext | None = None) -> None:
         with require_extra("gs", feature="a gs:// reference"):
-            from google.auth.credentials import Credentials
             from google.auth.transport.requests import Request
         self._buckets = [rule.name for rule in policy.find_buckets("gs")]
         self._client = StoreClient(policy, server=_SERVER, systemic={401}, tls=tls)
         self._endpoint = (policy.gs_endpoint or _ENDPOINT).rstrip("/")
-        self._credentials: Credentials | None = None
+        self._credentials: Any = None
         self._request = Request()
         # One thread: the references that wait for a token all wait for the same one.
         self._logins = ThreadPoolExecutor(1, thread_name_prefix="gs-login")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -132,7 +131,7 @@ def test_final_responses(
 
 
 @pytest.fixture
-def identity(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzurePlace]:
+def identity(site: Site, monkeypatch: pytest.MonkeyPatch) -> AzurePlace:
     """A place whose machine has a managed identity; the site is its endpoint for tokens."""
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY", raising=False)
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")

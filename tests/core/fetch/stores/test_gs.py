@@ -74,6 +74,6 @@ def test_credentials_that_are_missing_or_broken_are_systemic(
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "google.auth.credentials", None)
+    monkeypatch.setitem(sys.modules, "google.auth.transport.requests", None)
     with pytest.raises(MissingExtra, match=r"embedstream\[gs\]"):
         open_fetcher(FetchPolicy(buckets=("gs://pictures",)))
