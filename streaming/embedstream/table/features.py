@@ -52,7 +52,7 @@ class _Metadata:
         return cls(
             {one["name"]: one for one in fields},
             tuple(detail["partitionColumns"]),
-            tuple(detail["clusteringColumns"]),
+            tuple(detail["clusteringColumns"] or ()),
             detail["properties"],
         )
 
@@ -60,10 +60,14 @@ class _Metadata:
     def layout(self) -> str:
         """How the table is partitioned or clustered, in words."""
         if self.partitions:
-            return f"partitioned by ({', '.join(self.partitions)})"
+            return f"partitioned by ({', '.join(map(self._describe, self.partitions))})"
         if self.clustering:
             return f"clustered by ({', '.join(self.clustering)})"
         return "neither partitioned nor clustered"
+
+    def _describe(self, name: str) -> str:
+        computed = ", which Delta computes" if self.is_computed(name) else ""
+        return f"{name} {str(self.fields[name]['type']).upper()}{computed}"
 
     def has_date_partitions(self) -> bool:
         """Return whether the table has the partitions of `table.partition_by: date`."""
@@ -110,7 +114,7 @@ def _find_layout_problems(table: TableConfig, found: _Metadata) -> Iterator[str]
                 is_ours = found.has_date_partitions()
                 remedy = "set table.partition_by: date" if is_ours else "choose another table.path"
                 yield f"it is {found.layout}, and nothing fills '{name}'; {remedy}"
-    if table.cluster_by and found.clustering != table.cluster_by:
+    if table.cluster_by and set(found.clustering) != set(table.cluster_by):
         names = ", ".join(table.cluster_by)
         alter = f"run ALTER TABLE {TableAddress.of(table).sql} CLUSTER BY ({names})"
         remedy = "choose another table.path and checkpoint" if found.partitions else alter
