@@ -114,9 +114,11 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
     except (PySparkException, Py4JJavaError) as error:
         if address.name is None:
             raise
+        reason = find_root_cause(error).strip().partition("\n")[0]
         raise SetupError(
-            f"the catalog refuses to create the table '{address}' ({find_root_cause(error)}); "
-            "check your permission in its schema, or create it with CREATE TABLE"
+            f"the catalog refuses to create the table '{address}' ({reason}); correct "
+            "table.properties, get the permission to create tables in its schema, or create it "
+            "with CREATE TABLE"
         ) from error
 
 
