@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from embedstream.stream.preflight import check_start
 from embedstream.table.address import TableAddress
 from embedstream.table.catalog import find_address, resolve_table
 from embedstream.table.delta import check_table, compact, create_table, read_models, read_properties
+from embedstream.table.delta_log import read_writers
 from embedstream.table.forget import Forgetting, count_rows, delete_rows
 from embedstream.table.views import embeddings
 from embedstream_core.errors import SetupError
@@ -193,6 +195,38 @@ def test_a_name_whose_table_is_gone_is_refused(
     config = resolve_table(spark, settings(name=f"{schema}.gone"))
     with pytest.raises(SetupError, match=rf"table\.name '{schema}.gone' cannot be read as a Delta"):
         check_table(spark, TableAddress.of(config.table))
+
+
+def test_a_table_whose_commits_only_its_catalog_knows_is_refused(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    features = ["catalogManaged", "vacuumProtocolCheck"]
+    protocol = {
+        "minReaderVersion": 3,
+        "minWriterVersion": 7,
+        "readerFeatures": features,
+        "writerFeatures": [*features, "inCommitTimestamp"],
+    }
+    metadata = {
+        "id": "0",
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps({"type": "struct", "fields": []}),
+        "partitionColumns": [],
+        "configuration": {"delta.enableInCommitTimestamps": "true"},
+    }
+    entry = [
+        {"commitInfo": {"inCommitTimestamp": 1, "timestamp": 1}},
+        {"protocol": protocol},
+        {"metaData": metadata},
+    ]
+    log = tmp_path / "_delta_log"
+    log.mkdir()
+    (log / f"{0:020}.json").write_text("\n".join(map(json.dumps, entry)))
+    refused = f"^the table '{tmp_path}' has the feature catalogManaged: its catalog alone knows"
+    with pytest.raises(SetupError, match=refused):
+        check_table(spark, TableAddress(str(tmp_path)))
+    with pytest.raises(SetupError, match=refused):
+        read_writers(spark, str(tmp_path))
 
 
 def test_a_table_that_the_catalog_refuses_to_create_is_a_sentence(
