@@ -72,6 +72,8 @@ class _Directory:
         order = "<" if content[:2] == b"II" else ">"
         # BigTIFF has eight bytes where TIFF has four.
         is_big = 43 in content[2:4]
+        if is_big and order == ">":
+            raise NotImplementedError("it is a big-endian BigTIFF")
         word = f"{order}{'Q' if is_big else 'I'}"
         inline = struct.calcsize(word)
         (start,) = struct.unpack_from(word, content, inline)
