@@ -76,7 +76,9 @@ def _curve(gamma: float) -> bytes:
 def _profile(space: bytes, kind: bytes, tags: Mapping[bytes, bytes], pcs: bytes = b"XYZ ") -> bytes:
     """A profile of version 2.1 (ICC.1:1998-09)."""
     text = b"made by hand"
-    description = b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + bytes(1 + 4 + 4 + 2 + 68)
+    description = (
+        b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + bytes(1 + 4 + 4 + 2 + 68)
+    )
     tags = {b"desc": description, b"wtpt": _xyz(_D50.tolist()), **tags}
     tags = {name: data + bytes(-len(data) % 4) for name, data in tags.items()}
     table, body = b"", b""

@@ -84,9 +84,7 @@ def with_profile(image: Image.Image, format_: str, profile: bytes, **options: An
     [(ADOBE, ADOBE_PRIMARIES, GAMMA), (P3, P3_PRIMARIES, 2.2)],
     ids=["Adobe RGB", "P3"],
 )
-def test_rgb_is_converted(
-    format_: str, profile: bytes, primaries: Any, gamma: float
-) -> None:
+def test_rgb_is_converted(format_: str, profile: bytes, primaries: Any, gamma: float) -> None:
     content = with_profile(Image.fromarray(NOISE), format_, profile, **LOSSLESS[format_])
     stored = decoded(content, STORED)
     assert_near(stored, NOISE, 3 if format_ == "AVIF" else 0)
@@ -153,7 +151,7 @@ def test_cmyk_is_converted_by_its_profile(format_: str) -> None:
         image = Image.new("CMYK", (SIDE, SIDE), tuple(255 * ink for ink in inks))
         lightness, a, b = corners[inks].astype(float)
         lab = np.array([lightness / 2.55, a - 128, b - 128])
-        content = encoded(image, format_, icc_profile=profile, **{"quality": 100})
+        content = encoded(image, format_, icc_profile=profile, quality=100)
         assert_near(decoded(content), convert_lab(lab), 3)
 
 
