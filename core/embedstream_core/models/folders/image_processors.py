@@ -163,7 +163,9 @@ class _Settings(NamedTuple):
         std = self._read_channels("image_std", 255 * factor) if normalizes else (one, one, one)
         if 0 in std:
             raise self._build_refusal("image_std")
-        return ImagePreprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
+        return ImagePreprocessing(
+            resize_px, crop_px, interpolation, mean, std, crop_mode, odd_margin="down"
+        )
 
     def _read_geometry(self) -> tuple[int, int, CropMode]:
         """Return resize_px, crop_px and crop_mode."""

@@ -91,6 +91,11 @@ DECODED: dict[str, tuple[bytes, Numbers, float]] = {
         RGB,
         0,
     ),
+    "planes of 16 bits, Deflate": (
+        written(np.moveaxis(WIDE, -1, 0), planarconfig="separate", compression="zlib"),
+        WIDE >> 8,
+        0,
+    ),
     "Deflate": (written(RGB, compression="zlib"), RGB, 0),
     "Deflate in tiles": (written(RGB, compression="zlib", tile=(16, 16)), RGB, 0),
     "differences": (written(RGB, compression="zlib", predictor=True), RGB, 0),

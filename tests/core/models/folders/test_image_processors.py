@@ -112,11 +112,12 @@ def test_settings_are_translated(
 
     assert found.mean == pytest.approx(expected.mean)
     assert found.std == pytest.approx(expected.std)
+    expected = replace(expected, odd_margin="down")
     assert replace(found, mean=HALF, std=HALF) == replace(expected, mean=HALF, std=HALF)
 
 
 @pytest.mark.parametrize("settings", [case[0] for case in DONE.values()], ids=DONE.keys())
-@pytest.mark.parametrize("size", [(300, 500), (640, 400)])
+@pytest.mark.parametrize("size", [(300, 500), (640, 399)])
 def test_an_image_is_prepared_as_by_transformers(
     settings: dict[str, object], size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -254,7 +255,7 @@ def test_every_processor_of_transformers_is_done_or_refused(tmp_path: Path) -> N
             theirs = processor(images=image, return_tensors="pt")["pixel_values"][0]
             mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
             levels = (theirs.permute(1, 2, 0).numpy() * std + mean) * 255
-            assert np.abs(levels - pixels).mean() < 1, (name, size)
+            assert np.abs(levels - pixels).mean() < 0.75, (name, size)
     assert len(done) > 25
     assert {"CLIPImageProcessor", "SiglipImageProcessor", "ViTImageProcessor"} <= {*done}
 
