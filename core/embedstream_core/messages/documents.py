@@ -17,7 +17,7 @@ from embedstream_core.messages.keys import write_id
 from embedstream_core.records import Deletion, Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["Origin", "build_item", "is_encoded_twice"]
+__all__ = ["Outside", "build_item", "is_encoded_twice"]
 
 _Malformed = partial(ItemError, Code.MESSAGE_MALFORMED, Stage.MESSAGE)
 _TYPES: Final = {
@@ -32,7 +32,7 @@ _EMPTY: Final = (None, "", b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Outside:
     """What a message says of its item outside the document; `image_id` is used if that has none."""
 
     image_id: str
@@ -53,7 +53,7 @@ class _Found:
 
 def build_item(
     document: Any,
-    origin: Origin,
+    outside: Outside,
     *,
     expressions: FieldExpressions | None,
     accepts: Container[ModalityName],
@@ -69,25 +69,24 @@ def build_item(
     if is_encoded_twice(document):
         raise _Malformed("the value is a JSON string that holds an object: it was encoded twice")
     found = _pick(document) if expressions is None else _find(document, expressions)
-    image_id = origin.image_id if found.id in _EMPTY else _write_id(found.id)
+    image_id = outside.image_id if found.id in _EMPTY else _write_id(found.id)
     if found.is_deletion:
-        if not origin.has_key:
+        if not outside.has_key:
             raise ItemError(
                 Code.MESSAGE_INCOMPLETE,
                 Stage.MESSAGE,
                 f"{_label('delete', expressions)} is true, but the message has no key to delete",
             )
-        return Deletion(image_id, _write_attributes(origin, found))
+        return Deletion(image_id, _write_attributes(outside, found))
     name = _choose_content(found, document, expressions=expressions, accepts=accepts)
-    value = found.content.pop(name)
-    text, content = _read_content(name, value, expressions)
+    text, content = _read_content(name, found.content[name], expressions)
     return Item(
         image_id=image_id,
         uri=text if content is None else None,
         content=content,
-        attributes=_write_attributes(origin, found),
+        attributes=_write_attributes(outside, found),
         media_type="text/plain" if name == "text" else None,
-        position=origin.position,
+        position=outside.position,
     )
 
 
@@ -108,18 +107,20 @@ def _find(document: Any, expressions: FieldExpressions) -> _Found:
     if not isinstance(is_deletion, bool | None):
         label = _label("delete", expressions)
         raise _Malformed(f"{label} is {_describe_type(is_deletion)}, not a boolean")
-    content = {name: expressions.find(name, document) for name in CONTENT_FIELDS}
+    image_id = expressions.find("id", document)
     attributes = expressions.find("attributes", document)
-    if attributes is not None and not isinstance(attributes, dict):
+    if not isinstance(attributes, dict | None):
         label = _label("attributes", expressions)
         raise _Malformed(f"{label} is {_describe_type(attributes)}, not an object")
-    # An object that holds the content too would copy it into an attribute.
-    others = {
-        name: value
-        for name, value in (attributes or {}).items()
-        if value is None or value is not content["data"]
-    }
-    return _Found(expressions.find("id", document), content, others, bool(is_deletion))
+    others = dict(attributes or {})
+    if is_deletion:
+        # What it deletes has no content any more, on which an expression could fail.
+        return _Found(image_id, {}, others, is_deletion=True)
+    content = {name: expressions.find(name, document) for name in CONTENT_FIELDS}
+    if content["data"] not in _EMPTY:
+        # An object that holds the data too would copy it into an attribute.
+        others = {name: value for name, value in others.items() if value is not content["data"]}
+    return _Found(image_id, content, others)
 
 
 def _choose_content(
@@ -181,12 +182,12 @@ def _read_content(
     return value, value.encode() if name == "text" else None
 
 
-def _write_attributes(origin: Origin, found: _Found) -> dict[str, str]:
+def _write_attributes(outside: Outside, found: _Found) -> dict[str, str]:
     own = {
         _replace_surrogates(str(name)): _write_text(value)
         for name, value in found.attributes.items()
     }
-    return {**origin.attributes, **own}
+    return {**outside.attributes, **own}
 
 
 def _label(name: str, expressions: FieldExpressions | None) -> str:

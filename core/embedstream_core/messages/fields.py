@@ -60,8 +60,10 @@ class FieldExpressions:
             return None
         try:
             return _compile(expression).search(document)
-        # The document is anybody's, and the library raises what its operators raise: a TypeError
-        # for numbers compared with dates, an OverflowError, a RecursionError.
+        except MemoryError:
+            raise
+        # The document is not trusted, and the library lets Python's own errors through: a TypeError
+        # for a string sought in a number, an OverflowError, a RecursionError.
         except Exception as error:
             reason = explain(error)
             if isinstance(error, JMESPathTypeError):
@@ -88,7 +90,7 @@ def _compile(expression: str) -> ParsedResult:
 def _check(name: str, expression: str) -> None:
     """Raise SetupError if an expression cannot be evaluated on any document."""
     try:
-        wrong = _find_wrong_call(_compile(expression).parsed)
+        wrong = _find_wrong_use({"type": "whole", "children": [_compile(expression).parsed]})
     except ParseError as error:
         position = error.lex_position
         marked = f"{expression[:position]}>>>{expression[position:]}"
@@ -103,8 +105,8 @@ def _check(name: str, expression: str) -> None:
         )
 
 
-def _find_wrong_call(node: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a call of a function, which JMESPath finds at its evaluation."""
+def _find_wrong_use(node: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the use of functions, which JMESPath finds at the evaluation."""
     children = node.get("children", ())
     if node["type"] == "function_expression":
         known = Functions.FUNCTION_TABLE
@@ -115,9 +117,11 @@ def _find_wrong_call(node: Mapping[str, Any]) -> str | None:
         is_variadic = bool(signature) and bool(signature[-1].get("variadic"))
         if missing > 0 or (missing < 0 and not is_variadic):
             return (
-                f"function '{node['value']}' takes {len(signature)} arguments"
-                f"{' or more' if is_variadic else ''}, not {len(children)}"
+                f"function '{node['value']}' has {len(children)} arguments and takes "
+                f"{len(signature)}{' or more' if is_variadic else ''}"
             )
     # The children of a slice are numbers.
-    found = (_find_wrong_call(child) for child in children if isinstance(child, dict))
-    return next((one for one in found if one), None)
+    nodes = [child for child in children if isinstance(child, dict)]
+    if node["type"] != "function_expression" and any(one["type"] == "expref" for one in nodes):
+        return "'&' makes an argument of a function, not a value"
+    return next(filter(None, map(_find_wrong_use, nodes)), None)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from embedstream_core.errors import Code, ItemError, Stage
 from embedstream_core.messages import wire_format
-from embedstream_core.messages.documents import Origin, build_item, is_encoded_twice
+from embedstream_core.messages.documents import Outside, build_item, is_encoded_twice
 from embedstream_core.messages.fields import FieldExpressions
 from embedstream_core.messages.keys import write_id, write_key
 from embedstream_core.records import Deletion, Item
@@ -46,8 +46,11 @@ class Message:
 class ValueDecoder(Protocol):
     """Decodes values in Confluent's wire format; can be pickled, for the workers."""
 
-    def decode(self, value: bytes) -> Any:
+    def decode(self, value: bytes, *, schema_header: bytes | None = None) -> Any:
         """Return the document of a whole value: a dict, list, str, …; bytes stay bytes.
+
+        `schema_header` is the header that names the schema, if there is one; otherwise the value
+        begins with its name.
 
         Raises:
             ItemError: this value cannot be decoded.
@@ -90,6 +93,7 @@ class MessageReader:
             SystemicError: the schema registry does not answer.
         """
         headers = {name: value for name, value in message.headers if value is not None}
+        schema_header = headers.pop(wire_format.SCHEMA_HEADER, None)
         if raw_id := headers.pop(self.id_header, None):
             image_id = write_id(raw_id)
         else:
@@ -97,26 +101,34 @@ class MessageReader:
         attributes = {name: value.decode("utf-8", "replace") for name, value in headers.items()}
         if message.value is None:
             return Deletion(image_id, attributes)
-        document = self._read_document(message.value, accepts)
+        document = self._read_document(message.value, schema_header, accepts)
         if isinstance(document, bytes):
             return Item(image_id, document, attributes=attributes, position=message.position)
         return build_item(
             document,
-            Origin(image_id, attributes, message.position, message.key is not None),
+            Outside(image_id, attributes, message.position, message.key is not None),
             expressions=self.fields,
             accepts=accepts,
         )
 
-    def _read_document(self, value: bytes, accepts: Container[ModalityName]) -> Any:
+    def _read_document(
+        self, value: bytes, schema_header: bytes | None, accepts: Container[ModalityName]
+    ) -> Any:
         """Return the document of a value, or the bytes of content that is no document."""
         if self.format == "bytes":
             return value
-        if self.decoder is not None and self._is_encoded(value):
-            document = self.decoder.decode(value)
+        if self.decoder is not None and (schema_header or self._is_encoded(value)):
+            document = self.decoder.decode(value, schema_header=schema_header)
             is_text = isinstance(document, str) and self.fields is None and "text" in accepts
             return {"text": document} if is_text else document
         value = _strip_schema_id(value)
         is_json = self.format == "json" or _starts_like_json(value, b"{")
+        if not is_json and schema_header:
+            raise _Malformed(
+                f"the header {wire_format.SCHEMA_HEADER} names the value's schema: configure "
+                "message.registry, or set message.format to bytes if these are the content's own "
+                "bytes"
+            )
         if not is_json and not _starts_like_json(value, (b"[", b'"')):
             return value
         try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["PREFIX_BYTES", "find_schema_id", "has_boxes", "looks_like_media"]
+__all__ = ["PREFIX_BYTES", "SCHEMA_HEADER", "find_schema_id", "has_boxes", "looks_like_media"]
 
 PREFIX_BYTES = 5
 """The length of the zero and the id, before a value's content."""
+
+SCHEMA_HEADER = "__value_schema_id"
+"""The header in which newer serializers name the schema, instead of in the value."""
 
 # The boxes of ISO media (AVIF, HEIC, MP4), of JPEG 2000 and of JPEG XL.
 _BOXES = re.compile(rb"\x00...(ftyp|moov|mdat|free|wide|jP  |JXL )", re.DOTALL)

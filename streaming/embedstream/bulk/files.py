@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from embedstream.bulk.chunks import Chunk, commit_chunk
@@ -19,7 +19,10 @@ from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
 from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table, create_table
+from embedstream.table.features import check_fillable
+from embedstream.table.layout import fill_layout
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
@@ -52,6 +55,7 @@ class Files:
             SetupError: the path or the table cannot be used; nothing was written.
         """
         self._spark = spark
+        self._config = config
         self._table = TableAddress.of(config.table)
         listing = list_files(spark, source)
         self._uris = listing.build_references()
@@ -59,10 +63,12 @@ class Files:
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
         upgrade = f"embedstream upgrade --table {shlex.quote(self._table.path)}"
-        rows = check_table(spark, self._table, upgrade=upgrade)
-        table = None if rows is None else self._table
+        present = find_address(spark, config.table)
+        rows = check_table(spark, present, upgrade=upgrade)
+        table = None if rows is None else present
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
+            check_fillable(spark, config.table, door="files")
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
@@ -94,7 +100,11 @@ class Files:
         ]
         tasks = _TASKS_A_SLOT * count_parallel_tasks(self._spark)
         messages = rows.repartition(tasks).select(*columns)
-        return commit_chunk(featurize_messages(messages, self._featurizer), self._table.append)
+
+        def append(outcomes: DataFrame) -> None:
+            self._table.append(fill_layout(outcomes, self._config.table))
+
+        return commit_chunk(featurize_messages(messages, self._featurizer), append)
 
 
 def _restrict_references(

@@ -42,7 +42,8 @@ from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.table.address import TableAddress
-from embedstream.table.delta import commit_with_retries
+from embedstream.table.delta import check_rewritable, commit_with_retries
+from embedstream.table.layout import build_table_schema, fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
@@ -95,9 +96,10 @@ class Replay:
         """Write the note, or read it if the same work was begun before.
 
         Raises:
-            SetupError: a topic is not the one whose messages the table holds, or the note cannot be
-                read.
+            SetupError: a topic is not the one whose messages the table holds, or the table is
+                append-only, or the note cannot be read.
         """
+        check_rewritable(spark, TableAddress.of(config.table), purpose=f"a {kind}")
         self._spark = spark
         self._config = config
         self._model_ids = list_ids(models)
@@ -202,14 +204,16 @@ class Replay:
         """Replace or add rows in one commit."""
         # The ranges are constants, which let Delta skip the files of other positions.
         ranges = write_condition(chunk.parts, alias="t.")
-        names = ", ".join(f"`{name}`" for name in _COLUMNS)
-        values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
-        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
+        columns = build_table_schema(self._config.table).names
+        names = ", ".join(f"`{name}`" for name in columns)
+        values = ", ".join(f"s.`{name}`" for name in columns)
+        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in columns)
         update = f"WHEN MATCHED THEN UPDATE SET {pairs}" if self._kind == "replay" else ""
         same = " AND ".join(f"t.`{name}` = s.`{name}`" for name in POSITION)
 
         def merge() -> None:
-            self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
+            rows = self._add_obsolete(outcomes, chunk)
+            fill_layout(rows, self._config.table).createOrReplaceTempView(_NEW_OUTCOMES)
             self._spark.sql(
                 f"MERGE INTO {self._table.sql} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
                 f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "

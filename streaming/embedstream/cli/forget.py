@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pyspark.errors import UnsupportedOperationException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
@@ -19,6 +20,7 @@ from embedstream.recovery.claim import claim_table
 from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.spark.errors import describe_error
 from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from embedstream.table.leftovers import Leftovers
 
 __all__ = ["Vacuum", "run_forget"]
+
+# A table's own retention may be shorter than a writer takes from its first file to its commit.
+_LONGEST_COMMIT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,11 @@ def run_forget(
     """
 
     def explain(error: Exception) -> str:
+        if isinstance(error, UnsupportedOperationException):
+            return (
+                f"the catalog that maintains the table refuses a step: {describe_error(error)}; "
+                "rows that were deleted stay deleted, and their files wait for the catalog's VACUUM"
+            )
         return f"it ended by an error: {describe_error(error)}; re-run the same command"
 
     with (
@@ -63,7 +73,7 @@ def run_forget(
         from embedstream.table.delta_log import read_snapshot
         from embedstream.table.forget import Forgetting, count_rows
 
-        table = TableAddress.of(config.table)
+        table = find_address(spark, config.table)
         if check_table(spark, table) is None:
             raise SetupError(f"there is no table '{table}', so there is nothing to forget")
         asked = Forgetting(tuple(ids), older_than)
@@ -71,7 +81,7 @@ def run_forget(
             planned = count_rows(spark, table, asked)
             console.print_text(f"would delete {_format_rows(planned)}")
         else:
-            _delete(spark, config, asked, vacuum)
+            _delete(spark, table, config, asked, vacuum)
         _report_leftovers(spark, table.path)
         table_id = str(read_snapshot(spark, table.path).metadata().id())
     _report_copies(config, table_id)
@@ -79,6 +89,7 @@ def run_forget(
 
 def _delete(
     spark: SparkSession,
+    table: TableAddress,
     config: StreamConfig | BulkFilesConfig,
     asked: Forgetting,
     vacuum: Vacuum | None,
@@ -87,17 +98,17 @@ def _delete(
     from embedstream.table import forget
     from embedstream.table.leftovers import read_retention
 
-    table = TableAddress.of(config.table)
-    is_shorter = (
-        vacuum is not None
-        and vacuum.retain_hours is not None
-        and timedelta(hours=vacuum.retain_hours) < read_retention(spark, table.path)
-    )
+    endangers_writers = False
+    if vacuum is not None:
+        own = read_retention(spark, table.path)
+        hours = vacuum.retain_hours
+        retention = own if hours is None else timedelta(hours=hours)
+        endangers_writers = retention < max(own, _LONGEST_COMMIT)
     with claim_table(
         spark,
         table.path,
         checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
-        when="always" if is_shorter else "needed",
+        when="always" if endangers_writers else "needed",
     ):
         planned = forget.count_rows(spark, table, asked)
         deleted = forget.delete_rows(spark, table, asked, planned)

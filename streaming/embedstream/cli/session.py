@@ -84,9 +84,13 @@ def explain_errors(
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError) as error:
+        from embedstream.table.features import explain_violation
+
         scratch = SparkFiles.getRootDirectory()
-        reason = explain_disk_error(error, {**locations, "spark.local.dir": scratch}) or explain(
-            error
+        reason = (
+            explain_disk_error(error, {**locations, "spark.local.dir": scratch})
+            or explain_violation(error)
+            or explain(error)
         )
         if reason is None:
             raise

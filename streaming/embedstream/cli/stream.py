@@ -286,6 +286,7 @@ def run_queries(
     """
     from embedstream.table.address import TableAddress
     from embedstream.table.delta import check_table, find_conflict
+    from embedstream.table.features import check_fillable
 
     def is_over() -> bool:
         claim.verify()
@@ -309,6 +310,7 @@ def run_queries(
                 stream = desk.go_back(error)
                 continue
         check_table(spark, TableAddress.of(config.table))
+        check_fillable(spark, config.table, door="messages")
         then = "the next start repeats the micro-batch"
         if not stop.is_set():
             then = "the micro-batch in flight is repeated"

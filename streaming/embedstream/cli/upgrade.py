@@ -8,7 +8,7 @@ from embedstream.cli.session import explain_errors, open_session_on_table
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error
-from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 
 __all__ = ["run_upgrade"]
 
@@ -33,7 +33,7 @@ def run_upgrade(config: StreamConfig | BulkFilesConfig) -> None:
     ):
         from embedstream.table.upgrade import needs_upgrade, upgrade_table
 
-        table = TableAddress.of(config.table)
+        table = find_address(spark, config.table)
         if not needs_upgrade(spark, table):
             console.print_text(f"the table '{table}' has the current columns already")
             return

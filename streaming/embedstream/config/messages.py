@@ -80,6 +80,8 @@ class MessageConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> MessageConfig:
+        if self.format == "bytes" and self.fields is not None:
+            raise ValueError("fields are found in documents: leave them out, or format: bytes")
         if self.registry is not None and self.format == "bytes":
             raise ValueError(
                 "with format bytes no schema is read; take registry away, or set format to auto"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import PositiveFloat, SecretStr, model_validator
 
 from embedstream.config.field_types import Section
@@ -47,7 +49,7 @@ class RegistryConfig(Section):
         Raises:
             SetupError: a value is not valid.
         """
-        given = {
+        given: dict[str, Any] = {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self
         }

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from embedstream.config.embedding import (
     DataFrameConfig,
@@ -18,11 +25,12 @@ from embedstream.config.embedding import (
 )
 from embedstream.config.errors import LocationError
 from embedstream.config.field_types import LocalFolder, Location, Section, TableName, Time
-from embedstream.config.locations import get_scheme
+from embedstream.config.locations import get_scheme, make_readable_without_spark
 from embedstream.config.messages import MessageConfig
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.secrets import Options, Properties, SecretReference
+from embedstream.config.table_layout import check_cluster_columns, check_properties
 
 __all__ = [
     "BulkFilesConfig",
@@ -111,9 +119,30 @@ class TableConfig(Section):
     `path` is registered under the name. See [Catalogs](catalogs.md)."""
     properties: Properties = Field(default_factory=dict)
     """Table properties, set when the table is created."""
+    partition_by: Literal["date"] | None = None
+    """`date` adds a column `date`, the day of the message's timestamp in UTC, and partitions the
+    table by it. Set when the table is created, and checked at each start."""
+    cluster_by: tuple[str, ...] = ()
+    """Up to four columns by which Delta clusters the table (liquid clustering): `[image_id]`. Set
+    when the table is created, and checked at each start; without it a table keeps its own
+    clustering."""
     compact_every: int = Field(50, ge=0)
     """Small files are compacted each time this many micro-batches have run, while the stream
-    continues; 0 leaves compaction to you."""
+    continues; 0 leaves compaction to you, or to the catalog that maintains the table."""
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> TableConfig:
+        check_properties(self.properties)
+        check_cluster_columns(self.cluster_by, self.properties)
+        if self.partition_by is not None and self.cluster_by:
+            raise ValueError("give partition_by or cluster_by, not both: Delta allows only one")
+        return self
+
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _take_null(cls, value: object, validate: ValidatorFunctionWrapHandler) -> str:
+        # An override has no other way to leave out the path of the file.
+        return "" if value is None else str(validate(value))
 
     @model_validator(mode="after")
     def _check(self) -> TableConfig:
@@ -254,6 +283,8 @@ class StreamConfig(Section):
     def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
+        if self.index.follow and self.table.path:
+            make_readable_without_spark(self.table.path)
         if self.encoders is not None and "encoder" in self.model_fields_set:
             raise ValueError("give encoder or encoders, not both")
         if self.encoders == ():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from embedstream.config.locations import get_scheme
+from embedstream.config.locations import get_scheme, make_local
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.finetuning.distributed import START, TrainingJob, check_processes, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
@@ -95,11 +95,11 @@ def finetune(
     spark, decode = df.sparkSession, (config or DataFrameConfig()).decode
     images = select_images(df, input, label_col)
     on_gpu = check_processes(spark, num_processes, given)
-    if get_scheme(str(output)) is not None:
+    if get_scheme(str(output)) not in (None, "file"):
         raise SetupError(
             f"output is '{output}'; it is a folder that driver and executors see under one path"
         )
-    folder = Path(output).expanduser().absolute()
+    folder = Path(make_local(str(output)))
     check_writable("output", str(folder))
     require_decoders(decode.formats)
     _refuse_program(given.name)

@@ -67,12 +67,12 @@ def read_kafka_content(
     *,
     bootstrap_servers: str,
     settings: Mapping[str, Any] | None = None,
-    reader: MessageReader = MessageReader(),  # noqa: B008
+    reader: MessageReader | None = None,
 ) -> bytes | None:
     """Read a row's content from its message; return None if Kafka has deleted the message.
 
     `settings` are further ones of kafka-python's consumer, such as its credentials; `reader`
-    is how the stream reads its messages.
+    is the stream's own if it is not the default.
 
     Raises:
         SetupError: no broker or no schema registry answers, or the message's compression is not
@@ -86,7 +86,7 @@ def read_kafka_content(
         ["text"] if (neighbour.media_type or "").startswith("text/") else []
     )
     try:
-        entry = reader.read(message, accepts=accepts)
+        entry = (reader or MessageReader()).read(message, accepts=accepts)
     except ItemError:
         return None
     except SystemicError as error:

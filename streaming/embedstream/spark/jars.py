@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from embedstream.config.locations import make_local
 from embedstream_core.errors import SetupError
 
 __all__ = ["Jar", "fetch_jars", "find_jars_folder", "read_jar_set"]
@@ -61,7 +62,7 @@ def read_jar_set(name: str) -> tuple[Jar, ...]:
 def find_jars_folder() -> Path:
     """Return `$EMBEDSTREAM_JARS` if that is set, else `~/.cache/embedstream/jars`."""
     folder = os.environ.get("EMBEDSTREAM_JARS")
-    return Path(folder) if folder else Path.home() / ".cache" / "embedstream" / "jars"
+    return Path(make_local(folder)) if folder else Path.home() / ".cache" / "embedstream" / "jars"
 
 
 def fetch_jars(names: Iterable[str], folder: Path) -> list[Path]:

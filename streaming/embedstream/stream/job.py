@@ -17,6 +17,7 @@ from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
 from embedstream.table.address import TableAddress
 from embedstream.table.delta import append, create_table, read_models, set_models
+from embedstream.table.layout import fill_layout
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.tally import Tallies
 from embedstream.worker.task import build_embedder
@@ -89,7 +90,7 @@ def start_query(
 ) -> Stream:
     """Start the query on a table that exists and names the models of the function."""
     messages = read_messages(spark, config.kafka, tombstones=config.message.tombstones)
-    outcomes = featurize_messages(messages, function)
+    outcomes = fill_layout(featurize_messages(messages, function), config.table)
     table = TableAddress.of(config.table)
     interval_s = None if until == "drained" else config.trigger.interval_s
     query = append(outcomes, table, checkpoint=config.checkpoint, interval_s=interval_s)

@@ -21,9 +21,10 @@ from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
 from embedstream.stream.encoder_checks import EncoderChecks, Preparation
-from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
+from embedstream.table.features import check_fillable
 from embedstream_core.errors import SetupError
 from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.media.image.formats import require_decoders
@@ -144,23 +145,27 @@ class _Preflight:
         return f"{registry.url}: {registry.build_decoder().check()}"
 
     def check_table(self) -> str:
-        spark, table = self.spark, TableAddress.of(self.config.table)
-        folder = Folder(spark, table.path)
+        spark, path = self.spark, self.config.table.path
+        table = find_address(spark, self.config.table)
+        folder = Folder(spark, path)
         if problems := find_log_problems(folder, thorough=False):
             raise SetupError("; ".join(problems))
-        check_writable("table.path", table.path)
+        check_writable("table.path", path)
         rows = check_table(spark, table)
         if rows is None and (
             folder.list_sizes().keys() - {"_delta_log"}
             or folder.get_folder("_delta_log").list_sizes()
         ):
             raise SetupError(
-                f"table.path '{table.path}' holds files that are no Delta table; choose a path "
+                f"table.path '{path}' holds files that are no Delta table; choose a path "
                 "of its own for the table"
             )
         self.table_is_known, self.table_rows = True, rows
+        name = self.config.table.name
+        described = path if name is None else f"{name} in {path}"
         if rows is None:
-            return f"{_describe(table)}: will be created"
+            return f"{described}: will be created"
+        check_fillable(spark, self.config.table, door="messages")
         models = self.encoders.choose_precisions(table)
         if models and not self.consent.model_change and not self._allows_swap():
             remedy = (
@@ -168,7 +173,7 @@ class _Preflight:
                 "(each row has its model_id)"
             )
             check_models(spark, table, [one.card.model_id for one in models], remedy=remedy)
-        return f"{_describe(table)}: {rows} rows"
+        return f"{described}: {rows} rows"
 
     def _allows_swap(self) -> bool:
         """Return whether a driver ended in the middle of a swap from or to these encoders."""
@@ -204,7 +209,3 @@ class _Preflight:
             if resumption.adopts:
                 detail = "new, continues after the table's last messages"
         return f"{path}: {detail}"
-
-
-def _describe(table: TableAddress) -> str:
-    return table.path if table.name is None else f"{table} in {table.path}"

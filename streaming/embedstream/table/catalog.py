@@ -11,13 +11,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from embedstream.config.locations import make_absolute
-from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.config.sections import BulkFilesConfig, StreamConfig, TableConfig
 from embedstream.config.table_names import split_table_name
 from embedstream.spark.errors import find_root_cause
 from embedstream.spark.hadoop import locate
+from embedstream.table.address import TableAddress
 from embedstream_core.errors import SetupError
 
-__all__ = ["find_default_folder", "resolve_table"]
+__all__ = ["find_address", "find_default_folder", "resolve_table"]
 
 Config = TypeVar("Config", bound=StreamConfig | BulkFilesConfig)
 Result = TypeVar("Result")
@@ -57,6 +58,16 @@ def find_default_folder(spark: SparkSession, name: str) -> str | None:
     """Return the folder in which Spark's own catalog would create a table; None for another one."""
     entry = _Entry.of(spark, name)
     return make_absolute(entry.choose_folder()) if entry.is_of_session else None
+
+
+def find_address(spark: SparkSession, table: TableConfig) -> TableAddress:
+    """Return the address by which a table can be read now: until its catalog has it, by its path.
+
+    `create_table` registers the name; `TableAddress.of` is the address from then on.
+    """
+    if table.name is not None and _Entry.of(spark, table.name).find_folder() is None:
+        return TableAddress(table.path)
+    return TableAddress.of(table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +156,10 @@ def _ask(name: str, question: Callable[[], Result]) -> Result:
     try:
         return question()
     except (Py4JJavaError, PySparkException) as error:
+        reason = find_root_cause(error).strip().partition("\n")[0]
         raise SetupError(
-            f"the catalog of table.name '{name}' cannot be asked ({find_root_cause(error)}); check "
-            "its address, its credentials and your permission in it (`spark.sql.catalog.…` and "
+            f"the catalog of table.name '{name}' cannot be asked ({reason}); check its "
+            "address, its credentials and your permission in it (`spark.sql.catalog.…` and "
             "`spark.hadoop.…` in spark.options)"
         ) from error
 

@@ -14,10 +14,13 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
-from embedstream.spark.errors import find_root_cause, name_causes
+from embedstream.config.table_layout import STATISTICS_COLUMNS
+from embedstream.spark.errors import find_condition, find_root_cause, name_causes
 from embedstream.spark.folder import Folder
 from embedstream.table.address import TableAddress
 from embedstream.table.catalog import find_default_folder
+from embedstream.table.delta_log import refuse_catalog_managed
+from embedstream.table.layout import build_table_schema, write_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
@@ -48,10 +51,7 @@ PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
     # Writing a checkpoint of the log makes a commit a second longer; Delta's default is 10.
     "delta.checkpointInterval": "50",
-    # Statistics of long arrays and texts take time, and no query can skip files by them. By those
-    # of `error.code`, files without tombstones are skipped.
-    "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
-    "content_sha256,processed_at,error.code",
+    "delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS),
     # The index reads the rows that a MERGE or DELETE changed, not the files that it rewrote.
     "delta.enableChangeDataFeed": "true",
 }
@@ -60,6 +60,9 @@ PROPERTIES: Mapping[str, str] = {
 _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.minFileSize": 64 * 2**20,
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
+    # Of a clustered table, all files below this sum are sorted again each time; Delta's default is
+    # 100 GiB, so the stream would rewrite its whole table every 50 micro-batches.
+    "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold": 256 * 2**20,
 }
 
 # Delta's exceptions for a commit of another writer.
@@ -91,13 +94,16 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
     log = Folder(spark, f"{table.path}/_delta_log")
     log.remove_if_empty()
     merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: "\n".join(model_ids)}
-    columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
+    columns = ", ".join(
+        f"`{name}` {kind}" for name, kind in _types(build_table_schema(table)).items()
+    )
     settings = ", ".join(
         f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
     )
+    properties = f"{write_layout(table)} TBLPROPERTIES ({settings})"
     location = f" LOCATION {quote_literal(table.path)}"
     if address.name is None:
-        definition = f" ({columns}) USING delta TBLPROPERTIES ({settings})"
+        definition = f" ({columns}) USING delta {properties}"
     elif log.list_sizes():
         # Delta compares a definition with an existing table; only the name is new here.
         definition = f" USING delta{location}"
@@ -105,15 +111,17 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
         # Without a location the table is the catalog's own: DROP TABLE deletes its files.
         is_managed = find_default_folder(spark, address.name) == table.path
         location = "" if is_managed else location
-        definition = f" ({columns}) USING delta{location} TBLPROPERTIES ({settings})"
+        definition = f" ({columns}) USING delta{location} {properties}"
     try:
         spark.sql(f"CREATE TABLE IF NOT EXISTS {address.sql}{definition}")
     except (PySparkException, Py4JJavaError) as error:
         if address.name is None:
             raise
+        reason = find_root_cause(error).strip().partition("\n")[0]
         raise SetupError(
-            f"the catalog refuses to create the table '{address}' ({find_root_cause(error)}); "
-            "check your permission in its schema, or create it with CREATE TABLE"
+            f"the catalog refuses to create the table '{address}' ({reason}); correct "
+            "table.properties, get the permission to create tables in its schema, or create it "
+            "with CREATE TABLE"
         ) from error
 
 
@@ -161,31 +169,26 @@ def compact(spark: SparkSession, table: TableAddress) -> Compaction:
 
 
 def open_table(spark: SparkSession, table: TableAddress) -> DataFrame | None:
-    """Return the table at an address; None if there is none.
-
-    A table whose catalog does not have its name yet is read by its path.
+    """Return the table at an address; None if there is none at a path.
 
     Raises:
         SetupError: Spark cannot reach the path, or what is there is not a Delta table, or the
             catalog has the name of a table that is gone.
     """
     Folder(spark, table.path).check_reachable()
-    for address in (table, TableAddress(table.path)):
-        try:
-            return address.read(spark)
-        except AnalysisException as error:
-            condition = error.getCondition()
-            if address.name is not None and condition == "TABLE_OR_VIEW_NOT_FOUND":
-                continue
-            if address.name is None and condition in _NO_TABLE:
-                return None
-            first_line = str(error).partition("\n")[0]
-            key = "path" if address.name is None else "name"
-            raise SetupError(
-                f"table.{key} '{address}' cannot be read as a Delta table ({first_line}); choose "
-                f"another {key}, or repair the table"
-            ) from None
-    return None
+    try:
+        return table.read(spark)
+    except (AnalysisException, Py4JJavaError) as error:
+        condition = find_condition(error)
+        if table.name is None and condition in _NO_TABLE:
+            return None
+        refuse_catalog_managed(condition, str(table))
+        first_line = str(error).partition("\n")[0]
+        key = "path" if table.name is None else "name"
+        raise SetupError(
+            f"table.{key} '{table}' cannot be read as a Delta table ({first_line}); choose another "
+            f"{key}, or repair the table"
+        ) from None
 
 
 def check_table(

@@ -22,14 +22,14 @@ def find_table(config: Config) -> Config:
     """
     if config.table.path:
         return config
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from embedstream.spark.session import open_session
     from embedstream.table.catalog import resolve_table
 
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return resolve_table(active, config)
+    if SparkContext._active_spark_context is not None:
+        return resolve_table(SparkSession.builder.getOrCreate(), config)
     # Spark runs no task here.
     options = {**config.spark.options, "spark.ui.enabled": "false"}
     here = config.spark.model_copy(update={"master": "local[1]", "options": options})

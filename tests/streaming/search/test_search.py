@@ -289,7 +289,7 @@ def test_tables_of_sparks_newer_features_are_searched(
 @pytest.mark.spark
 def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path: Path) -> None:
     table = spark_table(spark, tmp_path, {"delta.enableTypeWidening": "true"})
-    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*TypeWidening"):
+    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*typeWidening"):
         found(table, vector(1, 0))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from embedstream_core.errors import SetupError
 
 __all__ = ["RegistryConnection"]
+
+_TOKEN = re.compile("[!-~]+")
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,7 @@ class RegistryConnection:
     timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            is_url = False
-        if not is_url or "@" in self.url or "?" in self.url or "#" in self.url:
+        if not _is_address(self.url):
             # The address may hold a password.
             raise SetupError(
                 "url has to be the address of a schema registry, such as "
@@ -44,9 +42,21 @@ class RegistryConnection:
             )
         if self.token is not None and self.username is not None:
             raise SetupError("give username and password, or token, not both")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise SetupError("token has a blank, a line break or a letter that is not ASCII")
         if self.password is not None and self.username is None:
             raise SetupError("password needs username")
         if self.tls_key is not None and self.tls_certificate is None:
             raise SetupError("tls_key needs tls_certificate")
         if not self.timeout_s > 0:
             raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a text is a URL without user, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_url and url.isascii() and not any(mark in url for mark in "@?#")

@@ -6,18 +6,17 @@ __all__ = ["Cursor", "count_allowed_values"]
 
 # A long takes up to ten bytes of seven bits each.
 _MAX_LONG_BYTES = 10
-# JSON needs two bytes for a value, and schemas of sparse records have several fields for each byte.
-_VALUES_PER_BYTE = 4
-_FREE_VALUES = 10_000
+# Enough for 30,000 small records in a few bytes each.
+_FREE_VALUES = 100_000
 
 
 def count_allowed_values(data: bytes) -> int:
     """Return how many values may be made of data, so that its length bounds the memory.
 
     Without a bound, a few bytes make any number of Avro's nulls, and two bytes a Protobuf message
-    with all its fields.
+    with all its fields. Lists of numbers have up to one for each byte.
     """
-    return _FREE_VALUES + _VALUES_PER_BYTE * len(data)
+    return _FREE_VALUES + len(data)
 
 
 class Cursor:

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -78,10 +78,12 @@ class SchemaRegistry:
         with require_extra("registry", feature="message.registry"):
             import fastavro  # noqa: F401
             import google.protobuf  # noqa: F401
-        try:
-            return self._open().client.check()
-        except (SystemicError, ValueError) as error:
-            raise SetupError(str(error)) from None
+        # Not the shared client: the driver's process may be forked, and its connections with it.
+        with closing(RegistryClient(self.connection)) as client:
+            try:
+                return client.check()
+            except (SystemicError, ValueError) as error:
+                raise SetupError(str(error)) from None
 
     def close(self) -> None:
         """Close the connections of this process, and forget the schemas."""

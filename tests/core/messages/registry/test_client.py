@@ -272,6 +272,8 @@ def test_what_is_no_certificate_is_refused(given: dict[str, Any]) -> None:
         {"url": "https://registry:99999"},
         {"url": "https://registry", "username": "a", "token": "b"},
         {"url": "https://registry", "password": "a"},
+        {"url": "https://registry", "token": "pass@\n"},
+        {"url": "https://registrü"},
         {"url": "https://registry", "tls_key": "a"},
         {"url": "https://registry", "timeout_s": 0},
     ],

@@ -47,19 +47,6 @@ AVRO = {
 JSON_SCHEMA = {"title": "Picture", "type": "object", "properties": {"sku": {"type": "string"}}}
 
 
-@pytest.fixture
-def decoder(registry: RegistryServer) -> Iterator[SchemaRegistry]:
-    made = SchemaRegistry(RegistryConnection(registry.url))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def producer(registry: RegistryServer) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": registry.url}) as client:
-        yield client
-
-
 def write_avro(producer: SchemaRegistryClient) -> bytes:
     return bytes(AvroSerializer(producer, json.dumps(AVRO), conf=BY_TOPIC)(PICTURE, VALUE) or b"")
 
