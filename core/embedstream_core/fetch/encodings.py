@@ -26,7 +26,7 @@ _PART_BYTES = 64 * 1024
 def decode_body(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     """Return the parts of a body, decompressed as its Content-Encoding says.
 
-    A part has at most 64 KiB more than its chunk, whatever the body expands to, so the caller can
+    A compressed body is decompressed 64 KiB at a time, whatever it expands to, so the caller can
     stop at its limit.
 
     Raises:
@@ -37,14 +37,14 @@ def decode_body(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     found = _CHANGED.findall(encoding.lower())
     if not found:
         return iter(chunks)
-    if len(found) > 1 or found[0] not in {*_CODECS, "deflate"}:
-        known = ", ".join(sorted({*_CODECS, "deflate"}))
+    if found == ["deflate"]:
+        return _inflate(chunks)
+    if len(found) > 1 or found[0] not in _CODECS:
+        known = ", ".join(sorted([*_CODECS, "deflate"]))
         raise Unreadable(
             f"the answer is compressed or encrypted (Content-Encoding: {', '.join(found)[:40]}); "
             f"serve it plain, or with one of {known}"
         )
-    if found[0] == "deflate":
-        return _inflate(chunks)
     return _decompress(chunks, found[0])
 
 
@@ -53,17 +53,15 @@ def _decompress(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
     body = _Body(chunks)
     with CompressedInputStream(PythonFile(body, mode="r"), _CODECS[encoding]) as stream:
-        while part := _read_part(stream, body, encoding):
+        part = b"."
+        while part:
+            try:
+                part = stream.read(_PART_BYTES)
+            except OSError as error:
+                if body.has_failed:
+                    raise
+                raise _build_error(encoding, is_cut=body.has_ended) from error
             yield part
-
-
-def _read_part(stream: io.RawIOBase, body: _Body, encoding: str) -> bytes | None:
-    try:
-        return stream.read(_PART_BYTES)
-    except OSError as error:
-        if body.error is not None:
-            raise
-        raise _build_error(encoding, is_cut=body.has_ended) from error
 
 
 class _Body(io.RawIOBase):
@@ -73,7 +71,7 @@ class _Body(io.RawIOBase):
         self._chunks = iter(chunks)
         self._rest = b""
         self.has_ended = False
-        self.error: Exception | None = None
+        self.has_failed = False
 
     def readable(self) -> bool:
         return True
@@ -83,8 +81,8 @@ class _Body(io.RawIOBase):
             while not self._rest and not self.has_ended:
                 chunk = next(self._chunks, None)
                 self._rest, self.has_ended = chunk or b"", chunk is None
-        except Exception as error:
-            self.error = error
+        except Exception:
+            self.has_failed = True
             raise
         part, self._rest = self._rest[:size], self._rest[size:]
         return part
@@ -93,7 +91,7 @@ class _Body(io.RawIOBase):
 def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Decompress `deflate`: in zlib's format, as RFC 9110 asks, or raw, as some servers send it."""
     body = _Body(chunks)
-    # What remains may be a byte that came alone.
+    # The first chunk may have one byte.
     start = body.read(2)
     start += body.read(2 - len(start))
     is_zlib = start[:1] and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start) % 31 == 0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from embedstream.config.locations import make_local
+from embedstream.config.locations import get_scheme, make_local
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.finetuning.distributed import START, TrainingJob, check_processes, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
@@ -95,7 +95,10 @@ def finetune(
     spark, decode = df.sparkSession, (config or DataFrameConfig()).decode
     images = select_images(df, input, label_col)
     on_gpu = check_processes(spark, num_processes, given)
-    # Driver and executors see the folder under one path.
+    if get_scheme(str(output)) not in (None, "file"):
+        raise SetupError(
+            f"output is '{output}'; it is a folder that driver and executors see under one path"
+        )
     folder = Path(make_local(str(output)))
     check_writable("output", str(folder))
     require_decoders(decode.formats)

@@ -156,9 +156,10 @@ def _ask(name: str, question: Callable[[], Result]) -> Result:
     try:
         return question()
     except (Py4JJavaError, PySparkException) as error:
+        reason = find_root_cause(error).strip().partition("\n")[0]
         raise SetupError(
-            f"the catalog of table.name '{name}' cannot be asked ({find_root_cause(error)}); check "
-            "its address, its credentials and your permission in it (`spark.sql.catalog.…` and "
+            f"the catalog of table.name '{name}' cannot be asked ({reason}); check its "
+            "address, its credentials and your permission in it (`spark.sql.catalog.…` and "
             "`spark.hadoop.…` in spark.options)"
         ) from error
 

@@ -15,10 +15,11 @@ from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
 from embedstream.config.table_layout import STATISTICS_COLUMNS
-from embedstream.spark.errors import find_root_cause, name_causes
+from embedstream.spark.errors import find_condition, find_root_cause, name_causes
 from embedstream.spark.folder import Folder
 from embedstream.table.address import TableAddress
 from embedstream.table.catalog import find_default_folder
+from embedstream.table.delta_log import refuse_catalog_managed
 from embedstream.table.layout import build_table_schema, write_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
@@ -76,9 +77,6 @@ _CONCURRENT = {
 
 _COMMIT_ATTEMPTS = 8
 
-# Where a table has this feature, its newest commits are known to its catalog alone.
-_CATALOG_MANAGED = "delta.feature.catalogManaged"
-
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
@@ -119,9 +117,11 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
     except (PySparkException, Py4JJavaError) as error:
         if address.name is None:
             raise
+        reason = find_root_cause(error).strip().partition("\n")[0]
         raise SetupError(
-            f"the catalog refuses to create the table '{address}' ({find_root_cause(error)}); "
-            "check your permission in its schema, or create it with CREATE TABLE"
+            f"the catalog refuses to create the table '{address}' ({reason}); correct "
+            "table.properties, get the permission to create tables in its schema, or create it "
+            "with CREATE TABLE"
         ) from error
 
 
@@ -178,9 +178,11 @@ def open_table(spark: SparkSession, table: TableAddress) -> DataFrame | None:
     Folder(spark, table.path).check_reachable()
     try:
         return table.read(spark)
-    except AnalysisException as error:
-        if table.name is None and error.getCondition() in _NO_TABLE:
+    except (AnalysisException, Py4JJavaError) as error:
+        condition = find_condition(error)
+        if table.name is None and condition in _NO_TABLE:
             return None
+        refuse_catalog_managed(condition, str(table))
         first_line = str(error).partition("\n")[0]
         key = "path" if table.name is None else "name"
         raise SetupError(
@@ -203,12 +205,6 @@ def check_table(
     """
     if (found := open_table(spark, table)) is None:
         return None
-    if table.name is not None and _CATALOG_MANAGED in read_properties(spark, table):
-        raise SetupError(
-            f"the table '{table}' has the feature catalogManaged: its catalog alone knows its "
-            "newest commits, which search, the index and the doctor read from the table's folder; "
-            "name an external table, with table.name and table.path"
-        )
     if has_earlier_shape(found.schema):
         raise SetupError(
             f"the table '{table}' has the columns width and height of an earlier version, where "

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from embedstream.config.sections import TableConfig
 from embedstream.config.table_layout import check_properties
 from embedstream.spark.errors import list_causes
-from embedstream.table.address import TableAddress
+from embedstream.table.address import TableAddress, quote_table
 from embedstream.table.delta import read_properties
 from embedstream.table.delta_log import read_snapshot
 from embedstream.table.layout import DATE_COLUMN
@@ -46,13 +46,14 @@ class _Metadata:
     properties: Mapping[str, str]
 
     @classmethod
-    def read(cls, spark: SparkSession, table: TableAddress) -> Self:
-        fields = json.loads(read_snapshot(spark, table.path).metadata().schemaString())["fields"]
-        (detail,) = spark.sql(f"DESCRIBE DETAIL {table.sql}").collect()
+    def read(cls, spark: SparkSession, path: str) -> Self:
+        fields = json.loads(read_snapshot(spark, path).metadata().schemaString())["fields"]
+        # By the path, since a catalog may not have the table's name before the start.
+        (detail,) = spark.sql(f"DESCRIBE DETAIL {quote_table(path)}").collect()
         return cls(
             {one["name"]: one for one in fields},
             tuple(detail["partitionColumns"]),
-            tuple(detail["clusteringColumns"]),
+            tuple(detail["clusteringColumns"] or ()),
             detail["properties"],
         )
 
@@ -60,10 +61,14 @@ class _Metadata:
     def layout(self) -> str:
         """How the table is partitioned or clustered, in words."""
         if self.partitions:
-            return f"partitioned by ({', '.join(self.partitions)})"
+            return f"partitioned by ({', '.join(map(self._describe, self.partitions))})"
         if self.clustering:
             return f"clustered by ({', '.join(self.clustering)})"
         return "neither partitioned nor clustered"
+
+    def _describe(self, name: str) -> str:
+        computed = ", which Delta computes" if self.is_computed(name) else ""
+        return f"{name} {str(self.fields[name]['type']).upper()}{computed}"
 
     def has_date_partitions(self) -> bool:
         """Return whether the table has the partitions of `table.partition_by: date`."""
@@ -85,15 +90,16 @@ def check_fillable(spark: SparkSession, table: TableConfig, *, door: Door) -> No
     Raises:
         SetupError: it has not, or does not.
     """
-    address = TableAddress.of(table)
-    found = _Metadata.read(spark, address)
+    found = _Metadata.read(spark, table.path)
     problems = [*_find_layout_problems(table, found), *_find_feature_problems(found, door)]
     try:
         check_properties(found.properties)
     except ValueError as error:
         problems.append(f"{error} with ALTER TABLE … UNSET TBLPROPERTIES")
     if problems:
-        raise SetupError(f"the table '{address}' cannot be filled: {'; '.join(problems)}")
+        raise SetupError(
+            f"the table '{TableAddress.of(table)}' cannot be filled: {'; '.join(problems)}"
+        )
 
 
 def _find_layout_problems(table: TableConfig, found: _Metadata) -> Iterator[str]:
@@ -110,7 +116,7 @@ def _find_layout_problems(table: TableConfig, found: _Metadata) -> Iterator[str]
                 is_ours = found.has_date_partitions()
                 remedy = "set table.partition_by: date" if is_ours else "choose another table.path"
                 yield f"it is {found.layout}, and nothing fills '{name}'; {remedy}"
-    if table.cluster_by and found.clustering != table.cluster_by:
+    if table.cluster_by and set(found.clustering) != set(table.cluster_by):
         names = ", ".join(table.cluster_by)
         alter = f"run ALTER TABLE {TableAddress.of(table).sql} CLUSTER BY ({names})"
         remedy = "choose another table.path and checkpoint" if found.partitions else alter

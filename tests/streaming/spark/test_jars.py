@@ -139,6 +139,9 @@ def test_the_file_name_is_mavens() -> None:
 def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDSTREAM_JARS", "/somewhere")
     assert find_jars_folder() == Path("/somewhere")
+    monkeypatch.setenv("EMBEDSTREAM_JARS", "dbfs:/jars")
+    with pytest.raises(SetupError, match="'dbfs:/jars' is not on a local disk"):
+        find_jars_folder()
     monkeypatch.delenv("EMBEDSTREAM_JARS")
     assert find_jars_folder() == Path.home() / ".cache" / "embedstream" / "jars"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage.data
@@ -21,7 +23,8 @@ from embedstream.stream.job import list_ids, start_stream
 from embedstream.stream.preflight import check_start
 from embedstream.table.address import TableAddress
 from embedstream.table.catalog import find_address, resolve_table
-from embedstream.table.delta import check_table, compact, create_table, read_models
+from embedstream.table.delta import check_table, compact, create_table, read_models, read_properties
+from embedstream.table.delta_log import read_writers
 from embedstream.table.forget import Forgetting, count_rows, delete_rows
 from embedstream.table.views import embeddings
 from embedstream_core.errors import SetupError
@@ -61,7 +64,7 @@ def test_a_stream_fills_a_table_that_only_its_catalog_locates(
     tmp_path: Path,
 ) -> None:
     name = f"spark_catalog.{schema}.images"
-    given = configure(table={"name": name, "properties": {"owner": "vectors"}})
+    given = configure(table={"name": name, "properties": {"team": "vectors"}})
     folder = tmp_path / schema / "images"
 
     def run(total: int, found: str) -> None:
@@ -83,6 +86,7 @@ def test_a_stream_fills_a_table_that_only_its_catalog_locates(
     config = resolve_table(spark, given)
     table = TableAddress.of(config.table)
     assert describe(spark, name)["Type"] == "MANAGED"
+    assert read_properties(spark, table)["team"] == "vectors"
     check_outcomes(folder, topic.positions())
     assert embeddings(spark, spark.table(name)).count() == 4
     assert [one.passed for one in diagnose(spark, config)] == [True] * 4
@@ -144,6 +148,34 @@ def test_a_name_that_cannot_be_the_table_is_refused_in_a_sentence(
     assert str(refused.value).startswith(said.format(schema))
 
 
+def test_a_catalog_other_than_sparks_own_does_not_place_a_new_table(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    jvm: Any = spark.sparkContext._jvm
+    jvm.java.lang.System.setProperty("derby.stream.error.file", str(tmp_path / "derby.log"))
+    package = "org.apache.spark.sql.execution.datasources.v2.jdbc"
+    spark.conf.set("spark.sql.catalog.derby", f"{package}.JDBCTableCatalog")
+    spark.conf.set("spark.sql.catalog.derby.url", "jdbc:derby:memory:catalog;create=true")
+    spark.conf.set("spark.sql.catalog.derby.driver", "org.apache.derby.jdbc.EmbeddedDriver")
+
+    with pytest.raises(SetupError, match=r"^the catalog 'derby' has no table 'derby\.SYS\.t', and"):
+        resolve_table(spark, settings(name="derby.SYS.t"))
+    placed = settings(name="derby.SYS.t", path=str(tmp_path))
+    assert resolve_table(spark, placed).table.path == str(tmp_path)
+    with pytest.raises(
+        SetupError, match=r"^table\.name 'derby\.SYS\.SYSTABLES' is no Delta table;"
+    ):
+        resolve_table(spark, settings(name="derby.SYS.SYSTABLES"))
+
+
+def test_a_catalog_that_cannot_be_asked_is_a_sentence(spark: SparkSession) -> None:
+    spark.conf.set("spark.sql.catalog.broken", "no.such.Catalog")
+    with pytest.raises(
+        SetupError, match=r"^the catalog of table\.name 'broken\.a\.t' cannot be asked"
+    ):
+        resolve_table(spark, settings(name="broken.a.t"))
+
+
 def test_a_name_and_a_path_that_disagree_are_refused(
     spark: SparkSession, schema: str, tmp_path: Path
 ) -> None:
@@ -165,10 +197,43 @@ def test_a_name_whose_table_is_gone_is_refused(
         check_table(spark, TableAddress.of(config.table))
 
 
+def test_a_table_whose_commits_only_its_catalog_knows_is_refused(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    features = ["catalogManaged", "vacuumProtocolCheck"]
+    protocol = {
+        "minReaderVersion": 3,
+        "minWriterVersion": 7,
+        "readerFeatures": features,
+        "writerFeatures": [*features, "inCommitTimestamp"],
+    }
+    metadata = {
+        "id": "0",
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps({"type": "struct", "fields": []}),
+        "partitionColumns": [],
+        "configuration": {"delta.enableInCommitTimestamps": "true"},
+    }
+    entry = [
+        {"commitInfo": {"inCommitTimestamp": 1, "timestamp": 1}},
+        {"protocol": protocol},
+        {"metaData": metadata},
+    ]
+    log = tmp_path / "_delta_log"
+    log.mkdir()
+    (log / f"{0:020}.json").write_text("\n".join(map(json.dumps, entry)))
+    refused = f"^the table '{tmp_path}' has the feature catalogManaged: its catalog alone knows"
+    with pytest.raises(SetupError, match=refused):
+        check_table(spark, TableAddress(str(tmp_path)))
+    with pytest.raises(SetupError, match=refused):
+        read_writers(spark, str(tmp_path))
+
+
 def test_a_table_that_the_catalog_refuses_to_create_is_a_sentence(
     spark: SparkSession, schema: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     named = resolve_table(spark, settings(name=f"{schema}.t", path=str(tmp_path / "file" / "t")))
-    with pytest.raises(SetupError, match=f"the catalog refuses to create the table '{schema}.t'"):
+    refused = rf"^the catalog refuses to create the table '{schema}\.t' \([^\n]+\); correct"
+    with pytest.raises(SetupError, match=refused):
         create_table(spark, named.table, model_ids=["one"])

@@ -120,7 +120,9 @@ def test_a_layout_that_differs_from_the_configuration_is_refused(
     assert f"run {alter}, or change table.cluster_by" in said
     assert "nothing fills 'date'; set table.partition_by: date" in refuse(dated)
     said = refuse(dated, cluster_by=["topic"])
-    assert "table.cluster_by is [topic], and the table is partitioned by (date); choose" in said
+    assert (
+        "table.cluster_by is [topic], and the table is partitioned by (date DATE); choose" in said
+    )
 
     # The way out that the message names is one.
     spark.sql(alter)

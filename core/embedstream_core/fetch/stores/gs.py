@@ -72,6 +72,7 @@ class GsSource:
             self._credentials.before_request(self._request, "GET", self._endpoint, headers)
         except (GoogleAuthError, OSError, ValueError) as error:
             # Not chained, and without further arguments: these may hold the answer to a login.
-            reason = error.args[0] if error.args else type(error).__name__
-            raise SystemicError(f"no credentials for {_SERVER}: {reason}") from None
+            reason = getattr(error, "strerror", None) or next(iter(error.args), "")
+            kind = type(error).__name__
+            raise SystemicError(f"no credentials for {_SERVER}: {kind}: {reason}") from None
         return headers

@@ -23,8 +23,8 @@ _HEADER_BYTES = 512
 # By quarter turns anticlockwise and what is exchanged after them, the orientation of EXIF.
 _ORIENTATIONS = {
     None: (1, 8, 3, 6),
-    0: (4, 7, 2, 5),
-    1: (2, 5, 4, 7),
+    0: (4, 5, 2, 7),
+    1: (2, 7, 4, 5),
 }
 
 

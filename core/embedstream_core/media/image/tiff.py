@@ -1,7 +1,7 @@
 """TIFF: its first page, where Pillow and libtiff decode it to the colours that people see.
 
-Pillow reads some kinds wrongly (TIFF 6.0): planes of 16 bits as 8, subsampled YCbCr as RGB, white
-as zero in 16 bits. Only the kinds that tests compare with reference pixels are decoded.
+Pillow reads some kinds wrongly: uncompressed planes of 16 bits as if they had 8, 16 bits with white
+as zero without inverting them. Only the kinds that tests compare with reference pixels are decoded.
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ _KINDS: dict[int, set[tuple[tuple[int, ...], tuple[int, ...]]]] = {
 }
 
 
+_PLANES_DECODED = {
+    ((bits,) * 3, compression)
+    for bits in (8, 16)
+    for compression in _COMPRESSIONS
+    if compression != _JPEG and (bits, compression) != (16, _UNCOMPRESSED)
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Directory:
     """The first directory of a file; it reads integers and bytes alone."""
@@ -72,6 +80,8 @@ class _Directory:
         order = "<" if content[:2] == b"II" else ">"
         # BigTIFF has eight bytes where TIFF has four.
         is_big = 43 in content[2:4]
+        if is_big and order == ">":
+            raise NotImplementedError("it is a big-endian BigTIFF")
         word = f"{order}{'Q' if is_big else 'I'}"
         inline = struct.calcsize(word)
         (start,) = struct.unpack_from(word, content, inline)
@@ -192,7 +202,7 @@ def _check_kind(directory: _Directory) -> None:
         raise NotImplementedError("its samples are no unsigned whole numbers")
     reasons = {
         "planes of these samples": number(_PLANES, 1) != 1
-        and not (bits == (8,) * 3 and photometric == _RGB and compression != _JPEG),
+        and not (photometric == _RGB and (bits, compression) in _PLANES_DECODED),
         "YCbCr without JPEG": photometric == _YCBCR and compression != _JPEG,
         "JPEG of such samples": compression == _JPEG and set(bits) != {8},
         "CCITT of such samples": compression in _CCITT and bits != (1,),

@@ -73,6 +73,16 @@ def test_credentials_that_are_missing_or_broken_are_systemic(
     assert gs_place.connections() == 0
 
 
+def test_a_key_that_is_a_folder_is_systemic(gs_place: GsPlace, google_key: Path) -> None:
+    google_key.unlink()
+    google_key.mkdir()
+    with (
+        open_fetcher(gs_place.policy) as fetcher,
+        pytest.raises(SystemicError, match="Google Cloud Storage: IsADirectoryError: Is a dir"),
+    ):
+        fetcher.fetch(gs_place.refer("key"))
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google.auth.transport.requests", None)
     with pytest.raises(MissingExtra, match=r"embedstream\[gs\]"):
