@@ -30,7 +30,7 @@ _MAX_ANSWER_BYTES = 8 * 2**20
 _MAX_REFERENCES = 200
 _RETRIED = {408, 425, 429}
 # Subject, version or schema not found. A 404 without them is not the answer of a registry.
-_UNKNOWN: Final = {40401, 40402, 40403}
+_UNKNOWN: Final = (40401, 40402, 40403)
 # Not seeded, so that workers forked from one process do not all pause equally long.
 _RANDOM = random.SystemRandom()
 
@@ -107,7 +107,10 @@ class RegistryClient:
         found: dict[tuple[str, int], tuple[str, str]] = {}
         # JSON is read without its schema.
         if kind != "JSON":
-            self._find_references(answer, query, found, set())
+            try:
+                self._find_references(answer, query, found, set())
+            except (AttributeError, KeyError, TypeError):
+                raise ValueError("its references are not well formed") from None
         return RegisteredSchema(kind, _read_text(answer, "schema"), tuple(found.values()))
 
     def _find_references(

@@ -79,6 +79,13 @@ def test_no_schema_has_endless_references(registry: RegistryServer) -> None:
         client.find_schema("ids/1")
 
 
+def test_references_may_be_anything(registry: RegistryServer) -> None:
+    for number, references in enumerate(("abc", [1], [{"subject": "a"}], [{"version": 1}], 7)):
+        schema_id = registry.add("own", f'"{number}"', references=references)
+        with ask(registry.url) as client, pytest.raises(ValueError, match=r"well formed|without a"):
+            client.find_schema(f"ids/{schema_id}")
+
+
 @pytest.mark.parametrize(
     "reference", [{"subject": "gone", "version": 1}, {"subject": "own", "version": 2}]
 )
