@@ -108,6 +108,9 @@ class _Directory:
         if tag not in self.places:
             return default
         kind, count, start = self.places[tag]
+        if count > _MAX_PARTS:
+            message = f"the TIFF has {count} strips, tiles or other values of a tag"
+            raise build_decode_error(Code.IMAGE_TOO_LARGE, f"{message}; the limit is {_MAX_PARTS}")
         code = _TYPES[kind]
         if start + struct.calcsize(code) * count > len(self.content):
             raise ValueError(f"the values of its tag {tag} are cut short")

@@ -204,6 +204,43 @@ def test_many_frames_in_one_image_are_refused() -> None:
     assert (error.code, "201 scans" in error.message) == (Code.IMAGE_TOO_LARGE, True)
 
 
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def item_places(entry: bytes, count: int) -> bytes:
+    """Return a file whose items have no width for the places of their data."""
+    places = box(b"iloc", b"\1\0\0\0\0\0" + struct.pack(">H", count) + entry * count)
+    kinds = box(b"iinf", bytes(4) + b"\0\1" + box(b"infe", b"\2\0\0\0\0\1\0\0av01\0"))
+    meta = box(b"meta", bytes(4) + box(b"pitm", bytes(5) + b"\1") + kinds + places)
+    return box(b"ftyp", b"avif\0\0\0\0avif") + meta
+
+
+LONG_READS = {
+    "parts that take no bytes": (item_places(b"\0\1\0\0\0\0\xff\xff", 900), "overlap"),
+    "data that items share": (item_places(b"\0\1\0\0\0\0\0\1", 900), "overlap"),
+    "boxes": (box(b"ftyp", b"avif\0\0\0\0avif") + box(b"free", b"") * 30_000, "boxes and parts"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), LONG_READS.values(), ids=LONG_READS.keys())
+def test_what_would_take_long_to_read_is_refused(content: bytes, reason: str) -> None:
+    assert reason in refused(content).message
+
+
+def test_many_units_without_a_picture_are_refused() -> None:
+    content = encoded(IMAGE, "AVIF", speed=10)
+    start = content.index(b"mdat") + 4
+    length = len(content) - start
+    place = content.index(struct.pack(">II", start, length))
+    # Temporal delimiters, of two bytes.
+    padding = b"\x12\0" * 30_000
+    longer = struct.pack(">I", length + len(padding))
+    content = content[: place + 4] + longer + content[place + 8 :]
+    content = content[: start - 8] + bytes(4) + content[start - 4 :] + padding
+    assert "units of data" in refused(content).message
+
+
 def test_parameters_within_the_data_are_refused() -> None:
     """libde265 would follow them, whatever the container says."""
     content = made(IMAGE, "HEIF")

@@ -169,6 +169,18 @@ def test_structures_that_would_fill_the_memory_are_refused(content: bytes, reaso
     assert (error.code, reason in error.message) == (Code.IMAGE_TOO_LARGE, True)
 
 
+def test_many_boxes_or_segments_are_refused() -> None:
+    content = made(RGB)
+    place = content.index(b"jp2h") - 4
+    padded = content[:place] + struct.pack(">I4s", 8, b"free") * 10_001 + content[place:]
+    assert refused(padded).code == Code.IMAGE_TOO_LARGE
+    stream = bomb()
+    comment = struct.pack(">HHH", 0xFF64, 4, 1)
+    place = stream.index(b"\xff\x52")
+    many = stream[:place] + comment * 100_001 + stream[place:]
+    assert refused(many).code == Code.IMAGE_TOO_LARGE
+
+
 def test_usual_structures_are_not_refused() -> None:
     """The largest image in blocks of 64, and a map in tiles of 256, with twenty layers."""
     assert open_image(bomb(side=9400, tile=9400, layers=20), SETTINGS).size == (9400, 9400)
