@@ -108,12 +108,12 @@ class _Directory:
         if tag not in self.places:
             return default
         kind, count, start = self.places[tag]
-        if count > _MAX_PARTS:
-            message = f"the TIFF has {count} strips, tiles or other values of a tag"
-            raise build_decode_error(Code.IMAGE_TOO_LARGE, f"{message}; the limit is {_MAX_PARTS}")
         code = _TYPES[kind]
         if start + struct.calcsize(code) * count > len(self.content):
             raise ValueError(f"the values of its tag {tag} are cut short")
+        if count > _MAX_PARTS:
+            message = f"the TIFF has {count} strips, tiles or other values of a tag"
+            raise build_decode_error(Code.IMAGE_TOO_LARGE, f"{message}; the limit is {_MAX_PARTS}")
         return struct.unpack_from(f"{self.order}{count}{code}", self.content, start)
 
     def read_number(self, tag: int, default: int) -> int:
