@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pillow_heif
 import psutil
 import pytest
@@ -54,7 +55,7 @@ def decoded(content: bytes, preprocessing: ImagePreprocessing = SQUARE) -> Pixel
     return pixels
 
 
-def middle(pixels: Pixels) -> Pixels:
+def middle(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The square that `SQUARE` cuts."""
     top, left = ((side - HEIGHT) // 2 for side in pixels.shape[:2])
     return pixels[top : top + HEIGHT, left : left + HEIGHT]
