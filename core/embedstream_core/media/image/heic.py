@@ -69,7 +69,8 @@ def _read_displayed_size(still: StillImage) -> tuple[int, int]:
         if not (across_by and down_by):
             raise ValueError("the size that it is cropped to is broken")
         # Rounded as libheif does.
-        width, height = min(width, across // across_by), min(height, down // down_by)
+        width = min(width, (across + across_by // 2) // across_by)
+        height = min(height, (down + down_by // 2) // down_by)
     return (height, width) if still.turns % 2 else (width, height)
 
 

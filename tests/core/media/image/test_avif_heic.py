@@ -148,6 +148,31 @@ def test_a_heic_is_turned_as_its_container_says(turns: int) -> None:
     assert_near(decoded(content), middle(expected))
 
 
+@pytest.mark.parametrize("size", [((80, 1), (48, 1)), ((161, 2), (97, 2))])
+def test_a_heic_is_cropped_as_its_container_says(size: Any) -> None:
+    """A crop and a filler take the place of a profile."""
+    content = made(IMAGE, "HEIF", icc_profile=bytes(100))
+    colr = content.index(b"colrprof") - 4
+    (length,) = struct.unpack_from(">I", content, colr)
+    crop = struct.pack(">8I", *size[0], *size[1], 0, 1, 0, 1)
+    taken = box(b"clap", crop) + box(b"free", bytes(length - 40 - 8))
+    content = content[:colr] + taken + content[colr + length :]
+    # The properties behind it have numbers that are one larger.
+    numbers = content.index(b"ipma") + 4 + 8 + 2
+    count = content[numbers]
+    found = list(content[numbers + 1 : numbers + 1 + count])
+    assert found[0] & 127 == 1
+    moved = bytes(one + 1 if one & 127 > 2 else one for one in found)
+    content = content[: numbers + 1] + moved + content[numbers + 1 + count :]
+    opened = open_image(content, SETTINGS)
+    width, height = (round(part / whole + 0.01) for part, whole in size)
+    assert (opened.width, opened.height) == (width, height)
+    left, top = (WIDTH - width) // 2, (HEIGHT - height) // 2
+    shown = np.asarray(opened.decode().convert("RGB"))
+    # The middle of an odd size lies between two pixels.
+    assert np.abs(shown - STORED[top : top + height, left : left + width].astype(float)).mean() < 3
+
+
 def test_a_grid_of_tiles_is_one_image() -> None:
     image = IMAGE.resize((300, 200), Image.Resampling.BICUBIC)
     content = made(image, "HEIF", tile_size=128)
