@@ -170,7 +170,7 @@ def test_a_heic_is_cropped_as_its_container_says(size: Any) -> None:
     left, top = (WIDTH - width) // 2, (HEIGHT - height) // 2
     shown = np.asarray(opened.decode().convert("RGB"))
     # The middle of an odd size lies between two pixels.
-    assert np.abs(shown - STORED[top : top + height, left : left + width].astype(float)).mean() < 3
+    assert np.abs(shown - STORED[top : top + height, left : left + width].astype(float)).mean() < 6
 
 
 def test_a_grid_of_tiles_is_one_image() -> None:
