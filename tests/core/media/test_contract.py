@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -232,6 +233,18 @@ def test_a_child_process_decodes_the_same(name: ModalityName) -> None:
             assert caught.value.code == code
     finally:
         decoder.close()
+
+
+@each
+def test_threads_decode_at_once(name: ModalityName) -> None:
+    row = ROWS[name]
+    work = partial(decode, name)
+    expected = [work(content, *row.preprocessings) for content in row.contents]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda one: work(one, *row.preprocessings), [*row.contents] * 3)
+        for together, alone in zip(found, expected * 3, strict=True):
+            for one, other in zip(together, alone, strict=True):
+                assert_equal(one, other)
 
 
 @each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 
 from PIL import AvifImagePlugin
@@ -42,7 +43,7 @@ def open_avif(content: bytes) -> OpenedImage:
     # libavif, and so most browsers, would show what is to be cut off.
     if still.primary.find(b"clap"):
         raise NotImplementedError("its container crops it (clap)")
-    coded = [one for item in still.items.values() for one in _list_frames(item)]
+    coded = itertools.chain.from_iterable(map(_list_frames, still.items.values()))
     if content[8:12] == b"avis":
         # libavif would read the first frame of the sequence, whose size is in another place.
         content = b"".join([content[:8], b"avif", content[12:]])
@@ -55,7 +56,7 @@ def open_avif(content: bytes) -> OpenedImage:
 
 
 def _list_frames(item: Item) -> Iterator[int]:
-    """Yield the pixels of each frame in an item's data (AV1 bitstream specification, 5.3)."""
+    """Yield the pixels of each frame in an item's data, and 0 for other units (AV1, 5.3)."""
     if item.kind != b"av01":
         return
     data, position, pixels = item.data, 0, 0
@@ -72,8 +73,7 @@ def _list_frames(item: Item) -> Iterator[int]:
         if kind == _SEQUENCE_HEADER:
             header = data[position : min(end, position + _HEADER_BYTES)]
             pixels = max(pixels, _read_largest_frame(header))
-        elif kind in (_FRAME_HEADER, _FRAME):
-            yield pixels
+        yield pixels if kind in (_FRAME_HEADER, _FRAME) else 0
         position = end
 
 

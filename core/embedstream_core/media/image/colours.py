@@ -18,7 +18,8 @@ __all__ = ["MAX_PROFILE_BYTES", "convert_lab", "convert_to_srgb", "is_srgb", "is
 MAX_PROFILE_BYTES: Final = 4 * 2**20
 """The largest profile that is read: those of printing presses have up to three million bytes."""
 
-# Each takes up to two megabytes for a profile of CMYK. One takes 0.5 to 20 ms to build.
+# One takes 0.6 to 6 ms to build, for CMYK 64, and converting an image of 500x375 5 to 12 (measured
+# with the profiles of Debian's icc-profiles-free and libgs-common).
 _MAX_TRANSFORMS = 16
 
 _Transform: TypeAlias = ImageCms.ImageCmsTransform | None

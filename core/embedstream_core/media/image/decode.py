@@ -63,7 +63,7 @@ def open_image(content: bytes, limits: DecodeSettings) -> OpenedImage:
     _check_limit(coded, limits.max_pixels, f"a part of {coded} pixels as coded")
     _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
     if limits.color == "as_stored":
-        return replace(opened, profile=None)
+        return opened if opened.profile is None else replace(opened, profile=None)
     if opened.unconverted:
         message = f"its colours cannot be converted to sRGB: {opened.unconverted}"
         raise build_decode_error(Code.IMAGE_UNSUPPORTED, message)

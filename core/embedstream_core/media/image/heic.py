@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ _FIRST_OTHER, _VPS, _SPS, _PPS = 32, 32, 33, 34
 
 # The longest part of a sequence's parameters before the size, with seven sublayers.
 _HEADER_BYTES = 256
+# An encoder's have some hundred bytes.
+_MAX_CONFIGURATION_BYTES = 4096
 
 
 def require_heif() -> None:
@@ -47,7 +50,7 @@ def open_heic(content: bytes) -> OpenedImage:
     still = read_still_image(content)
     if still.primary.kind not in (b"hvc1", b"grid"):
         raise NotImplementedError(f"its image is of the kind {still.primary.kind!r}")
-    coded = [one for item in still.items.values() for one in _list_pictures(item)]
+    coded = itertools.chain.from_iterable(map(_list_pictures, still.items.values()))
 
     def decode() -> Image.Image:
         require_heif()
@@ -66,12 +69,13 @@ def _read_displayed_size(still: StillImage) -> tuple[int, int]:
         if not (across_by and down_by):
             raise ValueError("the size that it is cropped to is broken")
         # Rounded as libheif does.
-        width, height = min(width, across // across_by), min(height, down // down_by)
+        width = min(width, (across + across_by // 2) // across_by)
+        height = min(height, (down + down_by // 2) // down_by)
     return (height, width) if still.turns % 2 else (width, height)
 
 
 def _list_pictures(item: Item) -> Iterator[int]:
-    """Yield the pixels of each picture in an item's data."""
+    """Yield the pixels of each picture in an item's data, and 0 for other units."""
     if item.kind != b"hvc1":
         return
     configuration = item.find(b"hvcC")
@@ -88,13 +92,14 @@ def _list_pictures(item: Item) -> Iterator[int]:
         if kind in (_VPS, _SPS, _PPS):
             # They could make the pictures larger.
             raise NotImplementedError("its data have parameters of their own")
-        if kind < _FIRST_OTHER and data[start + 2] & 128:
-            yield pixels
+        yield pixels if kind < _FIRST_OTHER and data[start + 2] & 128 else 0
         position = end
 
 
 def _read_configuration(box: bytes) -> tuple[int, int]:
     """Return a picture's pixels, and the bytes of a unit's length (ISO/IEC 14496-15, 8.3.3)."""
+    if len(box) > _MAX_CONFIGURATION_BYTES:
+        raise ValueError(f"its parameters have {len(box)} bytes")
     pixels, position = 0, 23
     for _ in range(box[22] if len(box) > 22 else 0):
         kind, count = struct.unpack_from(">BH", box, position)

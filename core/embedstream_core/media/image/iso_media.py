@@ -7,7 +7,7 @@ and the properties of each.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -20,7 +20,10 @@ __all__ = ["BitReader", "Item", "StillImage", "read_still_image"]
 
 # A phone's picture of 48 megapixels has 200 items, each a tile; libheif accepts 1,000.
 _MAX_ITEMS = 1000
+# Each takes a microsecond or more to read. A picture has a few units of data in each item.
 _MAX_BOXES = 20_000
+_MAX_UNITS = 20_000
+_MAX_SHARED = 4
 
 _MEGAPIXEL = 2**20
 
@@ -53,12 +56,18 @@ class BitReader:
 class Item:
     """One coded image, a grid of others, or metadata.
 
-    `kind` is its type, such as av01. `data` is as stored, `properties` in the file's order.
+    `kind` is its type, such as av01. `parts` are where its data are stored; `properties` are in the
+    file's order.
     """
 
     kind: bytes = b""
-    data: bytes = b""
+    parts: list[memoryview] = field(default_factory=list)
     properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
+
+    @property
+    def data(self) -> bytes:
+        """The data, copied."""
+        return b"".join(self.parts)
 
     def find(self, kind: bytes) -> memoryview | None:
         """Return the first property of a type, without its box's header."""
@@ -105,24 +114,29 @@ class StillImage:
         self,
         format_: str,
         decode: Callable[[], Image.Image],
-        coded_pixels: Sequence[int],
+        coded_pixels: Iterable[int],
         *,
         size: tuple[int, int] | None = None,
         orientation: int = 1,
     ) -> OpenedImage:
-        """Return the image, of which each picture in the file has so many pixels.
+        """Return the image, whose data have units of so many pixels, 0 for those without a picture.
 
         A picture of a few bytes may be larger than the image, and there may be many: their sum
         counts as scans of the image, or of a megapixel if it is smaller.
         """
         size = size or self.size
+        largest = total = 0
+        for number, pixels in enumerate(coded_pixels):
+            if number == _MAX_UNITS:
+                raise _refuse(f"over {_MAX_UNITS} units of data")
+            largest, total = max(largest, pixels), total + pixels
         return OpenedImage(
             format_,
             size,
             decode,
             orientation,
-            scans=-(-sum(coded_pixels) // max(size[0] * size[1], _MEGAPIXEL)),
-            coded_pixels=max(coded_pixels, default=0),
+            scans=-(-total // max(size[0] * size[1], _MEGAPIXEL)),
+            coded_pixels=largest,
             profile=self.profile,
             unconverted=self.unconverted,
         )
@@ -162,7 +176,7 @@ def read_still_image(content: bytes) -> StillImage:
         boxes.get(kind, view[:0]) for kind in (b"iinf", b"iloc", b"iprp", b"idat")
     )
     items = {number: Item(kind) for number, kind in _read_kinds(kinds, count)}
-    _read_places(places, items, (view, data))
+    _read_places(places, items, (view, data), count)
     _read_properties(properties, items, count)
     number = int.from_bytes(primary[4:6] if primary[0] == 0 else primary[4:8])
     if number not in items:
@@ -175,7 +189,7 @@ def _read_boxes(view: memoryview, count: Iterator[int]) -> Iterator[tuple[bytes,
     position = 0
     while position + 8 <= len(view):
         if next(count, None) is None:
-            raise _refuse(f"over {_MAX_BOXES} boxes")
+            raise _refuse(f"over {_MAX_BOXES} boxes and parts")
         size, kind = struct.unpack_from(">I4s", view, position)
         start = position + 8
         if size == 1:
@@ -202,34 +216,40 @@ def _read_kinds(box: memoryview, count: Iterator[int]) -> Iterator[tuple[int, by
             yield number, name
 
 
-def _read_places(box: memoryview, items: dict[int, Item], sources: Sequence[memoryview]) -> None:
-    """Add the items' data, which are in the whole file or in the box idat."""
+def _read_places(
+    box: memoryview,
+    items: dict[int, Item],
+    sources: tuple[memoryview, memoryview],
+    count: Iterator[int],
+) -> None:
+    """Add the places of the items' data, which are in the whole file or in the box idat."""
     if len(box) < 8:
         return
     version = box[0]
-    widths = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if version else 0
+    offset_bytes, length_bytes, base_bytes = box[4] >> 4, box[4] & 15, box[5] >> 4
+    index_bytes = box[5] & 15 if version else 0
     reader = _FieldReader(box, 6)
+    # A few items may share their data; without a bound, each could have the whole file.
+    left = _MAX_SHARED * len(sources[0])
     for _ in range(min(reader.read(4 if version == 2 else 2), _MAX_ITEMS)):
         number = reader.read(4 if version == 2 else 2)
         method = reader.read(2) & 15 if version else 0
+        if method > 1:
+            raise NotImplementedError(f"construction method {method} of its data")
+        source = sources[method]
         reader.read(2)
-        offset_bytes, length_bytes, base_bytes, index_bytes = widths
         base = reader.read(base_bytes)
-        parts: list[memoryview] = []
         for _ in range(reader.read(2)):
+            if next(count, None) is None:
+                raise _refuse(f"over {_MAX_BOXES} boxes and parts")
             reader.read(index_bytes)
             start, length = base + reader.read(offset_bytes), reader.read(length_bytes)
-            if method > 1:
-                raise NotImplementedError(f"construction method {method} of its data")
-            source = sources[method]
-            end = start + length if length_bytes and length else len(source)
-            if not start <= end <= len(source):
-                raise ValueError("its data are cut short")
-            parts.append(source[start:end])
-            if sum(map(len, parts)) > len(sources[0]):
-                raise ValueError("the parts of its data overlap")
-        if number in items:
-            items[number].data = b"".join(parts)
+            end = start + length if length else len(source)
+            left -= end - start
+            if not start <= end <= len(source) or left < 0:
+                raise ValueError("its data are cut short, or overlap")
+            if number in items:
+                items[number].parts.append(source[start:end])
 
 
 def _read_properties(box: memoryview, items: dict[int, Item], count: Iterator[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,6 +29,10 @@ _MAX_TILES = 4096
 _MAX_BLOCKS = 1_000_000
 # Two bytes for each layer of each precinct.
 _MAX_PACKETS = 10_000_000
+
+# Each takes a microsecond or more to read.
+_MAX_BOXES = 10_000
+_MAX_SEGMENTS = 100_000
 
 _MAX_LEVELS = 32
 
@@ -124,7 +129,9 @@ def _read_boxes(view: memoryview) -> dict[bytes, memoryview]:
     """Return the first box of each type, without its header (I.4)."""
     boxes: dict[bytes, memoryview] = {}
     position = 0
-    while position + 8 <= len(view):
+    for _ in range(_MAX_BOXES):
+        if position + 8 > len(view):
+            return boxes
         length, kind = struct.unpack_from(">I4s", view, position)
         start = position + 8
         if length == 1:
@@ -135,7 +142,7 @@ def _read_boxes(view: memoryview) -> dict[bytes, memoryview]:
             raise ValueError(f"its box {kind!r} is cut short")
         boxes.setdefault(kind, view[start:end])
         position = end
-    return boxes
+    raise build_decode_error(Code.IMAGE_TOO_LARGE, f"the JP2 has over {_MAX_BOXES} boxes")
 
 
 def _read_codestream(stream: memoryview) -> _Stream:
@@ -143,10 +150,10 @@ def _read_codestream(stream: memoryview) -> _Stream:
 
     OpenJPEG shows a cut image as grey where its data are missing.
     """
-    size, position = None, 2
+    size, position, count = None, 2, iter(range(_MAX_SEGMENTS))
     codings: set[_Coding] = set()
     while True:
-        marker, segment, end = _read_segment(stream, position)
+        marker, segment, end = _read_segment(stream, position, count)
         if marker == _TILE_PART:
             break
         if marker == _SIZE:
@@ -157,25 +164,27 @@ def _read_codestream(stream: memoryview) -> _Stream:
         position = end
     if size is None:
         raise ValueError("its size is missing")
-    tiles = _read_tiles(stream, position, codings)
+    tiles = _read_tiles(stream, position, codings, count)
     read = _measure(size, codings)
     if read.tiles <= _MAX_TILES and tiles != {*range(read.tiles)}:
         raise ValueError("the data of a tile are missing")
     return read
 
 
-def _read_tiles(stream: memoryview, position: int, codings: set[_Coding]) -> set[int]:
+def _read_tiles(
+    stream: memoryview, position: int, codings: set[_Coding], count: Iterator[int]
+) -> set[int]:
     """Return the numbers of the tiles that have data; add how they are coded."""
     tiles: set[int] = set()
     while stream[position : position + 2] != _END:
-        marker, segment, end = _read_segment(stream, position)
+        marker, segment, end = _read_segment(stream, position, count)
         if marker != _TILE_PART:
             raise ValueError("its data are cut short")
         tile, length = struct.unpack_from(">HI", segment)
         # The last one may have no length.
         following = position + length if length else len(stream) - len(_END)
         while stream[end : end + 2] != _DATA:
-            marker, segment, end = _read_segment(stream, end)
+            marker, segment, end = _read_segment(stream, end, count)
             codings |= _read_coding(marker, segment)
         if not end + len(_DATA) <= following <= len(stream) - len(_END):
             raise ValueError("its data are cut short")
@@ -184,8 +193,13 @@ def _read_tiles(stream: memoryview, position: int, codings: set[_Coding]) -> set
     return tiles
 
 
-def _read_segment(stream: memoryview, position: int) -> tuple[int, memoryview, int]:
+def _read_segment(
+    stream: memoryview, position: int, count: Iterator[int]
+) -> tuple[int, memoryview, int]:
     """Return a marker, what follows its length, and where that ends."""
+    if next(count, None) is None:
+        message = f"the JP2 has over {_MAX_SEGMENTS} segments"
+        raise build_decode_error(Code.IMAGE_TOO_LARGE, message)
     marker, length = struct.unpack_from(">HH", stream, position)
     end = position + 2 + length
     if length < 2 or end > len(stream):

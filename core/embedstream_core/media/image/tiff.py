@@ -111,6 +111,9 @@ class _Directory:
         code = _TYPES[kind]
         if start + struct.calcsize(code) * count > len(self.content):
             raise ValueError(f"the values of its tag {tag} are cut short")
+        if count > _MAX_PARTS:
+            message = f"the TIFF has {count} strips, tiles or other values of a tag"
+            raise build_decode_error(Code.IMAGE_TOO_LARGE, f"{message}; the limit is {_MAX_PARTS}")
         return struct.unpack_from(f"{self.order}{count}{code}", self.content, start)
 
     def read_number(self, tag: int, default: int) -> int:

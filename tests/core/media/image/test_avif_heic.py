@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pillow_heif
 import psutil
 import pytest
@@ -54,7 +55,7 @@ def decoded(content: bytes, preprocessing: ImagePreprocessing = SQUARE) -> Pixel
     return pixels
 
 
-def middle(pixels: Pixels) -> Pixels:
+def middle(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The square that `SQUARE` cuts."""
     top, left = ((side - HEIGHT) // 2 for side in pixels.shape[:2])
     return pixels[top : top + HEIGHT, left : left + HEIGHT]
@@ -147,6 +148,31 @@ def test_a_heic_is_turned_as_its_container_says(turns: int) -> None:
     assert_near(decoded(content), middle(expected))
 
 
+@pytest.mark.parametrize("size", [((80, 1), (48, 1)), ((161, 2), (97, 2))])
+def test_a_heic_is_cropped_as_its_container_says(size: Any) -> None:
+    """A crop and a filler take the place of a profile."""
+    content = made(IMAGE, "HEIF", icc_profile=bytes(100))
+    colr = content.index(b"colrprof") - 4
+    (length,) = struct.unpack_from(">I", content, colr)
+    crop = struct.pack(">8I", *size[0], *size[1], 0, 1, 0, 1)
+    taken = box(b"clap", crop) + box(b"free", bytes(length - 40 - 8))
+    content = content[:colr] + taken + content[colr + length :]
+    # The properties behind it have numbers that are one larger.
+    numbers = content.index(b"ipma") + 4 + 8 + 2
+    count = content[numbers]
+    found = list(content[numbers + 1 : numbers + 1 + count])
+    assert found[0] & 127 == 1
+    moved = bytes(one + 1 if one & 127 > 2 else one for one in found)
+    content = content[: numbers + 1] + moved + content[numbers + 1 + count :]
+    opened = open_image(content, SETTINGS)
+    width, height = (round(part / whole + 0.01) for part, whole in size)
+    assert (opened.width, opened.height) == (width, height)
+    left, top = (WIDTH - width) // 2, (HEIGHT - height) // 2
+    shown = np.asarray(opened.decode().convert("RGB"))
+    # The middle of an odd size lies between two pixels.
+    assert np.abs(shown - STORED[top : top + height, left : left + width].astype(float)).mean() < 6
+
+
 def test_a_grid_of_tiles_is_one_image() -> None:
     image = IMAGE.resize((300, 200), Image.Resampling.BICUBIC)
     content = made(image, "HEIF", tile_size=128)
@@ -202,6 +228,43 @@ def test_many_frames_in_one_image_are_refused() -> None:
     assert len(content) < 100_000
     error = refused(content)
     assert (error.code, "201 scans" in error.message) == (Code.IMAGE_TOO_LARGE, True)
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def item_places(entry: bytes, count: int) -> bytes:
+    """Return a file whose items have no width for the places of their data."""
+    places = box(b"iloc", b"\1\0\0\0\0\0" + struct.pack(">H", count) + entry * count)
+    kinds = box(b"iinf", bytes(4) + b"\0\1" + box(b"infe", b"\2\0\0\0\0\1\0\0av01\0"))
+    meta = box(b"meta", bytes(4) + box(b"pitm", bytes(5) + b"\1") + kinds + places)
+    return box(b"ftyp", b"avif\0\0\0\0avif") + meta
+
+
+LONG_READS = {
+    "parts that take no bytes": (item_places(b"\0\1\0\0\0\0\xff\xff", 900), "overlap"),
+    "data that items share": (item_places(b"\0\1\0\0\0\0\0\1", 900), "overlap"),
+    "boxes": (box(b"ftyp", b"avif\0\0\0\0avif") + box(b"free", b"") * 30_000, "boxes and parts"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), LONG_READS.values(), ids=LONG_READS.keys())
+def test_what_would_take_long_to_read_is_refused(content: bytes, reason: str) -> None:
+    assert reason in refused(content).message
+
+
+def test_many_units_without_a_picture_are_refused() -> None:
+    content = encoded(IMAGE, "AVIF", speed=10)
+    start = content.index(b"mdat") + 4
+    length = len(content) - start
+    place = content.index(struct.pack(">II", start, length))
+    # Temporal delimiters, of two bytes.
+    padding = b"\x12\0" * 30_000
+    longer = struct.pack(">I", length + len(padding))
+    content = content[: place + 4] + longer + content[place + 8 :]
+    content = content[: start - 8] + bytes(4) + content[start - 4 :] + padding
+    assert "units of data" in refused(content).message
 
 
 def test_parameters_within_the_data_are_refused() -> None:

@@ -254,6 +254,16 @@ def test_many_strips_are_too_large() -> None:
     assert caught.value.code == Code.IMAGE_TOO_LARGE
 
 
+def test_a_tag_of_many_values_is_too_large() -> None:
+    content = written(np.zeros((4, 300_000), np.uint8), "minisblack")
+    (start,) = struct.unpack_from("<I", content, 4)
+    bits = content.index(struct.pack("<HHI", 258, 3, 1), start)
+    many = content[: bits + 4] + struct.pack("<II", 200_000, 8) + content[bits + 12 :]
+    with pytest.raises(ItemError, match="200000 strips, tiles or other values") as caught:
+        open_image(many, SETTINGS)
+    assert caught.value.code == Code.IMAGE_TOO_LARGE
+
+
 def test_pixels_are_limited_by_the_header() -> None:
     content = with_tag(with_tag(written(RGB), 256, 60_000), 257, 60_000)
     with pytest.raises(ItemError) as caught:
