@@ -75,7 +75,7 @@ def run_forget(
 
         table = find_address(spark, config.table)
         if check_table(spark, table) is None:
-            raise SetupError(f"there is no table '{table}', so there is nothing to forget")
+            raise SetupError(f"there is no table at '{table}', so there is nothing to forget")
         asked = Forgetting(tuple(ids), older_than)
         if dry_run:
             planned = count_rows(spark, table, asked)

@@ -24,7 +24,7 @@ Config = TypeVar("Config", bound=StreamConfig | BulkFilesConfig)
 Result = TypeVar("Result")
 
 _SESSION_CATALOG = "spark_catalog"
-_DELTA_TABLE = "org.apache.spark.sql.delta.catalog.DeltaTableV2"
+_DELTA_TABLE = "DeltaTableV2"
 
 
 def resolve_table(spark: SparkSession, config: Config) -> Config:
@@ -118,7 +118,7 @@ class _Entry:
         if not _ask(self.name, lambda: self.catalog.tableExists(place)):
             return None
         table = _ask(self.name, lambda: self.catalog.loadTable(place))
-        if table.getClass().getName() == _DELTA_TABLE:
+        if table.getClass().getSimpleName() == _DELTA_TABLE:
             return str(table.path().toString())
         properties = dict(table.properties())
         kind = "a view" if properties.get("table_type") == "VIEW" else "no Delta table"

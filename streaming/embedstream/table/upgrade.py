@@ -32,7 +32,7 @@ def needs_upgrade(spark: SparkSession, table: TableAddress) -> bool:
     if found is not None and has_earlier_shape(found.schema):
         return True
     if check_table(spark, table) is None:
-        raise SetupError(f"there is no table '{table}', so there is nothing to upgrade")
+        raise SetupError(f"there is no table at '{table}', so there is nothing to upgrade")
     return False
 
 
