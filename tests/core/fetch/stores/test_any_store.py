@@ -109,6 +109,7 @@ def test_a_response_without_a_length_is_read_and_limited(place: StorePlace) -> N
         ("aws-chunked,gzip", gzip.compress(b"bytes")),
         ("zstd", pa.compress(b"bytes", "zstd", asbytes=True)),
     ],
+    ids=["in-chunks", "gzip", "gzip-in-chunks", "zstd"],
 )
 def test_a_stored_encoding(place: StorePlace, encoding: str, body: bytes) -> None:
     place.site.pages[place.request.format("a")] = lambda visit: visit.answer(
