@@ -279,8 +279,8 @@ class FetchPolicy:
         return tuple(map(BucketRule.parse, self.buckets))
 
     def find_buckets(self, store: Store) -> list[BucketRule]:
-        """Return the rules of one store."""
-        return [rule for rule in self.bucket_rules if rule.store == store]
+        """Return the rules of one store, each once."""
+        return [rule for rule in dict.fromkeys(self.bucket_rules) if rule.store == store]
 
     @property
     def private_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -8,11 +8,10 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from embedstream_core.errors import SetupError, SystemicError
@@ -20,6 +19,7 @@ from embedstream_core.extras import require_extra
 from embedstream_core.fetch.errors import Denied
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.stores.client import StoreClient
+from embedstream_core.fetch.stores.login import Headers, Login
 from embedstream_core.fetch.stores.names import split_name
 from embedstream_core.settings import BucketRule, FetchPolicy
 
@@ -30,8 +30,6 @@ _FORM = "abfss://container@account.dfs.core.windows.net/key or az://container/ke
 _SCOPE = "https://storage.azure.com/.default"
 # Tokens need 2017-11-09 at least; this one is old enough for Azurite and every cloud.
 _VERSION = "2021-12-02"
-# A token is asked for again this long before its end, so that none ends during a request.
-_SPARE_S = 300
 # All blobs of the account would fail: its credentials or its firewall refuse us. What else a 403
 # says holds for one container.
 _SYSTEMIC: Final[set[int | str]] = {
@@ -74,14 +72,10 @@ class AzureSource:
             self._key = base64.b64decode(key, validate=True)
         except binascii.Error as error:
             raise SetupError("AZURE_STORAGE_ACCOUNT_KEY is not a key: it is base64") from error
-        self._identity: Any = None
         if any(not self._has_secret(rule) for rule in self._rules):
             with require_extra("azure", feature="an abfss:// reference"):
-                from azure.identity import DefaultAzureCredential
-            self._identity = DefaultAzureCredential()
-        self._token, self._token_ends_at = "", 0.0
-        # One thread: the references that wait for a token all wait for the same one.
-        self._logins = ThreadPoolExecutor(1, thread_name_prefix="azure-login")
+                import azure.identity  # noqa: F401
+        self._login = Login("azure", _log_in)
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the blob."""
@@ -94,8 +88,7 @@ class AzureSource:
         url = f"{self._endpoint or f'https://{rule.host}'}{path}"
         headers = {"x-ms-version": _VERSION}
         if not self._has_secret(rule):
-            token = deadline.wait_for(self._logins.submit(self._log_in))
-            headers["Authorization"] = f"Bearer {token}"
+            headers |= self._login.get_headers(deadline)
         elif self._key:
             headers["x-ms-date"] = format_datetime(datetime.now(UTC), usegmt=True)
             headers["Authorization"] = _sign(self._key, account, path, headers)
@@ -105,10 +98,8 @@ class AzureSource:
 
     def close(self) -> None:
         """Close all connections."""
-        self._logins.shutdown(wait=False, cancel_futures=True)
+        self._login.close()
         self._client.close()
-        if self._identity is not None:
-            self._identity.close()
 
     def _find_rule(self, bucket: str) -> BucketRule:
         """Return the rule of `container@host`, or of `container` if one account has it."""
@@ -126,18 +117,20 @@ class AzureSource:
         is_owner = self._owner in ("", rule.host.partition(".")[0])
         return is_owner and bool(self._key or self._signature)
 
-    def _log_in(self) -> str:
-        """Return a token of azure-identity, the last one as long as it is valid."""
-        from azure.core.exceptions import AzureError
 
-        if self._token_ends_at - datetime.now(UTC).timestamp() < _SPARE_S:
-            try:
-                self._token, self._token_ends_at = self._identity.get_token(_SCOPE)
-            except AzureError as error:
-                # Not chained: the causes may hold the answer to a login.
-                reason = " ".join(error.message.split())
-                raise SystemicError(f"no credentials for {_SERVER}: {reason}") from None
-        return self._token
+def _log_in() -> tuple[Headers, float]:
+    """Return a token of azure-identity as headers, and its end."""
+    from azure.core.exceptions import AzureError
+    from azure.identity import DefaultAzureCredential
+
+    try:
+        with DefaultAzureCredential() as identity:
+            token, ends_at = identity.get_token(_SCOPE)
+    except AzureError as error:
+        # Not chained: the causes may hold the answer to a login.
+        reason = " ".join(error.message.split())
+        raise SystemicError(f"no credentials for {_SERVER}: {reason}") from None
+    return {"Authorization": f"Bearer {token}"}, ends_at
 
 
 def _sign(key: bytes, account: str, path: str, headers: Mapping[str, str]) -> str:

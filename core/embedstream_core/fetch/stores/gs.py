@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from embedstream_core.extras import require_extra
 from embedstream_core.fetch.errors import Denied
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.stores.client import StoreClient
+from embedstream_core.fetch.stores.login import Headers, Login
 from embedstream_core.fetch.stores.names import split_name
 from embedstream_core.settings import FetchPolicy
 
@@ -41,8 +41,7 @@ class GsSource:
         self._endpoint = (policy.gs_endpoint or _ENDPOINT).rstrip("/")
         self._credentials: Any = None
         self._request = Request()
-        # One thread: the references that wait for a token all wait for the same one.
-        self._logins = ThreadPoolExecutor(1, thread_name_prefix="gs-login")
+        self._login = Login("gs", self._log_in)
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the object."""
@@ -50,18 +49,18 @@ class GsSource:
         if bucket not in self._buckets:
             allowed = ", ".join(self._buckets)
             raise Denied(f"bucket {bucket[:63]!r} is not allowed in gs; allowed: {allowed}")
-        headers = deadline.wait_for(self._logins.submit(self._log_in))
+        headers = self._login.get_headers(deadline)
         url = f"{self._endpoint}/storage/v1/b/{quote(bucket)}/o/{quote(key, safe='')}?alt=media"
         return self._client.get(url, headers, deadline)
 
     def close(self) -> None:
         """Close all connections."""
-        self._logins.shutdown(wait=False, cancel_futures=True)
+        self._login.close()
         self._client.close()
         self._request.session.close()
 
-    def _log_in(self) -> Mapping[str, str]:
-        """Return the headers of a request: the token, and the project that pays if one is set."""
+    def _log_in(self) -> tuple[Headers, float]:
+        """Return the token, and the project that pays if one is set, as headers; and their end."""
         import google.auth
         from google.auth.exceptions import GoogleAuthError
 
@@ -75,4 +74,6 @@ class GsSource:
             reason = getattr(error, "strerror", None) or next(iter(error.args), "")
             kind = type(error).__name__
             raise SystemicError(f"no credentials for {_SERVER}: {kind}: {reason}") from None
-        return headers
+        # In UTC, without saying so.
+        expiry = self._credentials.expiry
+        return headers, expiry.replace(tzinfo=UTC).timestamp() if expiry else 0

@@ -13,7 +13,7 @@ from azurite import sign_access
 from embedstream_core.errors import Code, ItemError, MissingExtra, SetupError, SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
 from embedstream_core.settings import FetchPolicy
-from fetch_places import Site, Visit
+from fetch_places import Page, Site, Visit
 from store_places import AzurePlace
 
 HOST = "embeddings.dfs.core.windows.net"
@@ -37,7 +37,8 @@ def test_the_names_of_one_container(azure_place: AzurePlace, root: str) -> None:
 
 
 def test_a_container_of_two_accounts_needs_its_account(azure_place: AzurePlace) -> None:
-    buckets = (*azure_place.policy.buckets, "abfss://pictures@other.dfs.core.windows.net")
+    same = "az://pictures@embeddings.blob.core.windows.net"
+    buckets = (*azure_place.policy.buckets, same, "abfss://pictures@other.dfs.core.windows.net")
     azure_place.put("key", b"bytes")
     with open_fetcher(replace(azure_place.policy, buckets=buckets)) as fetcher:
         with pytest.raises(ItemError, match="allowed in several accounts: write abfss") as caught:
@@ -137,19 +138,33 @@ def identity(site: Site, monkeypatch: pytest.MonkeyPatch) -> AzurePlace:
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"{site.url}/token")
     monkeypatch.setenv("IDENTITY_HEADER", "canary-2")
-    token = {
-        "access_token": "canary",
-        "expires_on": str(int(time.time()) + 3600),
-        "resource": "https://storage.azure.com/",
-        "token_type": "Bearer",
-    }
-    site.pages["/token"] = lambda visit: visit.answer(
-        200, json.dumps(token).encode(), Content_Type="application/json"
-    )
+    site.pages["/token"] = give_tokens(seconds=3600)
     return AzurePlace(site, None)
 
 
-def test_one_token_of_a_managed_identity_serves_all_references(identity: AzurePlace) -> None:
+def give_tokens(*, seconds: int) -> Page:
+    token = {
+        "access_token": "canary",
+        "expires_on": str(int(time.time()) + seconds),
+        "resource": "https://storage.azure.com/",
+        "token_type": "Bearer",
+    }
+    return lambda visit: visit.answer(
+        200, json.dumps(token).encode(), Content_Type="application/json"
+    )
+
+
+def test_a_token_that_ends_soon_is_replaced(identity: AzurePlace) -> None:
+    identity.site.pages["/token"] = give_tokens(seconds=60)
+    identity.site.pages[identity.request.format("a")] = lambda visit: visit.answer(200, b"bytes")
+    with open_fetcher(identity.policy) as fetcher:
+        assert {fetcher.fetch(identity.refer("a")) for _ in range(3)} == {b"bytes"}
+    assert sum(path.startswith("/token") for path in identity.site.requests) == 3
+
+
+def test_one_token_of_a_managed_identity_serves_all_references_and_tasks(
+    identity: AzurePlace,
+) -> None:
     shown: list[str] = []
 
     def page(visit: Visit) -> None:
@@ -157,9 +172,10 @@ def test_one_token_of_a_managed_identity_serves_all_references(identity: AzurePl
         visit.answer(200, b"bytes")
 
     identity.site.pages[identity.request.format("a")] = page
-    with open_fetcher(identity.policy) as fetcher:
-        assert {fetcher.fetch(identity.refer("a")) for _ in range(3)} == {b"bytes"}
-    assert shown == ["Bearer canary"] * 3
+    for _ in range(2):
+        with open_fetcher(identity.policy) as fetcher:
+            assert {fetcher.fetch(identity.refer("a")) for _ in range(2)} == {b"bytes"}
+    assert shown == ["Bearer canary"] * 4
     tokens = [path for path in identity.site.requests if path.startswith("/token")]
     assert len(tokens) == 1
 

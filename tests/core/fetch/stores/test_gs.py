@@ -15,7 +15,7 @@ from fetch_places import Visit
 from store_places import GsPlace
 
 
-def test_one_token_serves_all_references(gs_place: GsPlace, google_key: Path) -> None:
+def test_one_token_serves_all_references_and_tasks(gs_place: GsPlace, google_key: Path) -> None:
     shown: list[str] = []
 
     def page(visit: Visit) -> None:
@@ -23,9 +23,10 @@ def test_one_token_serves_all_references(gs_place: GsPlace, google_key: Path) ->
         visit.answer(200, b"bytes")
 
     gs_place.site.pages[gs_place.request.format("a")] = page
-    with open_fetcher(gs_place.policy) as fetcher:
-        assert {fetcher.fetch(gs_place.refer("a")) for _ in range(3)} == {b"bytes"}
-    assert shown == ["Bearer canary"] * 3
+    for _ in range(2):
+        with open_fetcher(gs_place.policy) as fetcher:
+            assert {fetcher.fetch(gs_place.refer("a")) for _ in range(2)} == {b"bytes"}
+    assert shown == ["Bearer canary"] * 4
     assert gs_place.site.requests.count("/token") == 1
 
 
