@@ -313,7 +313,7 @@ def test_a_missing_configuration_is_an_error(tmp_path: Path, embedstream: Comman
             "Invalid value for '--port': ",
         ),
         ("broker strat", "No such command 'strat'"),
-        ("forget", "give either CONFIG or --table"),
+        ("forget", "give either CONFIG, or --table or --table-name"),
         ("forget --table t --older-than 3w", "'--older-than': it takes a time"),
         ("forget --table t --retain-hours 0", "--retain-hours needs --vacuum"),
     ],

@@ -109,9 +109,10 @@ CLIP_IMAGES = ImagePreprocessing(
     "bicubic",
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
+    odd_margin="down",
 )
 HALF = (0.5, 0.5, 0.5)
-SIGLIP_IMAGES = ImagePreprocessing(SIDE, SIDE, "bicubic", HALF, HALF, "squash")
+SIGLIP_IMAGES = ImagePreprocessing(SIDE, SIDE, "bicubic", HALF, HALF, "squash", "down")
 SECOND = AudioPreprocessing(16_000, 16_000, 16_000)
 in_transformers = partial(Family, packages=("transformers",), extra="huggingface")
 in_audio = partial(Family, packages=("transformers", "soundfile", "soxr"), extra="audio")
@@ -122,7 +123,7 @@ FAMILIES: Mapping[str, Family] = {
     "own": Family(own_model, (DECLARED,), 8),
     "onnx": Family(onnx_model, (DECLARED,), 8, packages=("onnxruntime",), extra="onnx"),
     "keras": Family(keras_model, (DECLARED,), 8, packages=("keras",), extra="keras"),
-    "huggingface": in_transformers(huggingface_model, (DECLARED,), 16),
+    "huggingface": in_transformers(huggingface_model, (replace(DECLARED, odd_margin="down"),), 16),
     "text": in_transformers(partial(in_folder, save_bert), (TextPreprocessing(POSITIONS),), 16),
     "sentences": in_transformers(
         partial(in_folder, sentence_model), (TextPreprocessing(20, "d: ", "q: "),), 12
