@@ -10,13 +10,14 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from embedstream.config.sections import IndexConfig
+from embedstream.follow.log_entries import CannotFollow, hash_commit, read_commit
+from embedstream.follow.table_files import TableFiles
+from embedstream.follow.table_reader import open_table
+from embedstream.follow.whole_table import check_readable
 from embedstream.index.commits import CommitFollower
-from embedstream.index.full_pass import begin_full_pass, check_readable, continue_full_pass
+from embedstream.index.full_pass import begin_full_pass, continue_full_pass
 from embedstream.index.index_writer import IndexWriter
 from embedstream.index.reports import Report, Started, Trouble
-from embedstream.index.source.log_entries import CannotFollow, hash_commit, read_commit
-from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.table_reader import open_table
 from embedstream.index.stores.kinds import open_store
 from embedstream_core.errors import EmbedstreamError, explain
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from embedstream.follow.table_reader import open_table
 from embedstream.index.reports import (
     Applied,
     FullPassEnded,
@@ -25,7 +26,6 @@ from embedstream.index.reports import (
     Trouble,
     read_report,
 )
-from embedstream.index.source.table_reader import open_table
 from embedstream.logs.events import Event, log_event
 from embedstream.logs.remote import handle_line
 from embedstream_core.errors import SetupError

@@ -9,23 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.index.source.data_files import (
+from embedstream.follow.data_files import (
     IDENTITY,
-    build_outcome_schema,
+    KEYS,
+    Columns,
     concat,
     read_onwards,
     select_embedded,
     select_new,
     select_tombstones,
 )
-from embedstream.index.source.log_entries import (
+from embedstream.follow.log_entries import (
     CannotFollow,
     Commit,
     DataFile,
     check_features,
     check_schema,
 )
-from embedstream.index.source.table_files import TableFiles
+from embedstream.follow.table_files import TableFiles
 from embedstream_core.errors import SetupError
 
 __all__ = ["Changes", "read_changes"]
@@ -61,7 +62,7 @@ class Changes:
 
 
 def read_changes(
-    files: TableFiles, commit: Commit, attributes: Sequence[str], *, keep_bytes: int
+    files: TableFiles, commit: Commit, columns: Columns, *, keep_bytes: int
 ) -> Changes:
     """Return the changes of a commit; its new rows are kept if they have up to `keep_bytes`.
 
@@ -73,10 +74,9 @@ def read_changes(
         raise CannotFollow("it has deletion vectors, and no change data feed")
     outcomes = None
     if commit.size <= keep_bytes:
-        read = read_onwards(files, commit.new_files, attributes)
+        read = read_onwards(files, commit.new_files, columns)
         outcomes = [outcomes for _, _, outcomes in read]
-        names = build_outcome_schema((), "keys").names
-        found = _concat_keys([one.select(names) for one in outcomes])
+        found = _concat_keys([one.select(KEYS.schema.names) for one in outcomes])
     else:
         found = _read_keys(files, commit.new_files)
     after = select_new(found)
@@ -117,7 +117,7 @@ def _check_metadata(commit: Commit) -> None:
 
 def _read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
     tables, rows = [], 0
-    for _, _, keys in read_onwards(files, sources, columns="keys"):
+    for _, _, keys in read_onwards(files, sources, KEYS):
         tables.append(keys)
         rows += keys.num_rows
         if rows > _MOST_REMOVED:
@@ -126,7 +126,7 @@ def _read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
 
 
 def _concat_keys(tables: Sequence[pa.Table]) -> pa.Table:
-    return concat(tables, build_outcome_schema((), "keys"))
+    return concat(tables, KEYS.schema)
 
 
 def _subtract(rows: pa.Table, others: pa.Table, keys: Sequence[str]) -> Any:

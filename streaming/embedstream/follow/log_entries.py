@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from embedstream.index.source.table_files import TableFiles
+from embedstream.follow.table_files import TableFiles
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = [
