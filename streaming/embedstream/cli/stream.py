@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.index.process import IndexProcess
+    from embedstream.follow.process import FollowerProcess
     from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
@@ -69,16 +69,16 @@ def run_stream(
     *,
     until: Until,
     reread: Callable[[], StreamConfig] | None = None,
-    index_command: Sequence[str] = (),
+    build_follower: Callable[[str], Sequence[str]] | None = None,
     config_words: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
-    encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `config_words` name the configuration in commands that are
-    recommended to users. `consents` are the fields of `Consent`.
+    encoders, unless there is no file. `build_follower` returns the command `index` or `publish` for
+    a `FollowerProcess`, which runs where the configuration asks for it. `config_words` name the
+    configuration in commands that are recommended to users. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
@@ -117,7 +117,7 @@ def run_stream(
             stop=stop,
             reload=reload,
             reread=reread or (lambda: config),
-            index=_prepare_index(config, index_command),
+            followers=_prepare_followers(config, build_follower),
             live=live,
         )
         return stream.run(replay=f"embedstream replay {config_words} --failures")
@@ -131,19 +131,52 @@ def _warm_workers(spark: SparkSession) -> None:
         _log.info("the workers were not started ahead of time", exc_info=True)
 
 
-def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess | None:
-    """Return the index process of the stream, not started; None if the stream has none."""
-    if not config.index.follow:
-        return None
-    if not command:
-        raise SetupError("index.follow needs a configuration file: use `embedstream run`")
-    from embedstream.index.process import IndexProcess
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Followers:
+    """The processes that follow the stream's table; None for one that the stream does not have."""
 
-    return IndexProcess(
-        command,
-        table=config.table.path,
-        stop_s=config.trigger.stop_timeout_s,
-    )
+    index: FollowerProcess | None = None
+    publish: FollowerProcess | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep them running."""
+        with self.index or nullcontext(), self.publish or nullcontext():
+            yield
+
+    def finish(self) -> None:
+        """Bring them to the table's last version."""
+        for one in (self.index, self.publish):
+            if one is not None:
+                one.finish()
+
+
+def _prepare_followers(
+    config: StreamConfig, build: Callable[[str], Sequence[str]] | None
+) -> _Followers:
+    """Return the processes that the configuration asks for, not started."""
+    from embedstream.follow.process import Follower, FollowerProcess
+
+    def prepare(follower: Follower, *, key: str) -> FollowerProcess:
+        if build is None:
+            raise SetupError(f"{key} needs a configuration file: use `embedstream run`")
+        return FollowerProcess(
+            follower,
+            build(follower.name),
+            table=config.table.path,
+            stop_s=config.trigger.stop_timeout_s,
+        )
+
+    index = publish = None
+    if config.index.follow:
+        from embedstream.index.reports import INDEX
+
+        index = prepare(INDEX, key="index.follow")
+    if config.publish.topic is not None and config.publish.follow:
+        from embedstream.publish.reports import PUBLISH
+
+        publish = prepare(PUBLISH, key="publish.follow")
+    return _Followers(index=index, publish=publish)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +194,7 @@ class _CheckedStream:
     stop: threading.Event
     reload: threading.Event
     reread: Callable[[], StreamConfig]
-    index: IndexProcess | None
+    followers: _Followers
     live: LiveStream
 
     def run(self, *, replay: str) -> Totals:
@@ -197,7 +230,8 @@ class _CheckedStream:
         from embedstream.recovery.resume import prepare_resumption, read_next
         from embedstream.stream.swap import SwapDesk
 
-        spark, config, stop, index = self.spark, self.config, self.stop, self.index
+        spark, config, stop = self.spark, self.config, self.stop
+        followers = self.followers
         resumption = prepare_resumption(spark, config, self.checked.writers, self.consent)
         # A driver that was killed may have left the group behind the table.
         read = read_next(spark, config, resumption.writers)
@@ -213,18 +247,26 @@ class _CheckedStream:
         )
         self._log_start(sorted(resumption.topics))
         watching = connect_stream(
-            self.live, spark, resumption, read, desk=desk, claim=claim, index=index, stop=stop
+            self.live,
+            spark,
+            resumption,
+            read,
+            desk=desk,
+            claim=claim,
+            index=followers.index,
+            publish=followers.publish,
+            stop=stop,
         )
 
         def is_refused() -> bool:
             return watch.guard.verdict is not None
 
-        with desk, index or nullcontext(), watching:
+        with desk, followers.running(), watching:
             run_queries(
                 spark, config, desk, stop, claim, is_refused=is_refused, beat=self.live.beat
             )
-            if index is not None and self.until == "drained" and not stop.is_set():
-                index.finish()
+            if self.until == "drained" and not stop.is_set():
+                followers.finish()
         return desk
 
     def _build_service(self, config: StreamConfig, tallies: Tallies) -> Service:

@@ -48,6 +48,7 @@ OPTIONS = {
         "--dry-run",
     },
     "index": {"--set", "--table", "--continuous", "--rebuild"},
+    "publish": {"--set", "--continuous", "--again"},
     "replay": {
         "--set",
         "--offsets",
