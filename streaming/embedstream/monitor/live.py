@@ -254,4 +254,4 @@ def _advance(table: TableStatus, *followers: IndexStatus | PublishStatus | None)
     if table.version is None:
         return table
     found = (one.version for one in followers if one is not None and one.version is not None)
-    return table.model_copy(update={"version": max(table.version, *found)})
+    return table.model_copy(update={"version": max((table.version, *found))})
