@@ -17,6 +17,7 @@ import ast
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,6 @@ CANDIDATES = (10, 20, 50, 100, 200)
 FEWEST_WORDS = 5
 
 Vectors = npt.NDArray[np.float32]
-Recalls = dict[str, dict[str, float]]
 
 
 def main() -> None:
@@ -63,7 +63,9 @@ def main() -> None:
     write_result("quantization", {"k": K, "measured": measured})
 
 
-def _measure(encoder: str, contents: Sequence[bytes], arguments: argparse.Namespace) -> dict:
+def _measure(
+    encoder: str, contents: Sequence[bytes], arguments: argparse.Namespace
+) -> dict[str, Any]:
     vectors = _embed(encoder, contents)
     order = np.random.default_rng(0).permutation(len(vectors))
     queries, rows = np.split(vectors[order], [arguments.queries])
@@ -140,7 +142,8 @@ def _find_nearest(likeness: Vectors, number: int) -> npt.NDArray[np.int64]:
 
 
 def _normalize(vectors: Vectors) -> Vectors:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    normalized: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalized
 
 
 def _embed(encoder: str, contents: Sequence[bytes]) -> Vectors:

@@ -177,7 +177,8 @@ def _check_message(message: Published, row: Mapping[str, Any]) -> None:
         assert (value[name] and datetime.fromisoformat(value[name])) == row[name]
     assert (value["key"] and base64.b64decode(value["key"])) == row["key"]
     assert (value["media"] and value["media"]["type"]) == (row["media"] and row["media"]["type"])
-    assert value["attributes"] == (row["attributes"] and dict(row["attributes"]))
+    attributes = row["attributes"]
+    assert value["attributes"] == (None if attributes is None else dict(attributes))
     headers = {name.removeprefix("embedstream-"): text for name, text in message.headers}
     assert headers["topic"].decode() == row["topic"]
     assert int(headers["partition"]) == row["partition"]

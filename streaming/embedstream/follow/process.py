@@ -24,7 +24,7 @@ from embedstream.logs.events import Event, log_event
 from embedstream.logs.remote import handle_line
 from embedstream_core.errors import SetupError
 
-__all__ = ["Follower", "FollowerProcess"]
+__all__ = ["Follower", "FollowerProcess", "Kind"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ _KILL_S = 5.0
 _END_S = 10.0
 
 
-_Kind = Literal["progress", "skipped", "trouble", "recovered", "behind", "output"]
+Kind = Literal["progress", "skipped", "trouble", "recovered", "behind", "output"]
+"""What an event of a follower is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Follower:
     holds: str
     read_report: Callable[[str], FollowReport]
 
-    def get_event(self, kind: _Kind) -> Event:
+    def get_event(self, kind: Kind) -> Event:
         """Return the follower's own event."""
         return Event(f"{self.name}_{kind}")
 
@@ -219,7 +220,7 @@ class FollowerProcess:
             told = report.model_dump(mode="json")
             self._report(report.event, report.to_text(), report=told)
 
-    def _report(self, kind: _Kind, text: str, **fields: Any) -> None:
+    def _report(self, kind: Kind, text: str, **fields: Any) -> None:
         level = logging.WARNING if kind in ("trouble", "skipped") else logging.INFO
         name, event = self._follower.name, self._follower.get_event(kind)
         log_event(_LOG, event, f"{name}: {text}", level=level, version=self._version, **fields)

@@ -16,6 +16,7 @@ from embedstream.table.delta import append, create_table, quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from index_oracle import check_index, update
 from outcome_tables import MODEL, SCHEMA
+from published import MemoryTarget, check_published
 from tables_in_motion import outcome, tombstone
 
 
@@ -30,6 +31,7 @@ class SparkTable:
         self._checkpoint = str(folder / "checkpoint")
         create_table(spark, TableConfig(path=self.path), model_ids=[MODEL])
         self.config = IndexConfig(path=str(folder / "index"), attributes=("shop",))
+        self.target = MemoryTarget()
 
     def stream(self, rows: Sequence[dict[str, Any]]) -> None:
         name = f"{len(list(self._source.iterdir()))}.parquet"
@@ -54,10 +56,16 @@ class SparkTable:
         )
 
     def follow(self) -> tuple[list[str], int]:
-        """The reasons of full passes, and the number of rows that were written."""
+        """The reasons of full passes, and the number of rows that were written.
+
+        What is published follows by the same commits and full passes.
+        """
         reports = update(self.path, self.config)
         check_index(self.path, self.config)
         reasons = [one.reason for one in reports if isinstance(one, FullPassBegun)]
+        published = self.target.publish(self.path)
+        assert sum(one.kind == "full pass begun" for one in published) == len(reasons)
+        check_published(self.target, self.path, tombstones="some" if reasons else "all")
         applied = [one for one in reports if isinstance(one, Applied)]
         return reasons, sum(one.added + one.replaced + one.deleted for one in applied)
 

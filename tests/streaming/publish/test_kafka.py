@@ -23,7 +23,7 @@ from tables_in_motion import MovingTable
 def test_a_topic_holds_the_table_and_takes_no_message_above_its_limit(
     broker: Broker, tmp_path: Path
 ) -> None:
-    table = MovingTable.create(tmp_path / "table", rows=20, feed=True)
+    table = MovingTable.create(tmp_path / "table", rows=21, feed=True)
     name = f"outcomes-{uuid4().hex[:8]}"
     target = KafkaTarget.create(broker.bootstrap_servers, name, **{"max.message.bytes": "8000"})
     target.publish(table.path, client={"linger_ms": "5"})
@@ -33,8 +33,8 @@ def test_a_topic_holds_the_table_and_takes_no_message_above_its_limit(
     table.delete("offset = 3")
     [skipped] = [one for one in target.publish(table.path) if isinstance(one, Skipped)]
 
-    assert (skipped.messages, skipped.keys) == (1, (f"images-0-20-{MODEL}",))
-    table.delete("offset = 20")
+    assert (skipped.messages, skipped.keys) == (1, (f"images-0-21-{MODEL}",))
+    table.delete("offset = 21")
     target.publish(table.path)
     check_published(target, table.path)
 
