@@ -41,13 +41,11 @@ Vectors = npt.NDArray[np.float32]
 
 def main() -> None:
     arguments = _arguments()
+    texts = sorted(_read_docstrings())[: arguments.texts]
+    pictures = list(jpegs(arguments.pictures, size=(320, 240), share=(0.1, 0.5)))
     measured = {
-        "minilm": _measure("minilm", sorted(_read_docstrings())[: arguments.texts], arguments),
-        "efficientnet_lite0": _measure(
-            "efficientnet_lite0",
-            list(jpegs(arguments.pictures, size=(320, 240), share=(0.1, 0.5))),
-            arguments,
-        ),
+        encoder: _measure(encoder, contents, arguments.queries)
+        for encoder, contents in (("minilm", texts), ("efficientnet_lite0", pictures))
     }
     for name, result in measured.items():
         title = f"{name}: recall@{K} of {result['rows']} rows, {result['queries']} queries"

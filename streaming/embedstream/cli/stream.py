@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.followers import Followers, prepare_followers
 from embedstream.cli.log import show_log
 from embedstream.cli.session import StreamFailed, explain_errors, open_session_and_models
 from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
@@ -32,7 +32,6 @@ from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.follow.process import FollowerProcess
     from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
@@ -117,7 +116,7 @@ def run_stream(
             stop=stop,
             reload=reload,
             reread=reread or (lambda: config),
-            followers=_prepare_followers(config, build_follower),
+            followers=prepare_followers(config, build_follower),
             live=live,
         )
         return stream.run(replay=f"embedstream replay {config_words} --failures")
@@ -129,54 +128,6 @@ def _warm_workers(spark: SparkSession) -> None:
         warm_workers(spark)
     except Exception:
         _log.info("the workers were not started ahead of time", exc_info=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Followers:
-    """The processes that follow the stream's table; None for one that the stream does not have."""
-
-    index: FollowerProcess | None = None
-    publish: FollowerProcess | None = None
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Keep them running."""
-        with self.index or nullcontext(), self.publish or nullcontext():
-            yield
-
-    def finish(self) -> None:
-        """Bring them to the table's last version."""
-        for one in (self.index, self.publish):
-            if one is not None:
-                one.finish()
-
-
-def _prepare_followers(
-    config: StreamConfig, build: Callable[[str], Sequence[str]] | None
-) -> _Followers:
-    """Return the processes that the configuration asks for, not started."""
-    from embedstream.follow.process import Follower, FollowerProcess
-
-    def prepare(follower: Follower, *, key: str) -> FollowerProcess:
-        if build is None:
-            raise SetupError(f"{key} needs a configuration file: use `embedstream run`")
-        return FollowerProcess(
-            follower,
-            build(follower.name),
-            table=config.table.path,
-            stop_s=config.trigger.stop_timeout_s,
-        )
-
-    index = publish = None
-    if config.index.follow:
-        from embedstream.index.reports import INDEX
-
-        index = prepare(INDEX, key="index.follow")
-    if config.publish.topic is not None and config.publish.follow:
-        from embedstream.publish.reports import PUBLISH
-
-        publish = prepare(PUBLISH, key="publish.follow")
-    return _Followers(index=index, publish=publish)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +145,7 @@ class _CheckedStream:
     stop: threading.Event
     reload: threading.Event
     reread: Callable[[], StreamConfig]
-    followers: _Followers
+    followers: Followers
     live: LiveStream
 
     def run(self, *, replay: str) -> Totals:

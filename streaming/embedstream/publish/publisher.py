@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedstream.config.publishing import PublishConfig
-from embedstream.follow.changes import OLD, check_commit, read_keys
-from embedstream.follow.data_files import CHANGE, IDENTITY, read_onwards, select_new
+from embedstream.follow.changes import check_commit
+from embedstream.follow.data_files import read_onwards, select_new
 from embedstream.follow.log_entries import (
     CannotFollow,
     Commit,
@@ -36,6 +35,7 @@ from embedstream.publish.messages import (
     build_removals,
     select_published,
 )
+from embedstream.publish.removals import find_removed
 from embedstream.publish.reports import (
     FullPassBegun,
     FullPassEnded,
@@ -214,7 +214,7 @@ class Publisher:
         """Publish a commit's new rows, and tombstones for those that it removed."""
         try:
             check_commit(commit)
-            removed = self._find_removed(commit)
+            removed = find_removed(self._files, commit, self._config.rows)
             messages = self._send_new(commit)
         except CannotFollow as error:
             raise CannotFollow(f"commit {commit.version}: {error}") from None
@@ -267,21 +267,6 @@ class Publisher:
                     return None
         return messages
 
-    def _find_removed(self, commit: Commit) -> pa.Table:
-        """Return the published rows that a commit removes, or replaces by one that is not."""
-        if commit.changes:
-            keys = read_keys(self._files, commit.changes)
-            before = keys.filter(pc.is_in(keys.column(CHANGE), value_set=OLD))
-            after = select_new(keys)
-        else:
-            before = read_keys(self._files, commit.removed)
-            after = read_keys(self._files, commit.added) if before.num_rows else before.slice(0, 0)
-        before, after = (_fill(select_published(one, self._config.rows)) for one in (before, after))
-        if not before.num_rows or not after.num_rows:
-            return before
-        keys = after.select(IDENTITY)
-        return before.join(keys, keys=IDENTITY, join_type="left anti", use_threads=False)
-
     def _send(self, messages: Iterable[Published]) -> int:
         sent = 0
         for message in messages:
@@ -322,9 +307,3 @@ class Publisher:
             )
         if opened.version() > version and read_commit(self._files, version + 1) is None:
             raise CannotFollow(f"the entry {version + 1} of the table's log is gone")
-
-
-def _fill(keys: pa.Table) -> pa.Table:
-    """Return keys whose null models are equal to one another."""
-    place = keys.schema.get_field_index("model_id")
-    return keys.set_column(place, "model_id", pc.fill_null(keys.column("model_id"), ""))
