@@ -12,7 +12,6 @@ from pyspark.sql import SparkSession
 
 from contents import MINILM, TEXTS
 from doors import core_vectors
-from embedstream.table.views import embeddings
 from embedstream.worker.model import prepare
 from outcome_tables import row, write_table
 
@@ -42,7 +41,7 @@ def test_the_code_of_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_quantizing_views_do_what_the_benchmark_measures(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(PAGE.parents[1] / "benchmarks"))
     from quantization import quantize_bits, quantize_int8
@@ -55,19 +54,22 @@ def test_the_quantizing_views_do_what_the_benchmark_measures(
     vectors = np.random.default_rng(5).standard_normal((40, 128)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[7] = 0
-    rows = [
-        row(f"text {offset}", vector.tolist(), offset=offset) | {"topic": "docstrings"}
-        for offset, vector in enumerate(vectors)
-    ]
-    embeddings(spark, write_table(tmp_path, rows)).createOrReplaceTempView("embeddings")
+    columns = "topic string, partition int, offset long, model_id string, image_id string"
+    spark.createDataFrame(
+        [
+            ("docstrings", 0, offset, "minilm", f"text {offset}", vector.tolist())
+            for offset, vector in enumerate(vectors)
+        ],
+        f"{columns}, embedding array<float>",
+    ).coalesce(1).createOrReplaceTempView("embeddings")
     for statement in (int8, bits):
         spark.sql(statement.rstrip().removesuffix(";"))
 
-    found = spark.sql("SELECT numbers, scale FROM embeddings_int8 ORDER BY `offset`").collect()
+    found = spark.sql("SELECT numbers, scale FROM embeddings_int8").collect()
     numbers, scales = quantize_int8(vectors)
     assert [one.numbers for one in found] == numbers.tolist()
     assert [one.scale for one in found] == scales.tolist()
-    packed = spark.sql("SELECT bits FROM embeddings_bits ORDER BY `offset`").collect()
+    packed = spark.sql("SELECT bits FROM embeddings_bits").collect()
     assert [one.bits for one in packed] == quantize_bits(vectors).view(np.int64).tolist()
     nearest = spark.sql(query.rstrip().removesuffix(";")).collect()
     order = np.argsort(-(vectors @ vectors[3]))[:10]

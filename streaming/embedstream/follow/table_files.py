@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -68,7 +69,8 @@ class TableFiles:
             local.parent.mkdir(mode=0o700, exist_ok=True)
             replace_file(local, content)
             return
-        with pa.fs.PyFileSystem(self._handler).open_output_stream(path) as file:
+        # pyarrow's own stream around this one would pass it buffers, and it takes bytes only.
+        with closing(self._handler._handler.open_output_stream(path, None)) as file:
             file.write(content)
 
     def exists(self, path: str) -> bool:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from embedstream.publish.reports import FullPassBegun, PublishReport, Sent, Skipped
 from embedstream_core.errors import SetupError
-from outcome_tables import MODEL
+from object_storage import KEYS, REGION, open_object_storage_process
+from outcome_tables import MODEL, SCHEMA, row
 from published import MemoryTarget, check_published, newest_by_key
 from tables_in_motion import MovingTable
 
@@ -109,10 +111,10 @@ def test_a_vector_is_in_the_value_with_the_digits_of_its_floats(
     for value in embedded:
         assert value is not None
         assert b".0]" not in value
-    row = json.loads(embedded[0] or b"")
-    assert row["embedding"][1:] == [1, 1]
-    assert row["media"]["type"] == "audio/wav"
-    assert row["attributes"] == {"shop": "shop 0", "Größe": "klein"}
+    first = json.loads(embedded[0] or b"")
+    assert first["embedding"][1:] == [1, 1]
+    assert first["media"]["type"] == "audio/wav"
+    assert first["attributes"] == {"shop": "shop 0", "Größe": "klein"}
 
 
 def test_latest_skips_what_is_there(table: MovingTable, target: MemoryTarget) -> None:
@@ -241,3 +243,23 @@ def test_a_large_commit_goes_on_where_it_was_interrupted(
 
     assert len(target.messages) == 53
     check_published(target, table.path)
+
+
+@pytest.mark.long
+def test_the_state_is_in_the_bucket_of_the_table(
+    target: MemoryTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_object_storage_process() as (url, client):
+        client.create_bucket(Bucket="tables")
+        settings = {**KEYS, "AWS_REGION": REGION, "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true"}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        for offset, messages in enumerate((1, 2)):
+            rows = pa.Table.from_pylist([row("one", [1, 2], offset=offset)], schema=SCHEMA)
+            write_deltalake("s3a://tables/one", rows, mode="append")
+            target.publish("s3a://tables/one")
+            assert target.publish("s3a://tables/one") == []
+            assert len(target.messages) == messages
+        key = "one/_embedstream/publish-outcomes.json"
+        state = json.loads(client.get_object(Bucket="tables", Key=key)["Body"].read())
+        assert state["version"] == 1
