@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -70,8 +69,10 @@ class TableFiles:
             replace_file(local, content)
             return
         # pyarrow's own stream around this one would pass it buffers, and it takes bytes only.
-        with closing(self._handler._handler.open_output_stream(path, None)) as file:
-            file.write(content)
+        file = self._handler._handler.open_output_stream(path, None)
+        file.write(content)
+        # Not after a failed write: that would publish a part of the content.
+        file.close()
 
     def exists(self, path: str) -> bool:
         """Return whether there is such a file."""
