@@ -69,7 +69,7 @@ class TableFiles:
             replace_file(local, content)
             return
         # pyarrow's own stream around this one would pass it buffers, and it takes bytes only.
-        file = self._handler._handler.open_output_stream(path, None)
+        file: Any = self._handler._handler.open_output_stream(path, None)
         file.write(content)
         # Not after a failed write: that would publish a part of the content.
         file.close()
