@@ -13,7 +13,7 @@ export UV_PYTHON_DOWNLOADS := never
 # Otherwise each test worker and each driver compiles the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup programs demo test test-unit test-all test-lowest coverage lint bench docs site clean
+.PHONY: help setup programs demo test test-unit test-all test-lowest test-spark41 coverage lint bench docs site clean
 
 help:
 	@echo "make demo        run the whole job on this machine, on real images; with KEEP=1 its page"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-unit   only the quick tests that need no JVM, in about two minutes"
 	@echo "make test-all    all tests, with the long ones: kills, outages, a soak"
 	@echo "make test-lowest the unit tests with the lowest declared versions"
+	@echo "make test-spark41 the tests of streams, batches, tables and faults on Spark 4.1"
 	@echo "make coverage    what make test runs, and the lines that it reaches"
 	@echo "make lint        lint, type check and build the documentation"
 	@echo "make bench       run the benchmarks in short, in less than 15 minutes on two cores"
@@ -62,8 +63,8 @@ lint: setup
 	$(RUN)/mkdocs build --strict --quiet
 	$(RUN)/python scripts/audit.py
 
-# A browser and promtool, for tests of the page and of the alerts.
-programs:
+# A browser, promtool and Azurite, for tests of the page, of the alerts and of references.
+programs: $(UV)
 	@$(PYTHON) scripts/install_programs.py
 
 # The tests start Spark dozens of times, each time with a third less work.
@@ -105,6 +106,22 @@ test-lowest: $(UV)
 		echo "Python $$version"; \
 		.tools/python-$$version/bin/python -m pytest $(PARALLEL) $(UNIT); \
 	done
+
+# The locked environment, with Spark 4.1 in the place of the locked one.
+.tools/spark41/.complete: $(UV) pyproject.toml uv.lock
+	@echo "installing (about 7 GB, once)"
+	@UV_PROJECT_ENVIRONMENT=.tools/spark41 \
+		$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@$(UV) pip install --quiet --no-config --python .tools/spark41 "pyspark[connect]==4.1.3"
+	@.tools/spark41/bin/embedstream jars --class-archive > /dev/null
+	@touch $@
+
+# PySpark 4.1 leaves the sockets of collected rows to the garbage collector.
+test-spark41: .tools/spark41/.complete
+	.tools/spark41/bin/python -m pytest $(PARALLEL) -W ignore:unclosed:ResourceWarning \
+		tests/streaming/stream tests/streaming/bulk tests/streaming/table tests/streaming/worker \
+		tests/faults tests/streaming/spark/test_jars.py tests/streaming/spark/test_session.py \
+		tests/streaming/api/test_sql.py tests/streaming/api/test_dataframe.py
 
 coverage: setup
 	$(RUN)/coverage erase

@@ -32,7 +32,6 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from embedstream.config.sections import IndexConfig
 from embedstream.follow.table_reader import open_table
@@ -42,7 +41,7 @@ from embedstream.index.state import Collection, IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store
 from embedstream.search.scan import scan_table
-from embedstream.table.rows import OUTCOME_SCHEMA
+from embedstream.table.rows import OUTCOME_ARROW_SCHEMA
 from report import print_table, write_result
 
 MODEL = "clusters/384"
@@ -57,7 +56,6 @@ SCANS = 3
 FRESH_ROWS = 20
 WAIT_S = 60.0
 
-SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
 Vectors = npt.NDArray[np.float32]
 Row = dict[str, float]
@@ -129,9 +127,9 @@ def _append(table: str, first: int, vectors: Vectors) -> None:
     }
     rows = [
         pa.array(columns[one.name], one.type) if one.name in columns else pa.nulls(count, one.type)
-        for one in SCHEMA
+        for one in OUTCOME_ARROW_SCHEMA
     ]
-    write_deltalake(table, pa.table(rows, schema=SCHEMA), mode="append")
+    write_deltalake(table, pa.table(rows, schema=OUTCOME_ARROW_SCHEMA), mode="append")
 
 
 @contextmanager

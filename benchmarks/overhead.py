@@ -26,16 +26,20 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from pyspark.sql.pandas.types import to_arrow_schema
 
 import free
 from embedstream.config.sections import StreamConfig, Transport
-from embedstream.table.rows import OUTCOME_SCHEMA, Origin, build_outcome_batch, build_outcome_frame
+from embedstream.table.rows import (
+    OUTCOME_ARROW_SCHEMA,
+    Origin,
+    build_outcome_batch,
+    build_outcome_frame,
+)
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.modality import ImageModality
 from embedstream_core.media.modality import Sample
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.records import Embedding, Item
@@ -61,7 +65,6 @@ BOUND = "decoding alone"
 TRANSPORTS: tuple[Transport, ...] = ("pandas", "arrow")
 LARGER = 16_384
 """Messages in a micro-batch, eight times as many as by default on two cores."""
-SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 _MODALITY = ImageModality(render_quickly)
 
 Round = dict[str, float]
@@ -172,7 +175,7 @@ def _task(
             build_outcome_batch(messages, origins, outcomes)
         else:
             frame = build_outcome_frame(messages, origins, outcomes)
-            pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
+            pa.RecordBatch.from_pandas(frame, OUTCOME_ARROW_SCHEMA, preserve_index=False)
     return clock.seconds
 
 
@@ -196,7 +199,7 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
 
 def _parsed(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
-    item = parse_message(message, message_format="auto", id_header="image-id", accepts=("image",))
+    item = MessageReader().read(message, accepts=("image",))
     assert isinstance(item, Item)
     return item
 

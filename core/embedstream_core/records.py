@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A message without a value: what was sent before with its key is deleted."""
+    """A message without a value, or one that says so: what was sent with its key is deleted."""
 
     image_id: str
     attributes: Mapping[str, str] = field(default_factory=dict)

@@ -40,7 +40,12 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 # Without slashes, the text before the first colon may be the user's name.
-_USER = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?/+|(?:https?|file|s3):)?[^/?#]*@", re.IGNORECASE)
+# In Azure's references a container stands there.
+_USER = re.compile(
+    r"^(?!(?:abfss?|az)://[^:/?#@]+@[^/?#@]+(?:/|$))"
+    r"((?:[a-z][a-z0-9+.-]*:)?/+|(?:https?|file|s3):)?[^/?#]*@",
+    re.IGNORECASE,
+)
 _PARAMETER = re.compile(r"([?&;#])([^?&;#=]+)=([^&;#]*)")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Within a sentence: it ends at a blank, a quote or a bracket that closes.

@@ -19,8 +19,11 @@ __all__ = [
     "AUDIO_FORMATS",
     "DEFAULT_SCHEMES",
     "FORMATS",
+    "IMAGE_FORMATS",
     "AudioFormat",
     "Backend",
+    "BucketRule",
+    "ColorConversion",
     "DecodeSettings",
     "Device",
     "EngineSettings",
@@ -29,16 +32,21 @@ __all__ = [
     "HostRule",
     "ImageFormat",
     "Isolation",
+    "KeyFormat",
     "MessageFormat",
     "ModalityName",
     "Normalization",
     "PipelineLimits",
     "SchemeName",
+    "Store",
 ]
 
 MessageFormat = Literal["auto", "bytes", "json"]
-SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n"]
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+KeyFormat = Literal["auto", "utf8", "hex", "base64", "int64", "int32", "int16", "uuid"]
+SchemeName = Literal["file", "http", "https", "s3", "s3a", "s3n", "gs", "abfss", "abfs", "az"]
+Store = Literal["s3", "gs", "azure"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "HEIC", "JP2"]
+ColorConversion = Literal["as_stored", "srgb"]
 Fidelity = Literal["exact", "fast"]
 ModalityName = Literal["image", "text", "audio"]
 Normalization = Literal["none", "l2"]
@@ -47,13 +55,24 @@ Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["torch", "compile", "openvino"]
 
 AUDIO_FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
-FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = get_args(ImageFormat)
+FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The formats of images that are decoded by default."""
 
-DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = ("file", "https", "s3")
-"""The other schemes must be allowed by name."""
+DEFAULT_SCHEMES: Final[tuple[SchemeName, ...]] = tuple(
+    scheme for scheme in get_args(SchemeName) if scheme != "http"
+)
+"""Plain http must be allowed by name."""
 
 _HOST_RULE = re.compile(
     r"(?P<name>(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?", re.ASCII
+)
+
+_BUCKET_RULE = re.compile(r"((?P<store>s3|gs)://)?(?P<name>[^/@\s]+)/?")
+_CONTAINER_RULE = re.compile(
+    r"(abfss?|az)://(?P<name>[a-z0-9$-]+)@"
+    r"(?P<account>[a-z0-9-]+)\.(dfs|blob)\.(?P<cloud>[a-z0-9.-]+)/?",
+    re.ASCII,
 )
 
 _LEAST = {
@@ -72,7 +91,8 @@ class DecodeSettings:
 
     `max_bytes`, `max_pixels`, `max_scans` and `formats` are those of images. `max_scans` bounds the
     passes over a JPEG: encoders make about ten, and one of a few bytes costs as much as one over
-    the whole image. Lengths of audio are in seconds, sample rates in Hz.
+    the whole image; the pictures in an AVIF or a HEIC count as such passes. `color` converts images
+    by their ICC profiles. Lengths of audio are in seconds, sample rates in Hz.
     """
 
     max_bytes: int = 32 * 2**20
@@ -81,6 +101,7 @@ class DecodeSettings:
     max_scans: int = 100
     formats: tuple[str, ...] = FORMATS
     fidelity: Fidelity = "exact"
+    color: ColorConversion = "as_stored"
     max_text_bytes: int = 2**20
     max_text_characters: int = 100_000
     max_audio_bytes: int = 64 * 2**20
@@ -164,16 +185,42 @@ class HostRule:
         return host.endswith(self.name[1:]) if self.name[0] == "*" else host == self.name
 
 
+@dataclass(frozen=True, slots=True)
+class BucketRule:
+    """One line of `FetchPolicy.buckets`: exactly one bucket or container, of exactly one store.
+
+    host: of a container's storage account, as the Blob service has it.
+    """
+
+    store: Store
+    name: str
+    host: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> BucketRule:
+        """Read a rule; a name alone is a bucket of S3. Raise SetupError for any other text."""
+        if match := _CONTAINER_RULE.fullmatch(text):
+            return cls("azure", match["name"], f"{match['account']}.blob.{match['cloud']}")
+        if match := _BUCKET_RULE.fullmatch(text):
+            return cls("gs" if match["store"] == "gs" else "s3", match["name"])
+        raise SetupError(
+            f"bucket {text!r} cannot be allowed: write 'name' or 's3://name' for S3, 'gs://name', "
+            "or 'abfss://container@account.dfs.core.windows.net', without a key"
+        )
+
+
 @dataclass(frozen=True)
 class FetchPolicy:
     """The references that may be fetched; all others are denied.
 
     A scheme is open when it is in `schemes` and its list is not empty: `folders` for file,
-    `hosts` for http and https, `buckets` for s3, s3a and s3n.
+    `hosts` for http and https, those of the store in `buckets` for s3, gs, abfss and their like.
 
     folders: absolute paths; a file allows that one file.
     hosts: exact names, or `*.example.com` for every name below it; `name:port` for a port that is
     not the scheme's own.
+    buckets: `name` of S3, `gs://name`, `abfss://container@account.dfs.core.windows.net`; the same
+    name in another store or account stays closed.
     networks: addresses that are not public by IANA's registries (private, loopback, link-local,
     reserved, ...) are refused unless they are in one of these, such as `10.1.0.0/16`.
     max_bytes: of one image. timeout_s: for one image in all, with waiting, retries and reading.
@@ -199,6 +246,8 @@ class FetchPolicy:
     connections_per_host: int = 8
     s3_endpoint: str | None = None
     s3_region: str | None = None
+    gs_endpoint: str | None = None
+    azure_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -207,18 +256,31 @@ class FetchPolicy:
                 raise SetupError(f"{name} is {value}; it is at least {least}")
         if not self.timeout_s > 0:
             raise SetupError(f"timeout_s is {self.timeout_s}; it is more than 0")
-        # Both raise for a value that they cannot parse.
-        _ = self.host_rules, self.private_networks
+        # They raise for a value that they cannot parse.
+        _ = self.host_rules, self.bucket_rules, self.private_networks
         for folder in self.folders:
             if not folder.is_absolute():
                 raise SetupError(f"folder '{folder}' cannot be allowed: give an absolute path")
-        if self.s3_endpoint is not None and urlsplit(self.s3_endpoint).hostname is None:
-            raise SetupError("s3_endpoint needs a URL such as 'https://storage.example.com'")
+        for name in ("s3_endpoint", "gs_endpoint", "azure_endpoint"):
+            endpoint = urlsplit(getattr(self, name) or "https://default")
+            if endpoint.hostname is None or "@" in endpoint.netloc:
+                raise SetupError(
+                    f"{name} needs a URL such as 'https://storage.example.com', without a password"
+                )
 
     @property
     def host_rules(self) -> tuple[HostRule, ...]:
         """`hosts`, parsed."""
         return tuple(map(HostRule.parse, self.hosts))
+
+    @property
+    def bucket_rules(self) -> tuple[BucketRule, ...]:
+        """`buckets`, parsed."""
+        return tuple(map(BucketRule.parse, self.buckets))
+
+    def find_buckets(self, store: Store) -> list[BucketRule]:
+        """Return the rules of one store."""
+        return [rule for rule in self.bucket_rules if rule.store == store]
 
     @property
     def private_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:

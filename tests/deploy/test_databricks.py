@@ -72,7 +72,5 @@ def test_the_runtime_has_a_spark_that_the_project_takes(job: dict[str, Any]) -> 
     chosen = job["job_clusters"][0]["new_cluster"]["spark_version"].partition(".")[0]
 
     assert f"`{pyspark}`" in README
-    assert {name: accepted.contains(version) for name, version in versions.items()} == {
-        "18": False,
-        chosen: True,
-    }
+    assert chosen in versions
+    assert all(accepted.contains(version) for version in versions.values())

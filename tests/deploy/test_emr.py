@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from typing import Any
 
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
+from packaging.specifiers import SpecifierSet
 
 from embedstream.config.load import load_config
 from manifests import ROOT
@@ -48,6 +50,18 @@ def test_the_configuration_loads_with_the_drivers_variables(
             monkeypatch.setenv(name.rpartition(".")[2], "secret")
 
     assert load_config(FOLDER / "stream.yaml").spark.jars == "provided"
+
+
+def test_the_connector_is_of_the_releases_spark(request_: dict[str, Any]) -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (defaults,) = request_["configurationOverrides"]["applicationConfiguration"]
+    version = defaults["properties"]["spark.jars.packages"].rpartition(":")[2]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (pyspark,) = (one for one in project["dependencies"] if one.startswith("pyspark"))
+
+    assert f"which has Spark {version}" in readme
+    assert f"`{pyspark}`" in readme
+    assert SpecifierSet(pyspark.removeprefix("pyspark")).contains(version)
 
 
 def test_the_job_runs_what_the_script_sends(request_: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def test_versions_are_those_of_the_project() -> None:
     dockerfile = (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
     spec = find(built("kubeflow"), "SparkApplication")["spec"]
     image = spec["sparkConf"]["spark.kubernetes.container.image"]
-    project, spark = version("embedstream"), version("pyspark")
+    project = version("embedstream")
+    locked = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    (spark,) = (package["version"] for package in locked if package["name"] == "pyspark")
 
     assert image.endswith(f"/embedstream:{project}")
     assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [

@@ -107,6 +107,7 @@ def test_aborted_messages_make_rows_only_where_uncommitted_ones_are_read(
     check_outcomes(Path(config.table.path), expected)
 
 
+@pytest.mark.long
 def test_a_hung_transaction_holds_messages_back_until_it_times_out(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pyspark.sql import functions as f
 
 from embedstream.bulk.replay import Plan, Replay
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
-from embedstream.config.sections import StreamConfig
+from embedstream.config.sections import MessageConfig, StreamConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
@@ -71,6 +72,19 @@ def send_references(topic: Topic, folder: Path, count: int) -> None:
     )
 
 
+def send_products(topic: Topic, folder: Path, count: int) -> None:
+    """Send references in messages whose shape is not embedstream's own."""
+    topic.send(
+        json_message(
+            f"{index}",
+            sku=f"sku-{index}",
+            image={"url": (folder / f"{index}.jpg").as_uri()},
+            place={"shelf": "top"},
+        )
+        for index in range(count)
+    )
+
+
 @pytest.mark.long
 def test_a_replay_replaces_failures_and_leaves_good_rows(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
@@ -98,14 +112,50 @@ def test_a_replay_replaces_failures_and_leaves_good_rows(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "layout", [{"partition_by": "date"}, {"cluster_by": ["image_id"]}], ids=str
+)
+def test_a_partitioned_or_clustered_table_is_filled_adopted_and_replayed(
+    spark: SparkSession,
+    topic: Topic,
+    configure: Configure,
+    tmp_path: Path,
+    layout: dict[str, object],
+) -> None:
+    config = configure(table={"path": str(tmp_path / "table"), **layout})
+    topic.send([image("broken", b"no image")])
+    send_pictures(topic, 4)
+    start(spark, config)
+    shutil.rmtree(config.checkpoint)
+    send_pictures(topic, 2)
+    start(spark, config, adopt=True)
+    before = check_outcomes(tmp_path / "table", topic.positions())
+
+    replayed = finish(replaying(spark, config))
+    added = finish(replaying(spark, other_model(config), kind="backfill"))
+
+    assert (replayed.rows, added.rows) == (len(before), len(before))
+    rows = all_rows(tmp_path / "table")
+    assert len(rows) == 2 * len(before)
+    assert all(row.get("date", row["timestamp"].date()) == row["timestamp"].date() for row in rows)
+    assert ("date" in rows[0]) == ("partition_by" in layout)
+
+
+@pytest.mark.long
 def test_a_replay_fetches_references_of_deleted_messages_and_counts_lost_images(
     spark: SparkSession, topic: Topic, referring: StreamConfig, tmp_path: Path
 ) -> None:
-    send_references(topic, tmp_path / "pictures", 6)
+    shape = {"id": "sku", "uri": "image.url", "attributes": "{text: sku, shelf: place.shelf}"}
+    message = MessageConfig.model_validate({"fields": shape, "key": "hex"})
+    referring = referring.model_copy(update={"message": message})
+    send_products(topic, tmp_path / "pictures", 6)
     topic.send(image(f"bytes-{index}", tiny_picture()) for index in range(6))
     start(spark, referring)
     ends = topic.end_offsets()
     before = read_rows(tmp_path / "table")
+    products = [row for row in before.values() if row["uri"] is not None]
+    assert {row["image_id"] for row in products} == {f"sku-{index}" for index in range(6)}
+    assert {row["image_id"] for row in before.values()} >= {b"bytes-0".hex()}
     for index in range(6):
         (tmp_path / "pictures" / f"{index}.jpg").write_bytes(tiny_picture())
     delete_before(topic, ends)

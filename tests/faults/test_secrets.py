@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "VENDOR_LICENCE": f"{CANARY}-executor",
     "STORE_KEY": f"{CANARY}-store",
     "SASL_PASSWORD": f"{CANARY}-sasl",
+    "REGISTRY_PASSWORD": f"{CANARY}-registry",
 }
 
 JAAS = (
@@ -91,7 +92,7 @@ def test_no_secret_is_printed_or_stored_anywhere(topic: Topic, tmp_path: Path) -
     assert environment["spark.executorEnv.VENDOR_LICENCE"] == "*********(redacted)"
     assert environment["spark.master"] == "local[2,4]"
     assert " INFO " in traces.texts["spark.log"]
-    assert "5 embeddings" in traces.texts["output"]
+    assert "6 embeddings" in traces.texts["output"]
     codes = {name: row["error"] and row["error"]["code"] for name, row in traces.rows.items()}
     assert codes == {
         "user": "reference_denied",
@@ -100,7 +101,7 @@ def test_no_secret_is_printed_or_stored_anywhere(topic: Topic, tmp_path: Path) -
         "broken": "reference_unreadable",
         "redirect": "reference_denied",
         "malformed": "message_malformed",
-        **dict.fromkeys(["signed", "header", "field", "again", "plain"]),
+        **dict.fromkeys(["signed", "header", "field", "again", "plain", "encoded"]),
     }
     assert traces.rows["signed"]["uri"] == f"{site.url}/signed?id=1&X-Amz-Signature=[redacted]"
     assert dict(traces.rows["header"]["attributes"]) == {
@@ -127,6 +128,8 @@ def send_secrets(topic: Topic, site: Site) -> None:
     site.pages["/redirect"] = lambda visit: visit.answer(
         302, Location=f"http://{CANARY}-user:{CANARY}-password@{host}/"
     )
+    site.pages["/subjects"] = lambda visit: visit.answer(200, b"[]")
+    site.pages["/schemas/ids/7"] = lambda visit: visit.answer(200, rb'{"schema": "\"bytes\""}')
     references = {
         "user": f"http://{CANARY}-user:{CANARY}-password@{host}/signed",
         "denied": f"http://elsewhere.test/?X-Amz-Signature={CANARY}-denied",
@@ -143,6 +146,7 @@ def send_secrets(topic: Topic, site: Site) -> None:
             json_message("field", uri=f"{site.url}/signed", api_key=f"{CANARY}-field"),
             image("header", answer, **headers),
             image("plain", answer),
+            image("encoded", b"\0\0\0\0\7" + answer),
             image("malformed", f'{{"uri": "{CANARY}-malformed'.encode(), **headers),
         ]
     )
@@ -213,6 +217,8 @@ def secret_config(topic: Topic, site: Site, folder: Path, ui: int) -> Path:
         "kafka.sasl.jaas.config": JAAS,
         "kafka.ssl.truststore.password": "env:SASL_PASSWORD",
     }
+    credentials = {"username": "stream", "password": "env:REGISTRY_PASSWORD"}
+    tree["message"] = {"registry": {"url": site.url, **credentials}}
     tree["references"] = {
         "schemes": ["http"],
         "hosts": [f"127.0.0.1:{site.port}"],

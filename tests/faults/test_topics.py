@@ -103,6 +103,7 @@ def test_a_loss_within_a_planned_micro_batch_is_skipped(
     check_outcomes(Path(config.table.path), topic.positions() - gone | read)
 
 
+@pytest.mark.long
 def test_a_running_stream_that_meets_a_loss_stops_with_a_sentence(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

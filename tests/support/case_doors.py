@@ -164,14 +164,12 @@ def parse(
 ) -> Parsed:
     """Read a Kafka message at images-0-7."""
     from embedstream_core.errors import ItemError
-    from embedstream_core.messages.parse import Message, parse_message
+    from embedstream_core.messages.parse import Message, MessageReader
     from embedstream_core.records import Item
 
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     try:
-        item = parse_message(
-            message, message_format=message_format, id_header="image-id", accepts=("image",)
-        )
+        item = MessageReader(format=message_format).read(message, accepts=("image",))
     except ItemError as error:
         return Parsed(str(error.code), error.message)
     assert isinstance(item, Item)

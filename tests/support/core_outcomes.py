@@ -12,7 +12,7 @@ from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Stage
 from embedstream_core.fetch.fetcher import open_fetcher
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.prepare import load_prepared
 from embedstream_core.pipeline.pipeline import Pipeline
@@ -58,13 +58,8 @@ class Core:
 
     def parse(self, value: bytes | None) -> Entry:
         """Return the item of a message, its deletion, or its failure."""
-        parse = partial(
-            parse_message,
-            Message(value=value, position="topic-0-0"),
-            message_format="auto",
-            id_header="image-id",
-            accepts=self.modalities,
-        )
+        message = Message(value=value, position="topic-0-0")
+        parse = partial(MessageReader().read, message, accepts=self.modalities)
         return attempt(parse, Stage.MESSAGE)
 
     @lru_cache(maxsize=2000)  # noqa: B019

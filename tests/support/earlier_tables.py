@@ -5,7 +5,8 @@ from __future__ import annotations
 from pyspark.sql import SparkSession
 from pyspark.sql.types import IntegerType, StructType
 
-from embedstream.table.delta import PROPERTIES, quote_literal, quote_table
+from embedstream.table.address import quote_table
+from embedstream.table.delta import PROPERTIES, quote_literal
 from embedstream.table.rows import OUTCOME_SCHEMA
 
 __all__ = ["EARLIER_SCHEMA", "create_earlier_table"]

@@ -1,8 +1,7 @@
-"""A web server that can misbehave, and a place to fetch from for each scheme."""
+"""A web server that can misbehave, and places to fetch files and pages from."""
 
 from __future__ import annotations
 
-import http.client
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 
@@ -36,6 +35,10 @@ class Visit(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         page = self.server.pages.get(self.path.partition("?")[0], self.server.otherwise)
         page(self)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
         """Send a well-formed response; underscores in header names stand for dashes."""
@@ -235,50 +238,3 @@ class HttpPlace:
 
     def connections(self) -> int:
         return self.site.connections
-
-
-@dataclass
-class S3Place:
-    """Objects in moto, behind the site, which counts the connections and can stall."""
-
-    site: Site
-    objects: Any
-
-    @property
-    def policy(self) -> FetchPolicy:
-        return FetchPolicy(
-            buckets=("pictures",),
-            s3_endpoint=self.site.url,
-            s3_region="us-east-1",
-            max_bytes=MAX_BYTES,
-            timeout_s=5,
-            backoff_s=0.01,
-        )
-
-    def put(self, name: str, content: bytes) -> str:
-        self.objects.put_object(Bucket="pictures", Key=name, Body=content)
-        return f"s3://pictures/{name}"
-
-    def missing(self) -> str:
-        return "s3://pictures/missing"
-
-    def outside(self) -> str:
-        self.objects.put_object(Bucket="private", Key="secret", Body=b"secret")
-        return "s3://private/secret"
-
-    def slow(self) -> tuple[Fetcher, str]:
-        self.site.pages["/pictures/slow"] = Visit.stall
-        return open_fetcher(replace(self.policy, timeout_s=0.5)), "s3://pictures/slow"
-
-    def connections(self) -> int:
-        return self.site.connections
-
-
-def relay(visit: Visit, origin: str) -> None:
-    """Send the response of the server at `origin`."""
-    connection = http.client.HTTPConnection(urlsplit(origin).netloc)
-    connection.request("GET", visit.path, headers=dict(visit.headers))
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    visit.answer(response.status, content, Content_Type=response.headers["Content-Type"])

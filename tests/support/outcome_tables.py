@@ -8,15 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from pyspark.sql.pandas.types import to_arrow_schema
 
-from embedstream.worker.messages import OUTCOME_SCHEMA
+from embedstream.table.rows import OUTCOME_ARROW_SCHEMA as SCHEMA
 
 __all__ = ["MODEL", "SCHEMA", "row", "write_table"]
 
 MODEL = "resnet50/IMAGENET1K_V2/11ad3fa6f4b5"
-
-SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
 
 def row(

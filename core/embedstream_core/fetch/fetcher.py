@@ -5,6 +5,7 @@ A new scheme needs a class like `FileSource`, a row in `SCHEMES`, and one in the
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -20,7 +21,9 @@ from embedstream_core.fetch.http import HttpSource
 from embedstream_core.fetch.limits import Clock, Deadline
 from embedstream_core.fetch.outage import Outage
 from embedstream_core.fetch.references import check_form
-from embedstream_core.fetch.s3 import S3Source
+from embedstream_core.fetch.stores.azure import AzureSource
+from embedstream_core.fetch.stores.gs import GsSource
+from embedstream_core.fetch.stores.s3 import S3Source
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["SCHEMES", "Fetcher", "Source", "deny_references", "open_fetcher"]
@@ -28,11 +31,16 @@ __all__ = ["SCHEMES", "Fetcher", "Source", "deny_references", "open_fetcher"]
 _log = logging.getLogger(__name__)
 
 _WAYS_OUT: Final = {
-    **dict.fromkeys(
-        ("s3a", "s3n"),
-        "; write s3://bucket/key, or allow this scheme by name in references.schemes",
-    ),
     "data": "; give the bytes, not a reference to them",
+    "hdfs": "; workers have no Hadoop client: mount HDFS and write file:///folder/name, serve it "
+    "by https:// (HttpFS), or copy the files to an object store",
+    "dbfs": "; Databricks mounts it: write file:///dbfs/folder/name, or for a volume "
+    "file:///Volumes/catalog/schema/volume/name",
+    **dict.fromkeys(
+        ("wasb", "wasbs", "azure", "adl"),
+        "; write abfss://container@account.dfs.core.windows.net/key",
+    ),
+    "gcs": "; write gs://bucket/key",
     "": "; a reference begins with its scheme, so write a path as file:///folder/name",
 }
 # Not seeded, so that workers forked from one process do not all pause equally long.
@@ -49,15 +57,23 @@ class Source(Protocol):
         """Release everything."""
 
 
-# The class that fetches a scheme, and the list of the policy that opens it: empty means closed.
-SCHEMES: Final[Mapping[str, tuple[Callable[[FetchPolicy], Source], str]]] = {
-    "file": (FileSource, "folders"),
-    "http": (HttpSource, "hosts"),
-    "https": (HttpSource, "hosts"),
-    "s3": (S3Source, "buckets"),
+# The class that fetches a scheme, and what opens it: an empty list means closed.
+_Row = tuple[Callable[[FetchPolicy], Source], Callable[[FetchPolicy], object]]
+_S3: Final[_Row] = (S3Source, lambda policy: policy.find_buckets("s3"))
+_AZURE: Final[_Row] = (AzureSource, lambda policy: policy.find_buckets("azure"))
+SCHEMES: Final[Mapping[str, _Row]] = {
+    "file": (FileSource, lambda policy: policy.folders),
+    "http": (HttpSource, lambda policy: policy.hosts),
+    "https": (HttpSource, lambda policy: policy.hosts),
+    "s3": _S3,
     # Hadoop's names for S3.
-    "s3a": (S3Source, "buckets"),
-    "s3n": (S3Source, "buckets"),
+    "s3a": _S3,
+    "s3n": _S3,
+    "gs": (GsSource, lambda policy: policy.find_buckets("gs")),
+    # Hadoop's names for Azure's storage, with and without TLS; here both are read with TLS.
+    "abfss": _AZURE,
+    "abfs": _AZURE,
+    "az": _AZURE,
 }
 
 
@@ -106,7 +122,7 @@ class Fetcher:
 
     def close(self) -> None:
         """Close all sources."""
-        for source in self.sources.values():
+        for source in set(self.sources.values()):
             source.close()
 
     def __enter__(self) -> Self:
@@ -146,14 +162,16 @@ def open_fetcher(policy: FetchPolicy, *, clock: Clock = time.monotonic) -> Fetch
 
     Raises:
         SetupError: a scheme is unknown, or an allowed folder does not exist.
-        MissingExtra: a bucket is allowed and boto3 is not installed.
+        MissingExtra: a bucket is allowed and its store's library is not installed.
     """
     if unknown := sorted(set(policy.schemes) - set(SCHEMES)):
         known = ", ".join(SCHEMES)
         raise SetupError(f"unknown scheme {unknown[0]!r} in the fetch policy; known: {known}")
+    # The schemes of one store share its source.
+    open_once = functools.cache(lambda open_source: open_source(policy))
     sources = {
-        name: open_source(policy)
-        for name, (open_source, allowed) in SCHEMES.items()
-        if name in policy.schemes and getattr(policy, allowed)
+        name: open_once(open_source)
+        for name, (open_source, find_allowed) in SCHEMES.items()
+        if name in policy.schemes and find_allowed(policy)
     }
     return Fetcher(policy, sources, clock=clock)

@@ -1,4 +1,4 @@
-"""The response headers `Content-Encoding` and `Retry-After`."""
+"""The response header `Retry-After`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,15 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
 
 from embedstream_core.errors import TransientError
-from embedstream_core.fetch.errors import Busy, TryAgain, Unreadable
+from embedstream_core.fetch.errors import Busy, TryAgain
 
-__all__ = ["build_retry_error", "check_encoding", "parse_retry_after"]
+__all__ = ["build_retry_error", "parse_retry_after"]
 
-# IANA's codings that change the bytes, and other compressions. The rest leaves them as they are:
-# `aws-chunked` stays on objects that an SDK uploaded in chunks, and upload tools write `base64`,
-# character sets and media types there. The decoder decides whether the bytes are an image.
-_CHANGED: Final = re.compile(
-    r"\b(gzip|compress|deflate|br|brotli|zstd|dcb|dcz|aes128gcm|exi|bzip2|lzma|xz|lz4|snappy)\b"
-)
 # Eight digits are three years; a server that asks for more is ignored.
 _SECONDS = re.compile(r"[0-9]{1,8}")
 _MAX_SECONDS = 99_999_999.0
-
-
-def check_encoding(value: str) -> None:
-    """Raise REFERENCE_UNREADABLE for a Content-Encoding that changes the bytes."""
-    if found := _CHANGED.search(value.lower()):
-        raise Unreadable(
-            f"the answer is compressed or encrypted (Content-Encoding: {found[0]}); serve it plain"
-        )
 
 
 def build_retry_error(message: str, headers: Mapping[str, str]) -> TransientError:

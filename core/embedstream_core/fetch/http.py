@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import ssl
-from threading import Lock, Semaphore
 from typing import Final
 from urllib.parse import quote, urljoin
-from weakref import WeakValueDictionary
 
 import httpcore
 
 from embedstream_core.fetch import network
-from embedstream_core.fetch.errors import Denied, NotFound, TimedOut, TryAgain, Unreadable
-from embedstream_core.fetch.headers import build_retry_error, check_encoding
-from embedstream_core.fetch.limits import Deadline, read_within
+from embedstream_core.fetch.client import HttpClient
+from embedstream_core.fetch.errors import Denied, Unreadable
+from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.references import check_form, split_reference
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["HttpSource"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_REDIRECTS = {301, 302, 303, 307, 308}
-_MISSING = {404, 410}
-_RETRIED = {408, 425, 429}
-_HEADERS: Final[dict[bytes | str, bytes | str]] = {
-    "User-Agent": "embedstream",
-    "Accept": "*/*",
-    "Accept-Encoding": "identity",
-}
-_IDLE_CONNECTIONS = 64
-_IDLE_S = 15.0
 _MAX_HOST_CHARACTERS = 253
 # A name in ASCII, or an address, which urlsplit has checked where it stands in brackets.
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f:.]*:[0-9a-f:.]*")
 # The characters that a URL may hold unchanged; all others are percent-encoded.
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
-# Trusts the authorities of the system and of certifi. Reading them takes 50 ms.
-_default_tls = functools.cache(httpcore.default_ssl_context)
-
 
 class HttpSource:
-    """Fetches over pooled connections, TLS certificates checked, without proxies or cookies."""
+    """Fetches from the allowed hosts, and follows redirects to them."""
 
     def __init__(
         self,
@@ -54,53 +38,30 @@ class HttpSource:
     ) -> None:
         self._policy = policy
         self._rules = policy.host_rules
-        # Weak, because a wildcard admits any number of hosts.
-        self._turns: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
-        self._lock = Lock()
-        self._backend = network.GuardedBackend(policy.private_networks, resolver)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=tls or _default_tls(),
-            max_connections=None,
-            max_keepalive_connections=_IDLE_CONNECTIONS,
-            keepalive_expiry=_IDLE_S,
-            network_backend=self._backend,
+        self._client = HttpClient(
+            policy, networks=policy.private_networks, resolver=resolver, tls=tls
         )
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
-        """Return the body of a 200 response, complete and not compressed in transfer."""
+        """Return the body of a 200 response, complete and decompressed."""
         max_redirects = self._policy.max_redirects
-        try:
-            for _ in range(max_redirects + 1):
-                url, authority = self._check_url(uri)
-                headers = {"Host": authority, **_HEADERS}
-                new = Semaphore(self._policy.connections_per_host)
-                with self._lock:
-                    turn = self._turns.setdefault(authority, new)
-                with (
-                    deadline.hold(turn),
-                    network.use_deadline(deadline),
-                    self._pool.stream("GET", url, headers=headers) as response,
-                ):
-                    content, location = self._read(response, deadline)
-                if location is None:
-                    return content
-                try:
-                    uri = urljoin(uri, location)
-                except ValueError as error:
-                    raise Unreadable("the server redirects to an invalid URL") from error
-                if "@" in split_reference(uri).netloc:
-                    raise Denied("a redirect with a user name or password is not followed")
-                check_form(uri)
-        except httpcore.TimeoutException as error:
-            raise TimedOut("the server did not answer in time") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise TryAgain(f"the connection failed: {error}") from error
+        for _ in range(max_redirects + 1):
+            url, authority = self._check_url(uri)
+            content, location = self._client.get(url, {"Host": authority}, deadline)
+            if location is None:
+                return content
+            try:
+                uri = urljoin(uri, location)
+            except ValueError as error:
+                raise Unreadable("the server redirects to an invalid URL") from error
+            if "@" in split_reference(uri).netloc:
+                raise Denied("a redirect with a user name or password is not followed")
+            check_form(uri)
         raise Denied(f"redirected more often than max_redirects allows: {max_redirects}")
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
-        self._backend.close()
+        self._client.close()
 
     def _check_url(self, uri: str) -> tuple[httpcore.URL, str]:
         """Return the URL and its authority, `host` or `host:port`, if the policy allows them."""
@@ -132,30 +93,3 @@ class HttpSource:
             target=quote(path, safe=_URL_CHARACTERS).encode(),
         )
         return url, authority
-
-    def _read(self, response: httpcore.Response, deadline: Deadline) -> tuple[bytes, str | None]:
-        """Return the content, or empty bytes and the location of a redirect."""
-        status = response.status
-        headers: dict[str, str] = {}
-        for key, value in response.headers:
-            name, text = key.decode("latin-1").lower(), value.decode("latin-1")
-            # A header that is given more than once is one list.
-            headers[name] = f"{headers[name]}, {text}" if name in headers else text
-        if status in _REDIRECTS and "location" in headers:
-            return b"", headers["location"]
-        reason = f"the server answered {status}"
-        if status in _MISSING:
-            raise NotFound(reason)
-        if status in _RETRIED or status >= 500:
-            raise build_retry_error(reason, headers)
-        if status != 200:
-            raise Unreadable(reason)
-        check_encoding(headers.get("content-encoding", ""))
-        content = read_within(
-            response.iter_stream(),
-            # h11 has checked its form.
-            declared_bytes=int(headers.get("content-length", "0")),
-            max_bytes=self._policy.max_bytes,
-            deadline=deadline,
-        )
-        return content, None

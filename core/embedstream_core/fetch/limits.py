@@ -11,6 +11,7 @@ from threading import Semaphore
 from typing import TypeVar
 
 from embedstream_core.errors import Code, ItemError, Stage
+from embedstream_core.fetch.encodings import decode_body
 from embedstream_core.fetch.errors import TimedOut
 
 __all__ = ["Clock", "Deadline", "read_within"]
@@ -58,18 +59,33 @@ class Deadline:
 
 
 def read_within(
-    chunks: Iterable[bytes], *, declared_bytes: int = 0, max_bytes: int, deadline: Deadline
+    chunks: Iterable[bytes],
+    *,
+    encoding: str = "",
+    declared_bytes: int = 0,
+    max_bytes: int,
+    deadline: Deadline,
 ) -> bytes:
-    """Return all bytes of `chunks`, checking the size and the deadline after each chunk.
+    """Return all bytes of `chunks`, decompressed as the Content-Encoding `encoding` says.
+
+    The size and the deadline are checked after each chunk. `max_bytes` limits the body as it came,
+    of `declared_bytes`, and what it is decompressed to.
 
     Raises:
         ItemError: REFERENCE_TOO_LARGE; nothing is read if `declared_bytes` is too large.
-        TransientError: REFERENCE_TIMEOUT.
+            REFERENCE_UNREADABLE: there is no reader for the encoding, or it is not the body's.
+        TransientError: REFERENCE_TIMEOUT; REFERENCE_UNREADABLE if a compressed body is cut short.
     """
-    content = bytearray()
-    for chunk in chain((b"",), chunks):
-        content += chunk
-        if max(declared_bytes, len(content)) > max_bytes:
-            raise ItemError(Code.REFERENCE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes")
-        deadline.require_time_s()
-    return bytes(content)
+
+    def limit(parts: Iterable[bytes]) -> Iterator[bytes]:
+        size = 0
+        for part in chain((b"",), parts):
+            size += len(part)
+            if max(declared_bytes, size) > max_bytes:
+                raise ItemError(
+                    Code.REFERENCE_TOO_LARGE, Stage.FETCH, f"more than {max_bytes} bytes"
+                )
+            deadline.require_time_s()
+            yield part
+
+    return b"".join(limit(decode_body(limit(chunks), encoding)))

@@ -14,6 +14,8 @@ __all__ = ["check_form", "split_reference"]
 _MAX_CHARACTERS: Final = 16_384
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CREDENTIALS = re.compile(r"([^:/?#@]*:)?(//)?[^/?#]*@")
+# Azure's containers are named before the account's host.
+_CONTAINER = re.compile(r"(abfss?|az)://[^:/?#@]+@[^/?#@]+(/|$)", re.IGNORECASE)
 
 
 def check_form(uri: str) -> None:
@@ -25,7 +27,7 @@ def check_form(uri: str) -> None:
         raise Denied(f"a reference must not have more than {_MAX_CHARACTERS} characters")
     if _CONTROL.search(uri):
         raise Denied("a reference must not contain control characters or lone surrogates")
-    if _CREDENTIALS.match(uri):
+    if _CREDENTIALS.match(uri) and not _CONTAINER.match(uri):
         raise Denied("a reference must not contain a user name or password: remove it")
 
 

@@ -5,8 +5,8 @@ image, a text or a clip is refused by its modality, with a better reason, if the
 
 | content | type | modality |
 | --- | --- | --- |
-| the formats of images that are decoded | `image/jpeg`, ... | image |
-| TIFF, AVIF, HEIC, SVG and other images | `image/tiff`, ... | image, which refuses them |
+| the formats of images that are decoded, if `decode.formats` has them | `image/jpeg`, ... | image |
+| JPEG XL, SVG and other images | `image/jxl`, ... | image, which refuses them |
 | WAV, FLAC, Ogg with sound, MP3 | `audio/wav`, ... | audio |
 | AAC, M4A, AIFF, AMR, MIDI, RF64 and others | `audio/aac`, ... | audio, which refuses them |
 | UTF-8 without control characters other than white space | `text/plain` | text |
@@ -53,9 +53,7 @@ _ELEMENT = re.compile(rb"<([a-z][\w.:-]*)[\s/>]", re.IGNORECASE)
 
 _BINARY = _compile(
     *((f"image/{name.lower()}", pattern) for name, (pattern, _) in IMAGE_READERS.items()),
-    ("image/tiff", rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
     ("image/jxl", rb"\xff\x0a|\0\0\0\x0cJXL "),
-    ("image/jp2", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
     ("image/x-icon", rb"\0\0\x01\0[^\0]\0"),
     ("image/vnd.adobe.photoshop", rb"8BPS\0"),
     *(
@@ -69,8 +67,6 @@ _BINARY = _compile(
     ("audio/basic", rb"\.snd\0"),
     ("audio/x-caf", rb"caff\0"),
     ("audio/mp4", rb"....ftyp(M4A|M4B|M4P)"),
-    ("image/avif", rb"....ftypavi[fs]"),
-    ("image/heic", rb"....ftyp(hei[cx]|hev[cx]|mif1|msf1)"),
     ("video/quicktime", rb"....ftypqt  "),
     ("video/3gpp", rb"....ftyp3g"),
     ("video/mp4", rb"....ftyp"),

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.settings import ModalityName
 
-__all__ = ["check_limit", "read_by_format"]
+__all__ = ["check_limit", "find_format", "read_by_format"]
 
 HeaderT = TypeVar("HeaderT")
 NameT = TypeVar("NameT", bound=str)
@@ -24,6 +24,14 @@ def check_limit(value: float, limit: float, description: str, *, modality: Modal
         shown = f"{limit:g}" if isinstance(limit, float) else limit
         message = f"the {_NOUNS[modality]} has {description}; the limit is {shown}"
         raise build_decode_error(Code(f"{modality}_too_large"), message)
+
+
+def find_format(
+    content: bytes, readers: Mapping[NameT, tuple[bytes, Callable[[bytes], object]]]
+) -> NameT | None:
+    """Return the first format whose pattern matches the first bytes, or None."""
+    starts = {name: start for name, (start, _) in readers.items()}
+    return next((one for one in starts if re.match(starts[one], content, re.DOTALL)), None)
 
 
 def read_by_format(
@@ -40,8 +48,7 @@ def read_by_format(
     Raises:
         ItemError: none of the formats, of a kind that is not decoded here, or broken.
     """
-    starts = {name: start for name, (start, _) in readers.items()}
-    name = next((one for one in starts if re.match(starts[one], content, re.DOTALL)), None)
+    name = find_format(content, readers)
     if name is None:
         message = f"the bytes, starting {content[:12]!r}, are none of {', '.join(readers)}"
         raise build_decode_error(Code(f"{modality}_unsupported"), message)

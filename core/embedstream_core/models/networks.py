@@ -20,6 +20,7 @@ from embedstream_core.models.files.state_dicts import (
     read_checkpoint,
     select_state,
 )
+from embedstream_core.models.files.weights_path import find_weights_path
 
 __all__ = ["RANDOM_NAME", "assemble", "check_digest", "check_sha256", "load_trained"]
 
@@ -55,11 +56,7 @@ def load_trained(
         seed_sha256 = hashlib.sha256(RANDOM_NAME.encode()).hexdigest()
         sha256 = check_digest(seed_sha256, pinned, "the seed of the random weights")
         return replace(encoder.default_weights, name=RANDOM_NAME, sha256=sha256), network
-    if "://" in weights:
-        raise SetupError(
-            f"encoder.weights '{weights}' is an address: download the file, and give its path"
-        )
-    path = Path(weights).expanduser()
+    path = find_weights_path(weights)
     # A published name is not a file, even if the working directory has one of that name.
     is_published = weights == "default" or weights in encoder.weights
     if not is_published and ("/" in weights or path.suffix in _SUFFIXES or path.exists()):

@@ -21,6 +21,7 @@ from embedstream_core.models.encoders.architecture import PublishedWeights
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.files.file_formats import PROGRAMS, name_extra, open_program
 from embedstream_core.models.files.state_dicts import State, pack_state
+from embedstream_core.models.files.weights_path import find_weights_path
 from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.mlflow_store import is_registered, read_registered
 from embedstream_core.models.networks import (
@@ -213,7 +214,7 @@ def _read_program(
 ) -> tuple[PublishedWeights, tuple[Preprocessing, ...], bytes]:
     program = PROGRAMS[spec.encoder]
     default = program.default if spec.weights == "default" else None
-    path = default() if default else Path(spec.weights).expanduser()
+    path = default() if default else find_weights_path(spec.weights)
     what = f"the {spec.encoder} file '{path}'"
     try:
         content = program.pack(path)

@@ -43,7 +43,7 @@ Decode: TypeAlias = Callable[[bytes, ModalityName], list[Sample]]
 """Decodes for each preprocessing of `Routes.inputs`, in order; raises ItemError or MemoryError."""
 
 
-_DELETED = Failure(Code.DELETED, Stage.MESSAGE, "the message has no value: its key is deleted")
+_DELETED = Failure(Code.DELETED, Stage.MESSAGE, "the message says that its key is deleted")
 
 
 @dataclass(eq=False, slots=True)

@@ -18,12 +18,17 @@ from embedstream.config.sections import BulkFilesConfig, ReferencesConfig
 from embedstream.kafka.source import MESSAGES_SCHEMA
 from embedstream.spark.listing import Listing, list_files
 from embedstream.spark.sizing import count_parallel_tasks, count_rows_per_commit
+from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table, create_table
+from embedstream.table.features import check_fillable
+from embedstream.table.layout import fill_layout
 from embedstream.worker.counts import CommitReport
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.model import choose_precision
 from embedstream.worker.task import build_embedder
 from embedstream_core.errors import SetupError
+from embedstream_core.messages.parse import MessageReader
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.redaction import redact_uri
 
@@ -31,6 +36,8 @@ __all__ = ["Files"]
 
 # Files take different times to decode and embed: more tasks than run at once even that out.
 _TASKS_A_SLOT = 4
+# What Spark lists and the workers fetch by the same name.
+_STORES = {"s3", "gs", "abfss", "abfs"}
 
 
 class Files:
@@ -48,29 +55,31 @@ class Files:
             SetupError: the path or the table cannot be used; nothing was written.
         """
         self._spark = spark
-        self._table = config.table.path
+        self._config = config
+        self._table = TableAddress.of(config.table)
         listing = list_files(spark, source)
         self._uris = listing.build_references()
         self.hidden = listing.hidden
         references = _restrict_references(config.references, source, listing)
         bounds = config.model_copy(update={"references": references})
-        upgrade = f"embedstream upgrade --table {shlex.quote(self._table)}"
-        rows = check_table(spark, self._table, upgrade=upgrade)
-        table = None if rows is None else self._table
+        upgrade = f"embedstream upgrade --table {shlex.quote(self._table.path)}"
+        present = find_address(spark, config.table)
+        rows = check_table(spark, present, upgrade=upgrade)
+        table = None if rows is None else present
         self.model = model = choose_precision(spark, model, config.encoder, table=table).model
         if table is not None:
+            check_fillable(spark, config.table, door="files")
             check_models(spark, table, [model.card.model_id], remedy="choose another table")
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
-            message_format="json",
-            id_header="",
+            reader=MessageReader(format="json", id_header=""),
             transport=config.pipeline.transport,
         )
         create_table(spark, config.table, model_ids=[model.card.model_id])
 
     def plan(self, *, chunk_rows: int | None = None) -> list[Chunk[str]]:
         """Return the files without a row; a chunk has as many rows as a commit of the stream."""
-        table = self._spark.read.format("delta").load(self._table)
+        table = self._table.read(self._spark)
         done = table.where(f.col("model_id") == self.model.card.model_id).select("uri")
         files = [(uri, redact_uri(uri)) for uri in self._uris]
         listed = self._spark.createDataFrame(files, "uri string, in_table string")
@@ -93,8 +102,7 @@ class Files:
         messages = rows.repartition(tasks).select(*columns)
 
         def append(outcomes: DataFrame) -> None:
-            writer = outcomes.write.format("delta").mode("append").option("compression", "zstd")
-            writer.save(self._table)
+            self._table.append(fill_layout(outcomes, self._config.table))
 
         return commit_chunk(featurize_messages(messages, self._featurizer), append)
 
@@ -113,8 +121,10 @@ def _restrict_references(
     if listing.folder is not None:
         return references.model_copy(update={"schemes": ("file",), "folders": (listing.folder,)})
     parts = urlsplit(listing.build_references()[0])
-    if parts.scheme != "s3":
+    if parts.scheme not in _STORES:
         raise SetupError(
-            f"'{source}' has the scheme {parts.scheme}; batch reads local files and s3a://"
+            f"'{source}' has the scheme {parts.scheme}; batch reads local files, s3a://, gs:// and "
+            "abfss://"
         )
-    return references.model_copy(update={"schemes": ("s3",), "buckets": (parts.netloc,)})
+    bucket = f"{parts.scheme}://{parts.netloc}"
+    return references.model_copy(update={"schemes": (parts.scheme,), "buckets": (bucket,)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from itertools import zip_longest
 from typing import Any
@@ -18,12 +19,17 @@ from embedstream.kafka.source import MESSAGE_COLUMNS, build_client_options
 from embedstream.kafka.topics import TopicState
 from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.delta import quote_literal
+from embedstream.worker.messages import Featurizer, featurize_messages
+from embedstream_core.messages.parse import MessageReader
 from embedstream_core.redaction import REDACTED
 
-__all__ = ["POSITION", "locate_messages", "read_messages_again", "write_condition"]
+__all__ = ["POSITION", "featurize_again", "locate_messages", "write_condition"]
 
 POSITION = ["topic", "partition", "offset"]
 """The columns that identify a message."""
+
+_REBUILT = MessageReader(format="json", id_header="")
+"""Reads what `_rebuild_messages` writes, whatever the shape of the stream's messages is."""
 
 
 def write_condition(ranges: Sequence[OffsetRange], *, alias: str = "") -> str:
@@ -51,14 +57,19 @@ def locate_messages(rows: DataFrame, topics: Mapping[str, TopicState]) -> DataFr
     return rows.withColumns({"in_kafka": in_kafka, "has_reference": has_reference})
 
 
-def read_messages_again(
+def featurize_again(
     spark: SparkSession,
     config: KafkaConfig,
     topics: Mapping[str, TopicState],
     located: DataFrame,
+    *,
     ranges: Sequence[OffsetRange],
+    featurizer: Featurizer,
 ) -> DataFrame:
-    """Return the messages of located rows, which are all in the ranges."""
+    """Return the outcomes of the messages of located rows, which are all in the ranges.
+
+    The featurizer reads Kafka's messages, whose shape is the stream's own.
+    """
     positions = f.broadcast(located.where("in_kafka").select(*POSITION))
     by_partition: dict[tuple[str, int], list[OffsetRange]] = defaultdict(list)
     for one in ranges:
@@ -66,12 +77,14 @@ def read_messages_again(
         if state is not None and one.last >= (first := state.earliest.get(one.partition, 2**63)):
             held = OffsetRange(one.topic, one.partition, max(one.first, first), one.last)
             by_partition[one.topic, one.partition].append(held)
-    messages = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("has_reference")))
+    rebuilt = _rebuild_messages(located.where(~f.col("in_kafka") & f.col("has_reference")))
+    outcomes = featurize_messages(rebuilt, replace(featurizer, reader=_REBUILT))
     # One read takes one range of each partition.
     for layer in zip_longest(*by_partition.values()):
         read = _read_ranges(spark, config, [one for one in layer if one is not None])
-        messages = messages.unionByName(read.join(positions, POSITION, "left_semi"))
-    return messages.select(*MESSAGE_COLUMNS)
+        messages = read.join(positions, POSITION, "left_semi").select(*MESSAGE_COLUMNS)
+        outcomes = outcomes.unionByName(featurize_messages(messages, featurizer))
+    return outcomes
 
 
 def _read_ranges(
@@ -111,4 +124,5 @@ def _rebuild_messages(rows: DataFrame) -> DataFrame:
         lambda one: f.struct(one["key"].alias("key"), one["value"].cast("binary").alias("value")),
     )
     value = f.to_json(f.map_concat(fields, own)).cast("binary").alias("value")
-    return rows.select(*POSITION, "timestamp", "key", value, headers.alias("headers"))
+    rebuilt = rows.select(*POSITION, "timestamp", "key", value, headers.alias("headers"))
+    return rebuilt.select(*MESSAGE_COLUMNS)

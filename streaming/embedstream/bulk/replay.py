@@ -30,8 +30,8 @@ from pyspark.sql import functions as f
 from embedstream.bulk.chunks import Chunk, commit_chunk
 from embedstream.bulk.messages import (
     POSITION,
+    featurize_again,
     locate_messages,
-    read_messages_again,
     write_condition,
 )
 from embedstream.bulk.selection import Kind, OffsetRange, Selection
@@ -41,11 +41,12 @@ from embedstream.recovery.topic_ids import check_ids
 from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
-from embedstream.table.delta import commit_with_retries, quote_table
+from embedstream.table.address import TableAddress
+from embedstream.table.delta import check_rewritable, commit_with_retries
+from embedstream.table.layout import build_table_schema, fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted
 from embedstream.worker.counts import CommitReport
-from embedstream.worker.messages import featurize_messages
 from embedstream_core.media.detect import find_modality
 from embedstream_core.models.card import PreparedModel
 
@@ -53,7 +54,7 @@ __all__ = ["Plan", "Replay"]
 
 _COLUMNS = OUTCOME_SCHEMA.names
 _IDENTITY = [*POSITION, "model_id"]
-# What `locate_messages` and `read_messages_again` need of a row; equal in all rows of a message.
+# What `locate_messages` and `featurize_again` need of a row; equal in all rows of a message.
 _MESSAGE_COLUMNS = ["timestamp", "key", "image_id", "uri", "attributes"]
 _NEW_OUTCOMES = "embedstream_outcomes_done_again"
 
@@ -95,9 +96,10 @@ class Replay:
         """Write the note, or read it if the same work was begun before.
 
         Raises:
-            SetupError: a topic is not the one whose messages the table holds, or the note cannot be
-                read.
+            SetupError: a topic is not the one whose messages the table holds, or the table is
+                append-only, or the note cannot be read.
         """
+        check_rewritable(spark, TableAddress.of(config.table), purpose=f"a {kind}")
         self._spark = spark
         self._config = config
         self._model_ids = list_ids(models)
@@ -105,6 +107,7 @@ class Replay:
         self._kind = kind
         self._selection = selection or Selection()
         self._featurizer = build_featurizer(spark, config, models)
+        self._table = TableAddress.of(config.table)
         self._folder = Folder(spark, config.table.path)
         check_ids(self._folder, topics)
         work = {"kind": kind, "model_ids": self._model_ids, "selection": asdict(self._selection)}
@@ -149,10 +152,14 @@ class Replay:
     def run(self, chunk: Chunk[OffsetRange]) -> CommitReport:
         """Embed a chunk and commit its outcomes."""
         located = self._locate_remaining().where(write_condition(chunk.parts))
-        messages = read_messages_again(
-            self._spark, self._config.kafka, self._topics, located, chunk.parts
+        outcomes = featurize_again(
+            self._spark,
+            self._config.kafka,
+            self._topics,
+            located,
+            ranges=chunk.parts,
+            featurizer=self._featurizer,
         )
-        outcomes = featurize_messages(messages, self._featurizer)
         return commit_chunk(outcomes, lambda made: self._merge(made, chunk))
 
     def finish(self) -> None:
@@ -161,7 +168,7 @@ class Replay:
 
     def _locate_remaining(self) -> DataFrame:
         """Return a row for each message that is left, with the columns of `locate_messages`."""
-        table = hide_deleted(self._spark.read.format("delta").load(self._config.table.path))
+        table = hide_deleted(self._table.read(self._spark))
         chosen = f.col("processed_at") < f.lit(self._began)
         selection = self._selection
         if selection.offsets:
@@ -189,7 +196,7 @@ class Replay:
     @cached_property
     def _accepted_types(self) -> list[str]:
         """The MIME types in the table, when this is first read, whose content the models accept."""
-        table = self._spark.read.format("delta").load(self._config.table.path)
+        table = self._table.read(self._spark)
         types = [row.type for row in table.select("media.type").distinct().collect() if row.type]
         return [one for one in types if find_modality(one) in self._featurizer.embedder.modalities]
 
@@ -197,16 +204,18 @@ class Replay:
         """Replace or add rows in one commit."""
         # The ranges are constants, which let Delta skip the files of other positions.
         ranges = write_condition(chunk.parts, alias="t.")
-        names = ", ".join(f"`{name}`" for name in _COLUMNS)
-        values = ", ".join(f"s.`{name}`" for name in _COLUMNS)
-        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in _COLUMNS)
+        columns = build_table_schema(self._config.table).names
+        names = ", ".join(f"`{name}`" for name in columns)
+        values = ", ".join(f"s.`{name}`" for name in columns)
+        pairs = ", ".join(f"`{name}` = s.`{name}`" for name in columns)
         update = f"WHEN MATCHED THEN UPDATE SET {pairs}" if self._kind == "replay" else ""
         same = " AND ".join(f"t.`{name}` = s.`{name}`" for name in POSITION)
 
         def merge() -> None:
-            self._add_obsolete(outcomes, chunk).createOrReplaceTempView(_NEW_OUTCOMES)
+            rows = self._add_obsolete(outcomes, chunk)
+            fill_layout(rows, self._config.table).createOrReplaceTempView(_NEW_OUTCOMES)
             self._spark.sql(
-                f"MERGE INTO {quote_table(self._config.table.path)} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
+                f"MERGE INTO {self._table.sql} AS t USING {_NEW_OUTCOMES} "  # noqa: S608
                 f"AS s ON {same} AND t.model_id <=> s.model_id AND ({ranges}) "
                 f"WHEN MATCHED AND s.obsolete THEN DELETE {update} "
                 f"WHEN NOT MATCHED AND NOT s.obsolete THEN INSERT ({names}) VALUES ({values})"
@@ -220,7 +229,7 @@ class Replay:
         Those are rows of the same messages that the outcomes do not replace by identity. Outcomes
         of messages whose rows were all deleted in the meantime are left out.
         """
-        table = self._spark.read.format("delta").load(self._config.table.path)
+        table = self._table.read(self._spark)
         present = table.where(write_condition(chunk.parts))
         unowned = f.col("model_id").isNull()
         if self._kind == "replay":

@@ -21,14 +21,18 @@ from embedstream.cli.options import (
     OutputForm,
     Overrides,
     Since,
+    TableFolder,
+    TableName,
     Until,
     add_listen,
     build_follow_command,
+    build_table_tree,
     parse_age,
     parse_offsets,
     parse_position,
     read_config,
     read_table_config,
+    require_local,
     write_config_words,
 )
 from embedstream_core.errors import Code, EmbedstreamError, SetupError
@@ -159,15 +163,15 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def upgrade(
     config: Annotated[
-        Path | None, typer.Argument(help="A stream's YAML file; its table.path is altered.")
+        Path | None,
+        typer.Argument(callback=require_local, help="A stream's YAML file; its table is altered."),
     ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
-    ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
 ) -> None:
     """Alter a table of an earlier version to the current columns; its rows stay."""
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.upgrade import run_upgrade
 
     run_upgrade(settings)
@@ -176,11 +180,11 @@ def upgrade(
 @app.command()
 def forget(
     config: Annotated[
-        Path | None, typer.Argument(help="A stream's YAML file; rows of its table.path go.")
+        Path | None,
+        typer.Argument(callback=require_local, help="A stream's YAML file; rows of its table go."),
     ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
-    ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
     ids: Annotated[
         list[str] | None,
@@ -209,7 +213,7 @@ def forget(
     """
     if retain_hours is not None and not vacuum:
         raise typer.BadParameter("--retain-hours needs --vacuum")
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.forget import Vacuum, run_forget
 
     run_forget(
@@ -287,7 +291,16 @@ def batch(
     source: Annotated[
         str, typer.Option("--from", help="A file, a folder and all below it, a pattern, or a URI.")
     ],
-    table: Annotated[str, typer.Option(help="The Delta table; created if there is none.")],
+    table: Annotated[
+        str | None, typer.Option(help="The Delta table; created if there is none.")
+    ] = None,
+    table_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CATALOG.SCHEMA.TABLE",
+            help="Its name in a catalog, as table.name; alone, or with --table.",
+        ),
+    ] = None,
     encoder: Annotated[str, typer.Option(help="The encoder, as in encoder.name.")] = "resnet50",
     weights: Annotated[str, typer.Option(help="Its weights, as in encoder.weights.")] = "default",
     overrides: Annotated[
@@ -306,7 +319,9 @@ def batch(
     """
     from embedstream.config.load import load_files_config
 
-    tree = {"encoder": {"name": encoder, "weights": weights}, "table": {"path": table}}
+    if not (given := build_table_tree(table, table_name)):
+        raise typer.BadParameter("give --table or --table-name")
+    tree = {"encoder": {"name": encoder, "weights": weights}, "table": given}
     settings = load_files_config(tree, overrides or ())
     settings.spark.check_location("--from", source)
     from embedstream.cli.bulk import run_files
@@ -316,7 +331,9 @@ def batch(
 
 @app.command()
 def produce(
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(callback=require_local, help="Files, or folders of them.")
+    ],
     topic: Annotated[str, typer.Option(help="The topic.")],
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="The brokers; by default the embedded one.")
@@ -360,7 +377,10 @@ def produce(
 @app.command()
 def search(
     file: Annotated[
-        Path | None, typer.Argument(help="The query: an image, an audio file or a text file.")
+        Path | None,
+        typer.Argument(
+            callback=require_local, help="The query: an image, an audio file or a text file."
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(help="The query, in words.")] = None,
     like: Annotated[
@@ -372,7 +392,10 @@ def search(
     table: Annotated[str | None, typer.Option(help="The Delta table.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="The stream's configuration: its table, index, models and Kafka."),
+        typer.Option(
+            callback=require_local,
+            help="The stream's configuration: its table, index, models and Kafka.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
     where: Annotated[
@@ -387,7 +410,8 @@ def search(
         OutputForm, typer.Option("--format", help="json is one object per line; sheet needs --out.")
     ] = OutputForm.TABLE,
     out: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet, a .png or .jpg file.")
+        Path | None,
+        typer.Option(callback=require_local, help="Write a contact sheet, a .png or .jpg file."),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare every row, not an approximate index.")
@@ -430,10 +454,11 @@ def search(
 
 @app.command()
 def index(
-    config: Annotated[Path | None, typer.Argument(help="A stream's YAML file.")] = None,
-    table: Annotated[
-        str | None, typer.Option(help="A table without a stream, as `embedstream batch` makes.")
+    config: Annotated[
+        Path | None, typer.Argument(callback=require_local, help="A stream's YAML file.")
     ] = None,
+    table: TableFolder = None,
+    table_name: TableName = None,
     overrides: Overrides = None,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
@@ -444,7 +469,7 @@ def index(
     of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
 ) -> None:
     """Bring the vector index in step with the table; keep it so with --continuous."""
-    settings = read_table_config(config, table, overrides)
+    settings = read_table_config(config, table, table_name, overrides)
     from embedstream.cli.index import run_index
 
     until: Literal["current", "stopped"] = "stopped" if continuous else "current"
@@ -483,9 +508,16 @@ def encoders() -> None:
 
 @app.command()
 def jars(
-    folder: Annotated[Path | None, typer.Option(help="Where to put them.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(callback=require_local, help="Where to put them.")
+    ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", help="spark, s3 or broker; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="spark, s3 or broker; may be repeated. spark-4.1 and s3-4.1 are for that Spark, "
+            "whichever PySpark is installed.",
+        ),
     ] = None,
     class_archive: Annotated[
         bool,

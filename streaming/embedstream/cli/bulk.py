@@ -45,7 +45,7 @@ def run_replay(
     """
     with (
         show_log(config.log),
-        open_session_and_models(config) as (spark, preparations),
+        open_session_and_models(config) as (spark, config, preparations),
         catch_stop_signals() as stop,
     ):
         from embedstream.bulk.replay import Replay
@@ -93,7 +93,7 @@ def run_files(config: BulkFilesConfig, source: str, *, chunk_rows: int | None) -
         StreamFailed: the work ended by an error, or a disk is full or cannot be written.
     """
     session = open_session_and_models(config, source)
-    with show_log(config.log), session as (spark, (prepare,)), catch_stop_signals() as stop:
+    with show_log(config.log), session as (spark, config, (prepare,)), catch_stop_signals() as stop:
         from embedstream.bulk.files import Files
 
         with explain_errors({"table.path": config.table.path}, explain_chunk_error):

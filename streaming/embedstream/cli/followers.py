@@ -49,7 +49,8 @@ def prepare_followers(
             raise SetupError(f"{key} needs a configuration file: use `embedstream run`")
         return FollowerProcess(
             follower,
-            build(follower.name),
+            # The child must not ask the catalog again.
+            [*build(follower.name), f"--set=table.path={config.table.path}"],
             table=config.table.path,
             stop_s=config.trigger.stop_timeout_s,
         )

@@ -35,13 +35,13 @@ class ReportPrinter(Protocol):
 
 
 def run_follower(
-    run: Callable[[ReportPrinter, threading.Event], object],
+    run: Callable[[Callable[[Any], None], threading.Event], object],
     printer: ReportPrinter,
     *,
     log: LogConfig,
     of_stream: bool,
 ) -> None:
-    """Run a follower, with an event that SIGINT or SIGTERM sets.
+    """Call `run` with what prints its reports, and an event that SIGINT or SIGTERM sets.
 
     With `of_stream` the process ends when the stream's driver has closed its standard input, which
     it also does by being killed.
@@ -52,7 +52,7 @@ def run_follower(
         # The driver reads the child's records, and gives them its own format.
         log = log.model_copy(update={"format": "json"})
     with show_log(log), catch_stop_signals() as stop:
-        run(printer, stop)
+        run(printer.take, stop)
         printer.end()
 
 

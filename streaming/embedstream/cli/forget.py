@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pyspark.errors import UnsupportedOperationException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
 from embedstream.cli.log import show_log
-from embedstream.cli.session import explain_errors
+from embedstream.cli.session import explain_errors, open_session_on_table
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import open_session
+from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_address
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from embedstream.table.leftovers import Leftovers
 
 __all__ = ["Vacuum", "run_forget"]
+
+# A table's own retention may be shorter than a writer takes from its first file to its commit.
+_LONGEST_COMMIT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +55,41 @@ def run_forget(
             done.
         StreamFailed: an error ended it, or a disk is full or cannot be written.
     """
-    path = config.table.path
 
     def explain(error: Exception) -> str:
+        if isinstance(error, UnsupportedOperationException):
+            return (
+                f"the catalog that maintains the table refuses a step: {describe_error(error)}; "
+                "rows that were deleted stay deleted, and their files wait for the catalog's VACUUM"
+            )
         return f"it ended by an error: {describe_error(error)}; re-run the same command"
 
-    session = open_session(config.spark, config.pipeline, config.locations)
     with (
         show_log(config.log),
-        console.show_status("starting Spark") as status,
-        session as spark,
-        explain_errors({"table.path": path}, explain),
+        open_session_on_table(config) as (spark, config),
+        explain_errors({"table.path": config.table.path}, explain),
     ):
         from embedstream.table.delta import check_table
         from embedstream.table.delta_log import read_snapshot
         from embedstream.table.forget import Forgetting, count_rows
 
-        status.stop()
-        if check_table(spark, path) is None:
-            raise SetupError(f"there is no table at '{path}', so there is nothing to forget")
+        table = find_address(spark, config.table)
+        if check_table(spark, table) is None:
+            raise SetupError(f"there is no table '{table}', so there is nothing to forget")
         asked = Forgetting(tuple(ids), older_than)
         if dry_run:
-            planned = count_rows(spark, path, asked)
+            planned = count_rows(spark, table, asked)
             console.print_text(f"would delete {_format_rows(planned)}")
         else:
-            _delete(spark, config, asked, vacuum)
-        _report_leftovers(spark, path)
-        table_id = str(read_snapshot(spark, path).metadata().id())
+            _delete(spark, table, config, asked, vacuum)
+        _report_leftovers(spark, table.path)
+        table_id = str(read_snapshot(spark, table.path).metadata().id())
     _report_copies(config, table_id)
 
 
 def _delete(
     spark: SparkSession,
+    table: TableAddress,
     config: StreamConfig | BulkFilesConfig,
     asked: Forgetting,
     vacuum: Vacuum | None,
@@ -90,24 +98,24 @@ def _delete(
     from embedstream.table import forget
     from embedstream.table.leftovers import read_retention
 
-    path = config.table.path
-    is_shorter = (
-        vacuum is not None
-        and vacuum.retain_hours is not None
-        and timedelta(hours=vacuum.retain_hours) < read_retention(spark, path)
-    )
+    endangers_writers = False
+    if vacuum is not None:
+        own = read_retention(spark, table.path)
+        hours = vacuum.retain_hours
+        retention = own if hours is None else timedelta(hours=hours)
+        endangers_writers = retention < max(own, _LONGEST_COMMIT)
     with claim_table(
         spark,
-        path,
+        table.path,
         checkpoint=config.checkpoint if isinstance(config, StreamConfig) else "",
-        when="always" if is_shorter else "needed",
+        when="always" if endangers_writers else "needed",
     ):
-        planned = forget.count_rows(spark, path, asked)
-        deleted = forget.delete_rows(spark, path, asked, planned)
+        planned = forget.count_rows(spark, table, asked)
+        deleted = forget.delete_rows(spark, table, asked, planned)
         console.print_text(f"deleted {_format_rows(deleted)}")
         if vacuum is not None:
-            forget.vacuum(spark, path, retain_hours=vacuum.retain_hours)
-    if missed := forget.count_rows(spark, path, asked):
+            forget.vacuum(spark, table, retain_hours=vacuum.retain_hours)
+    if missed := forget.count_rows(spark, table, asked):
         rows = _format_rows(missed)
         console.print_text(f"{rows} came while this ran: run the command again")
 

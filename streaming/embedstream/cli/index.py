@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any, Literal
 
 from embedstream.cli.following import JsonPrinter, TextPrinter, run_follower
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.index.indexer import follow_table, update_index
-from embedstream.index.reports import Applied, FullPassEnded
+from embedstream.index.reports import Applied, FullPassEnded, Report
+from embedstream.table.lookup import find_table
 
 __all__ = ["run_index"]
 
@@ -29,10 +32,13 @@ def run_index(
         IndexFailed: an error of a library ended the pass.
     """
     run = update_index if until == "current" else follow_table
+
+    def follow(report: Callable[[Report], None], stop: threading.Event) -> None:
+        found = find_table(config)
+        run(found.table.path, found.index, report=report, stop=stop, rebuild=rebuild)
+
     run_follower(
-        lambda printer, stop: run(
-            config.table.path, config.index, report=printer.take, stop=stop, rebuild=rebuild
-        ),
+        follow,
         JsonPrinter() if of_stream else _IndexPrinter(),
         log=config.log,
         of_stream=of_stream,

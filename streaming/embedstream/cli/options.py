@@ -8,11 +8,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from embedstream.bulk.selection import OffsetRange
+from embedstream.config.locations import get_scheme, make_local
 from embedstream_core.errors import SetupError
 from embedstream_core.redaction import REDACTED
 
@@ -27,17 +28,24 @@ __all__ = [
     "OutputForm",
     "Overrides",
     "Since",
+    "TableFolder",
+    "TableName",
     "Until",
     "add_listen",
     "build_follow_command",
+    "build_table_tree",
     "parse_age",
     "parse_offsets",
     "parse_position",
     "parse_time",
     "read_config",
     "read_table_config",
+    "require_local",
     "write_config_words",
 ]
+
+
+Paths = TypeVar("Paths", Path, list[Path], Path | None)
 
 
 def parse_time(text: str) -> datetime:
@@ -76,6 +84,24 @@ def parse_position(text: str) -> tuple[str, int, int]:
     if found is None:
         raise SetupError(f"--like takes TOPIC-PARTITION-OFFSET, such as images-0-17; not '{text}'")
     return found[1], int(found[2]), int(found[3])
+
+
+def require_local(given: Paths) -> Paths:
+    """Return paths as they are, and `file:` URIs as paths.
+
+    Raises:
+        BadParameter: one is on another file system; its two slashes are one in a `Path`.
+    """
+    if given is None:
+        return None
+    if isinstance(given, list):
+        return [require_local(path) for path in given]
+    location = str(given)
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", location) or given.exists():
+        return given
+    if get_scheme(location) == "file":
+        return Path(make_local(location))
+    raise typer.BadParameter(f"it takes a path on this machine, not '{location}'")
 
 
 class OutputForm(StrEnum):
@@ -125,22 +151,43 @@ def _redact(override: str) -> str:
 
 
 def read_table_config(
-    path: Path | None, table: str | None, overrides: list[str] | None
+    path: Path | None, table: str | None, name: str | None, overrides: list[str] | None
 ) -> StreamConfig | BulkFilesConfig:
     """Read the configuration of a stream, or of a table without one."""
-    if (path is None) == (table is None):
-        raise typer.BadParameter("give either CONFIG or --table")
+    given = build_table_tree(table, name)
+    if (path is None) == (not given):
+        raise typer.BadParameter("give either CONFIG, or --table or --table-name")
     if path is not None:
         return read_config(path, overrides)
     from embedstream.config.load import load_files_config
 
-    return load_files_config({"table": {"path": table}}, overrides or ())
+    return load_files_config({"table": given}, overrides or ())
 
 
-ConfigPath = Annotated[Path, typer.Argument(help="A YAML file, such as conf/local.yaml.")]
+def build_table_tree(table: str | None, name: str | None) -> dict[str, str]:
+    """Return what `--table` and `--table-name` give of the section `table`."""
+    return {key: value for key, value in (("path", table), ("name", name)) if value is not None}
+
+
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(callback=require_local, help="A YAML file, such as conf/local.yaml."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
+]
+TableFolder = Annotated[
+    str | None,
+    typer.Option("--table", help="A table without a stream, as `embedstream batch` makes."),
+]
+TableName = Annotated[
+    str | None,
+    typer.Option(
+        "--table-name",
+        metavar="CATALOG.SCHEMA.TABLE",
+        help="A table without a stream by its name in a catalog, as table.name.",
+    ),
 ]
 Listen = Annotated[
     str | None,
@@ -164,4 +211,7 @@ ChunkRows = Annotated[
         help="Rows per commit, approximately; by default 1,024 per core, or 65,536 per GPU.",
     ),
 ]
-BrokerFolder = Annotated[Path, typer.Option(help="The broker's folder: its data and its log.")]
+BrokerFolder = Annotated[
+    Path,
+    typer.Option(callback=require_local, help="The broker's folder: its data and its log."),
+]

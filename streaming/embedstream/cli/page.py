@@ -9,6 +9,7 @@ from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import StreamConfig
 from embedstream.monitor.http.site import open_site
 from embedstream.monitor.table_status import ObservedTable
+from embedstream.table.lookup import find_table
 
 __all__ = ["DEFAULT_ADDRESS", "serve_page"]
 
@@ -26,6 +27,7 @@ def serve_page(config: StreamConfig, *, config_words: str = "CONFIG") -> None:
     if config.monitor.listen is None:
         monitor = MonitorConfig(listen=DEFAULT_ADDRESS, token=config.monitor.token)
         config = config.model_copy(update={"monitor": monitor})
+    config = find_table(config)
     with (
         show_log(config.log),
         catch_stop_signals() as stop,

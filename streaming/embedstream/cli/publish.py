@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any, Literal
 
 from embedstream.cli.following import JsonPrinter, TextPrinter, run_follower
 from embedstream.config.sections import StreamConfig
-from embedstream.publish.reports import FullPassEnded, Sent, Skipped
+from embedstream.publish.reports import FullPassEnded, PublishReport, Sent, Skipped
 from embedstream.publish.runs import publish_continuously, publish_once
+from embedstream.table.lookup import find_table
 
 __all__ = ["run_publish"]
 
@@ -29,15 +32,13 @@ def run_publish(
         PublishFailed: Kafka did not take the outcomes, and `until` is `current`.
     """
     run = publish_once if until == "current" else publish_continuously
+
+    def follow(report: Callable[[PublishReport], None], stop: threading.Event) -> None:
+        table = find_table(config).table.path
+        run(table, config.kafka, config.publish, report=report, stop=stop, again=again)
+
     run_follower(
-        lambda printer, stop: run(
-            config.table.path,
-            config.kafka,
-            config.publish,
-            report=printer.take,
-            stop=stop,
-            again=again,
-        ),
+        follow,
         JsonPrinter() if of_stream else _PublishPrinter(),
         log=config.log,
         of_stream=of_stream,

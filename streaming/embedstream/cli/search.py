@@ -19,6 +19,7 @@ from embedstream.search.contents import read_file_content, read_kafka_content
 from embedstream.search.nearest import Searcher, read_query_file
 from embedstream.search.scan import Position
 from embedstream_core.media.detect import detect_type
+from embedstream_core.messages.parse import MessageReader
 
 __all__ = ["search_table"]
 
@@ -96,6 +97,7 @@ def _find_reader(
 ) -> Callable[[Neighbour], bytes | None]:
     """Return the function that reads a row's content, from its file or from Kafka."""
     settings = {} if config is None else convert_options(config.kafka.options)
+    reader = MessageReader() if config is None else config.message.build_reader()
     if servers is None and config is not None:
         servers = config.kafka.bootstrap_servers
 
@@ -104,7 +106,7 @@ def _find_reader(
             return read_file_content(row.uri)
         if servers is None:
             return None
-        return read_kafka_content(row, bootstrap_servers=servers, settings=settings)
+        return read_kafka_content(row, bootstrap_servers=servers, settings=settings, reader=reader)
 
     return read_content
 

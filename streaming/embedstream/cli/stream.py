@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,14 +20,19 @@ from pyspark.sql import SparkSession
 from embedstream.cli import console
 from embedstream.cli.followers import Followers, prepare_followers
 from embedstream.cli.log import show_log
-from embedstream.cli.session import StreamFailed, explain_errors, open_session_and_models
+from embedstream.cli.session import (
+    StreamFailed,
+    explain_errors,
+    open_session_and_models,
+    open_session_on_table,
+)
 from embedstream.cli.signals import catch_reload_signal, catch_stop_signals
 from embedstream.config.sections import StreamConfig
 from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import open_session, warm_workers
+from embedstream.spark.session import warm_workers
 from embedstream.stream.reports import Totals
 from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
@@ -48,7 +54,7 @@ _POLL_S = 0.2
 
 def check_stream(config: StreamConfig) -> bool:
     """Run every check and print its result; return whether all passed."""
-    with show_log(config.log), open_session_and_models(config) as (spark, preparations):
+    with show_log(config.log), open_session_and_models(config) as (spark, config, preparations):
         from embedstream.stream.preflight import check_start
 
         checked = check_start(spark, config, console.print_finding, preparations=preparations)
@@ -57,8 +63,7 @@ def check_stream(config: StreamConfig) -> bool:
 
 def examine_stream(config: StreamConfig) -> bool:
     """Print the problems of checkpoint, table and topics; return whether there are none."""
-    session = open_session(config.spark, config.pipeline, config.locations)
-    with show_log(config.log), console.show_status("starting Spark"), session as spark:
+    with show_log(config.log), open_session_on_table(config) as (spark, config):
         passed = [console.print_finding(finding) for finding in diagnose(spark, config)]
         return all(passed)
 
@@ -87,14 +92,16 @@ def run_stream(
     """
     from embedstream.monitor.connect import open_monitor
 
-    lasting = until == "stopped"
-    with (
-        show_log(config.log),
-        open_monitor(config, config_words=config_words, say=console.print_text) as live,
-        open_session_and_models(config, lasting=lasting) as (spark, preparations),
-        catch_stop_signals() as stop,
-        catch_reload_signal() as reload,
-    ):
+    given = config
+    session = open_session_and_models(config, lasting=until == "stopped")
+    monitor = partial(open_monitor, config_words=config_words, say=console.print_text)
+    with show_log(config.log), ExitStack() as opened:
+        # Where only a catalog knows the table's folder, the monitor waits for Spark to ask it.
+        early = opened.enter_context(monitor(given)) if given.table.path else None
+        spark, config, preparations = opened.enter_context(session)
+        live = early or opened.enter_context(monitor(config))
+        stop = opened.enter_context(catch_stop_signals())
+        reload = opened.enter_context(catch_reload_signal())
         from embedstream.stream.preflight import Consent, check_start
 
         threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
@@ -110,12 +117,13 @@ def run_stream(
         stream = _CheckedStream(
             spark=spark,
             config=config,
+            given=given,
             checked=checked,
             consent=consent,
             until=until,
             stop=stop,
             reload=reload,
-            reread=reread or (lambda: config),
+            reread=reread or (lambda: given),
             followers=prepare_followers(config, build_follower),
             live=live,
         )
@@ -134,11 +142,13 @@ def _warm_workers(spark: SparkSession) -> None:
 class _CheckedStream:
     """A stream whose checks have passed, and what it runs with.
 
+    `given` is the configuration as the user gave it; `config` has the folder of its table.
     `stop` and `reload` are set by signals; `reread` returns the configuration as its file is then.
     """
 
     spark: SparkSession
     config: StreamConfig
+    given: StreamConfig
     checked: PreflightResult
     consent: Consent
     until: Until
@@ -191,7 +201,7 @@ class _CheckedStream:
             spark,
             self._build_service(resumption.config, watch.tallies),
             claim=claim,
-            given=config,
+            given=self.given,
             reread=self.reread,
             reload=self.reload,
             until=self.until,
@@ -267,7 +277,9 @@ def run_queries(
     the stream is started again and repeats it. When other models are ready, they take over. Once
     `is_refused`, the micro-batch in flight is interrupted.
     """
+    from embedstream.table.address import TableAddress
     from embedstream.table.delta import check_table, find_conflict
+    from embedstream.table.features import check_fillable
 
     def is_over() -> bool:
         claim.verify()
@@ -290,7 +302,8 @@ def run_queries(
                     raise
                 stream = desk.go_back(error)
                 continue
-        check_table(spark, config.table.path)
+        check_table(spark, TableAddress.of(config.table))
+        check_fillable(spark, config.table, door="messages")
         then = "the next start repeats the micro-batch"
         if not stop.is_set():
             then = "the micro-batch in flight is repeated"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from embedstream.cli import console
 from embedstream.cli.log import show_log
-from embedstream.cli.session import explain_errors
+from embedstream.cli.session import explain_errors, open_session_on_table
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.recovery.claim import claim_table
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import open_session
+from embedstream.table.catalog import find_address
 
 __all__ = ["run_upgrade"]
 
@@ -21,28 +21,25 @@ def run_upgrade(config: StreamConfig | BulkFilesConfig) -> None:
         StreamFailed: an error ended it, or a disk is full or cannot be written; the table is as it
             was.
     """
-    path = config.table.path
 
     def explain(error: Exception) -> str:
         return f"the table was not altered: {describe_error(error)}"
 
     checkpoint = config.checkpoint if isinstance(config, StreamConfig) else ""
-    session = open_session(config.spark, config.pipeline, config.locations)
     with (
         show_log(config.log),
-        console.show_status("starting Spark") as status,
-        session as spark,
-        explain_errors({"table.path": path}, explain),
+        open_session_on_table(config) as (spark, config),
+        explain_errors({"table.path": config.table.path}, explain),
     ):
         from embedstream.table.upgrade import needs_upgrade, upgrade_table
 
-        status.stop()
-        if not needs_upgrade(spark, path):
-            console.print_text(f"the table '{path}' has the current columns already")
+        table = find_address(spark, config.table)
+        if not needs_upgrade(spark, table):
+            console.print_text(f"the table '{table}' has the current columns already")
             return
-        with claim_table(spark, path, checkpoint=checkpoint, when="always"):
-            rows = upgrade_table(spark, path)
+        with claim_table(spark, table.path, checkpoint=checkpoint, when="always"):
+            rows = upgrade_table(spark, table)
         console.print_text(
-            f"{console.format_count(rows, 'row')} of '{path}' have the column media now, in place "
+            f"{console.format_count(rows, 'row')} of '{table}' have the column media now, in place "
             "of width and height"
         )

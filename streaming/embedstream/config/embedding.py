@@ -16,6 +16,7 @@ from embedstream_core.settings import (
     FORMATS,
     AudioFormat,
     Backend,
+    ColorConversion,
     DecodeSettings,
     Device,
     EngineSettings,
@@ -45,15 +46,17 @@ class ReferencesConfig(Section):
     """Which references may be fetched: none, until allowed here."""
 
     schemes: tuple[SchemeName, ...] = DEFAULT_SCHEMES
-    """The schemes that may be used; plain http is off by default. References that begin with
-    `s3a://` or `s3n://` are read as `s3://` if these schemes are listed."""
+    """The schemes that may be used; plain http is off by default. `s3a://` and `s3n://` are read
+    as `s3://`, and `abfs://` and `az://` as `abfss://`."""
     folders: tuple[LocalFolder, ...] = ()
     """Folders whose files `file://` may read; the path of a file allows that file alone."""
     hosts: tuple[str, ...] = ()
     """Hosts that `http://` and `https://` may reach: `images.example.com`, `*.example.com`,
     `localhost:8080`."""
     buckets: tuple[str, ...] = ()
-    """Buckets that `s3://` may read (extra `s3`)."""
+    """Buckets that may be read, each in one store: `name` for `s3://` (extra `s3`), `gs://name`
+    (extra `gs`), and containers of Azure as `abfss://container@account.dfs.core.windows.net` (extra
+    `azure`)."""
     networks: tuple[str, ...] = ()
     """Private networks that allowed hosts may resolve to, such as `10.0.0.0/8`; otherwise only
     public addresses are connected to."""
@@ -73,6 +76,11 @@ class ReferencesConfig(Section):
     """The address of an S3-compatible store."""
     s3_region: str | None = None
     """The region of the buckets."""
+    gs_endpoint: str | None = None
+    """The address of a server with Google Cloud Storage's JSON interface."""
+    azure_endpoint: str | None = None
+    """The address of a server with the interface of Azure's Blob service, such as Azurite; the
+    account becomes the first part of the path."""
 
     def build_policy(self, *, max_bytes: int) -> FetchPolicy:
         """Return what may be fetched, up to `max_bytes` each.
@@ -159,9 +167,11 @@ class DecodeConfig(Section):
     max_image_pixels: int = Field(DecodeSettings.max_pixels, gt=0, le=DecodeSettings.max_pixels)
     """Larger images are failures, before decoding."""
     max_scans: PositiveInt = DecodeSettings.max_scans
-    """Progressive JPEGs with more passes are failures, before decoding."""
+    """Progressive JPEGs with more passes are failures, before decoding, and so are AVIFs and HEICs
+    whose pictures have so many times the image's pixels."""
     formats: tuple[ImageFormat, ...] = Field(FORMATS, min_length=1)
-    """The formats of images that are decoded."""
+    """The formats of images that are decoded. `AVIF`, `TIFF`, `HEIC` (extra `heif`) and `JP2`, for
+    JPEG 2000, must be listed."""
     max_text_bytes: PositiveInt = DecodeSettings.max_text_bytes
     """Longer texts are failures, before decoding."""
     max_text_characters: PositiveInt = DecodeSettings.max_text_characters
@@ -183,10 +193,13 @@ class DecodeConfig(Section):
     """Memory for decoding one message's content in its own process."""
     fidelity: Fidelity = DecodeSettings.fidelity
     """`fast` scales large JPEGs within the decoder; vectors change slightly."""
+    color: ColorConversion = DecodeSettings.color
+    """`srgb` converts images by their ICC profiles, and one with a broken profile is a failure;
+    `as_stored` leaves the values as they are, as most models were trained."""
 
     @property
     def settings(self) -> DecodeSettings:
-        """The limits that apply before anything is decoded, and the fidelity."""
+        """The limits that apply before anything is decoded, the fidelity and the colours."""
         given = self.model_dump(exclude={"timeout_s", "isolated_memory_bytes"})
         max_bytes, max_pixels = given.pop("max_image_bytes"), given.pop("max_image_pixels")
         return DecodeSettings(max_bytes=max_bytes, max_pixels=max_pixels, **given)

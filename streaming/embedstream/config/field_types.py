@@ -17,9 +17,10 @@ from pydantic import (
 )
 
 from embedstream.config.locations import make_absolute, make_local
+from embedstream.config.table_names import check_table_name
 from embedstream.config.yaml import BooleanText
 
-__all__ = ["LocalFolder", "Location", "Section", "Switch", "Time"]
+__all__ = ["LocalFolder", "Location", "Section", "Switch", "TableName", "Time"]
 
 _SINCE_1970 = re.compile(r"\d{10}|\d{13}")
 
@@ -71,4 +72,5 @@ def _read_time(value: object, validate: ValidatorFunctionWrapHandler) -> datetim
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_read_switch)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(make_absolute)]
 LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(make_local)]
+TableName = Annotated[str, AfterValidator(check_table_name)]
 Time = Annotated[datetime, WrapValidator(_read_time)]

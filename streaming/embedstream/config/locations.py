@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from embedstream.config.errors import LocationError
 
-__all__ = ["find_local_path", "get_scheme", "make_absolute", "make_local"]
+__all__ = [
+    "find_local_path",
+    "get_scheme",
+    "make_absolute",
+    "make_local",
+    "make_readable_without_spark",
+]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _STORES = {"abfs", "abfss", "gs", "s3", "s3a", "s3n", "wasb", "wasbs"}
 _NO_COLON = re.compile(rf"(dbfs|file|hdfs|{'|'.join(sorted(_STORES))})//", re.IGNORECASE)
+_BLOB_STORE = re.compile(r"(//[^/@]+@[^/.]+)\.blob\.(.*)")
+_INSTEAD: Mapping[str, str] = {
+    "dbfs": "give the address of the object store behind it, as s3a://, gs:// or abfss://",
+    "hdfs": "give a folder on which it is mounted",
+    "viewfs": "give a folder on which it is mounted",
+}
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
@@ -60,6 +73,28 @@ def make_local(location: str) -> str:
     if path is None:
         raise LocationError(f"'{location}' is not on a local disk: write a local path")
     return str(path)
+
+
+def make_readable_without_spark(location: str) -> str:
+    """Return a table's location as `deltalake` reads it.
+
+    It knows local folders, `s3a:`, `gs:` and `abfss:`; other schemes of the same stores are
+    translated.
+
+    Raises:
+        LocationError: no library without Spark reads that file system, or the text is no location.
+    """
+    absolute = make_absolute(location)
+    scheme, rest = get_scheme(absolute), absolute.partition(":")[2]
+    match scheme:
+        case None | "file" | "s3" | "s3a" | "gs" | "abfs" | "abfss":
+            return absolute
+        case "s3n":
+            return f"s3a:{rest}"
+        case "wasb" | "wasbs" if store := _BLOB_STORE.fullmatch(rest):
+            return f"abfss:{store[1]}.dfs.{store[2]}"
+    remedy = _INSTEAD.get(scheme, "copy it to a folder, or to s3a://, gs:// or abfss://")
+    raise LocationError(f"'{location}' cannot be read without Spark: {remedy}")
 
 
 def find_local_path(location: str) -> Path | None:

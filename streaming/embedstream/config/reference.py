@@ -41,8 +41,8 @@ A text is taken literally: a topic may be called 2024, 1e3 or `on`. Only null re
 without a zone is in UTC.
 
 Unknown keys are errors, and so are environment variables that begin with `EMBEDSTREAM_` and name
-no key. Give exactly one of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`, and at
-most one of `encoder` and `encoders`.
+no key. Give exactly one of `kafka.subscribe`, `kafka.subscribe_pattern` and `kafka.assign`, at
+least one of `table.path` and `table.name`, and at most one of `encoder` and `encoders`.
 
 Relative paths start at the working directory. A path that begins with a scheme, such as `hdfs:/` or
 `s3a://`, is a location on a file system that Spark needs a jar for; embedstream fetches that of
@@ -53,8 +53,8 @@ Relative paths start at the working directory. A path that begins with a scheme,
 needs unchanged is refused with the reason. `spark.jars`, `spark.sql.extensions` and the patterns of
 `spark.redaction.regex` are added to embedstream's own.
 
-Keep secrets out of the file: the values of `kafka.options`, `spark.options`, `publish.client` and
-`index.url` may refer to them.
+Keep secrets out of the file: the values of `kafka.options`, `spark.options` and `publish.client`,
+`index.url` and the secrets in `message.registry` may refer to them.
 
 - `env:NAME` is the value of an environment variable.
 - `file:PATH` is the content of a file, without surrounding whitespace.

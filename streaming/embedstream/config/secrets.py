@@ -19,6 +19,7 @@ __all__ = [
     "NAMES_OF_SECRET_SETTINGS",
     "Options",
     "Properties",
+    "Secret",
     "SecretReference",
     "holds_secret",
     "resolve_options",
@@ -177,3 +178,14 @@ SecretReference = Annotated[
     SecretStr, BeforeValidator(lambda value: _refuse_secret(_resolve(value)))
 ]
 """A text that is never printed; if it holds a secret, it is given by reference."""
+
+
+def _require_reference(value: object) -> SecretStr:
+    resolved = _resolve(value)
+    if isinstance(resolved, SecretStr):
+        return resolved
+    raise ValueError("it is a secret, so give it as env:NAME or file:PATH")
+
+
+Secret = Annotated[SecretStr, BeforeValidator(_require_reference)]
+"""A text that is never printed and always given by reference."""

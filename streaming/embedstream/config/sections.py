@@ -6,7 +6,14 @@ import re
 from contextlib import suppress
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from embedstream.config.embedding import (
     DataFrameConfig,
@@ -18,13 +25,14 @@ from embedstream.config.embedding import (
     Transport,
 )
 from embedstream.config.errors import LocationError
-from embedstream.config.field_types import LocalFolder, Location, Section, Time
-from embedstream.config.locations import get_scheme
+from embedstream.config.field_types import LocalFolder, Location, Section, TableName, Time
+from embedstream.config.locations import get_scheme, make_readable_without_spark
+from embedstream.config.messages import MessageConfig
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
 from embedstream.config.publishing import PublishConfig, check_topic_name
 from embedstream.config.secrets import Options, Properties, SecretReference
-from embedstream_core.settings import MessageFormat
+from embedstream.config.table_layout import check_cluster_columns, check_properties
 
 __all__ = [
     "BulkFilesConfig",
@@ -98,30 +106,47 @@ class KafkaConfig(Section):
         return self
 
 
-class MessageConfig(Section):
-    """How a message is read."""
-
-    format: MessageFormat = "auto"
-    """`bytes`: the value is the content's own bytes; `json`: an object with `uri`, with `data` in
-    base64, or with `text`; `auto`: JSON if the value starts with `{`."""
-    id_header: str = "image-id"
-    """The header that carries the message's id."""
-    tombstones: Literal["count", "delete"] = "count"
-    """What a message without a value means: `count` only counts it; `delete` deletes its key: the
-    message makes a row with the error code `deleted`, and the earlier rows of its topic, partition
-    and key are hidden from the views and leave the index. `embedstream forget` deletes them."""
-
-
 class TableConfig(Section):
     """The Delta table of outcomes."""
 
-    path: Location
+    path: Location = ""
     """A folder, or a location such as `s3a://bucket/table`."""
+    name: TableName | None = None
+    """The table's name in a catalog of Spark, `catalog.schema.table` or `schema.table`, instead of
+    `path`: the catalog says where the table is, and where a new one goes. With both, the table at
+    `path` is registered under the name. See [Catalogs](catalogs.md)."""
     properties: Properties = Field(default_factory=dict)
     """Table properties, set when the table is created."""
+    partition_by: Literal["date"] | None = None
+    """`date` adds a column `date`, the day of the message's timestamp in UTC, and partitions the
+    table by it. Set when the table is created, and checked at each start."""
+    cluster_by: tuple[str, ...] = ()
+    """Up to four columns by which Delta clusters the table (liquid clustering): `[image_id]`. Set
+    when the table is created, and checked at each start; without it a table keeps its own
+    clustering."""
     compact_every: int = Field(50, ge=0)
     """Small files are compacted each time this many micro-batches have run, while the stream
-    continues; 0 leaves compaction to you."""
+    continues; 0 leaves compaction to you, or to the catalog that maintains the table."""
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> TableConfig:
+        check_properties(self.properties)
+        check_cluster_columns(self.cluster_by, self.properties)
+        if self.partition_by is not None and self.cluster_by:
+            raise ValueError("give partition_by or cluster_by, not both: Delta allows only one")
+        return self
+
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _take_null(cls, value: object, validate: ValidatorFunctionWrapHandler) -> str:
+        # An override has no other way to leave out the path of the file.
+        return "" if value is None else str(validate(value))
+
+    @model_validator(mode="after")
+    def _check(self) -> TableConfig:
+        if not self.path and self.name is None:
+            raise ValueError("give path, a folder, or name, the table's name in a catalog of Spark")
+        return self
 
 
 class TriggerConfig(Section):
@@ -226,8 +251,8 @@ class BulkFilesConfig(DataFrameConfig):
 
     @property
     def locations(self) -> list[str]:
-        """The locations that Spark writes to."""
-        return [self.table.path]
+        """The locations that Spark writes to, as far as the configuration names them."""
+        return [self.table.path] if self.table.path else []
 
 
 class StreamConfig(Section):
@@ -258,6 +283,9 @@ class StreamConfig(Section):
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
         self._check_published_topic()
+        is_followed = self.index.follow or (self.publish.topic and self.publish.follow)
+        if is_followed and self.table.path:
+            make_readable_without_spark(self.table.path)
         if self.encoders is not None and "encoder" in self.model_fields_set:
             raise ValueError("give encoder or encoders, not both")
         if self.encoders == ():
@@ -297,5 +325,5 @@ class StreamConfig(Section):
 
     @property
     def locations(self) -> list[str]:
-        """The locations that Spark writes to."""
-        return [self.table.path, self.checkpoint]
+        """The locations that Spark writes to, as far as the configuration names them."""
+        return [*([self.table.path] if self.table.path else []), self.checkpoint]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
-from embedstream.config.locations import get_scheme
+from embedstream.config.locations import get_scheme, make_local
 from embedstream.config.sections import DataFrameConfig, EncoderConfig, PreprocessingConfig
 from embedstream.finetuning.distributed import START, TrainingJob, check_processes, run_training
 from embedstream.finetuning.examples import Summary, select_images, summarize_images, write_examples
@@ -29,6 +29,7 @@ from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.model import prepare
 from embedstream_core.atomic_files import replace_file
 from embedstream_core.errors import SetupError
+from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.mlflow_store import is_registered
 from embedstream_core.models.prepare import load_prepared
@@ -94,12 +95,13 @@ def finetune(
     spark, decode = df.sparkSession, (config or DataFrameConfig()).decode
     images = select_images(df, input, label_col)
     on_gpu = check_processes(spark, num_processes, given)
-    if get_scheme(str(output)) is not None:
+    if get_scheme(str(output)) not in (None, "file"):
         raise SetupError(
             f"output is '{output}'; it is a folder that driver and executors see under one path"
         )
-    folder = Path(output).expanduser().absolute()
+    folder = Path(make_local(str(output)))
     check_writable("output", str(folder))
+    require_decoders(decode.formats)
     _refuse_program(given.name)
     model = prepare(given)
     # A registered model names its encoder only in the registry.

@@ -33,10 +33,7 @@ _KNOWN_FEATURES = {
     "columnMapping",
     "deletionVectors",
     "timestampNtz",
-    "typeWidening",
-    "typeWidening-preview",
     "v2Checkpoint",
-    "vacuumProtocolCheck",
 }
 
 _COLUMNS: Mapping[str, Any] = {

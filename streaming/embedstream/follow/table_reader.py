@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from embedstream.config.locations import make_readable_without_spark
 from embedstream_core.errors import SetupError
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
 ]
 
 _ARROW_BATCH_ROWS = 1024
+
+# deltalake 1.6 opens a table that has these features, and then reads no row of it.
+_UNREADABLE = {"typeWidening", "typeWidening-preview", "vacuumProtocolCheck"}
 
 
 def list_models(opened: Any) -> list[str]:
@@ -94,17 +98,24 @@ def open_table(table: str, *, version: int | None = None) -> Any:
     """Return a version of the table, the newest by default, as a `deltalake.DeltaTable`.
 
     Raises:
-        SetupError: there is no table, or it cannot be read.
+        SetupError: there is no table, or it cannot be read, or its file system not without Spark.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
 
     try:
-        return DeltaTable(table, version=version)
+        opened = DeltaTable(make_readable_without_spark(table), version=version)
     except TableNotFoundError:
         raise SetupError(f"there is no Delta table at '{table}'; has the stream run?") from None
     except (DeltaError, OSError) as error:
         raise _refuse_table(table, error) from None
+    if unreadable := sorted(_UNREADABLE.intersection(opened.protocol().reader_features or ())):
+        names = ", ".join(unreadable)
+        raise SetupError(
+            f"the Delta table '{table}' cannot be read without Spark: deltalake does not know its "
+            f"feature {names}; run ALTER TABLE … DROP FEATURE {names}, or read it with Spark"
+        )
+    return opened
 
 
 def refresh_table(opened: Any) -> None:

@@ -16,6 +16,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState, find_offsets_at
 from embedstream.recovery.checkpoint import Checkpoint, Offsets
 from embedstream.recovery.lost_messages import LostRange, find_lost_ranges, skip_lost
+from embedstream.table.catalog import find_address
 from embedstream_core.errors import SetupError
 
 __all__ = ["adopt_table", "choose_starts"]
@@ -35,7 +36,7 @@ def adopt_table(
     Raises:
         SetupError: The checkpoint has another start for a partition.
     """
-    table = spark.read.format("delta").load(config.table.path)
+    table = find_address(spark, config.table).read(spark)
     ends: Offsets = {}
     for topic, partition, last in (
         table.groupBy("topic", "partition").agg({"offset": "max"}).collect()

@@ -25,6 +25,7 @@ from embedstream.recovery.lost_messages import (
 )
 from embedstream.recovery.topic_ids import check_ids, record_ids
 from embedstream.spark.folder import Folder
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import check_table
 from embedstream.table.delta_log import read_writers
 from embedstream_core.errors import SetupError
@@ -166,7 +167,7 @@ def skip_losses(
 def explain_failure(spark: SparkSession, config: StreamConfig) -> str | None:
     """Return why a stream ended, if messages, a topic or a column are gone; else None."""
     try:
-        check_table(spark, config.table.path)
+        check_table(spark, TableAddress.of(config.table))
         topics = check_topics(spark, config.kafka)
         plan_resumption(spark, config, topics, NO_CONSENT)
     except SetupError as error:

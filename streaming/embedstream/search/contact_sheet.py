@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from embedstream.search.answer import Neighbour
-from embedstream_core.errors import ItemError, SetupError
+from embedstream_core.errors import ItemError, MissingExtra, SetupError
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.settings import DecodeSettings
+from embedstream_core.settings import IMAGE_FORMATS, DecodeSettings
 
 __all__ = ["Tile", "check_sheet_path", "draw_contact_sheet", "save_sheet"]
 
@@ -37,6 +37,9 @@ _TEXT_SIZE, _LINE, _MARGIN, _MOST_CHARACTERS = 12, 15, 8, 2_000
 _WHOLE = ImagePreprocessing(
     _TILE, _TILE, "bicubic", mean=(_EMPTY / 255,) * 3, std=(1, 1, 1), crop_mode="border"
 )
+
+# The rows were embedded by a configuration that the caller may not have.
+_SHOWN = DecodeSettings(formats=IMAGE_FORMATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,9 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, note: st
         _draw_lines(draw, corner, tile.content.decode("utf-8-sig", "replace"))
     elif tile.content is not None:
         try:
-            (pixels,) = render(open_image(tile.content, DecodeSettings()), _WHOLE)
+            (pixels,) = render(open_image(tile.content, _SHOWN), _WHOLE)
             sheet.paste(Image.fromarray(pixels), corner)
-        except ItemError:
+        except (ItemError, MissingExtra):
             # The tile stays empty.
             pass
     if font.getlength(short) > _TILE:

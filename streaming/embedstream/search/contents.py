@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from embedstream.search.answer import Neighbour
-from embedstream_core.errors import ItemError, SetupError
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.errors import ItemError, SetupError, SystemicError
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["MessageReader", "read_file_content", "read_kafka_content"]
+__all__ = ["KafkaReader", "read_file_content", "read_kafka_content"]
 
 
 def read_file_content(uri: str) -> bytes | None:
@@ -28,30 +28,38 @@ def read_file_content(uri: str) -> bytes | None:
 
 
 def read_kafka_content(
-    neighbour: Neighbour, *, bootstrap_servers: str, settings: Mapping[str, Any] | None = None
+    neighbour: Neighbour,
+    *,
+    bootstrap_servers: str,
+    settings: Mapping[str, Any] | None = None,
+    reader: MessageReader | None = None,
 ) -> bytes | None:
     """Read a row's content from its message; return None if Kafka has deleted the message.
 
-    `settings` are further ones of kafka-python's consumer, such as its credentials.
+    `settings` are further ones of kafka-python's consumer, such as its credentials; `reader`
+    is the stream's own if it is not the default.
 
     Raises:
-        SetupError: no broker answers, or the message's compression is not supported here.
+        SetupError: no broker or no schema registry answers, or the message's compression is not
+            supported here.
     """
-    with closing(MessageReader(bootstrap_servers, settings)) as reader:
-        message = reader.read(neighbour.topic, neighbour.partition, neighbour.offset)
+    with closing(KafkaReader(bootstrap_servers, settings)) as kafka:
+        message = kafka.read(neighbour.topic, neighbour.partition, neighbour.offset)
     if message is None:
         return None
     accepts: list[ModalityName] = (
         ["text"] if (neighbour.media_type or "").startswith("text/") else []
     )
     try:
-        entry = parse_message(message, message_format="auto", id_header="", accepts=accepts)
+        entry = (reader or MessageReader()).read(message, accepts=accepts)
     except ItemError:
         return None
+    except SystemicError as error:
+        raise SetupError(f"the message cannot be read: {error}") from None
     return entry.content if isinstance(entry, Item) else None
 
 
-class MessageReader:
+class KafkaReader:
     """Reads single messages; it connects when it is first used, and again after an error.
 
     `settings` are further ones of kafka-python's consumer, such as its credentials. One thread at a

@@ -21,6 +21,7 @@ from embedstream.search.answer import Answer
 from embedstream.search.indexes import IndexReader, IndexUnusable
 from embedstream.search.scan import Position, find_rows_at, scan_table
 from embedstream.search.where import Condition, parse_where
+from embedstream.table.lookup import find_table
 from embedstream_core.errors import SetupError
 from embedstream_core.settings import Isolation
 
@@ -95,8 +96,8 @@ class Searcher:
     ) -> None:
         """Open a table; the index and the models are opened when they are needed.
 
-        With `isolation`, queries are decoded in a child process within these limits, and within
-        those of the configuration.
+        Queries are decoded as the configuration says. With `isolation` that is in a child process
+        within these limits.
 
         Raises:
             SetupError: neither a table nor a configuration is given, or it cannot be read.
@@ -104,9 +105,12 @@ class Searcher:
         settings = load_config(config) if isinstance(config, Path) else config
         if table is None and settings is None:
             raise SetupError("give the table or the configuration that names it")
-        self.table = str(table) if table is not None or settings is None else settings.table.path
+        if table is None and settings is not None:
+            settings = find_table(settings)
+            table = settings.table.path
+        self.table = str(table)
         self._encoders = () if settings is None else settings.all_encoders
-        self._decode_settings = settings.decode.settings if settings and isolation else None
+        self._decode_settings = settings.decode.settings if settings else None
         self._isolation = isolation
         self._opened = open_table(self.table)
         self._index = IndexReader(settings.index if settings else IndexConfig(), table=self.table)

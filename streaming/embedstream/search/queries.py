@@ -26,7 +26,7 @@ from embedstream_core.models.networks import RANDOM_NAME
 from embedstream_core.models.prepare import ModelSpec, prepare_and_load
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Failure, Item
-from embedstream_core.settings import DecodeSettings, Isolation, ModalityName
+from embedstream_core.settings import IMAGE_FORMATS, DecodeSettings, Isolation, ModalityName
 
 __all__ = ["QueryEmbedder", "Vector", "embed_queries"]
 
@@ -56,7 +56,8 @@ class QueryEmbedder:
         isolation: Isolation | None = None,
     ) -> None:
         self._encoders = encoders
-        self._decode_settings = decode_settings or DecodeSettings()
+        # Without a configuration, a query may have any format that a table's images have.
+        self._decode_settings = decode_settings or DecodeSettings(formats=IMAGE_FORMATS)
         self._isolation = isolation
         self._started: dict[tuple[str, ...], tuple[str, Engine]] = {}
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["describe_error", "find_root_cause", "list_causes", "name_causes"]
+from py4j.java_gateway import is_instance_of
+from pyspark import SparkContext
+
+__all__ = ["describe_error", "find_condition", "find_root_cause", "list_causes", "name_causes"]
 
 
 def describe_error(error: Exception) -> str:
@@ -29,6 +32,17 @@ def list_causes(error: Exception) -> list[Any]:
 def name_causes(error: Exception) -> set[str]:
     """Return the class names of the Java exceptions behind an error, without their packages."""
     return {cause.getClass().getSimpleName() for cause in list_causes(error)}
+
+
+def find_condition(error: Exception) -> str | None:
+    """Return the condition, such as `TABLE_OR_VIEW_NOT_FOUND`, that Spark or Delta gave an error.
+
+    None if neither did.
+    """
+    for cause in list_causes(error):
+        if is_instance_of(SparkContext._gateway, cause, "org.apache.spark.SparkThrowable"):
+            return str(cause.getCondition())
+    return None
 
 
 def find_root_cause(error: Exception) -> str:

@@ -87,14 +87,15 @@ class Folder:
             UnreadableFile: the file exists, but its text cannot be read.
         """
         with locate(self.spark, self.location, name) as (system, path):
-            if not system.exists(path):
-                return None
             try:
                 with closing(system.open(path)) as stream:
                     return bytes(stream.readAllBytes()).decode()
             except UnicodeDecodeError:
                 raise UnreadableFile("it is not UTF-8 text") from None
             except Exception as error:
+                # Asked afterwards, because another process may delete the file at any moment.
+                if not system.exists(path):
+                    return None
                 raise UnreadableFile(find_root_cause(error)) from None
 
     def parse(

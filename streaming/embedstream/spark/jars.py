@@ -2,8 +2,8 @@
 
 `jars.toml` in this folder is the whole list: nothing is resolved at run time. To renew a set, run
 `mvn dependency:list -DincludeScope=runtime` on a POM with the set's first coordinates, leave out
-what PySpark's own `jars` folder holds, and take the sha256 of each file. `tests/streaming` then
-runs the sets for real.
+what the `jars` folder of that PySpark holds, and take the sha256 of each file. `make test` then
+runs the sets of the locked PySpark for real, and `make test-spark41` those of Spark 4.1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from embedstream.config.locations import make_local
 from embedstream_core.errors import SetupError
 
 __all__ = ["Jar", "fetch_jars", "find_jars_folder", "read_jar_set"]
@@ -45,21 +46,23 @@ class Jar:
 
 
 def read_jar_set(name: str) -> tuple[Jar, ...]:
-    """Return the jars of one set: `spark`, `s3` or `broker`.
+    """Return the jars of one set: `broker`, or `spark` or `s3` for the installed PySpark.
+
+    `spark-4.1` and the like are the sets of a version, whatever is installed.
 
     Raises:
-        SetupError: there is no such set.
+        SetupError: there is no such set, or none for the installed PySpark.
     """
     sets = tomllib.loads(_LOCK_FILE.read_text(encoding="utf-8"))
     if name not in sets:
-        raise SetupError(f"unknown jar set {name!r}; known: {', '.join(sorted(sets))}")
+        name = f"{name}-{_choose_version(name, sets)}"
     return tuple(Jar(coordinate, sha256) for coordinate, sha256 in sets[name].items())
 
 
 def find_jars_folder() -> Path:
     """Return `$EMBEDSTREAM_JARS` if that is set, else `~/.cache/embedstream/jars`."""
     folder = os.environ.get("EMBEDSTREAM_JARS")
-    return Path(folder) if folder else Path.home() / ".cache" / "embedstream" / "jars"
+    return Path(make_local(folder)) if folder else Path.home() / ".cache" / "embedstream" / "jars"
 
 
 def fetch_jars(names: Iterable[str], folder: Path) -> list[Path]:
@@ -81,6 +84,25 @@ def fetch_jars(names: Iterable[str], folder: Path) -> list[Path]:
             f"cannot write to {folder}: {error.strerror or error}; free some space, or set "
             "EMBEDSTREAM_JARS to a folder that can be written"
         ) from error
+
+
+def _choose_version(name: str, sets: Iterable[str]) -> str:
+    """Return the minor version of the installed PySpark, of which `name` must have a set."""
+    versions = [each.removeprefix(f"{name}-") for each in sets if each.startswith(f"{name}-")]
+    if not versions:
+        known = sorted({each.partition("-")[0] for each in sets})
+        raise SetupError(f"unknown jar set {name!r}; known: {', '.join(known)}")
+    # A cluster may have PySpark on its path without the metadata of a package.
+    from pyspark import __version__ as installed
+
+    minor = ".".join(installed.split(".")[:2])
+    if minor not in versions:
+        raise SetupError(
+            f"PySpark {installed} is installed, and the jars of embedstream are for Spark "
+            f"{' and '.join(versions)}; install a PySpark of these, or set `spark.jars: provided` "
+            "and give Spark the jars for its version"
+        )
+    return minor
 
 
 def _fetch(jar: Jar, *, folder: Path) -> Path:

@@ -71,6 +71,10 @@ def list_files(spark: SparkSession, path: str) -> Listing:
     Raises:
         SetupError: there is nothing at the path, or it cannot be listed.
     """
+    if _URI.match(path):
+        # Hadoop does not know a scheme in capitals.
+        scheme, _, rest = path.partition(":")
+        path = f"{scheme.lower()}:{rest}"
     found = _list_over_connect(spark, path) if is_connect(spark) else _list_by_driver(spark, path)
     if found is None:
         raise SetupError(f"there is no file or folder '{path}', and no file matches it")

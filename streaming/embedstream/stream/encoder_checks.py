@@ -9,6 +9,7 @@ from functools import partial
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import EncoderConfig
+from embedstream.table.address import TableAddress
 from embedstream.worker.model import Choice, choose_precision, prepare
 from embedstream_core.engine.backends import find_obstacle
 from embedstream_core.engine.engine import choose_batch_size, find_device
@@ -53,7 +54,7 @@ class EncoderChecks:
         choices = [one.choice for one in self._encoders]
         return tuple(one.model for one in choices if one) if all(choices) else None
 
-    def list_all(self, table: str) -> Mapping[str, Callable[[], str]]:
+    def list_all(self, table: TableAddress) -> Mapping[str, Callable[[], str]]:
         """Return all checks by subject, for models whose rows an existing table may have."""
         return {**self.list_preparations(), **self.list_choices(table)}
 
@@ -65,14 +66,16 @@ class EncoderChecks:
             for subject, check in (("encoder", self._prepare), ("device", self._check_device))
         }
 
-    def list_choices(self, table: str | None = None) -> Mapping[str, Callable[[], str]]:
+    def list_choices(self, table: TableAddress | None = None) -> Mapping[str, Callable[[], str]]:
         """Return the checks that say in which precision each encoder runs, by subject."""
         return {
             self._name("precision", one): partial(self._describe_choice, one, table)
             for one in self._encoders
         }
 
-    def choose_precisions(self, table: str | None = None) -> tuple[PreparedModel, ...] | None:
+    def choose_precisions(
+        self, table: TableAddress | None = None
+    ) -> tuple[PreparedModel, ...] | None:
         """Choose the precision of each encoder that was prepared; return `models`.
 
         The rows of an existing `table` decide first.
@@ -84,7 +87,7 @@ class EncoderChecks:
             self._choose(one, table)
         return self.models
 
-    def _choose(self, one: _Encoder, table: str | None) -> None:
+    def _choose(self, one: _Encoder, table: TableAddress | None) -> None:
         if one.choice is None and one.model is not None:
             one.choice = choose_precision(self._spark, one.model, one.config, table=table)
 
@@ -121,7 +124,7 @@ class EncoderChecks:
             )
         return f"{encoder.device}; {granted or 0} GPUs an executor"
 
-    def _describe_choice(self, one: _Encoder, table: str | None) -> str:
+    def _describe_choice(self, one: _Encoder, table: TableAddress | None) -> str:
         if one.model is None:
             raise SetupError("not chosen, because there is no encoder")
         self._choose(one, table)

@@ -15,7 +15,9 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.source import read_messages
 from embedstream.spark.folder import Folder
 from embedstream.stream.maintenance import INTERVAL_S, maintain_stream
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import append, create_table, read_models, set_models
+from embedstream.table.layout import fill_layout
 from embedstream.worker.messages import Featurizer, featurize_messages
 from embedstream.worker.tally import Tallies
 from embedstream.worker.task import build_embedder
@@ -73,9 +75,9 @@ def record_models(
     spark: SparkSession, config: StreamConfig, models: Iterable[PreparedModel]
 ) -> None:
     """Record the models in the table that they fill from now on, unless it names them already."""
-    path, model_ids = config.table.path, list_ids(models)
-    if list(read_models(spark, path)) != model_ids:
-        set_models(spark, path, model_ids)
+    table, model_ids = TableAddress.of(config.table), list_ids(models)
+    if list(read_models(spark, table)) != model_ids:
+        set_models(spark, table, model_ids)
 
 
 def start_query(
@@ -88,17 +90,13 @@ def start_query(
 ) -> Stream:
     """Start the query on a table that exists and names the models of the function."""
     messages = read_messages(spark, config.kafka, tombstones=config.message.tombstones)
-    outcomes = featurize_messages(messages, function)
-    writer = append(outcomes, config.table.path, checkpoint=config.checkpoint)
-    if until == "drained":
-        writer = writer.trigger(availableNow=True)
-    else:
-        interval_ms = int(config.trigger.interval_s * 1000)
-        writer = writer.trigger(processingTime=f"{interval_ms} milliseconds")
-    query = writer.start()
+    outcomes = fill_layout(featurize_messages(messages, function), config.table)
+    table = TableAddress.of(config.table)
+    interval_s = None if until == "drained" else config.trigger.interval_s
+    query = append(outcomes, table, checkpoint=config.checkpoint, interval_s=interval_s)
     threading.Thread(
         target=maintain_stream,
-        args=(spark, query, config.table.path),
+        args=(spark, query, table),
         kwargs={
             "load": function.embedder.load,
             "compact_every": config.table.compact_every,
@@ -144,8 +142,7 @@ def build_featurizer(
     """Return the function that the workers run, and start to send them the models."""
     return Featurizer(
         embedder=build_embedder(spark, list(zip(models, config.all_encoders, strict=True)), config),
-        message_format=config.message.format,
-        id_header=config.message.id_header,
+        reader=config.message.build_reader(),
         transport=config.pipeline.transport,
     )
 

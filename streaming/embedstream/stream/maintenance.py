@@ -10,13 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Literal
 
+from pyspark.errors import PySparkException, UnsupportedOperationException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.logs.events import Event, log_event
 from embedstream.spark.session import warm_workers
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
+from embedstream.table.features import is_clustered_automatically
 
 __all__ = ["INTERVAL_S", "maintain_stream"]
 
@@ -25,11 +29,14 @@ _log = logging.getLogger(__name__)
 # Spark ends Python workers when none of an executor's had a task for a minute.
 INTERVAL_S = 30
 
+# The SQLSTATE of a statement for which a privilege is missing.
+_NOT_PERMITTED = "42501"
+
 
 def maintain_stream(
     spark: SparkSession,
     query: StreamingQuery,
-    table: str,
+    table: TableAddress,
     *,
     load: Callable[[], object],
     compact_every: int,
@@ -38,21 +45,21 @@ def maintain_stream(
     """Maintain a stream until its query ends; runs in a thread of its own.
 
     `load` loads the model in a worker that has none. `compact_every` is in micro-batches; 0 never
-    compacts.
+    compacts. A catalog that maintains the table itself is left to it.
     """
     # Warm-up tasks would keep executors busy that dynamic allocation should release.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
-    compacted_until = None
+    compacts, compacted_until = compact_every > 0, None
     # If the query failed, whoever awaits it reports why.
     with _log_errors(logging.INFO, "maintenance has ended with its query"):
         while not query.awaitTermination(interval_s):
             last = query.lastProgress
-            if last is not None and compact_every:
+            if last is not None and compacts:
                 turn = last.batchId // compact_every
                 if compacted_until is not None and turn > compacted_until:
                     # Another compaction, or a replay, may have been quicker.
                     with _log_errors(logging.WARNING, "compacting the table failed, trying later"):
-                        _compact(spark, table)
+                        compacts = _compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
                 # The micro-batch that needs the worker fails with the same reason.
@@ -60,19 +67,34 @@ def maintain_stream(
                     warm_workers(spark, load)
 
 
-def _compact(spark: SparkSession, table: str) -> None:
+def _compact(spark: SparkSession, table: TableAddress) -> bool:
+    """Compact the table; return False, and say why, if its catalog maintains it."""
+    if is_clustered_automatically(spark, table):
+        return _leave_to_catalog(table, "it chooses the table's clustering")
     started = time.monotonic()
-    compacted = compact(spark, table)
+    try:
+        compacted = compact(spark, table)
+    except PySparkException as error:
+        is_unsupported = isinstance(error, UnsupportedOperationException)
+        if not is_unsupported and error.getSqlState() != _NOT_PERMITTED:
+            raise
+        return _leave_to_catalog(table, " ".join(str(error).split()))
     took_s = time.monotonic() - started
     files = f"{compacted.files_removed} files became {compacted.files_added}"
     log_event(
         _log,
         Event.COMPACTION,
         f"the table was compacted in {took_s:.1f} s: {files}",
-        table=table,
+        table=str(table),
         duration_s=took_s,
         **asdict(compacted),
     )
+    return True
+
+
+def _leave_to_catalog(table: TableAddress, reason: str) -> Literal[False]:
+    _log.warning("compacting '%s' is left to its catalog: %s", table, reason)
+    return False
 
 
 @contextmanager

@@ -21,9 +21,13 @@ from embedstream.spark.folder import Folder
 from embedstream.spark.local_disk import check_writable
 from embedstream.spark.sizing import count_parallel_tasks, count_task_cores
 from embedstream.stream.encoder_checks import EncoderChecks, Preparation
+from embedstream.table.catalog import find_address
 from embedstream.table.delta import check_models, check_table
 from embedstream.table.delta_log import find_log_problems, read_writers
+from embedstream.table.features import check_fillable
 from embedstream_core.errors import SetupError
+from embedstream_core.fetch.fetcher import open_fetcher
+from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]
@@ -64,6 +68,7 @@ def check_start(
         "workers": found.check_workers,
         "topics": found.check_topics,
         "references": found.check_references,
+        **({"schema registry": found.check_registry} if config.message.registry else {}),
         "table": found.check_table,
         **encoders.list_choices(),
     }
@@ -102,6 +107,7 @@ class _Preflight:
                 "spark.python.worker.reuse is false: every task would load the model again; "
                 "remove it from spark.options"
             )
+        require_decoders(self.config.decode.formats)
         limits = self.config.pipeline
         return (
             f"{self.spark.sparkContext.master}: {count_parallel_tasks(self.spark)} tasks at once, "
@@ -128,35 +134,46 @@ class _Preflight:
                     f"references.folders names '{folder}', but there is no folder here; create "
                     "it, or take it off the list"
                 )
+        # A missing extra or a malformed key is named here, before a task meets it.
+        open_fetcher(policy).close()
         allowed = [*map(str, policy.folders), *policy.hosts, *policy.buckets]
         return f"allowed: {', '.join(allowed)}" if allowed else "none allowed"
 
+    def check_registry(self) -> str:
+        registry = self.config.message.registry
+        assert registry is not None
+        return f"{registry.url}: {registry.build_decoder().check()}"
+
     def check_table(self) -> str:
         spark, path = self.spark, self.config.table.path
+        table = find_address(spark, self.config.table)
         folder = Folder(spark, path)
         if problems := find_log_problems(folder, thorough=False):
             raise SetupError("; ".join(problems))
         check_writable("table.path", path)
-        rows = check_table(spark, path)
+        rows = check_table(spark, table)
         if rows is None and (
             folder.list_sizes().keys() - {"_delta_log"}
             or folder.get_folder("_delta_log").list_sizes()
         ):
             raise SetupError(
-                f"table.path '{path}' holds files that are no Delta table; choose a path of its "
-                "own for the table"
+                f"table.path '{path}' holds files that are no Delta table; choose a path "
+                "of its own for the table"
             )
         self.table_is_known, self.table_rows = True, rows
+        name = self.config.table.name
+        described = path if name is None else f"{name} in {path}"
         if rows is None:
-            return f"{path}: will be created"
-        models = self.encoders.choose_precisions(path)
+            return f"{described}: will be created"
+        check_fillable(spark, self.config.table, door="messages")
+        models = self.encoders.choose_precisions(table)
         if models and not self.consent.model_change and not self._allows_swap():
             remedy = (
                 "choose another table and checkpoint, or continue with --allow-model-change "
                 "(each row has its model_id)"
             )
-            check_models(spark, path, [one.card.model_id for one in models], remedy=remedy)
-        return f"{path}: {rows} rows"
+            check_models(spark, table, [one.card.model_id for one in models], remedy=remedy)
+        return f"{described}: {rows} rows"
 
     def _allows_swap(self) -> bool:
         """Return whether a driver ended in the middle of a swap from or to these encoders."""

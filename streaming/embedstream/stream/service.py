@@ -13,6 +13,7 @@ from embedstream.spark.session import warm_workers
 from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.stream.encoder_checks import EncoderChecks
 from embedstream.stream.job import build_featurizer, list_ids
+from embedstream.table.address import TableAddress
 from embedstream.worker.messages import Featurizer
 from embedstream_core.errors import SetupError
 from embedstream_core.models.card import PreparedModel
@@ -53,7 +54,7 @@ def prepare_service(
     """
     checks = EncoderChecks(spark, encoders)
     failed = []
-    for finding in run_checks(checks.list_all(running.config.table.path)):
+    for finding in run_checks(checks.list_all(TableAddress.of(running.config.table))):
         mark = "ok  " if finding.passed else "FAIL"
         note(f"{mark} {finding.subject:<11} {finding.detail}")
         if not finding.passed:

@@ -40,6 +40,7 @@ from embedstream.stream.job import (
 from embedstream.stream.pause import list_work, measure_pause
 from embedstream.stream.service import Service, prepare_service
 from embedstream.stream.swap_record import RecordClosed, SwapRecord
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import set_models
 from embedstream_core.errors import EmbedstreamError, SetupError, explain
 
@@ -178,7 +179,7 @@ class SwapDesk:
         ids = list_ids(self.service.models)
         try:
             if ids != list_ids(old.models):
-                set_models(self._spark, self.service.config.table.path, ids)
+                set_models(self._spark, TableAddress.of(self.service.config.table), ids)
             return self._start_query()
         except (PySparkException, Py4JJavaError) as error:
             return self.go_back(error)

@@ -10,12 +10,17 @@ from typing import Literal, TypeVar
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.streaming.readwriter import DataStreamWriter
+from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
-from embedstream.spark.errors import name_causes
+from embedstream.config.table_layout import STATISTICS_COLUMNS
+from embedstream.spark.errors import find_condition, find_root_cause, name_causes
 from embedstream.spark.folder import Folder
+from embedstream.table.address import TableAddress
+from embedstream.table.catalog import find_default_folder
+from embedstream.table.delta_log import refuse_catalog_managed
+from embedstream.table.layout import build_table_schema, write_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 
@@ -32,7 +37,6 @@ __all__ = [
     "has_earlier_shape",
     "open_table",
     "quote_literal",
-    "quote_table",
     "read_models",
     "read_properties",
     "set_models",
@@ -47,10 +51,7 @@ PROPERTIES: Mapping[str, str] = {
     "delta.autoOptimize.optimizeWrite": "true",
     # Writing a checkpoint of the log makes a commit a second longer; Delta's default is 10.
     "delta.checkpointInterval": "50",
-    # Statistics of long arrays and texts take time, and no query can skip files by them. By those
-    # of `error.code`, files without tombstones are skipped.
-    "delta.dataSkippingStatsColumns": "topic,partition,offset,timestamp,image_id,uri,model_id,"
-    "content_sha256,processed_at,error.code",
+    "delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS),
     # The index reads the rows that a MERGE or DELETE changed, not the files that it rewrote.
     "delta.enableChangeDataFeed": "true",
 }
@@ -59,6 +60,9 @@ PROPERTIES: Mapping[str, str] = {
 _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.minFileSize": 64 * 2**20,
     "spark.databricks.delta.optimize.maxFileSize": 128 * 2**20,
+    # Of a clustered table, all files below this sum are sorted again each time; Delta's default is
+    # 100 GiB, so the stream would rewrite its whole table every 50 micro-batches.
+    "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold": 256 * 2**20,
 }
 
 # Delta's exceptions for a commit of another writer.
@@ -77,39 +81,73 @@ _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXI
 
 
 def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable[str]) -> None:
-    """Create the outcome table, unless it exists.
+    """Create the outcome table, unless it exists; one with a name is registered in its catalog.
 
     This comes before the start of the stream, so that readers and an empty first micro-batch find
     the table, and before its folder is claimed: Delta creates no table in a folder that holds a
     file, such as a claim, or a log without an entry, as a driver leaves that is killed here.
+
+    Raises:
+        SetupError: the catalog refuses to create the table.
     """
-    Folder(spark, f"{table.path}/_delta_log").remove_if_empty()
+    address = TableAddress.of(table)
+    log = Folder(spark, f"{table.path}/_delta_log")
+    log.remove_if_empty()
     merged = {**PROPERTIES, **table.properties, MODEL_PROPERTY: "\n".join(model_ids)}
-    columns = ", ".join(f"`{name}` {kind}" for name, kind in _types(OUTCOME_SCHEMA).items())
+    columns = ", ".join(
+        f"`{name}` {kind}" for name, kind in _types(build_table_schema(table)).items()
+    )
     settings = ", ".join(
         f"{quote_literal(name)} = {quote_literal(value)}" for name, value in merged.items()
     )
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {quote_table(table.path)} ({columns}) USING delta "
-        f"TBLPROPERTIES ({settings})"
-    )
+    properties = f"{write_layout(table)} TBLPROPERTIES ({settings})"
+    location = f" LOCATION {quote_literal(table.path)}"
+    if address.name is None:
+        definition = f" ({columns}) USING delta {properties}"
+    elif log.list_sizes():
+        # Delta compares a definition with an existing table; only the name is new here.
+        definition = f" USING delta{location}"
+    else:
+        # Without a location the table is the catalog's own: DROP TABLE deletes its files.
+        is_managed = find_default_folder(spark, address.name) == table.path
+        location = "" if is_managed else location
+        definition = f" ({columns}) USING delta{location} {properties}"
+    try:
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {address.sql}{definition}")
+    except (PySparkException, Py4JJavaError) as error:
+        if address.name is None:
+            raise
+        reason = find_root_cause(error).strip().partition("\n")[0]
+        raise SetupError(
+            f"the catalog refuses to create the table '{address}' ({reason}); correct "
+            "table.properties, get the permission to create tables in its schema, or create it "
+            "with CREATE TABLE"
+        ) from error
 
 
-def append(outcomes: DataFrame, path: str, *, checkpoint: str) -> DataStreamWriter:
-    """Return a writer that appends each micro-batch in one Delta commit, exactly once.
+def append(
+    outcomes: DataFrame, table: TableAddress, *, checkpoint: str, interval_s: float | None
+) -> StreamingQuery:
+    """Start a query that appends each micro-batch in one Delta commit, exactly once.
 
-    Delta's sink records the ids of the query and of the micro-batch in the commit that holds the
-    rows, and skips a micro-batch that it has recorded: one repeated after a crash adds nothing.
+    `interval_s` is the time between the starts of micro-batches; with None the query reads what is
+    there and ends. Delta's sink records the ids of the query and of the micro-batch in the commit
+    that holds the rows, and skips a micro-batch that it has recorded: one repeated after a crash
+    adds nothing.
     """
-    return (
+    writer = (
         outcomes.writeStream.format("delta")
         .outputMode("append")
         .queryName("embedstream")
         .option("checkpointLocation", checkpoint)
         # Delta does not read the codec from the table's properties.
         .option("compression", "zstd")
-        .option("path", path)
     )
+    if interval_s is None:
+        writer = writer.trigger(availableNow=True)
+    else:
+        writer = writer.trigger(processingTime=f"{int(interval_s * 1000)} milliseconds")
+    return writer.start(table.path) if table.name is None else writer.toTable(table.sql)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,37 +158,41 @@ class Compaction:
     files_added: int
 
 
-def compact(spark: SparkSession, path: str) -> Compaction:
+def compact(spark: SparkSession, table: TableAddress) -> Compaction:
     """Merge the table's small files. Other writers may append at the same time."""
     session = spark.newSession()
     for name, value in _COMPACTION.items():
         if not spark.sparkContext.getConf().contains(name):
             session.conf.set(name, value)
-    (found,) = session.sql(f"OPTIMIZE {quote_table(path)}").collect()
+    (found,) = session.sql(f"OPTIMIZE {table.sql}").collect()
     return Compaction(found.metrics.numFilesRemoved, found.metrics.numFilesAdded)
 
 
-def open_table(spark: SparkSession, path: str) -> DataFrame | None:
-    """Return the table at a path; None if there is none.
+def open_table(spark: SparkSession, table: TableAddress) -> DataFrame | None:
+    """Return the table at an address; None if there is none at a path.
 
     Raises:
-        SetupError: Spark cannot reach the path, or what is there is not a Delta table.
+        SetupError: Spark cannot reach the path, or what is there is not a Delta table, or the
+            catalog has the name of a table that is gone.
     """
-    Folder(spark, path).check_reachable()
+    Folder(spark, table.path).check_reachable()
     try:
-        return spark.read.format("delta").load(path)
-    except AnalysisException as error:
-        if error.getCondition() in _NO_TABLE:
+        return table.read(spark)
+    except (AnalysisException, Py4JJavaError) as error:
+        condition = find_condition(error)
+        if table.name is None and condition in _NO_TABLE:
             return None
+        refuse_catalog_managed(condition, str(table))
         first_line = str(error).partition("\n")[0]
+        key = "path" if table.name is None else "name"
         raise SetupError(
-            f"table.path '{path}' cannot be read as a Delta table ({first_line}); choose another "
-            "path, or repair the table"
+            f"table.{key} '{table}' cannot be read as a Delta table ({first_line}); choose another "
+            f"{key}, or repair the table"
         ) from None
 
 
 def check_table(
-    spark: SparkSession, path: str, *, upgrade: str = "embedstream upgrade CONFIG"
+    spark: SparkSession, table: TableAddress, *, upgrade: str = "embedstream upgrade CONFIG"
 ) -> int | None:
     """Check the columns of an existing table and count its rows; return None if there is no table.
 
@@ -161,41 +203,41 @@ def check_table(
         SetupError: Spark cannot reach the path, no Delta table is there, a column is missing or has
             another type, or is an additional one that may not be null.
     """
-    if (table := open_table(spark, path)) is None:
+    if (found := open_table(spark, table)) is None:
         return None
-    if has_earlier_shape(table.schema):
+    if has_earlier_shape(found.schema):
         raise SetupError(
-            f"the table '{path}' has the columns width and height of an earlier version, where "
+            f"the table '{table}' has the columns width and height of an earlier version, where "
             f"media is now; alter it with `{upgrade}`, which keeps its rows"
         )
-    own, present = _types(OUTCOME_SCHEMA), _types(table.schema)
+    own, present = _types(OUTCOME_SCHEMA), _types(found.schema)
     problems = [
         f"column '{name}' is {present.get(name, 'missing')}, not {kind}"
         for name, kind in own.items()
         if present.get(name) != kind
     ] + [
         f"column '{field.name}' may not be null, and the stream does not fill it"
-        for field in table.schema
+        for field in found.schema
         if field.name not in own and not field.nullable
     ]
     if problems:
         raise SetupError(
-            f"the table '{path}' does not fit: {'; '.join(problems)}; choose another table.path, "
+            f"the table '{table}' does not fit: {'; '.join(problems)}; choose another table.path, "
             "or alter the table"
         )
-    return table.count()
+    return found.count()
 
 
-def check_rewritable(spark: SparkSession, path: str, *, purpose: str) -> None:
+def check_rewritable(spark: SparkSession, table: TableAddress, *, purpose: str) -> None:
     """Check that rows of a table may be changed; `purpose` is what changes them.
 
     Raises:
         SetupError: the table is append-only.
     """
-    if read_properties(spark, path).get("delta.appendOnly") == "true":
+    if read_properties(spark, table).get("delta.appendOnly") == "true":
         raise SetupError(
-            f"the table '{path}' is append-only, and {purpose} rewrites its rows; run ALTER TABLE "
-            f"{quote_table(path)} SET TBLPROPERTIES ('delta.appendOnly' = 'false') before it"
+            f"the table '{table}' is append-only, and {purpose} rewrites its rows; run ALTER TABLE "
+            f"{table.sql} SET TBLPROPERTIES ('delta.appendOnly' = 'false') before it"
         )
 
 
@@ -206,13 +248,15 @@ def has_earlier_shape(schema: StructType) -> bool:
     return "media" not in schema.names and earlier.items() <= _types(schema).items()
 
 
-def check_models(spark: SparkSession, path: str, model_ids: Sequence[str], *, remedy: str) -> None:
+def check_models(
+    spark: SparkSession, table: TableAddress, model_ids: Sequence[str], *, remedy: str
+) -> None:
     """Check that an existing table is filled by these models, in whatever order.
 
     Raises:
         SetupError: other models fill it; `remedy` ends the message.
     """
-    filled_by = read_models(spark, path)
+    filled_by = read_models(spark, table)
     if not filled_by or set(filled_by) == set(model_ids):
         return
     if len(filled_by) == len(model_ids) == 1:
@@ -225,12 +269,12 @@ def check_models(spark: SparkSession, path: str, model_ids: Sequence[str], *, re
     raise SetupError(f"the table holds embeddings of {difference}; {remedy}")
 
 
-def read_models(spark: SparkSession, path: str) -> tuple[str, ...]:
+def read_models(spark: SparkSession, table: TableAddress) -> tuple[str, ...]:
     """Return the ids of the models that fill an existing table; none if it does not name them."""
-    return tuple(read_properties(spark, path).get(MODEL_PROPERTY, "").splitlines())
+    return tuple(read_properties(spark, table).get(MODEL_PROPERTY, "").splitlines())
 
 
-def set_models(spark: SparkSession, path: str, model_ids: Sequence[str]) -> None:
+def set_models(spark: SparkSession, table: TableAddress, model_ids: Sequence[str]) -> None:
     """Record the models that fill the table from now on.
 
     This commit changes the table's metadata: Delta refuses the commit of a micro-batch that is in
@@ -238,8 +282,7 @@ def set_models(spark: SparkSession, path: str, model_ids: Sequence[str]) -> None
     """
     recorded = quote_literal("\n".join(model_ids))
     spark.sql(
-        f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES "
-        f"({quote_literal(MODEL_PROPERTY)} = {recorded})"
+        f"ALTER TABLE {table.sql} SET TBLPROPERTIES ({quote_literal(MODEL_PROPERTY)} = {recorded})"
     )
 
 
@@ -270,15 +313,10 @@ def commit_with_retries(commit: Callable[[], Result]) -> Result:
     return commit()
 
 
-def read_properties(spark: SparkSession, path: str) -> dict[str, str]:
+def read_properties(spark: SparkSession, table: TableAddress) -> dict[str, str]:
     """Return the properties of an existing table."""
-    rows = spark.sql(f"SHOW TBLPROPERTIES {quote_table(path)}").collect()
+    rows = spark.sql(f"SHOW TBLPROPERTIES {table.sql}").collect()
     return {row["key"]: row["value"] for row in rows}
-
-
-def quote_table(path: str) -> str:
-    """Return the name of the table at a path in SQL."""
-    return f"delta.`{path.replace('`', '``')}`"
 
 
 def quote_literal(text: str) -> str:

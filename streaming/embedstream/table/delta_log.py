@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from embedstream.spark.errors import find_condition
 from embedstream.spark.folder import Folder, UnreadableFile
+from embedstream_core.errors import SetupError
 
 __all__ = [
     "TableVersion",
@@ -19,6 +22,7 @@ __all__ = [
     "read_snapshot",
     "read_version",
     "read_writers",
+    "refuse_catalog_managed",
 ]
 
 _ENTRY = re.compile(r"(\d{20})\.json")
@@ -89,12 +93,30 @@ def _find_damage(log: Folder, file: str, size: int) -> str:
 
 
 def read_snapshot(spark: SparkSession, path: str) -> Any:
-    """Return Delta's own object of a table's newest version; its log must have no problems."""
+    """Return Delta's own object of a table's newest version; its log must have no problems.
+
+    Raises:
+        SetupError: only the table's catalog knows its newest version.
+    """
     jvm: Any = spark.sparkContext._jvm
     session: Any = spark._jsparkSession
     nothing = jvm.scala.Option.empty()
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
-    return log.update(False, nothing, nothing)
+    try:
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, path)
+        return log.update(False, nothing, nothing)
+    except Py4JJavaError as error:
+        refuse_catalog_managed(find_condition(error), path)
+        raise
+
+
+def refuse_catalog_managed(condition: str | None, table: str) -> None:
+    """Raise SetupError if the condition of an error says that a table has `catalogManaged`."""
+    if condition == "DELTA_PATH_BASED_ACCESS_TO_CATALOG_MANAGED_TABLE_BLOCKED":
+        raise SetupError(
+            f"the table '{table}' has the feature catalogManaged: its catalog alone knows its "
+            "newest commits, which search, the index and the doctor read in the table's folder; "
+            "use an external table, given by table.name and table.path"
+        )
 
 
 def read_version(spark: SparkSession, path: str) -> TableVersion:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
@@ -34,6 +34,7 @@ __all__ = [
     "CARRIED_COLUMNS",
     "COLUMN_TYPE",
     "MEDIA_TYPE",
+    "OUTCOME_ARROW_SCHEMA",
     "OUTCOME_SCHEMA",
     "Origin",
     "build_error_struct",
@@ -79,7 +80,18 @@ CARRIED_COLUMNS = ["topic", "partition", "offset", "timestamp", "key"]
 COLUMN_TYPE = StructType([OUTCOME_SCHEMA["embedding"], OUTCOME_SCHEMA["error"]])
 """An outcome as one column: a vector, or an error."""
 
-_ARROW_SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
+# PySpark 4.1 and 4.2 take the time zone of timestamps by arguments of different names.
+OUTCOME_ARROW_SCHEMA = pa.schema(
+    pa.field(
+        column.name,
+        pa.timestamp("us", tz="UTC")
+        if isinstance(column.dataType, TimestampType)
+        else to_arrow_type(column.dataType),
+        column.nullable,
+    )
+    for column in OUTCOME_SCHEMA
+)
+"""The same table's rows as Arrow batches."""
 _GET_MEDIA_VALUES = attrgetter(*MEDIA_TYPE.names)
 
 
@@ -150,20 +162,20 @@ def build_outcome_batch(
         carried = carried.take(pa.array(messages))
         origins = [origins[message] for message in messages]
     flat = list(chain.from_iterable(outcomes))
-    now = pa.scalar(pd.Timestamp.now("UTC"), _ARROW_SCHEMA.field("processed_at").type)
+    now = pa.scalar(pd.Timestamp.now("UTC"), OUTCOME_ARROW_SCHEMA.field("processed_at").type)
     columns = _list_columns(origins, flat) | {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
         "embedding": build_vector_column(flat),
         # Of tuples; dictionaries take three times as long.
-        "media": pa.array(map(_get_media_values, flat), _ARROW_SCHEMA.field("media").type),
+        "media": pa.array(map(_get_media_values, flat), OUTCOME_ARROW_SCHEMA.field("media").type),
         "processed_at": pa.repeat(now, len(flat)),
     }
-    return pa.RecordBatch.from_pydict(columns, schema=_ARROW_SCHEMA)
+    return pa.RecordBatch.from_pydict(columns, schema=OUTCOME_ARROW_SCHEMA)
 
 
 def build_outcome_column(outcomes: Sequence[Outcome]) -> pa.StructArray:
     """Return the outcomes as one column of `COLUMN_TYPE`."""
-    errors = pa.array(map(build_error_struct, outcomes), _ARROW_SCHEMA.field("error").type)
+    errors = pa.array(map(build_error_struct, outcomes), OUTCOME_ARROW_SCHEMA.field("error").type)
     return pa.StructArray.from_arrays([build_vector_column(outcomes), errors], COLUMN_TYPE.names)
 
 
@@ -177,7 +189,7 @@ def build_vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
     return pa.ListArray.from_arrays(
         np.cumsum([0, *map(len, vectors)], dtype=np.int32),
         np.concatenate([none, *vectors]),
-        type=_ARROW_SCHEMA.field("embedding").type,
+        type=OUTCOME_ARROW_SCHEMA.field("embedding").type,
         mask=pa.array([isinstance(outcome, Failure) for outcome in outcomes], pa.bool_()),
     )
 

@@ -8,12 +8,12 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import (
     check_rewritable,
     check_table,
     has_earlier_shape,
     open_table,
-    quote_table,
 )
 from embedstream.table.delta_log import read_snapshot
 from embedstream.table.rows import MEDIA_TYPE
@@ -22,21 +22,21 @@ from embedstream_core.errors import SetupError
 __all__ = ["needs_upgrade", "upgrade_table"]
 
 
-def needs_upgrade(spark: SparkSession, path: str) -> bool:
+def needs_upgrade(spark: SparkSession, table: TableAddress) -> bool:
     """Return whether a table has the columns of an earlier version.
 
     Raises:
         SetupError: there is no table, or it is not one of this version either.
     """
-    table = open_table(spark, path)
-    if table is not None and has_earlier_shape(table.schema):
+    found = open_table(spark, table)
+    if found is not None and has_earlier_shape(found.schema):
         return True
-    if check_table(spark, path) is None:
-        raise SetupError(f"there is no table at '{path}', so there is nothing to upgrade")
+    if check_table(spark, table) is None:
+        raise SetupError(f"there is no table '{table}', so there is nothing to upgrade")
     return False
 
 
-def upgrade_table(spark: SparkSession, path: str) -> int:
+def upgrade_table(spark: SparkSession, table: TableAddress) -> int:
     """Replace `width` and `height` by `media`, in one Delta commit; return the number of rows.
 
     `media` is null where both were, and its `type` is always null: the rows do not hold it. All
@@ -54,25 +54,27 @@ def upgrade_table(spark: SparkSession, path: str) -> int:
     Raises:
         SetupError: the table is append-only, or has an identity column.
     """
-    check_rewritable(spark, path, purpose="an upgrade")
-    metadata = _read_metadata(spark, path)
+    check_rewritable(spark, table, purpose="an upgrade")
+    metadata = _read_metadata(spark, table.path)
     for name, keys in metadata.items():
         if any(key.startswith("delta.identity.") for key in keys):
             raise SetupError(
-                f"the table '{path}' cannot be rewritten: its column '{name}' is an identity "
+                f"the table '{table}' cannot be rewritten: its column '{name}' is an identity "
                 "column, whose values Delta would assign again; drop it before the upgrade"
             )
-    table = spark.read.format("delta").load(path)
-    rows = table.count()
-    detail = spark.sql(f"DESCRIBE DETAIL {quote_table(path)}").collect()[0]
-    writer = table.select(_list_columns(table, metadata)).write.format("delta")
+    present = table.read(spark)
+    rows = present.count()
+    detail = spark.sql(f"DESCRIBE DETAIL {table.sql}").collect()[0]
+    writer = present.select(_list_columns(present, metadata)).write.format("delta")
     writer = writer.mode("overwrite").option("overwriteSchema", "true")
     # Delta reads neither from the table's properties when it overwrites.
     writer = writer.option("compression", "zstd").partitionBy(*detail["partitionColumns"])
-    writer.save(path)
+    # By its path even where it has a name: saveAsTable would replace the table, and forget what
+    # the streams wrote.
+    writer.save(table.path)
     if clustering := detail["clusteringColumns"]:
         names = ", ".join(clustering)
-        spark.sql(f"ALTER TABLE {quote_table(path)} CLUSTER BY ({names})")
+        spark.sql(f"ALTER TABLE {table.sql} CLUSTER BY ({names})")
     return rows
 
 

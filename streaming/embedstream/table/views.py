@@ -2,6 +2,8 @@
 
 A tombstone is a row with the error code `deleted`. It hides every row of the same topic, partition
 and key with a smaller offset, as compaction in Kafka does. docs/deletes.md has the same in SQL.
+
+A table is given by its path, or as a DataFrame: `spark.table("catalog.schema.table")`.
 """
 
 from __future__ import annotations
@@ -22,22 +24,22 @@ HIDDEN = "t.topic = d.topic AND t.partition = d.partition AND t.key = d.key AND 
 _BROADCAST_KEYS = 1_000_000
 
 
-def embeddings(spark: SparkSession, path: str) -> DataFrame:
+def embeddings(spark: SparkSession, table: str | DataFrame) -> DataFrame:
     """Return the outcomes that have an embedding and are not deleted."""
-    return _read_visible(spark, path).where("embedding IS NOT NULL").drop("error")
+    return _read_visible(spark, table).where("embedding IS NOT NULL").drop("error")
 
 
-def failures(spark: SparkSession, path: str) -> DataFrame:
+def failures(spark: SparkSession, table: str | DataFrame) -> DataFrame:
     """Return the outcomes that have an error, with `code`, `stage` and `message` as columns.
 
     Deletions are no failures, and those of deleted messages are left out.
     """
-    table = _read_visible(spark, path).where("error IS NOT NULL")
-    kept = [name for name in table.columns if name not in ("embedding", "error")]
-    return table.select("error.*", *kept)
+    failed = _read_visible(spark, table).where("error IS NOT NULL")
+    kept = [name for name in failed.columns if name not in ("embedding", "error")]
+    return failed.select("error.*", *kept)
 
 
-def newest(spark: SparkSession, path: str) -> DataFrame:
+def newest(spark: SparkSession, table: str | DataFrame) -> DataFrame:
     """Return the newest row of each `image_id` and `model_id` in each topic: for topics of updates.
 
     Messages are ordered by timestamp, then partition and offset. A newer failure replaces an older
@@ -59,7 +61,7 @@ def newest(spark: SparkSession, path: str) -> DataFrame:
         .otherwise(True)
     )
     return (
-        _read_visible(spark, path)
+        _read_visible(spark, table)
         .withColumn("_rank", f.row_number().over(by_model))
         .where("_rank = 1")
         .withColumns(columns)
@@ -86,8 +88,9 @@ def find_deletions(table: DataFrame) -> DataFrame:
     return f.broadcast(keys) if is_small else keys
 
 
-def _read_visible(spark: SparkSession, path: str) -> DataFrame:
-    return hide_deleted(spark.read.format("delta").load(path))
+def _read_visible(spark: SparkSession, table: str | DataFrame) -> DataFrame:
+    rows = spark.read.format("delta").load(table) if isinstance(table, str) else table
+    return hide_deleted(rows)
 
 
 def _is_tombstone() -> Column:

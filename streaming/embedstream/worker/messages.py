@@ -26,10 +26,9 @@ from embedstream.worker.tally import Tallies, Tally
 from embedstream.worker.task import Embedder
 from embedstream_core.boundary import attempt
 from embedstream_core.errors import Stage
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry
-from embedstream_core.settings import MessageFormat
 
 __all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize_messages"]
 
@@ -44,8 +43,7 @@ class Featurizer:
     """The function that Spark calls on a worker with the messages of a partition."""
 
     embedder: Embedder
-    message_format: MessageFormat
-    id_header: str
+    reader: MessageReader
     transport: Transport
     tallies: Tallies | None = None
 
@@ -93,10 +91,8 @@ class Featurizer:
             position = f"{topic}-{partition}-{offset}"
             pairs = [(one["key"], one["value"]) for one in (() if headers is None else headers)]
             parse = partial(
-                parse_message,
+                self.reader.read,
                 Message(value=value, position=position, key=key, headers=pairs),
-                message_format=self.message_format,
-                id_header=self.id_header,
                 accepts=accepts,
             )
             entry = attempt(parse, Stage.MESSAGE, position=position)

@@ -16,6 +16,7 @@ from embedstream.config.sections import EncoderConfig
 from embedstream.spark.connect import get_session_key, is_connect
 from embedstream.spark.errors import describe_error
 from embedstream.spark.sizing import count_parallel_tasks
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import read_models
 from embedstream.worker.broadcast import broadcast_model
 from embedstream.worker.model_spec import build_spec
@@ -66,7 +67,7 @@ def choose_precision(
     model: PreparedModel,
     config: EncoderConfig,
     *,
-    table: str | None = None,
+    table: TableAddress | None = None,
 ) -> Choice:
     """Choose the precision of a prepared model, once for all workers of a stream or a query.
 
@@ -90,7 +91,7 @@ def choose_precision(
     return Choice(apply_precision(model, timing.better), f"measured on a worker: {timing}")
 
 
-def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision | None:
+def _find_recorded(spark: SparkSession, table: TableAddress, model_id: str) -> Precision | None:
     """Return the precision of a model's rows in a table; None without any.
 
     The table's properties name the model that fills it; only another one needs a query.
@@ -100,7 +101,7 @@ def _find_recorded(spark: SparkSession, table: str, model_id: str) -> Precision 
     for filled_by in read_models(spark, table):
         if filled_by in forms:
             return forms[filled_by]
-    rows = spark.read.format("delta").load(table).where(f.col("model_id").isin([*forms]))
+    rows = table.read(spark).where(f.col("model_id").isin([*forms]))
     found = {row.model_id for row in rows.select("model_id").distinct().collect()}
     return next((one for form, one in forms.items() if form in found), None)
 

@@ -18,6 +18,7 @@ from embedstream.worker.log_records import WorkerLog
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
+from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline
@@ -144,8 +145,10 @@ def build_embedder(
     """Send models to the executors and combine them with the configured bounds.
 
     Raises:
-        SetupError: a host, a network or an address of the references is not well formed.
+        SetupError: a host, a network or an address of the references is not well formed, or a
+            format of images cannot be decoded here.
     """
+    require_decoders(bounds.decode.formats)
     decode, pipeline = bounds.decode, bounds.pipeline
     modalities = {one for model, _ in models for one in model.card.modalities}
     max_bytes = max(decode.settings.get_max_bytes(one) for one in modalities)

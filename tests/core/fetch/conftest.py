@@ -10,8 +10,11 @@ from typing import Any
 import botocore.session
 import pytest
 
-from fetch_places import FilePlace, HttpPlace, S3Place, Site, open_site, relay
+from azurite import KEY, Azurite, open_azurite
+from fetch_places import FilePlace, HttpPlace, Site, open_site
+from google_emulator import create_private_key, open_google_emulator
 from object_storage import KEYS, open_object_storage
+from store_places import AzurePlace, GsPlace, S3Place, relay, write_google_key
 
 
 @pytest.fixture
@@ -60,3 +63,44 @@ def s3_place(
         monkeypatch.setenv(name, value)
     site.otherwise = lambda visit: relay(visit, moto_url)
     return S3Place(site, moto[1])
+
+
+@pytest.fixture(scope="session")
+def google_emulator() -> Iterator[str]:
+    with open_google_emulator("pictures", "private") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def private_key() -> str:
+    return create_private_key()
+
+
+@pytest.fixture
+def google_key(
+    site: Site, private_key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The file of a service account's key, which the environment names; the site gives tokens."""
+    path = tmp_path / "key.json"
+    path.write_text(write_google_key(site, private_key), encoding="utf-8")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    return path
+
+
+@pytest.fixture
+def gs_place(site: Site, google_emulator: str, google_key: Path) -> GsPlace:
+    site.otherwise = lambda visit: relay(visit, google_emulator)
+    return GsPlace(site, google_emulator)
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    with open_azurite("pictures", "private") as azurite:
+        yield azurite
+
+
+@pytest.fixture
+def azure_place(site: Site, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> AzurePlace:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
+    site.otherwise = lambda visit: relay(visit, azurite.url)
+    return AzurePlace(site, azurite)

@@ -71,6 +71,7 @@ TAILS = st.lists(PIECES | st.text(PRINTABLE, max_size=4), max_size=8).map("".joi
 STARTS = st.sampled_from(
     [
         *["", "/", "//", "//", "//[", "///", "//localhost/", "//pictures/", "//a.images.test/"],
+        *["//pictures@a.dfs.images.test/", "//pictures@", "//a.dfs.images.test/"],
         *["//a.images.test:PORT/", "//a.images.test:PORT", "//[::1]:PORT/", f"//{HERE}/", "//a."],
     ]
 )
@@ -90,8 +91,13 @@ def open_to_all(site: Site) -> Iterator[Fetcher]:
             *(f"{host}:{site.port}" for host in ("*.images.test", "127.0.0.1", "[::1]")),
         ),
         networks=("127.0.0.0/8", "::/0", "0.0.0.0/0"),
-        buckets=("pictures", "a", "localhost", "127.0.0.1"),
+        buckets=(
+            *("pictures", "a", "localhost", "127.0.0.1"),
+            *("gs://pictures", "gs://a", "abfss://pictures@a.dfs.images.test"),
+        ),
         s3_endpoint=site.url,
+        gs_endpoint=site.url,
+        azure_endpoint=site.url,
         s3_region="us-east-1",
         max_redirects=1,
         max_bytes=100_000,
@@ -105,7 +111,8 @@ def open_to_all(site: Site) -> Iterator[Fetcher]:
         host.encode("idna")
         return ["127.0.0.1"]
 
-    with open_fetcher(replace(policy, schemes=("file", "s3", "s3a", "s3n"))) as others:
+    schemes = tuple(name for name in SCHEMES if not name.startswith("http"))
+    with open_fetcher(replace(policy, schemes=schemes)) as others:
         web = HttpSource(policy, resolver=resolver)
         sources = {**others.sources, "http": web, "https": web}
         with Fetcher(policy, sources) as fetcher:
@@ -113,8 +120,9 @@ def open_to_all(site: Site) -> Iterator[Fetcher]:
 
 
 @pytest.fixture
-def fetcher(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
-    for name, value in KEYS.items():
+def fetcher(site: Site, google_key: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
+    keys = {**KEYS, "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}
+    for name, value in keys.items():
         monkeypatch.setenv(name, value)
     with open_to_all(site) as fetcher:
         yield fetcher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -27,9 +28,10 @@ from embedstream_core.fetch.fetcher import SCHEMES, Fetcher, open_fetcher
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.settings import FetchPolicy
 from fetch_places import MAX_BYTES, Place, Site, Visit
+from store_places import StorePlace
 
 
-@pytest.fixture(params=["file", "http", "s3"])
+@pytest.fixture(params=["file", "http", "s3", "gs", "azure"])
 def place(request: pytest.FixtureRequest) -> Place:
     found: Place = request.getfixturevalue(f"{request.param}_place")
     return found
@@ -91,7 +93,7 @@ class TestEveryScheme:
         assert time.monotonic() - started < 1.5
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "azure"])
 def test_connections_per_host_bounds_the_fetches_at_once(
     request: pytest.FixtureRequest, site: Site, scheme: str
 ) -> None:
@@ -109,8 +111,11 @@ def test_connections_per_host_bounds_the_fetches_at_once(
             active -= 1
         visit.answer(200, b"bytes")
 
-    site.pages["/pictures/slow"] = slow
-    uri = f"{site.url}/pictures/slow" if scheme == "http" else "s3://pictures/slow"
+    if isinstance(place, StorePlace):
+        path, uri = place.request.format("slow"), place.refer("slow")
+    else:
+        path, uri = "/slow", f"{site.url}/slow"
+    site.pages[path] = slow
     policy = replace(place.policy, connections_per_host=3)
     with open_fetcher(policy) as fetcher, ThreadPoolExecutor(12) as threads:
         assert set(threads.map(fetcher.fetch, [uri] * 30)) == {b"bytes"}
@@ -172,19 +177,31 @@ def test_malformed_references_are_denied(uri: str) -> None:
 
 def test_the_message_lists_the_known_and_the_allowed_schemes() -> None:
     with open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher:
-        with pytest.raises(
-            ItemError, match=r"'ftp' is unknown; known: .*s3, s3a, s3n; allowed: https$"
-        ):
+        with pytest.raises(ItemError, match=r"'ftp' is unknown; known: .*s3, .*; allowed: https$"):
             fetcher.fetch("ftp://images.test/a.jpg")
-        with pytest.raises(ItemError, match="'s3' is not allowed"):
-            fetcher.fetch("s3://bucket/a.jpg")
-        for scheme in ("s3a", "S3N"):
-            with pytest.raises(ItemError, match=r"is not allowed; .*; write s3://bucket/key, or"):
+        for scheme in ("s3", "s3a", "GS", "abfss"):
+            with pytest.raises(ItemError, match=rf"'{scheme.lower()}' is not allowed"):
                 fetcher.fetch(f"{scheme}://bucket/a.jpg")
-        with pytest.raises(ItemError, match=r"'data' is unknown; .*; give the bytes"):
-            fetcher.fetch("data:image/png;base64,YQ==")
-        with pytest.raises(ItemError, match=r"write a path as file:///folder/name"):
-            fetcher.fetch("/folder/name")
+
+
+@pytest.mark.parametrize(
+    ("uri", "way_out"),
+    [
+        ("data:image/png;base64,YQ==", "give the bytes"),
+        ("/folder/name", "write a path as file:///folder/name"),
+        ("hdfs://namenode:8020/a.jpg", "mount HDFS and write file:///folder/name"),
+        ("dbfs:/folder/a.jpg", "write file:///dbfs/folder/name, or for a volume file:///Volumes/"),
+        ("wasbs://images/a.jpg", "write abfss://container@account.dfs.core.windows.net/key"),
+        ("gcs://bucket/a.jpg", "write gs://bucket/key"),
+    ],
+)
+def test_what_is_no_scheme_here_has_a_way_out(uri: str, way_out: str) -> None:
+    with (
+        open_fetcher(FetchPolicy(hosts=("images.test",))) as fetcher,
+        pytest.raises(ItemError, match=rf"is unknown; .*{re.escape(way_out)}") as caught,
+    ):
+        fetcher.fetch(uri)
+    assert caught.value.code is Code.REFERENCE_DENIED
 
 
 class Flaky:
@@ -364,15 +381,74 @@ class TestPolicy:
             {"networks": ("10.0.0.1/8",)},
             {"folders": (Path("relative"),)},
             {"s3_endpoint": "storage.example.com"},
+            {"gs_endpoint": "storage.example.com"},
+            {"azure_endpoint": "https://user:hunter2@storage.example.com"},
         ],
     )
     def test_rejects_invalid_values(self, values: dict[str, object]) -> None:
         with pytest.raises(SetupError):
             FetchPolicy(**values)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize(
+        ("bucket", "expected"),
+        [
+            ("pictures", ("s3", "pictures", "")),
+            ("a.b-c_D", ("s3", "a.b-c_D", "")),
+            ("s3://pictures/", ("s3", "pictures", "")),
+            ("gs://pictures", ("gs", "pictures", "")),
+            ("abfss://c-1@acc.dfs.core.windows.net", ("azure", "c-1", "acc.blob.core.windows.net")),
+            (
+                "az://$web@acc.blob.core.windows.net/",
+                ("azure", "$web", "acc.blob.core.windows.net"),
+            ),
+            ("abfss://ws@onelake.dfs.fabric.microsoft.com", None),
+        ],
+    )
+    def test_reads_a_bucket_of_each_store(
+        self, bucket: str, expected: tuple[str, str, str] | None
+    ) -> None:
+        (rule,) = FetchPolicy(buckets=(bucket,)).bucket_rules
+        onelake = ("azure", "ws", "onelake.blob.fabric.microsoft.com")
+        assert (rule.store, rule.name, rule.host) == (expected or onelake)
+
+    @pytest.mark.parametrize(
+        "bucket",
+        [
+            *[
+                "",
+                "a/b",
+                "s3a://a",
+                "gs://",
+                "gs://a/b",
+                "az://pictures",
+                "abfss://pictures",
+                "a b",
+            ],
+            *[
+                "abfss://c@acc.example.com",
+                "abfss://c:x@acc.dfs.core.windows.net",
+                "c@acc",
+                "https://a",
+            ],
+            *["abfss://c@acc.dfs.core.windows.net/key", "abfss://c@a.b.dfs.core.windows.net"],
+        ],
+    )
+    def test_rejects_an_invalid_bucket(self, bucket: str) -> None:
+        with pytest.raises(SetupError, match="cannot be allowed: write 'name'"):
+            FetchPolicy(buckets=(bucket,))
+
     def test_a_missing_folder_stops_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(SetupError, match="missing"):
             open_fetcher(FetchPolicy(folders=(tmp_path / "missing",)))
 
-    def test_every_row_names_its_list(self) -> None:
-        assert all(getattr(FetchPolicy(), allowed) == () for _, allowed in SCHEMES.values())
+    def test_an_empty_policy_opens_no_row(self) -> None:
+        assert not any(find_allowed(FetchPolicy()) for _, find_allowed in SCHEMES.values())
+
+    def test_the_schemes_of_one_store_share_its_source(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+        buckets = ("pictures", "abfss://pictures@account.dfs.core.windows.net")
+        with open_fetcher(FetchPolicy(buckets=buckets)) as fetcher:
+            assert list(fetcher.sources) == ["s3", "s3a", "s3n", "abfss", "abfs", "az"]
+            assert len(set(fetcher.sources.values())) == 2

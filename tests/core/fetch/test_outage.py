@@ -12,7 +12,7 @@ import pytest
 from embedstream_core.errors import Code, ItemError, SystemicError, TransientError
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.settings import FetchPolicy
-from fetch_places import S3Place, Site, Visit
+from fetch_places import Place, Site, Visit
 
 
 def policy_of(site: Site, **changes: int | None) -> FetchPolicy:
@@ -106,14 +106,14 @@ def test_a_port_where_nobody_listens_is_an_outage(site: Site) -> None:
             fetcher.fetch(f"http://127.0.0.1:{port}/")
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "azure"])
 def test_the_traceback_of_an_outage_holds_no_reference(
-    site: Site, s3_place: S3Place, scheme: str
+    request: pytest.FixtureRequest, site: Site, scheme: str
 ) -> None:
     """A worker's traceback, with all causes, goes into Spark's log."""
+    place: Place = request.getfixturevalue(f"{scheme}_place")
     site.otherwise = Visit.stall
-    uri = f"{site.url}/canary?sig=canary" if scheme == "http" else "s3://pictures/canary"
-    place = site if scheme == "http" else s3_place
+    uri = place.missing().replace("missing", "canary?sig=canary")
     policy = replace(place.policy, attempts=1, outage_after=1, timeout_s=0.3)
     with open_fetcher(policy) as fetcher, pytest.raises(SystemicError) as caught:
         fetcher.fetch(uri)

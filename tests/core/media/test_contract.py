@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -22,9 +23,11 @@ from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array, Sample
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.records import Failure
-from embedstream_core.settings import DecodeSettings, Isolation, ModalityName
+from embedstream_core.settings import IMAGE_FORMATS, DecodeSettings, Isolation, ModalityName
 from pictures import encoded, mutated, real_pictures
 from small_text_models import bind_minilm
+
+pillow_heif.register_heif_opener()
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,17 @@ ROWS: Mapping[ModalityName, Row] = {
         contents=[
             *list(real_pictures().values())[:4],
             encoded(Image.new("RGB", (3, 700), "red"), "WEBP"),
+            *(
+                encoded(Image.new("RGB", (30, 20), "red"), format_)
+                for format_ in ("AVIF", "TIFF", "JPEG2000", "HEIF")
+            ),
         ],
         refused={
             Code.IMAGE_EMPTY: b"",
             Code.IMAGE_UNSUPPORTED: b"<html>",
             Code.IMAGE_CORRUPT: encoded(Image.new("RGB", (9, 9)))[:-30],
         },
-        tight=DecodeSettings(max_pixels=100),
+        tight=DecodeSettings(max_pixels=100, formats=IMAGE_FORMATS),
         too_large=Code.IMAGE_TOO_LARGE,
     ),
     "text": Row(
@@ -93,7 +100,7 @@ ROWS: Mapping[ModalityName, Row] = {
     ),
 }
 
-SETTINGS = DecodeSettings()
+SETTINGS = DecodeSettings(formats=IMAGE_FORMATS)
 
 each = pytest.mark.parametrize("name", MODALITIES)
 

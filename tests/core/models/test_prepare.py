@@ -436,13 +436,13 @@ def test_a_file_of_torch_may_be_called_safetensors(network: nn.Module, tmp_path:
     plain = save_state(network.state_dict(), tmp_path / "a.pth")
     other = save_state(network.state_dict(), tmp_path / "a.safetensors")
     one, two = (
-        prepare_model(ModelSpec("regnet_y_400mf", str(path), None, SMALL))
-        for path in (plain, other)
+        prepare_model(ModelSpec("regnet_y_400mf", path, None, SMALL))
+        for path in (str(plain), f"file://{other}")
     )
     assert one.tensors == two.tensors
 
 
-@pytest.mark.parametrize("weights", ["https://host/a.pth", "s3://bucket/a.pth", "file:///a.pth"])
+@pytest.mark.parametrize("weights", ["https://host/a.pth", "s3://bucket/a.pth", "dbfs:/a.pth"])
 def test_weights_at_an_address_are_refused(weights: str) -> None:
     with pytest.raises(SetupError, match=rf"{weights}' is an address: download the file"):
         prepare_model(ModelSpec("regnet_y_400mf", weights))

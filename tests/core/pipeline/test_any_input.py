@@ -26,7 +26,7 @@ from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import Code, Stage
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.records import Embedding, Entry, Failure, Item, Outcome
 from embedstream_core.settings import (
@@ -123,9 +123,7 @@ def parsed(
 ) -> Entry:
     message = Message(value=value, position="images-0-7", key=key, headers=headers)
     return attempt(
-        lambda: parse_message(
-            message, message_format=message_format, id_header="image-id", accepts=("image",)
-        ),
+        lambda: MessageReader(format=message_format).read(message, accepts=("image",)),
         Stage.MESSAGE,
     )
 

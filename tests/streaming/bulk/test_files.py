@@ -38,11 +38,18 @@ def batch(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def files(spark: SparkSession, folder: Path, *, source: str | None = None, **encoder: str) -> Files:
+def files(
+    spark: SparkSession,
+    folder: Path,
+    *,
+    source: str | None = None,
+    partition_by: str | None = None,
+    **encoder: str,
+) -> Files:
     config = load_files_config(
         {
             "encoder": {"name": "efficientnet_lite0", **encoder},
-            "table": {"path": str(folder / "table")},
+            "table": {"path": str(folder / "table"), "partition_by": partition_by},
         }
     )
     return Files(spark, config, prepared(config)[0], source or str(folder / "pictures"))
@@ -95,14 +102,16 @@ def test_the_command_embeds_existing_files_and_then_new_ones(
 
 
 def test_a_stopped_run_is_resumed(spark: SparkSession, folder: Path) -> None:
-    begun = files(spark, folder)
+    begun = files(spark, folder, partition_by="date")
     chunks = begun.plan(chunk_rows=3)
     begun.run(chunks[0])
 
-    left = files(spark, folder).plan(chunk_rows=100)
+    left = files(spark, folder, partition_by="date").plan(chunk_rows=100)
 
     assert [chunk.rows for chunk in chunks] == [3, 3, 2]
     assert left == [Chunk(chunks[1].parts + chunks[2].parts, 5)]
+    # Files have no timestamp of a message.
+    assert {row.date for row in rows(spark, folder).values()} == {None}
 
 
 @pytest.mark.long

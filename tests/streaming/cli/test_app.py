@@ -37,9 +37,10 @@ OPTIONS = {
     "check": {"--set"},
     "doctor": {"--set"},
     "swap": {"--set"},
-    "upgrade": {"--set", "--table"},
+    "upgrade": {"--set", "--table", "--table-name"},
     "forget": {
         "--table",
+        "--table-name",
         "--set",
         "--id",
         "--older-than",
@@ -47,7 +48,7 @@ OPTIONS = {
         "--retain-hours",
         "--dry-run",
     },
-    "index": {"--set", "--table", "--continuous", "--rebuild"},
+    "index": {"--set", "--table", "--table-name", "--continuous", "--rebuild"},
     "publish": {"--set", "--continuous", "--again"},
     "replay": {
         "--set",
@@ -58,7 +59,15 @@ OPTIONS = {
         "--code",
         "--chunk-rows",
     },
-    "batch": {"--from", "--table", "--encoder", "--weights", "--set", "--chunk-rows"},
+    "batch": {
+        "--from",
+        "--table",
+        "--table-name",
+        "--encoder",
+        "--weights",
+        "--set",
+        "--chunk-rows",
+    },
     "backfill": {
         "--encoder",
         "--weights",

@@ -145,7 +145,10 @@ def test_all_limits_of_decoding_reach_the_core(tmp_path: Path) -> None:
         "max_audio_rate_hz": 6,
         "audio_formats": ["FLAC"],
         "fidelity": "fast",
+        "color": "srgb",
+        "formats": ["AVIF", "TIFF", "HEIC", "JP2"],
     }
     limits = load(tmp_path, {"decode": {**given, "max_image_bytes": 7}}).decode.settings
     expected = {**given, "audio_formats": ("FLAC",), "max_bytes": 7}
+    expected["formats"] = ("AVIF", "TIFF", "HEIC", "JP2")
     assert {name: getattr(limits, name) for name in expected} == expected

@@ -8,7 +8,14 @@ import pytest
 
 from embedstream.config.errors import ConfigError, LocationError
 from embedstream.config.load import load_config
-from embedstream.config.locations import find_local_path, get_scheme, make_absolute, make_local
+from embedstream.config.locations import (
+    find_local_path,
+    get_scheme,
+    make_absolute,
+    make_local,
+    make_readable_without_spark,
+)
+from embedstream.follow.table_reader import open_table
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 
@@ -106,3 +113,36 @@ def test_the_scheme_of_a_location(location: str, scheme: str | None) -> None:
 @pytest.mark.parametrize("location", ["dbfs:/mnt/t", "hdfs:/t", "s3a://bucket/t"])
 def test_a_location_elsewhere_has_no_local_path(location: str) -> None:
     assert find_local_path(location) is None
+
+
+@pytest.mark.parametrize(
+    ("location", "readable"),
+    [
+        ("/data/t", "/data/t"),
+        ("FILE:/data/t", "file:///data/t"),
+        ("S3A://bucket/t", "s3a://bucket/t"),
+        ("s3n://bucket/t", "s3a://bucket/t"),
+        ("gs://bucket/t", "gs://bucket/t"),
+        ("abfss://c@store.dfs.core.windows.net/t", "abfss://c@store.dfs.core.windows.net/t"),
+        ("wasbs://c@store.blob.core.windows.net/t", "abfss://c@store.dfs.core.windows.net/t"),
+    ],
+)
+def test_a_store_that_deltalake_knows_is_read_without_spark(location: str, readable: str) -> None:
+    assert make_readable_without_spark(location) == readable
+
+
+@pytest.mark.parametrize(
+    ("location", "instead"),
+    [
+        ("dbfs:/mnt/t", "the object store behind it"),
+        ("DBFS:/mnt/t", "the object store behind it"),
+        ("hdfs:/t", "a folder on which it is mounted"),
+        ("hdfs://namenode:8020/t", "a folder on which it is mounted"),
+        ("adl://store/t", "copy it"),
+    ],
+)
+def test_a_command_without_spark_says_what_to_use_instead(location: str, instead: str) -> None:
+    with pytest.raises(LocationError, match=rf"cannot be read without Spark: .*{instead}"):
+        open_table(location)
+    with pytest.raises(ConfigError, match="cannot be read without Spark"):
+        load_config(LOCAL, [f"table.path={location}", "index.follow=true"])

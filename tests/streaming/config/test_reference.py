@@ -64,8 +64,8 @@ def test_each_row_has_four_cells_with_text() -> None:
         ("kafka.options", "map of strings", "`{}`"),
         (
             "references.schemes",
-            "list of `file`, `http`, `https`, `s3`, `s3a`, `s3n`",
-            "`[file, https, s3]`",
+            "list of `file`, `http`, `https`, `s3`, `s3a`, `s3n`, `gs`, `abfss`, `abfs`, `az`",
+            "`[file, https, s3, s3a, s3n, gs, abfss, abfs, az]`",
         ),
         ("references.max_redirects", "integer from 0 up to 10", "`0`"),
         ("references.timeout_s", "positive number", "`10.0`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import get_args
 
@@ -21,6 +22,7 @@ from embedstream.worker.model import prepare
 from embedstream.worker.task import build_embedder
 from embedstream_core.engine.backends import BACKENDS
 from embedstream_core.engine.engine import Engine
+from embedstream_core.errors import MissingExtra
 from embedstream_core.fetch.fetcher import SCHEMES
 from embedstream_core.media.image.decode import render
 from embedstream_core.media.image.fast_jpeg import render_quickly
@@ -47,7 +49,9 @@ def test_decoding_has_one_set_of_limits() -> None:
 
 
 @pytest.mark.spark
-def test_workers_get_the_defaults_of_the_core(spark: SparkSession) -> None:
+def test_workers_get_the_defaults_of_the_core(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = prepare(SMALL)
 
     embedder = build_embedder(spark, [(model, EncoderConfig())], DataFrameConfig())
@@ -58,6 +62,11 @@ def test_workers_get_the_defaults_of_the_core(spark: SparkSession) -> None:
     assert embedder.model.settings == EngineSettings()
     # Spark decides the threads: those of a task here.
     assert embedder.pipeline_limits == PipelineLimits(decode_threads=1)
+    # Every door refuses a format that cannot be decoded here, before any work.
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    bounds = DataFrameConfig(decode=DecodeConfig(formats=("JPEG", "HEIC")))
+    with pytest.raises(MissingExtra, match="HEIC in decode"):
+        build_embedder(spark, [(model, EncoderConfig())], bounds)
 
 
 def test_decode_threads_are_chosen_where_the_work_runs() -> None:

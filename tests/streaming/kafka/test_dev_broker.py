@@ -133,6 +133,7 @@ def test_a_second_start_returns_the_running_one(broker: Broker) -> None:
         start_broker(broker.folder, port=1)
 
 
+@pytest.mark.long
 def test_it_outlives_the_process_that_started_it(own_folder: Path) -> None:
     stop_broker(own_folder)
     code = (
@@ -166,6 +167,7 @@ def test_stop_leaves_no_process_and_restart_keeps_port_and_data(
     assert consume(second, kept.name) == b"value"
 
 
+@pytest.mark.long
 def test_it_starts_again_after_a_kill(own_folder: Path, kept: Topic) -> None:
     first = start_broker(own_folder)
     os.kill(first.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from embedstream.search import contact_sheet
 from embedstream.search.answer import Neighbour
 from embedstream.search.contact_sheet import Tile, draw_contact_sheet, save_sheet
 from embedstream_core.errors import SetupError
-from pictures import real_pictures
+from pictures import encoded, real_pictures
 
 ROCKET = "rocket.jpg"
 
@@ -75,6 +76,14 @@ def test_a_tile_shows_an_image_whole_and_upright() -> None:
     assert named(sheet.getpixel((middle, 10 + 20))) == "red"
     assert named(sheet.getpixel((middle, 10 + 148))) == "blue"
     assert named(sheet.getpixel((10 + 10, middle))) == "empty"
+
+
+def test_a_tile_shows_every_format_that_a_table_may_have() -> None:
+    pillow_heif.register_heif_opener()
+    red = Image.new("RGB", (64, 64), "red")
+    for format_ in ("AVIF", "TIFF", "JPEG2000", "HEIF"):
+        sheet = draw_contact_sheet([(Tile("cat", encoded(red, format_)), [])], lambda one: None)
+        assert named(sheet.getpixel((10 + 84, 10 + 84))) == "red", format_
 
 
 @pytest.mark.parametrize(

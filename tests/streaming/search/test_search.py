@@ -22,7 +22,8 @@ from embedstream.follow.table_reader import list_models, open_table
 from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.queries import Vector, embed_queries
 from embedstream.search.scan import scan_table
-from embedstream.table.delta import create_table, quote_table
+from embedstream.table.address import quote_table
+from embedstream.table.delta import create_table
 from embedstream.worker.messages import OUTCOME_SCHEMA
 from embedstream_core.errors import SetupError
 from embedstream_core.models.encoders.catalog import find_encoder
@@ -288,7 +289,7 @@ def test_tables_of_sparks_newer_features_are_searched(
 @pytest.mark.spark
 def test_a_feature_that_only_spark_knows_is_named(spark: SparkSession, tmp_path: Path) -> None:
     table = spark_table(spark, tmp_path, {"delta.enableTypeWidening": "true"})
-    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*TypeWidening"):
+    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*typeWidening"):
         found(table, vector(1, 0))
 
 

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import NoReturn
 
+import pyspark
 import pytest
 
 from embedstream.spark import jars
@@ -25,6 +25,9 @@ from embedstream_core.errors import SetupError
 CONTENT = b"a small jar"
 SMALL = Jar("org.example:small:1.0", hashlib.sha256(CONTENT).hexdigest())
 WRONG = Jar("org.example:small:1.0", "0" * 64)
+
+SPARKS = ["4.1", "4.2"]
+SETS = ["broker", *(f"{name}-{spark}" for name in ("spark", "s3") for spark in SPARKS)]
 
 
 class Repository(ThreadingHTTPServer):
@@ -72,14 +75,14 @@ def list_jars(monkeypatch: pytest.MonkeyPatch, *listed: Jar) -> None:
     monkeypatch.setattr(jars, "read_jar_set", lambda _: listed)
 
 
-@pytest.mark.parametrize("name", ["spark", "s3", "broker"])
+@pytest.mark.parametrize("name", SETS)
 def test_every_jar_has_an_exact_version_and_a_checksum(name: str) -> None:
     for jar in read_jar_set(name):
         assert re.fullmatch(r"[\w.-]+:[\w.-]+:\d[\w.-]*", jar.coordinate)
         assert re.fullmatch(r"[0-9a-f]{64}", jar.sha256)
 
 
-@pytest.mark.parametrize("name", ["spark", "s3", "broker"])
+@pytest.mark.parametrize("name", SETS)
 def test_no_set_has_an_artifact_twice(name: str) -> None:
     artifacts = [jar.coordinate.rsplit(":", 1)[0] for jar in read_jar_set(name)]
     assert len(artifacts) == len(set(artifacts))
@@ -87,13 +90,39 @@ def test_no_set_has_an_artifact_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["spark", "s3"])
 def test_no_jar_is_among_those_of_pyspark(name: str) -> None:
-    pyspark = find_spec("pyspark")
-    assert pyspark is not None
-    assert pyspark.origin is not None
-    folder = Path(pyspark.origin).parent / "jars"
+    folder = Path(pyspark.__file__).parent / "jars"
     shipped = {re.sub(r"-\d.*", "", path.name) for path in folder.glob("*.jar")}
     assert len(shipped) > 100
     assert not shipped & {jar.coordinate.split(":")[1] for jar in read_jar_set(name)}
+
+
+@pytest.mark.parametrize("spark", SPARKS)
+@pytest.mark.parametrize("name", ["spark", "s3"])
+def test_a_set_is_for_the_minor_version_of_the_installed_pyspark(
+    monkeypatch: pytest.MonkeyPatch, name: str, spark: str
+) -> None:
+    monkeypatch.setattr(pyspark, "__version__", f"{spark}.9")
+
+    assert read_jar_set(name) == read_jar_set(f"{name}-{spark}")
+
+
+@pytest.mark.parametrize("spark", SPARKS)
+def test_delta_and_the_connector_are_made_for_that_spark(spark: str) -> None:
+    versions = dict(jar.coordinate.rsplit(":", 1) for jar in read_jar_set(f"spark-{spark}"))
+
+    assert f"io.delta:delta-spark_{spark}_2.13" in versions
+    assert versions["org.apache.spark:spark-sql-kafka-0-10_2.13"].startswith(f"{spark}.")
+
+
+def test_a_spark_without_jars_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyspark, "__version__", "4.3.0")
+
+    with pytest.raises(SetupError) as refused:
+        read_jar_set("spark")
+
+    for part in ("PySpark 4.3.0 is installed", "4.1 and 4.2", "spark.jars: provided"):
+        assert part in str(refused.value)
+    assert read_jar_set("broker")
 
 
 def test_an_unknown_set_is_named_with_the_known_ones() -> None:
@@ -110,6 +139,9 @@ def test_the_file_name_is_mavens() -> None:
 def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDSTREAM_JARS", "/somewhere")
     assert find_jars_folder() == Path("/somewhere")
+    monkeypatch.setenv("EMBEDSTREAM_JARS", "dbfs:/jars")
+    with pytest.raises(SetupError, match="'dbfs:/jars' is not on a local disk"):
+        find_jars_folder()
     monkeypatch.delenv("EMBEDSTREAM_JARS")
     assert find_jars_folder() == Path.home() / ".cache" / "embedstream" / "jars"
 

@@ -25,7 +25,7 @@ from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.progress import ProgressListener
 from embedstream.stream.reports import Totals
-from embedstream.table.delta import quote_table
+from embedstream.table.address import quote_table
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import embeddings, failures
 from embedstream.worker.tally import Tallies
@@ -370,6 +370,8 @@ def test_start_is_refused_with_the_way_out(
     assert "matches 'zzz.*'" in refusal(spark, no_match, "topics")
     no_folder = configure(references={"folders": [str(tmp_path / "nowhere")]})
     assert "there is no folder here" in refusal(spark, no_folder, "references")
+    no_registry = configure(message={"registry": {"url": "http://127.0.0.1:1"}})
+    assert "cannot be asked" in refusal(spark, no_registry, "schema registry")
     unknown = configure(encoder={"name": "resnet5"})
     assert "resnet50" in refusal(spark, unknown, "encoder")
     no_gpu = configure(encoder={"name": "efficientnet_lite0", "device": "cuda"})

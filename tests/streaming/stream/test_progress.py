@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -92,7 +93,13 @@ def progress(
 
 
 def event(progress: dict[str, Any]) -> QueryProgressEvent:
-    return QueryProgressEvent.fromJson({"progress": progress})
+    """The event as the JVM passes it to a listener: its offsets are JSON."""
+    offsets = ("startOffset", "endOffset", "latestOffset")
+    sources = [
+        {**source, **{name: json.dumps(source[name]) for name in offsets}}
+        for source in progress["sources"]
+    ]
+    return QueryProgressEvent.fromJson({"progress": {**progress, "sources": sources}})
 
 
 NEWEST = FailedMessage(1.5, "images", 0, 7, "no image")

@@ -23,6 +23,7 @@ from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.stream.preflight import Finding, check_start
 from embedstream.stream.service import Service
 from embedstream.stream.swap import SwapDesk
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import create_table, read_models
 from embedstream_core.errors import SetupError
 from logged import collect_events
@@ -123,7 +124,7 @@ def test_a_stream_takes_other_models_and_refuses_what_it_cannot(
         assert "the new models were ready after" in lines[-1]
         send_pictures(topic, 4)
         assert rows_of(old, 16) == {ids(old)[0]: 12, ids(new)[0]: 4}
-        assert read_models(spark, old.table.path) == (ids(new)[0],)
+        assert read_models(spark, TableAddress(old.table.path)) == (ids(new)[0],)
         wait_until(lambda: "the first micro-batch of the new models" in lines[-1], timeout_s=10)
 
         assert ask_driver(spark, new)
@@ -180,7 +181,7 @@ def test_models_that_fail_with_the_first_micro_batch_are_given_up(
         assert rows_of(old, 16) == {ids(old)[0]: 16}
         assert "the new models failed, and the old ones go on: " in lines[-1]
         assert "out of registers" in lines[-1]
-        assert list(read_models(spark, old.table.path)) == ids(old)
+        assert list(read_models(spark, TableAddress(old.table.path))) == ids(old)
     check_outcomes(Path(old.table.path), topic.positions())
 
 

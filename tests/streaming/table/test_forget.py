@@ -16,6 +16,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import TableConfig
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import create_table
 from embedstream.table.forget import Forgetting, count_rows, delete_rows, vacuum
 from embedstream.table.leftovers import find_leftovers, read_retention
@@ -54,7 +55,9 @@ def offsets(spark: SparkSession, path: str) -> list[int]:
 
 
 def forget(spark: SparkSession, path: str, asked: Forgetting) -> Counter[str]:
-    return Counter(delete_rows(spark, path, asked, count_rows(spark, path, asked)))
+    return Counter(
+        delete_rows(spark, TableAddress(path), asked, count_rows(spark, TableAddress(path), asked))
+    )
 
 
 def find_bytes(path: str, text: str) -> set[str]:
@@ -73,7 +76,7 @@ def test_rows_are_deleted_by_reason_and_a_vacuum_leaves_none_of_their_files(
     assert forget(spark, path, asked) == {"hidden": 3, "id": 3, "old": 2}
 
     assert offsets(spark, path) == [5, 6, 8, 9, 10, 11, 21]
-    assert count_rows(spark, path, asked) == NOTHING
+    assert count_rows(spark, TableAddress(path), asked) == NOTHING
     left = find_leftovers(spark, path)
     assert (left.version, left.readable, left.changes > 0) == (5, [(0, 4)], True)
     assert left.until is not None
@@ -81,7 +84,7 @@ def test_rows_are_deleted_by_reason_and_a_vacuum_leaves_none_of_their_files(
     assert timedelta(0) < until - left.until < timedelta(minutes=5)
     assert has_row(path, SECRET)
 
-    vacuum(spark, path, retain_hours=0)
+    vacuum(spark, TableAddress(path), retain_hours=0)
 
     check_erased(spark, path)
 
@@ -117,7 +120,7 @@ def test_rows_that_a_deletion_vector_only_marks_are_deleted_too(
     assert forget(spark, path, Forgetting()) == {"hidden": 3}
     assert find_leftovers(spark, path).files > 0
 
-    vacuum(spark, path, retain_hours=0)
+    vacuum(spark, TableAddress(path), retain_hours=0)
 
     check_erased(spark, path)
 
@@ -126,7 +129,7 @@ def test_rows_that_a_deletion_vector_only_marks_are_deleted_too(
 def test_statistics_leave_the_log_with_its_retention(spark: SparkSession, tmp_path: Path) -> None:
     path = make_table(spark, tmp_path, **{"delta.checkpointInterval": "2"})
     forget(spark, path, Forgetting(ids=[SECRET]))
-    vacuum(spark, path, retain_hours=0)
+    vacuum(spark, TableAddress(path), retain_hours=0)
     append_outcomes(spark, [make_outcome(100), make_outcome(101)], path)
     assert find_bytes(path, SECRET)
 

@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import TableConfig
+from embedstream.table.address import TableAddress
 from embedstream.table.delta import check_models, create_table, read_models, set_models
 from embedstream_core.errors import SetupError
 
@@ -24,17 +25,17 @@ def table(spark: SparkSession, tmp_path: Path) -> str:
 
 
 def test_the_property_has_a_line_for_each_model_in_order(spark: SparkSession, table: str) -> None:
-    assert read_models(spark, table) == (ONE, OTHER)
+    assert read_models(spark, TableAddress(table)) == (ONE, OTHER)
 
-    set_models(spark, table, [THIRD])
+    set_models(spark, TableAddress(table), [THIRD])
 
-    assert read_models(spark, table) == (THIRD,)
+    assert read_models(spark, TableAddress(table)) == (THIRD,)
     properties = spark.sql(f"SHOW TBLPROPERTIES delta.`{table}` ('embedstream.model_id')")
     assert properties.collect()[0].value == THIRD
 
 
 def test_models_are_compared_as_a_set(spark: SparkSession, table: str) -> None:
-    check_models(spark, table, [OTHER, ONE], remedy="stop")
+    check_models(spark, TableAddress(table), [OTHER, ONE], remedy="stop")
 
     for given, difference in (
         ([ONE], f"leaves out '{OTHER}'"),
@@ -42,18 +43,18 @@ def test_models_are_compared_as_a_set(spark: SparkSession, table: str) -> None:
         ([THIRD, OTHER], f"adds '{THIRD}', leaves out '{ONE}'"),
     ):
         with pytest.raises(SetupError) as refused:
-            check_models(spark, table, given, remedy="stop")
+            check_models(spark, TableAddress(table), given, remedy="stop")
         assert str(refused.value) == (
             f"the table holds embeddings of '{ONE}', '{OTHER}', and the configuration {difference};"
             " stop"
         )
 
-    set_models(spark, table, [ONE])
+    set_models(spark, TableAddress(table), [ONE])
     with pytest.raises(SetupError, match=f"of '{ONE}', and encoder gives '{THIRD}'; stop"):
-        check_models(spark, table, [THIRD], remedy="stop")
+        check_models(spark, TableAddress(table), [THIRD], remedy="stop")
 
 
 def test_a_table_that_names_no_model_takes_any(spark: SparkSession, table: str) -> None:
     spark.sql(f"ALTER TABLE delta.`{table}` UNSET TBLPROPERTIES ('embedstream.model_id')")
-    assert read_models(spark, table) == ()
-    check_models(spark, table, [ONE], remedy="stop")
+    assert read_models(spark, TableAddress(table)) == ()
+    check_models(spark, TableAddress(table), [ONE], remedy="stop")

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from embedstream.table.rows import (
     CARRIED_COLUMNS,
     MEDIA_TYPE,
+    OUTCOME_ARROW_SCHEMA,
     OUTCOME_SCHEMA,
     Origin,
     build_outcome_batch,
@@ -22,8 +23,6 @@ from embedstream.table.rows import (
 )
 from embedstream_core.errors import Code, Stage
 from embedstream_core.records import Deletion, Embedding, Failure, Item, Media, Outcome
-
-SCHEMA = to_arrow_schema(OUTCOME_SCHEMA, timezone="UTC")
 
 
 def carried(count: int) -> pa.RecordBatch:
@@ -61,13 +60,13 @@ def build(transport: str, outcomes: Sequence[Sequence[Outcome]]) -> list[dict[st
     if transport == "arrow":
         batch = build_outcome_batch(messages, origins, outcomes)
         batch.validate(full=True)
-        assert batch.schema == SCHEMA
+        assert from_arrow_schema(batch.schema) == OUTCOME_SCHEMA
     else:
         frame = build_outcome_frame(messages.to_pandas(), origins, outcomes)
         assert list(frame.columns) == OUTCOME_SCHEMA.names
         # pyarrow does not convert an empty column of lists.
         frame = frame if len(frame) else frame.astype(object)
-        batch = pa.RecordBatch.from_pandas(frame, SCHEMA, preserve_index=False)
+        batch = pa.RecordBatch.from_pandas(frame, OUTCOME_ARROW_SCHEMA, preserve_index=False)
     rows: list[dict[str, Any]] = batch.to_pylist()
     assert all(row.pop("processed_at") is not None for row in rows)
     return [row | {"attributes": dict(row["attributes"])} for row in rows]

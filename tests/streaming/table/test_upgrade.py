@@ -17,7 +17,8 @@ from pyspark.sql import functions as f
 from earlier_tables import EARLIER_SCHEMA, create_earlier_table
 from embedstream.config.sections import StreamConfig
 from embedstream.recovery.claim import claim_table
-from embedstream.table.delta import append, check_table, quote_table, read_properties
+from embedstream.table.address import TableAddress, quote_table
+from embedstream.table.delta import append, check_table, read_properties
 from embedstream.table.delta_log import read_writers
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.upgrade import needs_upgrade, upgrade_table
@@ -66,9 +67,9 @@ def test_a_table_of_the_earlier_shape_is_refused_with_the_command_that_alters_it
 ) -> None:
     create_earlier_table(spark, path)
     with pytest.raises(SetupError, match=r"alter it with `embedstream upgrade CONFIG`"):
-        check_table(spark, path)
+        check_table(spark, TableAddress(path))
     with pytest.raises(SetupError, match=r"alter it with `embedstream upgrade --table t`"):
-        check_table(spark, path, upgrade="embedstream upgrade --table t")
+        check_table(spark, TableAddress(path), upgrade="embedstream upgrade --table t")
 
 
 def test_rows_and_properties_stay_and_media_is_filled_in_one_commit(
@@ -78,17 +79,17 @@ def test_rows_and_properties_stay_and_media_is_filled_in_one_commit(
     append_rows(earlier_rows(spark, range(6)).withColumn("note", f.col("image_id")), path)
     before, properties, versions = (
         read(spark, path),
-        read_properties(spark, path),
+        read_properties(spark, TableAddress(path)),
         count_versions(path),
     )
-    assert needs_upgrade(spark, path)
+    assert needs_upgrade(spark, TableAddress(path))
 
-    assert upgrade_table(spark, path) == 6
+    assert upgrade_table(spark, TableAddress(path)) == 6
 
-    assert not needs_upgrade(spark, path)
-    assert check_table(spark, path) == 6
+    assert not needs_upgrade(spark, TableAddress(path))
+    assert check_table(spark, TableAddress(path)) == 6
     assert count_versions(path) == versions + 1
-    assert read_properties(spark, path) == properties
+    assert read_properties(spark, TableAddress(path)) == properties
     table = spark.read.format("delta").load(path)
     assert table.columns == [*OUTCOME_SCHEMA.names, "note"]
     assert table.schema["note"].metadata == {"comment": "why"}
@@ -105,7 +106,7 @@ def test_the_version_before_can_still_be_read(spark: SparkSession, path: str) ->
     create_earlier_table(spark, path)
     append_rows(earlier_rows(spark, range(3)), path)
     before = read(spark, path)
-    upgrade_table(spark, path)
+    upgrade_table(spark, TableAddress(path))
     assert read(spark, path, versionAsOf=count_versions(path) - 2) == before
 
 
@@ -133,9 +134,9 @@ def test_the_layout_and_computed_columns_stay(
     append_rows(rows.withColumn("day", f.lit("Mon")) if "day" in extra else rows, path)
     before, described = read(spark, path), describe(spark, path)
 
-    upgrade_table(spark, path)
+    upgrade_table(spark, TableAddress(path))
 
-    assert check_table(spark, path) == 3
+    assert check_table(spark, TableAddress(path)) == 3
     assert describe(spark, path) == described
     assert [row["offset"] for row in read(spark, path)] == [row["offset"] for row in before]
     # Columns that Delta computes are computed for new rows too.
@@ -158,22 +159,22 @@ def test_an_append_only_table_is_refused(spark: SparkSession, path: str) -> None
     create_earlier_table(spark, path)
     spark.sql(f"ALTER TABLE {quote_table(path)} SET TBLPROPERTIES ('delta.appendOnly' = 'true')")
     with pytest.raises(SetupError, match="append-only"):
-        upgrade_table(spark, path)
+        upgrade_table(spark, TableAddress(path))
 
 
 def test_an_identity_column_is_refused(spark: SparkSession, path: str) -> None:
     create_earlier_table(spark, path, ", number bigint GENERATED ALWAYS AS IDENTITY")
     append_rows(earlier_rows(spark, range(3)), path)
     with pytest.raises(SetupError, match="column 'number' is an identity column"):
-        upgrade_table(spark, path)
+        upgrade_table(spark, TableAddress(path))
 
 
 def test_other_tables_are_refused(spark: SparkSession, path: str) -> None:
     with pytest.raises(SetupError, match="there is no table at"):
-        needs_upgrade(spark, path)
+        needs_upgrade(spark, TableAddress(path))
     spark.sql(f"CREATE TABLE {quote_table(path)} (width int, height int, name string) USING delta")
     with pytest.raises(SetupError, match="column 'media' is missing"):
-        needs_upgrade(spark, path)
+        needs_upgrade(spark, TableAddress(path))
 
 
 def test_a_table_that_a_driver_holds_is_refused(spark: SparkSession, path: str) -> None:
@@ -198,12 +199,12 @@ def test_the_command_alters_a_table_that_no_driver_holds(spark: SparkSession, pa
 
     with claim_table(spark, path, checkpoint="first", when="always"):
         code, said = run()
-    assert (code, needs_upgrade(spark, path)) == (2, True)
+    assert (code, needs_upgrade(spark, TableAddress(path))) == (2, True)
     assert f"another driver runs: host {socket.gethostname()}, pid {os.getpid()}" in said
 
     assert run()[0] == 0
     rows, versions = read(spark, path), count_versions(path)
-    assert check_table(spark, path) == 3
+    assert check_table(spark, TableAddress(path)) == 3
 
     code, said = run()
     assert (code, f"the table '{path}' has the current columns already" in said) == (0, True)
@@ -226,8 +227,8 @@ def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, pa
             rows = rows.select(
                 *[media if name == "media" else name for name in OUTCOME_SCHEMA.names]
             )
-        writer = append(rows, path, checkpoint=str(checkpoint))
-        writer.trigger(availableNow=True).start().awaitTermination()
+        query = append(rows, TableAddress(path), checkpoint=str(checkpoint), interval_s=None)
+        query.awaitTermination()
 
     for offsets in (range(4), range(4, 9)):
         send(offsets)
@@ -238,7 +239,7 @@ def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, pa
     writers = read_writers(spark, path)
     assert [one.micro_batch for one in writers.values()] == [1]
 
-    upgrade_table(spark, path)
+    upgrade_table(spark, TableAddress(path))
 
     assert read_writers(spark, path) == writers
     send(range(9, 12))
@@ -264,7 +265,7 @@ def test_a_stream_of_messages_continues_exactly_once(
     before = restore_earlier_shape(spark, path)
     assert "alter it with `embedstream upgrade CONFIG`" in refusal(spark, config, "table")
 
-    assert upgrade_table(spark, path) == 9
+    assert upgrade_table(spark, TableAddress(path)) == 9
     send_pictures(topic, 3)
     drain(spark, config)
 

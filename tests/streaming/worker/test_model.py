@@ -16,6 +16,7 @@ from doors import SMALL
 from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.search.queries import embed_queries
 from embedstream.stream.preflight import Finding, check_start
+from embedstream.table.address import TableAddress
 from embedstream.worker.model import FORCED_PRECISION, Choice, choose_precision, prepare
 from embedstream_core.errors import SetupError
 from embedstream_core.model_id import ModelId, Precision
@@ -35,7 +36,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def choose(spark: SparkSession, precision: str = "auto", *, table: str | None = None) -> Choice:
     config = SMALL.model_copy(update={"precision": precision})
-    return choose_precision(spark, prepare(config), config, table=table)
+    address = None if table is None else TableAddress(table)
+    return choose_precision(spark, prepare(config), config, table=address)
 
 
 def test_auto_is_measured_on_a_worker_once_a_session(spark: SparkSession) -> None:
@@ -158,6 +160,6 @@ def test_rows_of_a_model_that_no_longer_fills_the_table_count_too(
     spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('embedstream.model_id' = 'a/b/c0ffee')")
 
     auto = EncoderConfig(name="efficientnet_lite0")
-    chosen = choose_precision(spark, prepare(auto), auto, table=config.table.path)
+    chosen = choose_precision(spark, prepare(auto), auto, table=TableAddress(config.table.path))
 
     assert (chosen.precision, chosen.reason) == ("bfloat16", "as the rows in the table")

@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from embedstream_core.errors import Code, ItemError, build_decode_error
+from embedstream_core.errors import Code, EmbedstreamError, build_decode_error
 from embedstream_core.media.headers import check_limit
+from embedstream_core.media.image.colours import convert_to_srgb
 from embedstream_core.media.image.formats import read_header
 from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
@@ -57,7 +59,14 @@ def open_image(content: bytes, limits: DecodeSettings) -> OpenedImage:
     if width < 1 or height < 1:
         raise build_decode_error(Code.IMAGE_CORRUPT, f"the image has {width}x{height} pixels")
     _check_limit(width * height, limits.max_pixels, f"{width}x{height} pixels")
+    coded = opened.coded_pixels
+    _check_limit(coded, limits.max_pixels, f"a part of {coded} pixels as coded")
     _check_limit(opened.scans, limits.max_scans, f"{opened.scans} scans")
+    if limits.color == "as_stored":
+        return replace(opened, profile=None)
+    if opened.unconverted:
+        message = f"its colours cannot be converted to sRGB: {opened.unconverted}"
+        raise build_decode_error(Code.IMAGE_UNSUPPORTED, message)
     return opened
 
 
@@ -72,6 +81,7 @@ def render(
 
     Raises:
         ItemError: the image data is broken.
+        MissingExtra: the package that decodes the format is not installed.
         MemoryError: this process has too little.
     """
     try:
@@ -83,13 +93,16 @@ def render(
             # By 1/2, 1/4 or 1/8, to no less than twice the size needed.
             scale = 2 * max(one.resize_px for one in preprocessings) / min(image.size)
             image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
-        if image.mode == "I;16":
+        if image.mode.startswith("I;16"):
             # convert("RGB") would clip: every value above 255 would turn white.
             values = np.asarray(image)
             grey = (values >> 8).astype(np.uint8)
             grey[values == image.info.get("transparency", -1)] = 255
             image = Image.fromarray(grey)
-        elif image.has_transparency_data:
+        if opened.profile is not None:
+            image.load()
+            image = convert_to_srgb(image, opened.profile)
+        if image.has_transparency_data:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image.convert("RGBA"))
         image.load()
@@ -100,7 +113,7 @@ def render(
             )
             for one in preprocessings
         ]
-    except (ItemError, MemoryError):
+    except (EmbedstreamError, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise a dozen types on broken data; none of them may end the stream.

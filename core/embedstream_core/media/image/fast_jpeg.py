@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch.nn.functional import interpolate
 
+from embedstream_core.media.image.colours import is_srgb
 from embedstream_core.media.image.decode import apply_orientation, render, uses_draft
 from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
@@ -42,6 +43,7 @@ def render_quickly(
         _IS_FASTER
         and opened.format == "JPEG"
         and not uses_draft(opened, preprocessings, fidelity)
+        and (opened.profile is None or is_srgb(opened.profile))
         and all(
             one.interpolation in ("bilinear", "bicubic")
             and min(start) >= 0

@@ -5,20 +5,30 @@ Reading a header decodes nothing, not even a PNG whose EXIF may follow its pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from PIL import Image
+from PIL import Image, features
 
-from embedstream_core.errors import Code, ItemError, build_decode_error
-from embedstream_core.media.headers import read_by_format
+from embedstream_core.errors import Code, ItemError, SetupError, build_decode_error
+from embedstream_core.media.headers import find_format, read_by_format
+from embedstream_core.media.image.avif import open_avif
 from embedstream_core.media.image.bmp import open_bmp
 from embedstream_core.media.image.gif import open_gif
+from embedstream_core.media.image.heic import open_heic, require_heif
+from embedstream_core.media.image.jp2 import open_jp2
 from embedstream_core.media.image.jpeg import open_jpeg
 from embedstream_core.media.image.opened_image import OpenedImage
 from embedstream_core.media.image.png import open_png
+from embedstream_core.media.image.tiff import open_tiff
 from embedstream_core.media.image.webp import open_webp
 
-__all__ = ["READERS", "read_header"]
+__all__ = ["READERS", "read_header", "require_decoders"]
+
+# The parts of Pillow that a build of one's own may lack.
+_FEATURES = {"AVIF": "avif", "TIFF": "libtiff", "JP2": "jpg_2000"}
+
+# What a file with another major brand can be read as (ISO/IEC 14496-12, 4.3).
+_BRANDS = rb"....ftyp(?:mif1|msf1|miaf)....(?:....){0,16}?"
 
 READERS: dict[str, tuple[bytes, Callable[[bytes], OpenedImage]]] = {
     "JPEG": (rb"\xff\xd8\xff", open_jpeg),
@@ -26,8 +36,32 @@ READERS: dict[str, tuple[bytes, Callable[[bytes], OpenedImage]]] = {
     "WEBP": (rb"RIFF....WEBP", open_webp),
     "GIF": (rb"GIF8[79]a", open_gif),
     "BMP": (rb"BM", open_bmp),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", open_tiff),
+    "JP2": (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", open_jp2),
+    "AVIF": (rb"....ftyp(?:avi[fs]|MA1[AB])|" + _BRANDS + rb"avi[fs]", open_avif),
+    "HEIC": (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", open_heic),
 }
-"""How a file of each format begins, as a regular expression, and what reads its header."""
+"""How a file of each format begins, as a regular expression, and what reads its header.
+
+An AVIF may begin as a HEIC does, so it comes before.
+"""
+
+
+def require_decoders(formats: Sequence[str]) -> None:
+    """Check that this machine can decode images of these formats.
+
+    Raises:
+        MissingExtra: HEIC is one of them, and its package is not installed.
+        SetupError: Pillow was built without one of them.
+    """
+    if "HEIC" in formats:
+        require_heif()
+    for name, feature in _FEATURES.items():
+        if name in formats and not features.check(feature):
+            raise SetupError(
+                f"decode.formats has {name}, which this build of Pillow lacks; install Pillow's "
+                "wheel, or remove the format"
+            )
 
 
 def read_header(content: bytes, formats: tuple[str, ...]) -> OpenedImage:
@@ -36,8 +70,12 @@ def read_header(content: bytes, formats: tuple[str, ...]) -> OpenedImage:
     Raises:
         ItemError: none of the formats, of a kind that is not decoded here, or broken.
     """
-    readers = {name: READERS[name] for name in formats}
+    readers = {name: READERS[name] for name in READERS if name in formats}
     try:
+        found = find_format(content, READERS)
+        if found is not None and found not in readers:
+            message = f"the image is of the format {found}; decode.formats has {', '.join(formats)}"
+            raise build_decode_error(Code.IMAGE_UNSUPPORTED, message)
         return read_by_format(content, readers, modality="image")
     except Image.DecompressionBombError as error:
         raise build_decode_error(Code.IMAGE_TOO_LARGE, str(error)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from PIL import JpegImagePlugin
 
@@ -13,7 +13,11 @@ from embedstream_core.media.image.opened_image import OpenedImage, read_orientat
 
 __all__ = ["open_jpeg"]
 
-_EOI, _SOS, _SOI, _APP1 = 0xD9, 0xDA, 0xD8, 0xE1
+_EOI, _SOS, _SOI, _APP1, _APP2 = 0xD9, 0xDA, 0xD8, 0xE1, 0xE2
+
+# How the segments begin that are read.
+_EXIF, _XMP, _PROFILE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+_NAMES = {_APP1: (_EXIF, _XMP), _APP2: (_PROFILE,)}
 
 # ITU-T T.81, table B.1, and JPEG-LS's.
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -44,8 +48,7 @@ def open_jpeg(content: bytes) -> OpenedImage:
         ItemError: it has too many segments.
     """
     frame, size, components = 0, b"", 0
-    exif: list[bytes] = []
-    xmp = b""
+    metadata: dict[bytes, list[bytes]] = {name: [] for name in (_EXIF, _XMP, _PROFILE)}
     # The same pixels, with empty comments for metadata. Bytes between segments stay: the decoder
     # accepts or refuses them.
     view, copied = memoryview(content), 0
@@ -58,10 +61,8 @@ def open_jpeg(content: bytes) -> OpenedImage:
             copied = end
         if marker in _FRAMES:
             frame, size, components = marker, data[:5], int.from_bytes(data[5:6])
-        elif marker == _APP1 and data.startswith(b"Exif\0\0"):
-            exif.append(data[6:])
-        elif marker == _APP1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-            xmp = data
+        elif name := next(filter(data.startswith, _NAMES.get(marker, ())), b""):
+            metadata[name].append(data[len(name) :])
         elif marker == _SOS:
             break
     else:
@@ -79,9 +80,24 @@ def open_jpeg(content: bytes) -> OpenedImage:
         (int.from_bytes(size[3:5]), int.from_bytes(size[1:3])),
         # Image.open would read an index of further images too, and fail if it is broken.
         lambda: JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*parts, view[copied:]]))),
-        read_orientation({"exif": b"".join(exif), "xmp": xmp}),
+        read_orientation({"exif": b"".join(metadata[_EXIF]), "xmp": b"".join(metadata[_XMP][-1:])}),
         scans,
+        profile=_join_profile(metadata[_PROFILE]),
     )
+
+
+def _join_profile(parts: Sequence[bytes]) -> bytes | None:
+    """Return the profile whose parts have their number and the number of all in front.
+
+    It is empty if a part is missing (ICC.1, B.4), and None without any.
+    """
+    if not parts:
+        return None
+    ordered = sorted(parts)
+    numbers = [(number, len(parts)) for number in range(1, len(parts) + 1)]
+    if [tuple(part[:2]) for part in ordered] != numbers:
+        return b""
+    return b"".join(part[2:] for part in ordered)
 
 
 def _read_segments(content: bytes) -> Iterator[tuple[int, int, int]]:

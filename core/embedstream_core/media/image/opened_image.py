@@ -22,6 +22,9 @@ class OpenedImage:
 
     `size` is as stored. `decode` returns a Pillow image of that size, decoded or not yet loaded; it
     raises whatever Pillow raises. `scans` is the number of passes that the decoder makes.
+    `coded_pixels` are those of its largest part as coded, such as a tile, where that may be larger
+    than the image. `profile` is its ICC profile, empty if that is broken; `unconverted` describes
+    colours that only a profile could convert to sRGB, where the file has none.
     """
 
     format: str
@@ -29,6 +32,9 @@ class OpenedImage:
     decode: Callable[[], Image.Image]
     orientation: int = 1
     scans: int = 1
+    coded_pixels: int = 0
+    profile: bytes | None = None
+    unconverted: str = ""
 
     @property
     def width(self) -> int:
@@ -43,8 +49,8 @@ class OpenedImage:
 
     @property
     def elements(self) -> int:
-        """The number of pixels."""
-        return self.size[0] * self.size[1]
+        """The number of pixels, of the image or of its largest part as coded."""
+        return max(self.size[0] * self.size[1], self.coded_pixels)
 
 
 def read_orientation(info: Mapping[Any, Any]) -> int:

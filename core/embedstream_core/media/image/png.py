@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from embedstream_core.errors import Code, build_decode_error
+from embedstream_core.media.image.colours import MAX_PROFILE_BYTES, is_srgb_code
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
 __all__ = ["open_png"]
@@ -44,6 +45,9 @@ _PIECE_BYTES, _INFLATED_BYTES = 2**16, 2**18
 # The chunks that may hold an orientation, and how much of a text is read.
 _XMP = b"XML:com.adobe.xmp"
 _ORIENTED = {b"eXIf", _XMP, b"Raw profile type exif"}
+# The chunks of colours: a profile, and codes of CICP, which take precedence (PNG 3, 4.3).
+_PROFILE, _CODES = b"iCCP", b"cICP"
+_COLOURS = {b"tRNS", _PROFILE, _CODES}
 _MAX_TEXT_BYTES = 2**20
 
 # Reading half a million takes two seconds. An image of 300 by 300 pixels in chunks of one byte has
@@ -201,9 +205,10 @@ def open_png(content: bytes) -> OpenedImage:
     """
     chunks = _Chunk.read_all(content)
     png = _Png.parse(content, next(chunks, None))
-    palette = transparency = None
+    palette = None
     # Decompressed after all chunks, so that only the last of a thousand texts is.
     metadata: dict[bytes, _Chunk] = {}
+    colours: dict[bytes, _Chunk] = {}
     data_ended = False
     for chunk in chunks:
         kind = chunk.kind
@@ -218,8 +223,10 @@ def open_png(content: bytes) -> OpenedImage:
             raise ValueError("it has two headers, IHDR")
         elif not kind[0] & 0x20:
             raise NotImplementedError(f"its chunk {kind.decode()} is unknown")
-        elif kind == b"tRNS" and chunk.data and not png.data and chunk.is_sound:
-            transparency = transparency or chunk
+        elif kind in _COLOURS and chunk.data and not png.data:
+            # A broken profile is refused where it is needed.
+            is_kept = (chunk.is_sound or kind == _PROFILE) and kind not in colours
+            colours |= {kind: chunk} if is_kept else {}
         elif chunk.is_sound:
             is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
             keyword = bytes(chunk.data[:80]).partition(b"\0")[0] if is_text else kind
@@ -227,9 +234,36 @@ def open_png(content: bytes) -> OpenedImage:
                 metadata[keyword] = chunk
     if not png.data:
         raise ValueError("it has no data")
-    png.set_colours(palette, transparency)
+    png.set_colours(palette, colours.get(b"tRNS"))
     orientation = read_orientation(_read_metadata(metadata))
-    return OpenedImage("PNG", (png.width, png.height), png.decode, orientation)
+    return OpenedImage(
+        "PNG",
+        (png.width, png.height),
+        png.decode,
+        orientation,
+        profile=None if _CODES in colours else _read_profile(colours.get(_PROFILE)),
+        unconverted=_describe_codes(colours.get(_CODES)),
+    )
+
+
+def _read_profile(chunk: _Chunk | None) -> bytes | None:
+    """Return the profile, empty if it is broken; None without one."""
+    if chunk is None:
+        return None
+    # A name, and a byte for how the rest is compressed.
+    compressed = bytes(chunk.data).partition(b"\0")[2][1:]
+    try:
+        profile = zlib.decompressobj().decompress(compressed, MAX_PROFILE_BYTES + 1)
+    except zlib.error:
+        return b""
+    return profile if chunk.is_sound else b""
+
+
+def _describe_codes(chunk: _Chunk | None) -> str:
+    """Return the colours that codes of CICP name, if they are not sRGB's."""
+    if chunk is None or (len(chunk.data) == 4 and is_srgb_code(*chunk.data[:2])):
+        return ""
+    return f"codes {bytes(chunk.data[:4]).hex(' ')} of CICP"
 
 
 def _read_metadata(chunks: Mapping[bytes, _Chunk]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class ImagePreprocessing:
     from the middle; `mean` and `std` are per channel, for values in 0 to 1. `crop_mode` is timm's:
     `center` scales the shorter side and cuts; `squash` scales both sides to `resize_px`, whatever
     the shape, and cuts; `border` scales the longer side to `resize_px` and pads with the mean.
-    A crop larger than the scaled image is padded with black, as torchvision does.
+    A crop larger than the scaled image is padded with black, as torchvision does. `odd_margin` is
+    where half a pixel of margin goes: torchvision rounds half to even, transformers down. It is not
+    part of the hash of a declared preprocessing, which never sets it.
     """
 
     resize_px: int
@@ -33,6 +35,7 @@ class ImagePreprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop_mode: CropMode = "center"
+    odd_margin: Literal["even", "down"] = field(default="even", repr=False)
     modality: Literal["image"] = field(default="image", repr=False)
 
     def find_problem(self) -> str | None:
@@ -74,6 +77,11 @@ def locate_crop(
             scaled = [max(1, round(side / ratio)) for side in size]
     starts = []
     for side, mirrored in zip(scaled, (_STORED_RIGHT_TO_LEFT, _STORED_BOTTOM_UP), strict=True):
-        margin = round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+        if side < crop:
+            margin = -((crop - side) // 2)
+        elif preprocessing.odd_margin == "even":
+            margin = round((side - crop) / 2)
+        else:
+            margin = (side - crop) // 2
         starts.append(side - crop - margin if orientation in mirrored else margin)
     return (scaled[0], scaled[1]), (starts[0], starts[1])

@@ -36,7 +36,7 @@ def open_webp(content: bytes) -> OpenedImage:
     while position + 8 <= len(content):
         name, start = content[position : position + 4], position + 8
         length = int.from_bytes(content[position + 4 : start], "little")
-        if name in (b"EXIF", b"XMP "):
+        if name in (b"EXIF", b"XMP ", b"ICCP"):
             info.setdefault(name.decode().strip().lower(), content[start : start + length])
         # Chunks begin at even positions.
         position = start + length + length % 2
@@ -49,4 +49,5 @@ def open_webp(content: bytes) -> OpenedImage:
             image.rawmode = image._mode = "RGBA"
         return image
 
-    return OpenedImage("WEBP", size, decode, read_orientation(info))
+    profile = info.pop("iccp", None)
+    return OpenedImage("WEBP", size, decode, read_orientation(info), profile=profile)

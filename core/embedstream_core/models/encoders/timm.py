@@ -23,6 +23,9 @@ __all__ = ["find_timm_encoder"]
 
 _IMAGENET_CLASSES = 1000
 
+# What timm's evaluation reads of a description of weights. The rest describes the network.
+_PREPROCESSING = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
+
 
 def find_timm_encoder(name: str) -> Encoder:
     """Return the network named `timm/<model>` or `timm/<model>.<tag>`.
@@ -84,7 +87,10 @@ class _Model(NamedTuple):
         """Return the preprocessing of timm's evaluation, or None and the unsupported setting."""
         import timm.data
 
+        # Of timm's evaluation; `test_input_size` and `test_crop_pct` are for larger images.
         data = timm.data.resolve_data_config(pretrained_cfg=self.pretrained.to_dict())
+        if unknown := data.keys() - _PREPROCESSING:
+            return None, ", ".join(f"{key} {data[key]}" for key in sorted(unknown))
         channels, height, width = data["input_size"]
         if channels != 3 or height != width:
             return None, f"input_size {data['input_size']}"

@@ -1,15 +1,15 @@
 """Read the image processor in a folder of transformers as a `ImagePreprocessing`.
 
 transformers itself reads the folder, so settings that a file leaves out have the defaults of the
-processor's class. Each setting is then translated, or refused by its name. Classes also do things
-that no setting shows, so in the end both sides prepare an image and must agree.
+processor's class. Each setting that the class reads is then translated, known to change no image
+that is accepted, or refused by its name. Classes also do things that no setting shows, so in the
+end both sides prepare images and must agree.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -35,11 +35,46 @@ _TOLERANCE = 3.0
 # Below this size, ConvNeXT scales a margin too and cuts it off; from it on, it squashes.
 _CONVNEXT_PX = 384
 
-# The settings that are translated here; an error names the others when the images differ.
-_TRANSLATED = re.compile(
-    "crop_pct|crop_size|do_(center_crop|convert_rgb|normalize|rescale|resize)|image_mean"
-    "|image_processor_type|image_std|resample|rescale_factor|size"
-)
+# Images are opened in RGB, whatever `do_convert_rgb` says.
+_TRANSLATED = {
+    *("crop_pct", "crop_size", "do_center_crop", "do_convert_rgb", "do_flip_channel_order"),
+    *("do_normalize", "do_rescale", "do_resize", "image_mean", "image_std", "resample"),
+    *("rescale_factor", "size"),
+}
+
+# Settings that change no pixel of one image that is made a square of the model's size.
+_HARMLESS = {
+    # The names of classes.
+    *("feature_extractor_type", "image_processor_type", "processor_class"),
+    # Where and in which layout the result is.
+    *("data_format", "device", "disable_grouping", "input_data_format", "return_tensors"),
+    # How a single number is read, which `size` and `crop_size` show already.
+    "default_to_square",
+    # `do_pad` alone brings the images of a batch to one size, which they have; `pad_size` counts.
+    "do_pad",
+    # Labels, boxes and masks of training and segmentation.
+    *("class_info_file", "do_convert_annotations", "do_reduce_labels", "format", "ignore_index"),
+    *("mask_pad_size", "mask_size", "metadata", "num_labels", "num_text", "reduce_labels"),
+    *("repo_path", "return_segmentation_masks"),
+    # The tokens that stand for an image in a text.
+    *("image_seq_length", "image_seq_len", "num_image_tokens"),
+    # Numbers of parts, and how they are chosen, for switches that are refused where they are on.
+    *("max_patches", "min_patches", "pan_and_scan_max_num_crops", "pan_and_scan_min_crop_size"),
+    *("pan_and_scan_min_ratio_to_activate", "use_covering_area_grid"),
+    # Depths that are measured in another way, beside the image.
+    "prompt_scale_to_meter",
+    # FLAVA's second image and its mask.
+    *("input_size_patches", "return_codebook_pixels", "return_image_mask", "total_mask_patches"),
+    *("mask_group_max_aspect_ratio", "mask_group_max_patches", "mask_group_min_aspect_ratio"),
+    "mask_group_min_patches",
+}
+_CODEBOOK = "codebook_"
+
+# Multiples of one pixel.
+_MULTIPLES = ("ensure_multiple_of", "size_divisor")
+
+# The shapes of the images that both sides prepare, in parts of the size that they are scaled to.
+_SHAPES = ((15 / 8, 5 / 4), (5 / 4, 15 / 8), (3, 1 / 2), (1 / 2, 5 / 8))
 
 
 def read_inputs(folder: Path) -> tuple[ImagePreprocessing, ...]:
@@ -68,11 +103,28 @@ def read_inputs(folder: Path) -> tuple[ImagePreprocessing, ...]:
         raise _build_refusal(folder, f"it cannot be opened ({explain(error)})") from error
     settings = processor.to_dict()
     preprocessing = _Settings(folder, settings).translate()
-    if problem := _compare(processor, preprocessing):
-        others = [key for key in settings if settings[key] and not _TRANSLATED.fullmatch(key)]
-        with_keys = f" with {', '.join(others)}" if others else ""
-        raise _build_refusal(folder, f"{type(processor).__name__}{with_keys} {problem}")
+    if unknown := _list_unknown(processor, settings):
+        given = ", ".join(f"{key} {settings[key]}" for key in unknown)
+        raise _build_refusal(folder, f"{type(processor).__name__} with {given}")
+    for across, down in _SHAPES:
+        if problem := _compare(processor, preprocessing, (across, down)):
+            raise _build_refusal(folder, f"{type(processor).__name__} {problem}")
     return (preprocessing,)
+
+
+def _list_unknown(processor: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings that are on, that the class reads, and whose effect is not known here."""
+    names = getattr(processor, "_valid_kwargs_names", None)
+    return [
+        key
+        for key, value in settings.items()
+        if value
+        and key not in _TRANSLATED | _HARMLESS
+        and not key.startswith(_CODEBOOK)
+        and not (key in _MULTIPLES and value == 1)
+        # The other keys of a file are kept as well, but nothing reads them.
+        and (names is None or key in names or hasattr(type(processor), key))
+    ]
 
 
 def _build_refusal(folder: Path, reason: str) -> SetupError:
@@ -111,7 +163,9 @@ class _Settings(NamedTuple):
         std = self._read_channels("image_std", 255 * factor) if normalizes else (one, one, one)
         if 0 in std:
             raise self._build_refusal("image_std")
-        return ImagePreprocessing(resize_px, crop_px, interpolation, mean, std, crop_mode)
+        return ImagePreprocessing(
+            resize_px, crop_px, interpolation, mean, std, crop_mode, odd_margin="down"
+        )
 
     def _read_geometry(self) -> tuple[int, int, CropMode]:
         """Return resize_px, crop_px and crop_mode."""
@@ -155,14 +209,14 @@ class _Settings(NamedTuple):
         return _build_refusal(self.folder, f"{key} {reason or self.values.get(key)}")
 
 
-def _compare(processor: Any, preprocessing: ImagePreprocessing) -> str:
+def _compare(processor: Any, preprocessing: ImagePreprocessing, shape: tuple[float, float]) -> str:
     """Return how an image differs when the processor prepares it; empty if it does not."""
-    # Smooth, so that the scaling itself makes no difference, and half again as wide as high.
+    # Smooth, so that the scaling itself makes no difference.
     colours: npt.NDArray[np.uint8] = np.random.default_rng(0).integers(
         256, size=(4, 6, 3), dtype=np.uint8
     )
-    size = (preprocessing.resize_px * 15 // 8, preprocessing.resize_px * 5 // 4)
-    image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+    width, height = (int(preprocessing.resize_px * side) for side in shape)
+    image = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
     try:
         theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"])
     except Exception as error:
@@ -173,7 +227,7 @@ def _compare(processor: Any, preprocessing: ImagePreprocessing) -> str:
     (ours,) = render(open_image(file.getvalue(), DecodeSettings()), preprocessing)
     side = preprocessing.crop_px
     if theirs.shape != (1, 3, side, side):
-        return f"makes {theirs.shape} of an image"
+        return f"makes {theirs.shape} of an image of {width}x{height}"
     mean, std = (np.asarray(value) for value in (preprocessing.mean, preprocessing.std))
     levels = (theirs[0].transpose(1, 2, 0) * std + mean) * 255
     apart = float(np.abs(levels - ours).mean())

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.kafka.client_settings import convert_options
 from embedstream.monitor.viewing.rows import Row
-from embedstream.search.contents import MessageReader
+from embedstream.search.contents import KafkaReader
 from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.detect import find_modality
-from embedstream_core.messages.parse import Message, parse_message
+from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.redaction import REDACTED
 from embedstream_core.settings import ModalityName
@@ -37,7 +37,7 @@ class Contents:
     def __init__(self, config: StreamConfig | BulkFilesConfig) -> None:
         self._config = config
         self._fetcher: Fetcher | None = None
-        self._messages: MessageReader | None = None
+        self._messages: KafkaReader | None = None
 
     def read(self, row: Row) -> Content:
         """Return the content of a row.
@@ -89,7 +89,7 @@ class Contents:
             raise SetupError("the content was in a message, and no topic is configured here")
         if self._messages is None:
             kafka = self._config.kafka
-            self._messages = MessageReader(kafka.bootstrap_servers, convert_options(kafka.options))
+            self._messages = KafkaReader(kafka.bootstrap_servers, convert_options(kafka.options))
         message = self._messages.read(row["topic"], row["partition"], row["offset"])
         if message is None:
             raise SetupError("Kafka no longer has the message")
@@ -97,17 +97,17 @@ class Contents:
 
     def _parse(self, message: Message, row: Row) -> Item | Content:
         """Return the message's item, or its bare value if it cannot be read as one."""
-        settings = self._config.message if isinstance(self._config, StreamConfig) else None
+        if isinstance(self._config, StreamConfig):
+            reader = self._config.message.build_reader()
+        else:
+            reader = MessageReader()
         kind = (row["media"] or {}).get("type") or ""
         accepts: list[ModalityName] = ["text"] if find_modality(kind) == "text" else []
         value = message.value or b""
         try:
-            entry = parse_message(
-                message,
-                message_format=settings.format if settings else "auto",
-                id_header=settings.id_header if settings else "",
-                accepts=accepts,
-            )
+            entry = reader.read(message, accepts=accepts)
         except ItemError as error:
             return Content(value, trouble=f"{error.code}: {error.message}")
+        except SystemicError as error:
+            raise SetupError(f"the message cannot be read: {error}") from None
         return entry if isinstance(entry, Item) else Content(value)

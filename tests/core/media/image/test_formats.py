@@ -8,16 +8,22 @@ import subprocess
 import sys
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
+from embedstream_core.media.detect import detect_type
 from embedstream_core.media.image.decode import open_image, render
+from embedstream_core.media.image.modality import IMAGE
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.settings import DecodeSettings
+from embedstream_core.records import Media
+from embedstream_core.settings import FORMATS, IMAGE_FORMATS, DecodeSettings
 from pictures import encoded, exif_orientation
 from rendered import render_one
+
+pillow_heif.register_heif_opener()
 
 SIDE = 8
 AS_STORED = ImagePreprocessing(SIDE, SIDE, "nearest", (0, 0, 0), (1, 1, 1))
@@ -167,6 +173,28 @@ def test_a_format_that_is_not_allowed_is_unsupported(format_: str) -> None:
     assert error.code == Code.IMAGE_UNSUPPORTED
     assert ", ".join(others) in error.message
     render(open_image(content, DecodeSettings(formats=(format_,))), AS_STORED)
+
+
+@pytest.mark.parametrize("format_", ["AVIF", "TIFF", "HEIC", "JP2"])
+def test_a_format_that_must_be_allowed_is_named(format_: str) -> None:
+    """By default, and with all of the others."""
+    pillow_name = {"HEIC": "HEIF", "JP2": "JPEG2000"}.get(format_, format_)
+    content = encoded(Image.new("RGB", (32, 32)), pillow_name)
+    others = tuple(name for name in IMAGE_FORMATS if name != format_)
+    for formats in (FORMATS, others):
+        error = failure(content, formats=formats)
+        assert error.code == Code.IMAGE_UNSUPPORTED
+        assert f"format {format_}; decode.formats has {', '.join(formats)}" in error.message
+    opened = open_image(content, DecodeSettings(formats=(format_,)))
+    assert IMAGE.describe(opened) == Media(f"image/{format_.lower()}", width=32, height=32)
+    assert detect_type(content) == f"image/{format_.lower()}"
+
+
+def test_an_avif_of_a_general_brand_is_no_heic() -> None:
+    avif = encoded(Image.new("RGB", (32, 32)), "AVIF")
+    general = avif.replace(b"ftypavif", b"ftypmif1")
+    assert detect_type(general) == "image/avif"
+    assert open_image(general, DecodeSettings(formats=IMAGE_FORMATS)).format == "AVIF"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from timm.models import PretrainedCfg
 from torch import nn
 
 from embedstream_core.errors import SetupError
@@ -171,6 +172,27 @@ def test_every_timm_preprocessing_is_timms_own_or_refused_by_name() -> None:
         assert found.resize_px == (resized if isinstance(resized, int) else resized[0]), name
         assert found.crop_mode == data["crop_mode"], name
         assert found.interpolation == data["interpolation"], name
+
+
+def test_what_timm_may_ask_of_images_is_known() -> None:
+    """A key of a later timm fails here: it is to be done, refused, or said to change no pixel."""
+    done = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
+    # Larger evaluations, and limits of the network.
+    unused = {"test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size"}
+    data = timm.data.resolve_data_config(pretrained_cfg={"test_crop_pct": 1.0})
+    assert data.keys() == done
+    named = {one.name for one in fields(PretrainedCfg)}
+    others = {name for name in named if re.search("size|interp|mean|std|crop|chan|pad", name)}
+    assert others == done | unused | {"pool_size", "test_pool_size"}
+
+
+def test_a_key_that_timm_adds_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(**_: object) -> dict[str, object]:
+        return {"input_size": (3, 224, 224), "channel_order": "bgr"}
+
+    monkeypatch.setattr("timm.data.resolve_data_config", resolve)
+    weights = find_encoder("timm/resnet18").default_weights
+    assert (weights.preprocessing, weights.unsupported) == (None, "channel_order bgr")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -80,6 +81,24 @@ def test_a_picture_is_made_anew_in_the_orientation_of_its_exif(
     assert made_anew.size == (320, 213)
     assert np.abs(np.asarray(made_anew, float) - np.asarray(expected, float)).mean() < 1
     assert read_png(previews.preview(at(2))).size == (320, 1)
+
+
+def test_pictures_of_formats_that_must_be_listed(tmp_path: Path, open_previews: Open) -> None:
+    pillow_heif.register_heif_opener()
+    kinds = {"AVIF": "avif", "TIFF": "tiff", "HEIF": "heic", "JPEG2000": "jp2"}
+    red = Image.new("RGB", (80, 40), "red")
+    table = write_files(
+        tmp_path, [(encoded(red, name), f"image/{kind}") for name, kind in kinds.items()]
+    )
+    previews = open_previews(table, decode={"formats": ["JPEG", "AVIF", "TIFF", "HEIC", "JP2"]})
+    for number in range(len(kinds)):
+        shown = read_png(previews.preview(at(number)))
+        assert shown.size == (320, 160)
+        assert shown.getpixel((160, 80)) == pytest.approx((255, 0, 0), abs=4)
+    others = open_previews(table)
+    for number in range(len(kinds)):
+        preview = others.preview(at(number))
+        assert (preview.kind, "decode.formats" in preview.note) == ("none", True)
 
 
 def test_a_sound_is_its_first_ten_seconds(tmp_path: Path, open_previews: Open) -> None:

@@ -8,8 +8,9 @@ from contextlib import closing
 from embedstream_core.errors import EmbedstreamError, SetupError, SystemicError
 from embedstream_core.extras import require_extra
 from embedstream_core.fetch.errors import Denied, NotFound, TimedOut, TryAgain, Unreadable
-from embedstream_core.fetch.headers import build_retry_error, check_encoding
+from embedstream_core.fetch.headers import build_retry_error
 from embedstream_core.fetch.limits import Deadline, read_within
+from embedstream_core.fetch.stores.names import split_name
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["S3Source"]
@@ -45,6 +46,7 @@ class S3Source:
             from botocore.config import Config
             from botocore.exceptions import BotoCoreError
         self._policy = policy
+        self._buckets = [rule.name for rule in policy.find_buckets("s3")]
         config = Config(
             connect_timeout=policy.timeout_s,
             read_timeout=policy.timeout_s,
@@ -61,13 +63,10 @@ class S3Source:
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the object."""
-        bucket, _, key = uri.partition("://")[2].partition("/")
-        # Clients and proxies may resolve dots like folders, and so reach another bucket.
-        if not bucket or not key or {".", ".."} & set(key.split("/")):
-            raise Denied("an S3 reference is s3://bucket/key, without '.' and '..' in the key")
-        if bucket not in self._policy.buckets:
-            allowed = ", ".join(self._policy.buckets)
-            raise Denied(f"bucket {bucket[:63]!r} is not allowed; allowed: {allowed}")
+        bucket, key = split_name(uri, form="s3://bucket/key")
+        if bucket not in self._buckets:
+            allowed = ", ".join(self._buckets)
+            raise Denied(f"bucket {bucket[:63]!r} is not allowed in s3; allowed: {allowed}")
         return deadline.wait_for(self._readers.submit(self._read, bucket, key, deadline))
 
     def close(self) -> None:
@@ -82,9 +81,12 @@ class S3Source:
         try:
             response = self._client.get_object(Bucket=bucket, Key=key)
             with closing(response["Body"]) as body:
-                check_encoding(response.get("ContentEncoding", ""))
+                # A proxy may answer 204 or 206, which botocore takes for success.
+                if (status := response["ResponseMetadata"]["HTTPStatusCode"]) != 200:
+                    raise Unreadable(f"S3 answered {status}")
                 return read_within(
                     body.iter_chunks(_CHUNK_BYTES),
+                    encoding=response.get("ContentEncoding", ""),
                     # Some stores send in chunks and give no length.
                     declared_bytes=response.get("ContentLength", 0),
                     max_bytes=self._policy.max_bytes,
@@ -122,6 +124,8 @@ def _convert(error: Exception) -> EmbedstreamError:
     reason = f"S3 answered {status} {code}"
     if code in _CREDENTIALS:
         return SystemicError(f"{reason}: check the credentials and the clock of this machine")
+    if code == "InvalidObjectState":
+        return Unreadable(f"{reason}: the object is archived; restore it first")
     if code in _MISSING:
         return NotFound(reason)
     if code in _RETRIED or status >= 500 or status == 429:

@@ -1,0 +1,1 @@
+"""Object stores: from a reference to the bytes of an object."""

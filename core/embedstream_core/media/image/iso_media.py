@@ -1,0 +1,267 @@
+"""The boxes of ISO media files, in which AVIF and HEIC keep their items (ISO/IEC 23008-12).
+
+Only what decides about pixels, memory and time is read: the items with the places of their data,
+and the properties of each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from embedstream_core.errors import Code, build_decode_error
+from embedstream_core.media.image.colours import is_srgb_code
+from embedstream_core.media.image.opened_image import OpenedImage
+
+__all__ = ["BitReader", "Item", "StillImage", "read_still_image"]
+
+# A phone's picture of 48 megapixels has 200 items, each a tile; libheif accepts 1,000.
+_MAX_ITEMS = 1000
+_MAX_BOXES = 20_000
+
+_MEGAPIXEL = 2**20
+
+
+class BitReader:
+    """Reads unsigned numbers from the first bits on, as the codecs' headers store them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data)
+        self._left = 8 * len(data)
+
+    def read(self, bits: int) -> int:
+        """Return a number of so many bits; raise ValueError after the end."""
+        self._left -= bits
+        if self._left < 0:
+            raise ValueError("the header of its data is cut short")
+        return self._value >> self._left & (1 << bits) - 1
+
+    def read_exponential(self) -> int:
+        """Return a number in an Exp-Golomb code (ISO/IEC 23008-2, 9.2)."""
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if zeros > 32:
+                raise ValueError("a number in the header of its data is too long")
+        return (1 << zeros) - 1 + self.read(zeros)
+
+
+@dataclass(slots=True)
+class Item:
+    """One coded image, a grid of others, or metadata.
+
+    `kind` is its type, such as av01. `data` is as stored, `properties` in the file's order.
+    """
+
+    kind: bytes = b""
+    data: bytes = b""
+    properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
+
+    def find(self, kind: bytes) -> memoryview | None:
+        """Return the first property of a type, without its box's header."""
+        return next((data for name, data in self.properties if name == kind), None)
+
+
+@dataclass(frozen=True, slots=True)
+class StillImage:
+    """The items of a file, by number, and the one that is shown."""
+
+    items: dict[int, Item]
+    primary: Item
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height before the image is turned."""
+        extents = self.primary.find(b"ispe")
+        if extents is None:
+            raise ValueError("its size is missing")
+        width, height = struct.unpack_from(">II", extents, 4)
+        return width, height
+
+    @property
+    def turns(self) -> int:
+        """The quarter turns, anticlockwise, by which the image is shown."""
+        found = self.primary.find(b"irot")
+        return found[0] & 3 if found else 0
+
+    @property
+    def mirror(self) -> int | None:
+        """0 if the image is shown upside down after its turn, 1 if left to right, else None."""
+        found = self.primary.find(b"imir")
+        return found[0] & 1 if found else None
+
+    @property
+    def profile(self) -> bytes | None:
+        """The ICC profile."""
+        for kind, data in self.primary.properties:
+            if kind == b"colr" and bytes(data[:4]) in (b"prof", b"rICC"):
+                return bytes(data[4:])
+        return None
+
+    def open(
+        self,
+        format_: str,
+        decode: Callable[[], Image.Image],
+        coded_pixels: Sequence[int],
+        *,
+        size: tuple[int, int] | None = None,
+        orientation: int = 1,
+    ) -> OpenedImage:
+        """Return the image, of which each picture in the file has so many pixels.
+
+        A picture of a few bytes may be larger than the image, and there may be many: their sum
+        counts as scans of the image, or of a megapixel if it is smaller.
+        """
+        size = size or self.size
+        return OpenedImage(
+            format_,
+            size,
+            decode,
+            orientation,
+            scans=-(-sum(coded_pixels) // max(size[0] * size[1], _MEGAPIXEL)),
+            coded_pixels=max(coded_pixels, default=0),
+            profile=self.profile,
+            unconverted=self.unconverted,
+        )
+
+    @property
+    def unconverted(self) -> str:
+        """Colours that are no profile's and not sRGB's, in words; empty for all others."""
+        for kind, data in self.primary.properties:
+            if kind == b"colr" and bytes(data[:4]) == b"nclx" and self.profile is None:
+                primaries, transfer = struct.unpack_from(">HH", data, 4)
+                if not is_srgb_code(primaries, transfer):
+                    return f"primaries {primaries} and transfer {transfer} of CICP"
+        return ""
+
+
+def read_still_image(content: bytes) -> StillImage:
+    """Read the items of a file's meta box.
+
+    Raises:
+        ValueError: it is cut short, or a box is broken.
+        NotImplementedError: it holds a sequence alone.
+        ItemError: it has too many boxes or items.
+    """
+    view = memoryview(content)
+    count = iter(range(_MAX_BOXES))
+    meta = None
+    for kind, box in _read_boxes(view, count):
+        if kind == b"meta" and meta is None:
+            meta = box[4:]
+    if meta is None:
+        raise NotImplementedError("it has no still image")
+    boxes = dict(_read_boxes(meta, count))
+    primary = boxes.get(b"pitm")
+    if primary is None:
+        raise ValueError("no item is its image")
+    kinds, places, properties, data = (
+        boxes.get(kind, view[:0]) for kind in (b"iinf", b"iloc", b"iprp", b"idat")
+    )
+    items = {number: Item(kind) for number, kind in _read_kinds(kinds, count)}
+    _read_places(places, items, (view, data))
+    _read_properties(properties, items, count)
+    number = int.from_bytes(primary[4:6] if primary[0] == 0 else primary[4:8])
+    if number not in items:
+        raise ValueError(f"its image, item {number}, is missing")
+    return StillImage(items, items[number])
+
+
+def _read_boxes(view: memoryview, count: Iterator[int]) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield each box's type and what follows its header."""
+    position = 0
+    while position + 8 <= len(view):
+        if next(count, None) is None:
+            raise _refuse(f"over {_MAX_BOXES} boxes")
+        size, kind = struct.unpack_from(">I4s", view, position)
+        start = position + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", view, start)
+            start += 8
+        elif size == 0:
+            size = len(view) - position
+        end = position + size
+        if not start <= end <= len(view):
+            raise ValueError(f"its box {kind!r} is cut short")
+        yield kind, view[start:end]
+        position = end
+
+
+def _read_kinds(box: memoryview, count: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the type of each item."""
+    first = 6 if bytes(box[:1]) == b"\0" else 8
+    for index, (kind, entry) in enumerate(_read_boxes(box[first:], count)):
+        if index == _MAX_ITEMS:
+            raise _refuse(f"over {_MAX_ITEMS} items")
+        if kind == b"infe" and bytes(entry[:1]) in (b"\2", b"\3"):
+            wide = 2 * (entry[0] - 2)
+            number, _, name = struct.unpack_from(">IH4s" if wide else ">HH4s", entry, 4)
+            yield number, name
+
+
+def _read_places(box: memoryview, items: dict[int, Item], sources: Sequence[memoryview]) -> None:
+    """Add the items' data, which are in the whole file or in the box idat."""
+    if len(box) < 8:
+        return
+    version = box[0]
+    widths = box[4] >> 4, box[4] & 15, box[5] >> 4, box[5] & 15 if version else 0
+    reader = _FieldReader(box, 6)
+    for _ in range(min(reader.read(4 if version == 2 else 2), _MAX_ITEMS)):
+        number = reader.read(4 if version == 2 else 2)
+        method = reader.read(2) & 15 if version else 0
+        reader.read(2)
+        offset_bytes, length_bytes, base_bytes, index_bytes = widths
+        base = reader.read(base_bytes)
+        parts: list[memoryview] = []
+        for _ in range(reader.read(2)):
+            reader.read(index_bytes)
+            start, length = base + reader.read(offset_bytes), reader.read(length_bytes)
+            if method > 1:
+                raise NotImplementedError(f"construction method {method} of its data")
+            source = sources[method]
+            end = start + length if length_bytes and length else len(source)
+            if not start <= end <= len(source):
+                raise ValueError("its data are cut short")
+            parts.append(source[start:end])
+            if sum(map(len, parts)) > len(sources[0]):
+                raise ValueError("the parts of its data overlap")
+        if number in items:
+            items[number].data = b"".join(parts)
+
+
+def _read_properties(box: memoryview, items: dict[int, Item], count: Iterator[int]) -> None:
+    """Add the properties of each item."""
+    properties: list[tuple[bytes, memoryview]] = []
+    for kind, body in _read_boxes(box, count):
+        if kind == b"ipco":
+            properties = list(_read_boxes(body, count))
+        elif kind == b"ipma":
+            reader = _FieldReader(body, 4)
+            wide = body[3] & 1
+            for _ in range(min(reader.read(4), _MAX_ITEMS)):
+                number = reader.read(4 if body[0] else 2)
+                for _ in range(reader.read(1)):
+                    index = reader.read(1 + wide) & (0x7FFF if wide else 0x7F)
+                    if number in items and 0 < index <= len(properties):
+                        items[number].properties.append(properties[index - 1])
+
+
+class _FieldReader:
+    """Reads the fields of a box, one after the other."""
+
+    def __init__(self, box: memoryview, position: int) -> None:
+        self._box, self._position = box, position
+
+    def read(self, length: int) -> int:
+        """Return a number of so many bytes; raise ValueError after the end."""
+        start, self._position = self._position, self._position + length
+        if self._position > len(self._box):
+            raise ValueError("one of its boxes is cut short")
+        return int.from_bytes(self._box[start : self._position])
+
+
+def _refuse(found: str) -> Exception:
+    return build_decode_error(Code.IMAGE_TOO_LARGE, f"the image has {found}")
