@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
@@ -11,6 +12,8 @@ from embedstream.publish.messages import Published
 from embedstream_core.errors import EmbedstreamError
 
 __all__ = ["MessageSink", "PublishFailed", "Sender"]
+
+_LOG = logging.getLogger(__name__)
 
 # Each message takes memory besides its bytes.
 _MAX_QUEUED = 10_000
@@ -132,6 +135,8 @@ class Sender:
     def _raise_failure(self) -> None:
         if self._failures:
             error = self._failures[0]
+            # The text names batches and seconds; with the type alone, an outage is logged once.
+            _LOG.info("topic '%s': %s", self._topic, error)
             raise PublishFailed(
-                f"topic '{self._topic}' does not take the outcomes: {type(error).__name__}: {error}"
+                f"topic '{self._topic}' does not take the outcomes ({type(error).__name__})"
             )
