@@ -8,8 +8,9 @@ from uuid import uuid4
 
 import pytest
 
+from embedstream.cli.publish import run_publish
 from embedstream.config.publishing import PublishConfig
-from embedstream.config.sections import KafkaConfig
+from embedstream.config.sections import KafkaConfig, StreamConfig
 from embedstream.kafka.client_settings import choose_target
 from embedstream.kafka.dev_broker import Broker
 from embedstream.publish.reports import Skipped
@@ -37,6 +38,34 @@ def test_a_topic_holds_the_table_and_takes_no_message_above_its_limit(
     table.delete("offset = 21")
     target.publish(table.path)
     check_published(target, table.path)
+
+
+def test_the_command_says_what_it_published(
+    broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = MovingTable.create(tmp_path / "table", rows=7)
+    target = KafkaTarget.create(broker.bootstrap_servers, f"outcomes-{uuid4().hex[:8]}")
+    config = StreamConfig.model_validate(
+        {
+            "kafka": {"bootstrap_servers": broker.bootstrap_servers, "subscribe": "images"},
+            "table": {"path": table.path},
+            "checkpoint": str(tmp_path / "checkpoint"),
+            "publish": {"topic": target.name, "rows": "embeddings"},
+        }
+    )
+    run_publish(config, until="current")
+    first, second, third, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"nothing of the table is in topic '{target.name}' at ")
+    assert second.startswith("all rows of version 1 are published: nothing of this table")
+    assert third.startswith("all rows of version 1 are published: 6 messages in ")
+    assert last == "published up to version 1, 0 behind the table: 6 messages, 0 removed"
+    table.append(2)
+    run_publish(config, until="current")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "published up to version 2, 0 behind the table: 2 messages, 0 removed"
+    check_published(target, table.path, "embeddings")
+    run_publish(config, until="current")
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing was to be published"
 
 
 def test_a_topic_that_does_not_exist_is_a_sentence(broker: Broker, tmp_path: Path) -> None:
