@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,12 +21,7 @@ from broker_faults import come_back
 from broker_faults import kill as kill_broker
 from drivers import kill, running, started, wait_until
 from embedstream.config.load import load_config
-from embedstream.config.publishing import PublishConfig
-from embedstream.config.sections import KafkaConfig
-from embedstream.follow.reports import Trouble
 from embedstream.kafka.dev_broker import Broker
-from embedstream.publish.reports import PublishReport, Sent
-from embedstream.publish.runs import publish_continuously
 from killed_publisher import POINTS
 from oracle import check_outcomes
 from published import KafkaTarget, check_published
@@ -53,17 +47,21 @@ def target(broker: Broker) -> KafkaTarget:
     return KafkaTarget.create(broker.bootstrap_servers, f"outcomes-{uuid4().hex[:8]}")
 
 
-@pytest.fixture
-def config(table: MovingTable, target: KafkaTarget, tmp_path: Path) -> Path:
+def write_publish_config(table: MovingTable, target: KafkaTarget, folder: Path) -> Path:
     tree = {
         "kafka": {"bootstrap_servers": target.bootstrap_servers, "subscribe": "images"},
         "table": {"path": table.path},
-        "checkpoint": str(tmp_path / "checkpoint"),
+        "checkpoint": str(folder / "checkpoint"),
         "publish": {"topic": target.name, "poll_s": 0.05},
     }
-    path = tmp_path / "publish.yaml"
+    path = folder / "publish.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def config(table: MovingTable, target: KafkaTarget, tmp_path: Path) -> Path:
+    return write_publish_config(table, target, tmp_path)
 
 
 @contextmanager
@@ -82,9 +80,15 @@ def change(table: MovingTable, chance: random.Random) -> None:
     CHANGES[chance.choice(sorted(CHANGES))](table, chance.randrange(100))
 
 
-def await_line(process: subprocess.Popen[str]) -> None:
+def await_line(process: subprocess.Popen[str], text: str = "") -> None:
+    """Wait until it has printed a line with this text."""
     assert process.stdout is not None
-    assert process.stdout.readline()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"it has ended: {lines}")
 
 
 def test_kill_9_at_a_named_point(table: MovingTable, target: KafkaTarget, config: Path) -> None:
@@ -132,26 +136,15 @@ def test_kill_9_at_random_points(
 def test_a_broker_that_is_away_holds_nothing_up(own_broker: Broker, tmp_path: Path) -> None:
     table = MovingTable.create(tmp_path / "table", rows=5)
     target = KafkaTarget.create(own_broker.bootstrap_servers, "outcomes")
-    reports: list[PublishReport] = []
-    stop = threading.Event()
-    kafka = KafkaConfig(bootstrap_servers=own_broker.bootstrap_servers, subscribe="images")
-    thread = threading.Thread(
-        target=publish_continuously,
-        args=(table.path, kafka, PublishConfig(topic="outcomes")),
-        kwargs={"report": reports.append, "stop": stop},
-        daemon=True,
-    )
-    thread.start()
-    wait_until(lambda: any(one.held == 1 for one in reports))
-    kill_broker(own_broker)
-    table.append(3)
-    wait_until(lambda: any(isinstance(one, Trouble) for one in reports))
-    table.append(3)
-    come_back(own_broker)
-    wait_until(lambda: any(isinstance(one, Sent) and one.version == 3 for one in reports))
-    stop.set()
-    thread.join(60)
-    assert not thread.is_alive()
+    config = write_publish_config(table, target, tmp_path)
+    with publishing(config, program=("-m", "embedstream")) as process:
+        await_line(process, "all rows of version 1 are published: 5 messages")
+        kill_broker(own_broker)
+        table.append(3)
+        await_line(process, "next attempt in")
+        table.append(3)
+        come_back(own_broker)
+        await_line(process, "version 3 ")
     check_published(target, table.path)
 
 

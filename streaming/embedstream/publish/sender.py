@@ -22,6 +22,8 @@ _MAX_QUEUED = 10_000
 # asked again and again; smaller messages it refuses one by one, by the topic's own limit.
 _MAX_REQUEST_BYTES = 64 * 2**20
 
+_CLOSE_S = 2.0
+
 _SETTINGS = {
     "client_id": "embedstream-publish",
     "max_request_size": _MAX_REQUEST_BYTES,
@@ -79,8 +81,9 @@ class Sender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What is not acknowledged is sent again by the next one.
-        self._producer.close(timeout=0)
+        # What is not acknowledged is sent again by the next one. Without a moment for its thread,
+        # the producer leaves sockets open.
+        self._producer.close(timeout=_CLOSE_S)
 
     @property
     def is_full(self) -> bool:
