@@ -10,7 +10,7 @@ import pytest
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.table.delta import check_table, compact
 from embedstream.table.features import check_fillable, explain_violation
