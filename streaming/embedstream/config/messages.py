@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
@@ -10,8 +10,10 @@ from embedstream.config.field_types import Section
 from embedstream.config.registry import RegistryConfig
 from embedstream_core.errors import SetupError
 from embedstream_core.messages.fields import FieldExpressions
-from embedstream_core.messages.parse import MessageReader
 from embedstream_core.settings import KeyFormat, MessageFormat
+
+if TYPE_CHECKING:
+    from embedstream_core.messages.parse import MessageReader
 
 __all__ = ["FieldsConfig", "MessageConfig"]
 
@@ -90,6 +92,8 @@ class MessageConfig(Section):
 
     def build_reader(self) -> MessageReader:
         """Return what reads the messages."""
+        from embedstream_core.messages.parse import MessageReader
+
         fields = None if self.fields is None else self.fields.build_expressions()
         decoder = None if self.registry is None else self.registry.build_decoder()
         return MessageReader(self.format, self.id_header, self.key, fields, decoder)

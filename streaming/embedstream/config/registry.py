@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveFloat, SecretStr, model_validator
 
@@ -10,7 +10,9 @@ from embedstream.config.field_types import Section
 from embedstream.config.secrets import Secret, SecretReference
 from embedstream_core.errors import SetupError
 from embedstream_core.messages.registry.connection import RegistryConnection
-from embedstream_core.messages.registry.schema_registry import SchemaRegistry
+
+if TYPE_CHECKING:
+    from embedstream_core.messages.registry.schema_registry import SchemaRegistry
 
 __all__ = ["RegistryConfig"]
 
@@ -38,19 +40,20 @@ class RegistryConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> RegistryConfig:
         try:
-            self.build_decoder()
+            self._build_connection()
         except SetupError as error:
             raise ValueError(str(error)) from None
         return self
 
     def build_decoder(self) -> SchemaRegistry:
-        """Return what decodes the values, with the secrets in clear; connects to nothing.
+        """Return what decodes the values, with the secrets in clear; connects to nothing."""
+        from embedstream_core.messages.registry.schema_registry import SchemaRegistry
 
-        Raises:
-            SetupError: a value is not valid.
-        """
+        return SchemaRegistry(self._build_connection())
+
+    def _build_connection(self) -> RegistryConnection:
         given: dict[str, Any] = {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self
         }
-        return SchemaRegistry(RegistryConnection(**given))
+        return RegistryConnection(**given)
