@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from embedstream.config.messages import MessageConfig
+from embedstream.config.sections.messages import MessageConfig
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Deletion, Item

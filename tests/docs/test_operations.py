@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli import console
 from embedstream.cli.log import show_log
-from embedstream.config.monitoring import GuardsConfig, LogConfig
+from embedstream.config.sections.monitoring import GuardsConfig, LogConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.recovery.claim import claim_stream
 from embedstream.spark.local_disk import explain_disk_error

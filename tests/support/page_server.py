@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream.monitor.http.app import build_app
 from embedstream.monitor.http.server import open_server
 from embedstream.monitor.page import build_page

@@ -15,8 +15,8 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from embedstream.config.publishing import PublishConfig
 from embedstream.config.sections import KafkaConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream.follow.table_reader import open_table, select_batches
 from embedstream.publish.messages import Published
 from embedstream.publish.publisher import Publisher

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from embedstream.cli import console
 from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
-from embedstream.config.monitoring import LogConfig
+from embedstream.config.sections.monitoring import LogConfig
 from embedstream.follow.reports import FollowReport, Trouble
 
 __all__ = ["JsonPrinter", "ReportPrinter", "TextPrinter", "run_follower"]

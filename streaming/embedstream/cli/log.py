@@ -13,7 +13,7 @@ from embedstream.logs.formats import JsonFormatter, TextFormatter, read_message
 from embedstream_core.errors import EmbedstreamError
 
 if TYPE_CHECKING:
-    from embedstream.config.monitoring import LogConfig
+    from embedstream.config.sections.monitoring import LogConfig
 
 __all__ = ["show_log"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from embedstream.cli import console
 from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
-from embedstream.config.monitoring import MonitorConfig
 from embedstream.config.sections import StreamConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream.monitor.http.site import open_site
 from embedstream.monitor.table_status import ObservedTable
 from embedstream.table.lookup import find_table

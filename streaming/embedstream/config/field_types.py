@@ -20,9 +20,19 @@ from embedstream.config.locations import make_absolute, make_local
 from embedstream.config.table_names import check_table_name
 from embedstream.config.yaml import BooleanText
 
-__all__ = ["LocalFolder", "Location", "Section", "Switch", "TableName", "Time"]
+__all__ = [
+    "LocalFolder",
+    "Location",
+    "Section",
+    "Switch",
+    "TableName",
+    "Time",
+    "TopicName",
+    "check_topic_name",
+]
 
 _SINCE_1970 = re.compile(r"\d{10}|\d{13}")
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 class Section(BaseModel):
@@ -39,6 +49,19 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+def check_topic_name(topic: str) -> str:
+    """Return the name of a topic.
+
+    Raises:
+        ValueError: Kafka takes no such name.
+    """
+    if not _TOPIC.fullmatch(topic):
+        raise ValueError(
+            f"'{topic}' is not a topic name: use up to 249 letters, digits, '.', '_', '-'"
+        )
+    return topic
 
 
 def _read_switch(value: object) -> object:
@@ -74,3 +97,4 @@ Location = Annotated[str, Field(min_length=1), AfterValidator(make_absolute)]
 LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(make_local)]
 TableName = Annotated[str, AfterValidator(check_table_name)]
 Time = Annotated[datetime, WrapValidator(_read_time)]
+TopicName = Annotated[str, AfterValidator(check_topic_name)]

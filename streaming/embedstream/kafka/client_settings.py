@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from embedstream.config.publishing import PublishConfig
 from embedstream.config.secrets import reveal
 from embedstream.config.sections import KafkaConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream_core.errors import SetupError
 
 __all__ = ["choose_target", "convert_options"]

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.config.publishing import PublishedRows
+from embedstream.config.sections.publishing import PublishedRows
 from embedstream.follow.data_files import KEYS, Columns
 from embedstream.follow.table_reader import list_rows
 from embedstream_core.errors import Code

@@ -14,7 +14,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from embedstream.config.publishing import PublishConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream.follow.changes import check_commit
 from embedstream.follow.data_files import read_onwards, select_new
 from embedstream.follow.log_entries import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.config.publishing import PublishedRows
+from embedstream.config.sections.publishing import PublishedRows
 from embedstream.follow.changes import OLD, read_keys
 from embedstream.follow.data_files import CHANGE, IDENTITY, select_new
 from embedstream.follow.log_entries import Commit

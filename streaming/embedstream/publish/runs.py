@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from embedstream.config.publishing import PublishConfig
 from embedstream.config.sections import KafkaConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream.follow.retries import Step, keep_following
 from embedstream.kafka.client_settings import choose_target
 from embedstream.publish.publisher import Publisher

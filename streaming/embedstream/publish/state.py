@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from embedstream.config.publishing import PublishedRows
+from embedstream.config.sections.publishing import PublishedRows
 from embedstream.follow.table_files import TableFiles
 from embedstream_core.errors import SetupError, explain
 

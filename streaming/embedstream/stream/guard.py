@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from embedstream.config.monitoring import GuardsConfig
+from embedstream.config.sections.monitoring import GuardsConfig
 from embedstream.stream.reports import MicroBatchReport
 
 __all__ = ["FailureGuard"]

@@ -14,7 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
-from embedstream.config.table_layout import STATISTICS_COLUMNS
+from embedstream.config.sections.table import STATISTICS_COLUMNS
 from embedstream.spark.errors import find_condition, find_root_cause, name_causes
 from embedstream.spark.folder import Folder
 from embedstream.table.address import TableAddress

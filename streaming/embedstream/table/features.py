@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import TableConfig
-from embedstream.config.table_layout import check_properties
+from embedstream.config.sections.table import check_properties
 from embedstream.spark.errors import list_causes
 from embedstream.table.address import TableAddress, quote_table
 from embedstream.table.delta import read_properties

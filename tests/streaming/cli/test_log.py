@@ -19,7 +19,7 @@ from embedstream.cli import console
 from embedstream.cli.app import main
 from embedstream.cli.log import show_log
 from embedstream.config.load import load_config
-from embedstream.config.monitoring import LogConfig
+from embedstream.config.sections.monitoring import LogConfig
 from embedstream.logs.events import Event, log_event
 from embedstream.recovery.doctor import Finding
 from embedstream.stream.reports import MicroBatchReport, Totals

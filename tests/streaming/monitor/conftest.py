@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embedstream.config.monitoring import MonitorConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream.monitor.status import Status, TableStatus
 
 Serve = Callable[..., str]

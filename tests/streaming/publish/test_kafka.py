@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from embedstream.cli.publish import run_publish
-from embedstream.config.publishing import PublishConfig
 from embedstream.config.sections import KafkaConfig, StreamConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream.kafka.client_settings import choose_target
 from embedstream.kafka.dev_broker import Broker
 from embedstream.publish.reports import Skipped

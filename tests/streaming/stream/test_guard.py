@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from embedstream.config.monitoring import GuardsConfig
+from embedstream.config.sections.monitoring import GuardsConfig
 from embedstream.stream.guard import FailureGuard
 from embedstream.stream.reports import MicroBatchReport
 from embedstream.worker.tally import FailedMessage

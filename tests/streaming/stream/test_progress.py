@@ -20,8 +20,8 @@ from pyspark.sql.streaming.listener import (
 
 from embedstream.cli.console import print_micro_batch, print_totals
 from embedstream.cli.log import show_log
-from embedstream.config.monitoring import LogConfig
 from embedstream.config.sections import StreamConfig
+from embedstream.config.sections.monitoring import LogConfig
 from embedstream.kafka.topics import TopicState
 from embedstream.stream import watching
 from embedstream.stream.progress import ProgressListener

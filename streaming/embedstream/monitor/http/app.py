@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from embedstream.config.monitoring import MonitorConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream.monitor.counts import Samples
 from embedstream.monitor.exposition import build_registry
 from embedstream.monitor.http.gate import Gate

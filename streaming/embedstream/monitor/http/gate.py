@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from embedstream.config.monitoring import MonitorConfig, is_loopback
+from embedstream.config.sections.monitoring import MonitorConfig, is_loopback
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers

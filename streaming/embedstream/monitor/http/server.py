@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from embedstream.config.monitoring import MonitorConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream_core.errors import SetupError
 from embedstream_core.extras import require_extra
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from embedstream.config.monitoring import MonitorConfig
+from embedstream.config.sections.monitoring import MonitorConfig
 from embedstream.monitor.http.app import build_app
 from embedstream.monitor.http.gate import SECURITY_HEADERS
 from embedstream.monitor.http.server import open_server

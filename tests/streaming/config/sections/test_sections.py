@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from config_files import SECRET, load, problems, shown, write
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
-from embedstream.config.publishing import PublishConfig
 from embedstream.config.secrets import reveal
 from embedstream.config.sections import StreamConfig
+from embedstream.config.sections.publishing import PublishConfig
 from embedstream.worker.model import prepare
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 

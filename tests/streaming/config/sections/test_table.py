@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from config_files import load, problems
-from embedstream.config.table_layout import STATISTICS_COLUMNS
+from embedstream.config.sections.table import STATISTICS_COLUMNS
 
 STATISTICS = "delta.dataSkippingStatsColumns"
 FORGETS = "delta.setTransactionRetentionDuration"

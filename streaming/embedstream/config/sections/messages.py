@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import model_validator
 
 from embedstream.config.field_types import Section
-from embedstream.config.registry import RegistryConfig
+from embedstream.config.sections.registry import RegistryConfig
 from embedstream_core.errors import SetupError
 from embedstream_core.messages.fields import FieldExpressions
 from embedstream_core.settings import KeyFormat, MessageFormat
