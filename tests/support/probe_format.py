@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from embedstream_core.media.image.formats import READERS
 from embedstream_core.media.image.opened_image import OpenedImage
+from embedstream_core.media.image.readers import READERS
 from embedstream_core.records import Item
 from embedstream_core.settings import DecodeSettings
 

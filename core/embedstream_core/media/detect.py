@@ -28,7 +28,7 @@ from embedstream_core.media.audio.formats import READERS as AUDIO_READERS
 from embedstream_core.media.audio.header import MEDIA_TYPES
 from embedstream_core.media.audio.mp3 import find_frames, skip_tags
 from embedstream_core.media.audio.ogg import find_codec
-from embedstream_core.media.image.formats import READERS as IMAGE_READERS
+from embedstream_core.media.image.readers import READERS as IMAGE_READERS
 from embedstream_core.settings import ModalityName
 
 __all__ = ["detect_type", "find_modality"]

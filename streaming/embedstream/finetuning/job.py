@@ -29,7 +29,7 @@ from embedstream.spark.sizing import count_task_cores
 from embedstream.worker.model import prepare
 from embedstream_core.atomic_files import replace_file
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.formats import require_decoders
+from embedstream_core.media.image.readers import require_decoders
 from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.mlflow_store import is_registered
 from embedstream_core.models.prepare import load_prepared

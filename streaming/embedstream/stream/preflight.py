@@ -27,7 +27,7 @@ from embedstream.table.delta_log import find_log_problems, read_writers
 from embedstream.table.features import check_fillable
 from embedstream_core.errors import SetupError
 from embedstream_core.fetch.fetcher import open_fetcher
-from embedstream_core.media.image.formats import require_decoders
+from embedstream_core.media.image.readers import require_decoders
 from embedstream_core.models.card import PreparedModel
 
 __all__ = ["Consent", "Finding", "PreflightResult", "check_start"]

@@ -18,7 +18,7 @@ from embedstream.worker.log_records import WorkerLog
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SystemicError
 from embedstream_core.fetch.fetcher import open_fetcher
-from embedstream_core.media.image.formats import require_decoders
+from embedstream_core.media.image.readers import require_decoders
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.pipeline import Pipeline

@@ -30,9 +30,9 @@ from PIL import ExifTags, Image, ImageOps
 from embedstream_core.errors import Code, EmbedstreamError, build_decode_error
 from embedstream_core.media.headers import check_limit
 from embedstream_core.media.image.colours import convert_to_srgb
-from embedstream_core.media.image.formats import read_header
 from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing, locate_crop
+from embedstream_core.media.image.readers import read_header
 from embedstream_core.settings import DecodeSettings, Fidelity
 
 __all__ = ["apply_orientation", "open_image", "render", "uses_draft"]

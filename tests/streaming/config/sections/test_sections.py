@@ -19,7 +19,7 @@ from embedstream.config.sections.publishing import PublishConfig
 from embedstream.worker.model import prepare
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 
-CONFIGURATIONS = sorted((Path(__file__).parents[3] / "conf").glob("*.yaml"))
+CONFIGURATIONS = sorted((Path(__file__).parents[4] / "conf").glob("*.yaml"))
 
 PREPROCESSING = {"resize_px": 40, "crop_px": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
 

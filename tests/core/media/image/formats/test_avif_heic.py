@@ -19,9 +19,9 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError, MissingExtra
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.formats import require_decoders
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
+from embedstream_core.media.image.readers import require_decoders
 from embedstream_core.settings import DecodeSettings
 from opt_in_formats import assert_cuts_are_corrupt, assert_mutations_are_refused, turned
 from pictures import encoded, exif_orientation

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from PIL import Image
 
 from embedstream_core.extras import require_extra
-from embedstream_core.media.image.iso_media import BitReader, Item, StillImage, read_still_image
+from embedstream_core.media.image.formats.iso_media import (
+    BitReader,
+    Item,
+    StillImage,
+    read_still_image,
+)
 from embedstream_core.media.image.opened_image import OpenedImage
 
 __all__ = ["open_heic", "require_heif"]

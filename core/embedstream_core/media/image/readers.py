@@ -11,16 +11,16 @@ from PIL import Image, features
 
 from embedstream_core.errors import Code, ItemError, SetupError, build_decode_error
 from embedstream_core.media.headers import find_format, read_by_format
-from embedstream_core.media.image.avif import open_avif
-from embedstream_core.media.image.bmp import open_bmp
-from embedstream_core.media.image.gif import open_gif
-from embedstream_core.media.image.heic import open_heic, require_heif
-from embedstream_core.media.image.jp2 import open_jp2
-from embedstream_core.media.image.jpeg import open_jpeg
+from embedstream_core.media.image.formats.avif import open_avif
+from embedstream_core.media.image.formats.bmp import open_bmp
+from embedstream_core.media.image.formats.gif import open_gif
+from embedstream_core.media.image.formats.heic import open_heic, require_heif
+from embedstream_core.media.image.formats.jp2 import open_jp2
+from embedstream_core.media.image.formats.jpeg import open_jpeg
+from embedstream_core.media.image.formats.png import open_png
+from embedstream_core.media.image.formats.tiff import open_tiff
+from embedstream_core.media.image.formats.webp import open_webp
 from embedstream_core.media.image.opened_image import OpenedImage
-from embedstream_core.media.image.png import open_png
-from embedstream_core.media.image.tiff import open_tiff
-from embedstream_core.media.image.webp import open_webp
 
 __all__ = ["READERS", "read_header", "require_decoders"]
 
