@@ -13,7 +13,7 @@ from embedstream.cli import console
 from embedstream.cli.log import show_log
 from embedstream.cli.signals import catch_stop_signals
 from embedstream.config.sections.monitoring import LogConfig
-from embedstream.follow.reports import FollowReport, Trouble
+from embedstream.follow.reports import Advance, FollowReport, Trouble
 
 __all__ = ["JsonPrinter", "ReportPrinter", "TextPrinter", "run_follower"]
 
@@ -27,7 +27,7 @@ _NICENESS = 10
 class ReportPrinter(Protocol):
     """Prints the reports of a follower."""
 
-    def take(self, report: Any) -> None:
+    def take(self, report: FollowReport) -> None:
         """Print a report."""
 
     def end(self) -> None:
@@ -76,23 +76,20 @@ class JsonPrinter:
 
 
 class TextPrinter:
-    """Prints reports; of steps and of repeated trouble at most one line per second.
-
-    Reports of steps have a method `followed_by`, which returns two of them as one.
-    """
+    """Prints reports; of advances and of repeated trouble at most one line per second."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._printed = float("-inf")
-        self._waiting: Any = None
+        self._waiting: Advance | None = None
         self._trouble = ""
         self.total: Any = None
-        """The reports of all steps as one; None before the first."""
+        """All advances as one; None before the first."""
 
-    def take(self, report: Any) -> None:
+    def take(self, report: FollowReport) -> None:
         """Print a report, or keep it for a second."""
         with self._lock:
-            if hasattr(report, "followed_by"):
+            if isinstance(report, Advance):
                 self.total = report if self.total is None else self.total.followed_by(report)
                 waiting = self._waiting
                 self._waiting = report if waiting is None else waiting.followed_by(report)
@@ -114,8 +111,8 @@ class TextPrinter:
                 console.print_text(report.to_text())
                 self._trouble = ""
 
-    def note(self, report: Any) -> None:
-        """Take what the summary needs from a report that is not one of a step."""
+    def note(self, report: FollowReport) -> None:
+        """Take what the summary needs from a report that is not an advance."""
 
     def summarize(self) -> str:
         """Return the last line."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from embedstream.cli.following import JsonPrinter, TextPrinter, run_follower
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.follow.reports import FollowReport
 from embedstream.index.indexer import follow_table, update_index
 from embedstream.index.reports import Applied, FullPassEnded, Report
 from embedstream.table.lookup import find_table
@@ -51,7 +52,7 @@ class _IndexPrinter(TextPrinter):
         self._rows = 0
         self._passed = -1
 
-    def note(self, report: Any) -> None:
+    def note(self, report: FollowReport) -> None:
         if isinstance(report, FullPassEnded):
             self._rows += report.rows
             self._passed = report.version

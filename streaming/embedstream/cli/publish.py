@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from embedstream.cli.following import JsonPrinter, TextPrinter, run_follower
 from embedstream.config.sections import StreamConfig
+from embedstream.follow.reports import FollowReport
 from embedstream.publish.reports import FullPassEnded, PublishReport, Sent, Skipped
 from embedstream.publish.runs import publish_continuously, publish_once
 from embedstream.table.lookup import find_table
@@ -51,7 +52,7 @@ class _PublishPrinter(TextPrinter):
         self._passed = -1
         self._messages = self._skipped = 0
 
-    def note(self, report: Any) -> None:
+    def note(self, report: FollowReport) -> None:
         if isinstance(report, FullPassEnded):
             self._messages += report.messages
             self._passed = report.version

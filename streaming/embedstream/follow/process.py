@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from embedstream.follow.reports import FollowReport, Trouble
+from embedstream.follow.reports import FollowReport, Started, Trouble
+from embedstream.follow.retries import FIRST_RETRY_S, LAST_RETRY_S
 from embedstream.follow.table_reader import open_table
 from embedstream.logs.events import Event, log_event
 from embedstream.logs.remote import handle_line
@@ -28,8 +29,6 @@ __all__ = ["Follower", "FollowerProcess", "Kind"]
 
 _LOG = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
 _LAG_S = 30.0
 _KILL_S = 5.0
 # Being killed costs it nothing but the repetition of a write; the driver's end costs more.
@@ -77,7 +76,7 @@ class FollowerProcess:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._retry_s = _FIRST_RETRY_S
+        self._retry_s = FIRST_RETRY_S
         self.address = ""
         """Where it writes, without secrets; empty before the process has opened that."""
         self._version = -1
@@ -160,7 +159,7 @@ class FollowerProcess:
                 return
             self._complain(f"its process {end}")
             self._stopping.wait(self._retry_s)
-            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+            self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
 
     def _run(self) -> str:
         """Run the process to its end; return how that was."""
@@ -202,8 +201,8 @@ class FollowerProcess:
         if isinstance(report, Trouble):
             self._complain(report.reason)
             return
-        if not report.is_progress:
-            self.address = str(getattr(report, "address", ""))
+        if isinstance(report, Started):
+            self.address = report.address
             self._version = -1 if report.held is None else report.held
             return
         if report.held is not None:
@@ -212,7 +211,7 @@ class FollowerProcess:
             if time.monotonic() - self._passing < _LAG_S:
                 return
             self._passing = time.monotonic()
-        self._retry_s = _FIRST_RETRY_S
+        self._retry_s = FIRST_RETRY_S
         if self._trouble:
             self._report("recovered", "it follows the table again")
             self._trouble = ""

@@ -11,12 +11,12 @@ from typing import Any
 from embedstream.follow.reports import FollowReport, Trouble
 from embedstream_core.errors import EmbedstreamError, explain
 
-__all__ = ["Report", "Step", "keep_following"]
+__all__ = ["FIRST_RETRY_S", "LAST_RETRY_S", "OpenFollower", "Report", "Step", "keep_following"]
 
 _LOG = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 60.0
 
 Report = Callable[[Any], None]
 """Takes a report."""
@@ -24,9 +24,16 @@ Report = Callable[[Any], None]
 Step = Callable[[], bool]
 """Does a step; returns False if there was nothing to do."""
 
+OpenFollower = Callable[[Report, bool], AbstractContextManager[Step]]
+"""Opens a follower for the time of a context.
+
+The second argument is whether an earlier one, which an error ended, has made progress. What is done
+once, such as a full pass that the user asked for, is then not begun again.
+"""
+
 
 def keep_following(
-    open_follower: Callable[[Report], AbstractContextManager[Step]],
+    open_follower: OpenFollower,
     *,
     report: Report,
     stop: threading.Event,
@@ -36,17 +43,17 @@ def keep_following(
 
     After any error the follower is closed and opened again, with growing pauses up to a minute.
     """
-    retry_s, reason = _FIRST_RETRY_S, ""
+    retry_s, reason, has_begun = FIRST_RETRY_S, "", False
 
     def take(made: FollowReport) -> None:
-        nonlocal retry_s
+        nonlocal retry_s, has_begun
         if made.is_progress:
-            retry_s = _FIRST_RETRY_S
+            retry_s, has_begun = FIRST_RETRY_S, True
         report(made)
 
     while not stop.is_set():
         try:
-            with open_follower(take) as step:
+            with open_follower(take, has_begun) as step:
                 while not stop.is_set():
                     if not step():
                         stop.wait(poll_s)
@@ -57,4 +64,4 @@ def keep_following(
             reason = str(error) if is_expected else explain(error)
             report(Trouble(reason=reason, retry_s=retry_s))
             stop.wait(retry_s)
-            retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            retry_s = min(2 * retry_s, LAST_RETRY_S)

@@ -18,7 +18,7 @@ from embedstream.follow.whole_table import check_readable
 from embedstream.index.commits import CommitFollower
 from embedstream.index.full_pass import begin_full_pass, continue_full_pass
 from embedstream.index.index_writer import IndexWriter
-from embedstream.index.reports import Report, Started, Trouble
+from embedstream.index.reports import IndexStarted, Report, Trouble
 from embedstream.index.stores.kinds import open_store
 from embedstream_core.errors import EmbedstreamError, explain
 
@@ -71,7 +71,7 @@ class Indexer:
         self._files = TableFiles(opened)
         self._follower = CommitFollower(index, opened)
         version = None if index.state is None else index.state.version
-        index.report(Started(table=table, address=index.store.address, version=version))
+        index.report(IndexStarted(address=index.store.address, version=version))
         self.newest = int(opened.version())
         """The table's version when this was made."""
         if rebuild:
@@ -222,14 +222,10 @@ def follow_table(
     """Keep the index in step with the table until it is stopped; retry after any error."""
 
     @contextmanager
-    def open_steps(take: Callable[[Report], None]) -> Iterator[Step]:
-        def reset_rebuild(made: Report) -> None:
-            nonlocal rebuild
-            rebuild = rebuild and not made.is_progress
-            take(made)
-
-        with _open_index(table, config, reset_rebuild) as index:
-            yield Indexer(table, index, stop=stop, rebuild=rebuild, pause_s=_FULL_PASS_PAUSE_S).step
+    def open_steps(take: Callable[[Report], None], has_begun: bool) -> Iterator[Step]:
+        is_due = rebuild and not has_begun
+        with _open_index(table, config, take) as index:
+            yield Indexer(table, index, stop=stop, rebuild=is_due, pause_s=_FULL_PASS_PAUSE_S).step
 
     keep_following(open_steps, report=report, stop=stop, poll_s=config.poll_s)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field, TypeAdapter
+from typing import ClassVar, Literal
 
 from embedstream.follow.process import Follower
-from embedstream.follow.reports import FollowReport, Trouble
+from embedstream.follow.reports import Advance, FollowReport, Started, Trouble, build_reader
 from embedstream.index.state import Ann
 
 __all__ = [
@@ -18,28 +16,14 @@ __all__ = [
     "FullPassBegun",
     "FullPassEnded",
     "FullPassGoesOn",
+    "IndexStarted",
     "Report",
-    "Started",
     "Trouble",
-    "read_report",
 ]
 
 
-class Started(FollowReport):
+class IndexStarted(Started):
     """The index is open; `version` is that of the table which it holds."""
-
-    logged: ClassVar[Literal["never"]] = "never"
-    is_progress: ClassVar[bool] = False
-
-    kind: Literal["started"] = "started"
-    table: str
-    address: str
-    version: int | None
-
-    @property
-    def held(self) -> int | None:
-        """The version that the index holds now."""
-        return self.version
 
     def to_text(self) -> str:
         """Return a line for people."""
@@ -102,32 +86,16 @@ class FullPassEnded(FollowReport):
         return f"full pass  {took}; the index holds version {self.version}"
 
 
-class Applied(FollowReport):
+class Applied(Advance):
     """Commits up to `version` are in the index; `behind` is the number of those that follow."""
 
-    logged: ClassVar[Literal["never"]] = "never"
+    counted: ClassVar[tuple[str, ...]] = ("added", "replaced", "deleted", "tombstones")
 
     kind: Literal["applied"] = "applied"
-    version: int
-    commits: int
     added: int
     replaced: int
     deleted: int
     tombstones: int
-    behind: int
-
-    @property
-    def held(self) -> int | None:
-        """The version that the index holds now."""
-        return self.version
-
-    def followed_by(self, later: Applied) -> Applied:
-        """Return both reports as one."""
-        sums = {
-            name: getattr(self, name) + getattr(later, name)
-            for name in ("commits", "added", "replaced", "deleted", "tombstones")
-        }
-        return later.model_copy(update=sums)
 
     def to_text(self) -> str:
         """Return a line for people."""
@@ -166,7 +134,7 @@ class AnnBuilt(FollowReport):
 
 
 Report = (
-    Started
+    IndexStarted
     | FullPassBegun
     | FullPassGoesOn
     | FullPassEnded
@@ -176,17 +144,5 @@ Report = (
     | Trouble
 )
 
-_ADAPTER: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
-
-
-def read_report(line: str) -> Report:
-    """Return the report that `model_dump_json` wrote.
-
-    Raises:
-        ValidationError: the line is none.
-    """
-    return _ADAPTER.validate_json(line)
-
-
-INDEX = Follower(name="index", holds="holds", read_report=read_report)
+INDEX = Follower(name="index", holds="holds", read_report=build_reader(Report))
 """`embedstream index`, for a `FollowerProcess`."""

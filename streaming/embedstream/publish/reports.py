@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field, TypeAdapter
+from typing import ClassVar, Literal
 
 from embedstream.follow.process import Follower
-from embedstream.follow.reports import FollowReport, Trouble
+from embedstream.follow.reports import Advance, FollowReport, Started, Trouble, build_reader
 
 __all__ = [
     "PUBLISH",
     "FullPassBegun",
     "FullPassEnded",
     "PublishReport",
+    "PublishStarted",
     "Sent",
     "Skipped",
-    "Started",
-    "read_report",
 ]
 
 
-class Started(FollowReport):
+class PublishStarted(Started):
     """The topic was reached; `version` is that of the table which is published."""
-
-    logged: ClassVar[Literal["never"]] = "never"
-    is_progress: ClassVar[bool] = False
-
-    kind: Literal["started"] = "started"
-    address: str
-    version: int | None
-
-    @property
-    def held(self) -> int | None:
-        """The version that is published."""
-        return self.version
 
     def to_text(self) -> str:
         """Return a line for people."""
@@ -76,31 +61,15 @@ class FullPassEnded(FollowReport):
         )
 
 
-class Sent(FollowReport):
+class Sent(Advance):
     """Commits up to `version` are in the topic; `behind` is the number of those that follow."""
 
-    logged: ClassVar[Literal["never"]] = "never"
+    counted: ClassVar[tuple[str, ...]] = ("messages", "removed")
 
     kind: Literal["sent"] = "sent"
-    version: int
-    commits: int = 1
     messages: int
     removed: int
     """Messages without a value: the keys of rows that are gone."""
-    behind: int
-
-    @property
-    def held(self) -> int | None:
-        """The version that is published now."""
-        return self.version
-
-    def followed_by(self, later: Sent) -> Sent:
-        """Return both reports as one."""
-        sums = {
-            name: getattr(self, name) + getattr(later, name)
-            for name in ("commits", "messages", "removed")
-        }
-        return later.model_copy(update=sums)
 
     def to_text(self) -> str:
         """Return a line for people."""
@@ -129,21 +98,7 @@ class Skipped(FollowReport):
         )
 
 
-PublishReport = Started | FullPassBegun | FullPassEnded | Sent | Skipped | Trouble
+PublishReport = PublishStarted | FullPassBegun | FullPassEnded | Sent | Skipped | Trouble
 
-_ADAPTER: TypeAdapter[PublishReport] = TypeAdapter(
-    Annotated[PublishReport, Field(discriminator="kind")]
-)
-
-
-def read_report(line: str) -> PublishReport:
-    """Return the report that `model_dump_json` wrote.
-
-    Raises:
-        ValidationError: the line is none.
-    """
-    return _ADAPTER.validate_json(line)
-
-
-PUBLISH = Follower(name="publish", holds="has published", read_report=read_report)
+PUBLISH = Follower(name="publish", holds="has published", read_report=build_reader(PublishReport))
 """`embedstream publish`, for a `FollowerProcess`."""

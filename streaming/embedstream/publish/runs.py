@@ -12,7 +12,7 @@ from embedstream.config.sections.publishing import PublishConfig
 from embedstream.follow.retries import Step, keep_following
 from embedstream.kafka.client_settings import choose_target
 from embedstream.publish.publisher import Publisher
-from embedstream.publish.reports import PublishReport, Started
+from embedstream.publish.reports import PublishReport, PublishStarted
 from embedstream.publish.sender import PublishFailed, Sender
 from embedstream_core.errors import EmbedstreamError, SetupError, explain
 
@@ -64,14 +64,10 @@ def publish_continuously(
     """Publish the table's commits until it is stopped; retry after any error."""
 
     @contextmanager
-    def open_steps(take: Callable[[PublishReport], None]) -> Iterator[Step]:
-        def reset_again(made: PublishReport) -> None:
-            nonlocal again
-            again = again and not made.is_progress
-            take(made)
-
+    def open_steps(take: Callable[[PublishReport], None], has_begun: bool) -> Iterator[Step]:
+        is_due = again and not has_begun
         with _open_publisher(
-            table, kafka, config, report=reset_again, stop=stop, again=again, check_s=_CHECK_S
+            table, kafka, config, report=take, stop=stop, again=is_due, check_s=_CHECK_S
         ) as publisher:
             yield publisher.step
 
@@ -97,5 +93,5 @@ def _open_publisher(
             table, config, sender, report=report, stop=stop, again=again, check_s=check_s
         )
         address = f"topic '{config.topic}' at {servers}"
-        report(Started(address=address, version=publisher.version))
+        report(PublishStarted(address=address, version=publisher.version))
         yield publisher
