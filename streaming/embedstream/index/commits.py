@@ -6,19 +6,12 @@ import threading
 from collections import Counter
 from typing import Any
 
-from embedstream.follow.changes import Changes, read_changes
+from embedstream.follow.commit_reader import CommitReader
 from embedstream.follow.data_files import read_onwards, select_new
-from embedstream.follow.log_entries import (
-    CannotFollow,
-    Commit,
-    find_last_version,
-    hash_commit,
-    is_column_mapped,
-    read_commit,
-)
-from embedstream.follow.table_files import TableFiles
+from embedstream.follow.log_entries import CannotFollow, Commit, find_last_version
 from embedstream.follow.table_reader import open_table, select_batches
 from embedstream.follow.tombstones import Tombstones, read_tombstones
+from embedstream.index.changes import Changes, read_changes
 from embedstream.index.index_writer import IndexWriter
 from embedstream.index.reports import Applied
 from embedstream.index.rows import choose_columns
@@ -36,8 +29,7 @@ class CommitFollower:
     def __init__(self, index: IndexWriter, opened: Any) -> None:
         self._index = index
         self._table = opened.table_uri
-        self._files = TableFiles(opened)
-        self._is_mapped = is_column_mapped(opened.metadata().configuration)
+        self.reader = CommitReader(opened)
         self._tombstones: Tombstones | None = None
 
     def apply(self, stop: threading.Event) -> bool:
@@ -74,7 +66,7 @@ class CommitFollower:
         if last is None:
             return False
         self._write(transaction, last)
-        behind = find_last_version(self._files, last.version) - last.version
+        behind = find_last_version(self.reader.files, last.version) - last.version
         self._index.report(Applied(version=last.version, behind=behind, **counts))
         return True
 
@@ -86,29 +78,16 @@ class CommitFollower:
 
     def _read_next(self, last: Commit | None) -> Commit | None:
         if last is not None:
-            return read_commit(self._files, last.version + 1)
+            return self.reader.read_next(last.version)
         state = self._index.known
         if state.version is None:
             return None
-        commit = read_commit(self._files, state.version + 1)
-        if commit is not None and state.commit_sha256 is not None:
-            applied = hash_commit(self._files, state.version)
-            if applied not in (None, state.commit_sha256):
-                raise CannotFollow(
-                    f"the table's version {state.version} is not the one that the index holds: it "
-                    "was created again, or restored from a copy"
-                )
-        return commit
+        return self.reader.read_next(state.version, sha256=state.commit_sha256)
 
     def _read_changes(self, commit: Commit) -> Changes:
-        if commit.metadata is not None:
-            self._is_mapped = is_column_mapped(commit.metadata.get("configuration") or {})
-        if commit.table_id not in (None, self._index.known.table_id):
-            raise CannotFollow("it begins another table")
-        if self._is_mapped and (commit.new_files or commit.removed):
-            raise CannotFollow("the columns have other names in the files (column mapping)")
+        self.reader.check(commit, table_id=self._index.known.table_id)
         columns = choose_columns(self._index.known.attributes)
-        changes = read_changes(self._files, commit, columns, keep_bytes=BYTES_PER_WRITE)
+        changes = read_changes(self.reader.files, commit, columns, keep_bytes=BYTES_PER_WRITE)
         if changes.lost_tombstones.num_rows:
             self._tombstones = None
             self._check_lost(changes)
@@ -168,7 +147,7 @@ class CommitFollower:
         transaction.delete(changes.deleted)
         transaction.bury(changes.tombstones)
         for files_done, rows_done, outcomes in read_onwards(
-            self._files,
+            self.reader.files,
             commit.new_files,
             choose_columns(state.attributes),
             files_done=partial.files_done,

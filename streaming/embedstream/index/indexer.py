@@ -10,9 +10,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from embedstream.config.sections import IndexConfig
-from embedstream.follow.log_entries import CannotFollow, hash_commit, read_commit
+from embedstream.follow.log_entries import CannotFollow, hash_commit
 from embedstream.follow.retries import Step, keep_following
-from embedstream.follow.table_files import TableFiles
 from embedstream.follow.table_reader import open_table
 from embedstream.follow.whole_table import check_readable
 from embedstream.index.commits import CommitFollower
@@ -68,7 +67,6 @@ class Indexer:
         self._is_reported = False
         opened = open_table(table)
         check_readable(opened)
-        self._files = TableFiles(opened)
         self._follower = CommitFollower(index, opened)
         version = None if index.state is None else index.state.version
         index.report(IndexStarted(address=index.store.address, version=version))
@@ -142,10 +140,11 @@ class Indexer:
         if state is None or state.full_pass is None:
             return False
         full_pass = state.full_pass
+        files = self._follower.reader.files
         return (
             full_pass.table_id == opened.metadata().id
             and full_pass.attributes == self._index.config.attributes
-            and full_pass.commit_sha256 == hash_commit(self._files, full_pass.version)
+            and full_pass.commit_sha256 == hash_commit(files, full_pass.version)
         )
 
     def _find_difference(self, opened: Any) -> str | None:
@@ -178,9 +177,7 @@ class Indexer:
         opened = open_table(self._table)
         if (difference := self._find_difference(opened)) is not None:
             raise CannotFollow(difference)
-        version = self.version
-        if opened.version() > version and read_commit(self._files, version + 1) is None:
-            raise CannotFollow(f"the entry {version + 1} of the table's log is gone")
+        self._follower.reader.check_log(self.version, newest=int(opened.version()))
 
 
 def update_index(

@@ -15,17 +15,9 @@ from typing import Literal
 import pyarrow as pa
 
 from embedstream.config.sections.publishing import PublishConfig
-from embedstream.follow.changes import check_commit
+from embedstream.follow.commit_reader import CommitReader
 from embedstream.follow.data_files import read_onwards, select_new
-from embedstream.follow.log_entries import (
-    CannotFollow,
-    Commit,
-    find_last_version,
-    hash_commit,
-    is_column_mapped,
-    read_commit,
-)
-from embedstream.follow.table_files import TableFiles
+from embedstream.follow.log_entries import CannotFollow, Commit, find_last_version, hash_commit
 from embedstream.follow.table_reader import open_table
 from embedstream.follow.whole_table import check_readable, list_files, open_version, read_whole
 from embedstream.publish.messages import (
@@ -81,9 +73,8 @@ class Publisher:
         self._table, self._config, self._sender = table, config, sender
         self._report, self._stop, self._check_s = report, stop, check_s
         self._next_check = 0.0
-        self._files = TableFiles(opened)
-        self._file = StateFile(self._files, config.topic or "")
-        self._is_mapped = is_column_mapped(opened.metadata().configuration)
+        self._reader = CommitReader(opened)
+        self._file = StateFile(self._reader.files, config.topic or "")
         self._newest = int(opened.version())
         self._state = self._find_state(opened.metadata().id, again=again)
         self._due = self._find_reason(again=again)
@@ -112,9 +103,11 @@ class Publisher:
             if self._state.full_pass is not None:
                 self._continue_full_pass(self._state.full_pass)
                 return True
-            commit = self._read_next()
+            version = self._state.version
+            assert version is not None, "a full pass is due or begun until a version is published"
+            commit = self._reader.read_next(version, sha256=self._state.commit_sha256)
             if commit is None:
-                self._check_table()
+                self._check_table(version)
                 return False
             self._publish(commit)
         except CannotFollow as error:
@@ -131,7 +124,7 @@ class Publisher:
         is_other = known is not None and known.table_id != table_id
         if again or is_other or self._config.start == "earliest":
             return begun
-        sha256 = hash_commit(self._files, self._newest)
+        sha256 = hash_commit(self._reader.files, self._newest)
         begun = begun.model_copy(update={"version": self._newest, "commit_sha256": sha256})
         self._file.write(begun)
         return begun
@@ -142,7 +135,7 @@ class Publisher:
         if again:
             return "--again"
         if state.full_pass is not None:
-            begun = hash_commit(self._files, state.full_pass.version)
+            begun = hash_commit(self._reader.files, state.full_pass.version)
             changed = begun not in (None, state.full_pass.commit_sha256)
             return "the table was restored from a copy" if changed else None
         if state.version is None:
@@ -155,9 +148,9 @@ class Publisher:
         opened = open_table(self._table)
         check_readable(opened)
         version = int(opened.version())
-        sha256 = hash_commit(self._files, version)
+        self._reader = CommitReader(opened)
+        sha256 = hash_commit(self._reader.files, version)
         full_pass = FullPass(version=version, commit_sha256=sha256, reason=reason)
-        self._is_mapped = is_column_mapped(opened.metadata().configuration)
         changes = {"table_id": opened.metadata().id, "full_pass": full_pass, "partial": None}
         self._write_state(**changes)
         self._due = None
@@ -190,31 +183,11 @@ class Publisher:
         duration_s = time.monotonic() - start
         self._report(FullPassEnded(version=version, messages=messages, duration_s=duration_s))
 
-    def _read_next(self) -> Commit | None:
-        version = self._state.version
-        if version is None:
-            raise AssertionError("no version is published")
-        commit = read_commit(self._files, version + 1)
-        if commit is None:
-            return None
-        if hash_commit(self._files, version) not in (None, self._state.commit_sha256):
-            raise CannotFollow(
-                f"the table's version {version} is not the one that was published: it was created "
-                "again, or restored from a copy"
-            )
-        if commit.table_id not in (None, self._state.table_id):
-            raise CannotFollow(f"commit {commit.version} begins another table")
-        if commit.metadata is not None:
-            self._is_mapped = is_column_mapped(commit.metadata.get("configuration") or {})
-        if self._is_mapped and (commit.new_files or commit.removed):
-            raise CannotFollow("the columns have other names in the files (column mapping)")
-        return commit
-
     def _publish(self, commit: Commit) -> None:
         """Publish a commit's new rows, and tombstones for those that it removed."""
         try:
-            check_commit(commit)
-            removed = find_removed(self._files, commit, self._config.rows)
+            self._reader.check(commit, table_id=self._state.table_id)
+            removed = find_removed(self._reader.files, commit, self._config.rows)
             messages = self._send_new(commit)
         except CannotFollow as error:
             raise CannotFollow(f"commit {commit.version}: {error}") from None
@@ -223,7 +196,7 @@ class Publisher:
         table_id = self._state.table_id
         self._send(build_removals(removed, table_id=table_id, version=commit.version))
         self._flush(version=commit.version, commit_sha256=commit.sha256, partial=None)
-        behind = find_last_version(self._files, commit.version) - commit.version
+        behind = find_last_version(self._reader.files, commit.version) - commit.version
         report = Sent(
             version=commit.version, messages=messages, removed=removed.num_rows, behind=behind
         )
@@ -235,7 +208,7 @@ class Publisher:
         if partial is None or partial.version != commit.version:
             partial = Partial(version=commit.version)
         parts = read_onwards(
-            self._files,
+            self._reader.files,
             commit.new_files,
             ROW,
             files_done=partial.files_done,
@@ -289,7 +262,7 @@ class Publisher:
         self._file.write(state)
         self._state = state
 
-    def _check_table(self) -> None:
+    def _check_table(self, version: int) -> None:
         """Check, from time to time, that the table is the one that is published.
 
         Raises:
@@ -298,12 +271,11 @@ class Publisher:
         if time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + self._check_s
-        opened, version = open_table(self._table), self._state.version or 0
+        opened = open_table(self._table)
         if opened.metadata().id != self._state.table_id:
             raise CannotFollow("it is another table than the one that was published")
         if opened.version() < version:
             raise CannotFollow(
                 f"the table is at version {opened.version()}, and {version} was published"
             )
-        if opened.version() > version and read_commit(self._files, version + 1) is None:
-            raise CannotFollow(f"the entry {version + 1} of the table's log is gone")
+        self._reader.check_log(version, newest=int(opened.version()))

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedstream.config.sections.publishing import PublishedRows
-from embedstream.follow.changes import OLD, read_keys
-from embedstream.follow.data_files import CHANGE, IDENTITY, select_new
+from embedstream.follow.commit_reader import read_keys, read_old_keys
+from embedstream.follow.data_files import IDENTITY, select_new
 from embedstream.follow.log_entries import Commit
 from embedstream.follow.table_files import TableFiles
 from embedstream.publish.messages import select_published
@@ -21,12 +21,11 @@ def find_removed(files: TableFiles, commit: Commit, rows: PublishedRows) -> pa.T
     Raises:
         CannotFollow: they are more than are compared in memory, or a file is gone.
     """
-    if commit.changes:
-        keys = read_keys(files, commit.changes)
-        old, new = keys.filter(pc.is_in(keys.column(CHANGE), value_set=OLD)), select_new(keys)
-    else:
-        old = read_keys(files, commit.removed)
-        new = read_keys(files, commit.added) if old.num_rows else old
+    found = read_keys(files, commit.changes)
+    old = read_old_keys(files, commit, found)
+    # A commit that removes nothing, as a stream's do, is not read for this.
+    added = read_keys(files, commit.added) if old.num_rows and not commit.changes else found
+    new = select_new(added)
     before, after = (_fill_models(select_published(one, rows)) for one in (old, new))
     if not before.num_rows or not after.num_rows:
         return before

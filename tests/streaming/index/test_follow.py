@@ -185,7 +185,7 @@ def test_a_table_restored_from_a_copy_leads_to_a_full_pass(
     table.append(3)
     table.append(1)
     [other] = reasons(follow(table, config))
-    assert "is not the one that the index holds" in other
+    assert "is not the one that was followed" in other
 
 
 def test_other_attributes_lead_to_a_full_pass(table: MovingTable, config: IndexConfig) -> None:

@@ -190,7 +190,7 @@ def test_a_table_restored_from_a_copy_is_published_whole(
     table.append(3)
     table.append(1)
     [reason] = reasons(target.publish(table.path))
-    assert "is not the one that was published" in reason
+    assert "is not the one that was followed" in reason
 
 
 def test_a_file_that_is_missing_from_the_last_version_is_a_sentence(
