@@ -21,8 +21,8 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.progress import track
 
-from embedstream.cli.page import serve_page
-from embedstream.cli.stream import run_stream
+from embedstream.cli.actions.page import serve_page
+from embedstream.cli.actions.stream import run_stream
 from embedstream.config.load import load_config
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from embedstream.cli.search import search_table
-from embedstream.cli.stream import run_stream
+from embedstream.cli.actions.search import search_table
+from embedstream.cli.actions.stream import run_stream
 from embedstream.config.load import load_config
 from embedstream.kafka.admin import create_topic, read_end_offsets
 from embedstream.kafka.dev_broker import start_broker, stop_broker

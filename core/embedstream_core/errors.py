@@ -6,6 +6,7 @@ EmbedstreamError
 │   ├── ConfigError     correct the configuration
 │   ├── LocationError   correct a path or a URI
 │   ├── UnsupportedCondition  correct the condition of a search
+│   ├── KafkaUnavailable  retry: no broker can be connected to now
 │   └── StoreUnavailable  retry: the server of the index cannot be reached, or cannot do it now
 ├── ItemError           record: this one item becomes a failure row, the stream continues
 │   └── TransientError  retry with backoff; what still fails then is recorded

@@ -67,7 +67,7 @@ def operator(
 
 
 def test_each_alert_has_its_entry() -> None:
-    assert len(ALERTS) == 7
+    assert len(ALERTS) == 8
     for name, anchor, _ in ALERTS:
         heading = re.sub(r"(?<!^)([A-Z])", lambda found: f" {found[1].lower()}", name)
         assert f"\n### {heading}\n" in PAGE
@@ -86,8 +86,8 @@ def test_each_alert_rule_is_listed_with_its_entry_and_severity() -> None:
     assert sorted(found) == sorted(listed)
 
 
-def test_the_runbook_has_ten_entries() -> None:
-    assert len(re.findall(r"^### ", PAGE, re.MULTILINE)) == 10
+def test_the_runbook_has_eleven_entries() -> None:
+    assert len(re.findall(r"^### ", PAGE, re.MULTILINE)) == 11
 
 
 def test_the_line_of_a_micro_batch_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,9 @@ def test_messages_are_lost_and_then_the_topic(operator: Operator) -> None:
 @pytest.mark.spark
 @pytest.mark.kafka
 @pytest.mark.long
-def test_failures_are_embedded_again_and_the_index_follows(operator: Operator) -> None:
+def test_failures_are_embedded_again_and_what_follows_the_table_follows(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = operator.folder / "pictures" / "late.jpg"
     operator.topic.send([json_message("late", uri=picture.as_uri())])
     operator.work(4)
@@ -213,3 +215,9 @@ def test_failures_are_embedded_again_and_the_index_follows(operator: Operator) -
     assert all(row["error"] is None for row in read_rows(operator.table).values())
     (index,) = list_commands("Embedstream index behind")
     assert quotes("Embedstream index behind", operator.run(index))
+
+    published = f"{operator.topic.name}-published"
+    create_topic(operator.topic.bootstrap_servers, published, partitions=1)
+    monkeypatch.setenv("EMBEDSTREAM_PUBLISH__TOPIC", published)
+    (publish,) = list_commands("Embedstream publish behind")
+    assert quotes("Embedstream publish behind", operator.run(publish))

@@ -120,8 +120,8 @@ class Operator:
                 start(self.spark, config, adopt=adopt, accept_loss=loss)
             case "replay", ["--code", code]:
                 self._replay(Code(code))
-            case "index", []:
-                command = [sys.executable, "-m", "embedstream", "index", "stream.yaml"]
+            case (("index" | "publish"), []):
+                command = [sys.executable, "-m", "embedstream", name, "stream.yaml"]
                 done = subprocess.run(
                     command, cwd=self.folder, check=True, capture_output=True, text=True
                 )

@@ -9,13 +9,17 @@ from typing import Any
 
 from embedstream_core.errors import SetupError
 
-__all__ = ["create_topic", "is_answering", "read_end_offsets"]
+__all__ = ["KafkaUnavailable", "create_topic", "is_answering", "read_end_offsets"]
 
 _CONNECT_TIMEOUT_S = 5.0
 _TIMEOUTS = {"bootstrap_timeout_ms": 10_000, "request_timeout_ms": 30_000}
 
 # Arguments give the address, and a delivery is guaranteed only with `acks=all`.
 _FIXED_SETTINGS = {"acks", "bootstrap_servers"}
+
+
+class KafkaUnavailable(SetupError):
+    """No broker can be connected to; the same call may succeed later."""
 
 
 def create_topic(
@@ -46,7 +50,8 @@ def read_end_offsets(
     """Return the offset that the next message of each partition gets: {partition: offset}.
 
     Raises:
-        SetupError: no broker answers, or the topic does not exist.
+        KafkaUnavailable: no broker can be connected to.
+        SetupError: a broker refuses the request, or the topic does not exist.
     """
     from kafka import OffsetSpec, TopicPartition
 
@@ -80,7 +85,7 @@ def _open_admin(bootstrap_servers: str, settings: Mapping[str, Any] | None) -> I
 
     servers = [server for server in bootstrap_servers.split(",") if _accepts_connections(server)]
     if not servers:
-        raise SetupError(
+        raise KafkaUnavailable(
             f"nothing listens at {bootstrap_servers}; check the address, or start a broker with "
             "`embedstream broker start`"
         )

@@ -9,6 +9,8 @@ from typing import Literal
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
+from embedstream.kafka.admin import KafkaUnavailable, read_end_offsets
+from embedstream.kafka.client_settings import choose_target
 from embedstream.kafka.group import check_group
 from embedstream.kafka.source import choose_messages_per_trigger
 from embedstream.kafka.topics import TopicState, check_topics
@@ -76,6 +78,7 @@ def check_start(
         checks |= {
             "checkpoint": found.check_checkpoint,
             "driver": lambda: check_unclaimed(spark, config),
+            **({"publish": found.check_publish} if config.publish.topic else {}),
         }
     passed = True
     for finding in run_checks(checks):
@@ -143,6 +146,18 @@ class _Preflight:
         registry = self.config.message.registry
         assert registry is not None
         return f"{registry.url}: {registry.build_decoder().check()}"
+
+    def check_publish(self) -> str:
+        publish = self.config.publish
+        assert publish.topic is not None
+        servers, settings = choose_target(self.config.kafka, publish)
+        try:
+            partitions = read_end_offsets(servers, publish.topic, client_settings=settings)
+        except KafkaUnavailable as error:
+            # An outage of these brokers does not end the stream, so it does not keep it from
+            # starting either.
+            return f"{error}; until then the outcomes of publish.topic wait in the table"
+        return f"{servers}: {publish.topic} ({len(partitions)} partitions)"
 
     def check_table(self) -> str:
         spark, path = self.spark, self.config.table.path

@@ -18,8 +18,8 @@ from doors import core_vectors, write_pictures
 from embedstream.bulk.chunks import Chunk
 from embedstream.bulk.files import Files
 from embedstream.cli import session
+from embedstream.cli.actions.bulk import explain_chunk_error
 from embedstream.cli.app import main
-from embedstream.cli.bulk import explain_chunk_error
 from embedstream.cli.session import StreamFailed, explain_errors
 from embedstream.config.load import load_files_config
 from embedstream_core.errors import Code, SetupError

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
+import typer.main
 import yaml
 from typer.testing import CliRunner
 
@@ -163,15 +164,12 @@ def one_line(text: str) -> str:
     return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
 
 
-def commands(group: typer.Typer) -> set[str]:
-    own = {one.name or one.callback.__name__ for one in group.registered_commands if one.callback}
-    inner = {
-        f"{one.name} {name}"
-        for one in group.registered_groups
-        if one.typer_instance
-        for name in commands(one.typer_instance)
-    }
-    return own | inner
+def commands(group: Any) -> set[str]:
+    found = set()
+    for name, one in group.commands.items():
+        inner = commands(one) if hasattr(one, "commands") else {""}
+        found |= {f"{name} {more}".strip() for more in inner}
+    return found
 
 
 @pytest.fixture
@@ -182,7 +180,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_the_commands_are_those_that_are_tested() -> None:
-    assert commands(app) == OPTIONS.keys()
+    assert commands(typer.main.get_command(app)) == OPTIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -494,7 +492,7 @@ def test_a_file_that_vanished_is_reported_and_the_others_are_sent(
     topic: Topic, image: Path, embedstream: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = image.parent / "gone.png"
-    monkeypatch.setattr("embedstream.cli.topics.find_files", lambda paths: [gone, *paths])
+    monkeypatch.setattr("embedstream.cli.actions.topics.find_files", lambda paths: [gone, *paths])
     at = ["--topic", topic.name, "--bootstrap-servers", topic.bootstrap_servers]
 
     ended = embedstream("produce", image, *at)
@@ -526,7 +524,7 @@ def test_client_settings_are_read_as_yaml(
         taken.update(client_settings)
         return []
 
-    monkeypatch.setattr("embedstream.cli.topics.produce", send)
+    monkeypatch.setattr("embedstream.cli.actions.topics.produce", send)
     given = {
         "ssl_check_hostname": "false",
         "request_timeout_ms": "20000",
@@ -610,7 +608,7 @@ def test_backfill_takes_weights_from_its_options_and_overrides_not_from_the_file
     )
     run: list[EncoderConfig] = []
     monkeypatch.setattr(
-        "embedstream.cli.bulk.run_replay", lambda config, **_: run.append(config.encoder)
+        "embedstream.cli.actions.bulk.run_replay", lambda config, **_: run.append(config.encoder)
     )
 
     embedstream("backfill", path, "--encoder", "resnet18", *arguments)
@@ -629,7 +627,7 @@ def test_backfill_takes_its_encoder_in_place_of_several(
     )
     run: list[str] = []
     monkeypatch.setattr(
-        "embedstream.cli.bulk.run_replay",
+        "embedstream.cli.actions.bulk.run_replay",
         lambda config, **_: run.extend(one.name for one in config.all_encoders),
     )
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -232,20 +233,17 @@ def fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
         def open_nothing(*_: object) -> object:
             raise error
 
-        monkeypatch.setattr("embedstream.cli.stream.diagnose", open_nothing)
-        monkeypatch.setattr("embedstream.cli.stream.open_session", lambda *_: _Session())
+        monkeypatch.setattr("embedstream.cli.actions.stream.diagnose", open_nothing)
+        monkeypatch.setattr(
+            "embedstream.cli.actions.stream.open_session_on_table",
+            lambda config: nullcontext((None, config)),
+        )
         monkeypatch.setattr(sys, "argv", ["embedstream", "doctor", str(path), *arguments])
         with pytest.raises(SystemExit) as end:
             main()
         return end.value.code
 
     return run  # type: ignore[return-value]
-
-
-class _Session:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_what_ends_a_command_is_an_event_or_a_sentence(

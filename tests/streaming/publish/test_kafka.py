@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from embedstream.cli.publish import run_publish
+from embedstream.cli.actions.followers.publish import run_publish
 from embedstream.config.sections import KafkaConfig, StreamConfig
 from embedstream.config.sections.publishing import PublishConfig
 from embedstream.kafka.client_settings import choose_target

@@ -10,7 +10,7 @@ from typing import Literal, NoReturn, get_args
 import pytest
 
 from embedstream.cli import session as cli_session
-from embedstream.cli.stream import run_stream
+from embedstream.cli.actions.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
 from embedstream.spark import session

@@ -23,6 +23,7 @@ from drivers import python_workers, wait_until
 from embedstream.config.sections import StreamConfig
 from embedstream.search.queries import embed_queries
 from embedstream.stream.job import start_stream, stop_stream
+from embedstream.stream.preflight import Finding, check_start
 from embedstream.stream.progress import ProgressListener
 from embedstream.stream.reports import Totals
 from embedstream.table.address import quote_table
@@ -372,6 +373,12 @@ def test_start_is_refused_with_the_way_out(
     assert "there is no folder here" in refusal(spark, no_folder, "references")
     no_registry = configure(message={"registry": {"url": "http://127.0.0.1:1"}})
     assert "cannot be asked" in refusal(spark, no_registry, "schema registry")
+    no_target = configure(publish={"topic": "no-such-topic"})
+    assert "no topic 'no-such-topic' at" in refusal(spark, no_target, "publish")
+    away = configure(publish={"topic": "outcomes", "bootstrap_servers": "127.0.0.1:1"})
+    found: list[Finding] = []
+    assert check_start(spark, away, found.append) is not None
+    assert "wait in the table" in found[-1].detail
     unknown = configure(encoder={"name": "resnet5"})
     assert "resnet50" in refusal(spark, unknown, "encoder")
     no_gpu = configure(encoder={"name": "efficientnet_lite0", "device": "cuda"})

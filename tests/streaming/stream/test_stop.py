@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.errors import StreamingQueryException
 
-from embedstream.cli.stream import run_queries
+from embedstream.cli.actions.stream import run_queries
 from embedstream.stream.job import stop_stream
 
 

@@ -14,8 +14,8 @@ from pyspark.sql import SparkSession
 
 import seeded_encoders
 from drivers import wait_until
-from embedstream.cli.stream import run_queries
-from embedstream.cli.swap import ask_driver
+from embedstream.cli.actions.stream import run_queries
+from embedstream.cli.actions.swap import ask_driver
 from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.recovery.claim import claim_stream
 from embedstream.recovery.swap_files import SwapFiles

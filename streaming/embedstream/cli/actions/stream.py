@@ -18,7 +18,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
-from embedstream.cli.followers import Followers, prepare_followers
+from embedstream.cli.actions.followers.processes import Followers, prepare_followers
 from embedstream.cli.log import show_log
 from embedstream.cli.session import (
     StreamFailed,

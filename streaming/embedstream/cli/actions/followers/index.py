@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
-from embedstream.cli.following import JsonPrinter, TextPrinter, run_follower
+from embedstream.cli.actions.followers.printing import JsonPrinter, TextPrinter, run_follower
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
 from embedstream.follow.reports import FollowReport
 from embedstream.index.indexer import follow_table, update_index

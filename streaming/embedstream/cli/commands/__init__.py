@@ -1,0 +1,1 @@
+"""The commands and their options; nothing that takes long to import."""
