@@ -19,7 +19,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.recovery.resume import explain_failure
 from embedstream.stream.job import start_stream, stop_stream
 from embedstream.stream.preflight import Consent, check_start
-from embedstream.table.delta import find_conflict
+from embedstream.table.conflicts import find_conflict
 from oracle import check_outcomes
 from small import send_pictures, write_config
 from streams import Topic, drain, prepared, refusal

@@ -1,4 +1,7 @@
-"""Confluent's wire format: a zero, the schema's id in four bytes, then JSON, Avro or Protobuf."""
+"""Whether a value may be in Confluent's wire format: a zero, the schema's id in four bytes, data.
+
+Nothing here needs a registry; `registry/frame.py` reads the format for one.
+"""
 
 from __future__ import annotations
 

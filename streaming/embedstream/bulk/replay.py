@@ -42,7 +42,8 @@ from embedstream.spark.folder import OWN_FOLDER, Folder
 from embedstream.spark.sizing import count_rows_per_commit
 from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.table.address import TableAddress
-from embedstream.table.delta import check_rewritable, commit_with_retries
+from embedstream.table.conflicts import commit_with_retries
+from embedstream.table.delta import check_rewritable
 from embedstream.table.layout import build_table_schema, fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from embedstream.table.views import hide_deleted

@@ -124,7 +124,7 @@ class FollowerProcess:
     def finish(self) -> None:
         """Stop following, and bring it to the version that the table has now.
 
-        It takes no longer than `stop_s`; the next start goes on.
+        It takes no longer than `stop_s`; the next start continues.
         """
         self.stop()
         with self._start([]) as process:
@@ -216,8 +216,8 @@ class FollowerProcess:
             self._report("recovered", "it follows the table again")
             self._trouble = ""
         if report.logged != "never":
-            told = report.model_dump(mode="json")
-            self._report(report.event, report.to_text(), report=told)
+            dumped = report.model_dump(mode="json")
+            self._report(report.event, report.to_text(), report=dumped)
 
     def _report(self, kind: Kind, text: str, **fields: Any) -> None:
         level = logging.WARNING if kind in ("trouble", "skipped") else logging.INFO

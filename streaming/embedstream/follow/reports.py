@@ -1,4 +1,4 @@
-"""What a process that follows the table tells of its work; the kinds that all of them have."""
+"""The reports of a process that follows the table: the kinds that every follower makes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Advance(FollowReport):
 
 
 class Trouble(FollowReport):
-    """The follower cannot go on at the moment; it tries again after `retry_s`."""
+    """The follower cannot continue now; it tries again after `retry_s`."""
 
     is_progress: ClassVar[bool] = False
 

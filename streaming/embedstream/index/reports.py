@@ -1,4 +1,4 @@
-"""What the index tells of its work while it follows a table."""
+"""The reports of an index that follows a table."""
 
 from __future__ import annotations
 

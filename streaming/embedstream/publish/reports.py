@@ -1,4 +1,4 @@
-"""What the publishing of a table tells of its work."""
+"""The reports of what publishes a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PublishStarted(Started):
 
 
 class FullPassBegun(FollowReport):
-    """All rows of a version are published, or the pass over them goes on."""
+    """All rows of a version are published, or the pass over them continues."""
 
     kind: Literal["full pass begun"] = "full pass begun"
     reason: str

@@ -7,7 +7,14 @@ from typing import Any
 from py4j.java_gateway import is_instance_of
 from pyspark import SparkContext
 
-__all__ = ["describe_error", "find_condition", "find_root_cause", "list_causes", "name_causes"]
+__all__ = [
+    "describe_error",
+    "find_condition",
+    "find_reason",
+    "find_root_cause",
+    "list_causes",
+    "name_causes",
+]
 
 
 def describe_error(error: Exception) -> str:
@@ -51,3 +58,8 @@ def find_root_cause(error: Exception) -> str:
     if not found:
         return str(error)
     return str(found[-1].getMessage() or found[-1].getClass().getSimpleName())
+
+
+def find_reason(error: Exception) -> str:
+    """Return the first line of `find_root_cause`: the rest may be a stack of nested plans."""
+    return find_root_cause(error).strip().partition("\n")[0]

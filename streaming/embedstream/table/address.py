@@ -1,4 +1,4 @@
-"""How Spark is told which table: by its name in a catalog, or by its folder."""
+"""The address by which Spark reads and writes a table: its name in a catalog, or its folder."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from embedstream.config.locations import make_absolute
 from embedstream.config.sections import BulkFilesConfig, StreamConfig, TableConfig
 from embedstream.config.table_names import split_table_name
-from embedstream.spark.errors import find_root_cause
+from embedstream.spark.errors import find_reason
 from embedstream.spark.hadoop import locate
 from embedstream.table.address import TableAddress
 from embedstream_core.errors import SetupError
@@ -156,7 +156,7 @@ def _ask(name: str, question: Callable[[], Result]) -> Result:
     try:
         return question()
     except (Py4JJavaError, PySparkException) as error:
-        reason = find_root_cause(error).strip().partition("\n")[0]
+        reason = find_reason(error)
         raise SetupError(
             f"the catalog of table.name '{name}' cannot be asked ({reason}); check its "
             "address, its credentials and your permission in it (`spark.sql.catalog.…` and "

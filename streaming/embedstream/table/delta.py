@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
@@ -15,7 +13,7 @@ from pyspark.sql.types import StructType
 
 from embedstream.config.sections import TableConfig
 from embedstream.config.sections.table import STATISTICS_COLUMNS
-from embedstream.spark.errors import find_condition, find_root_cause, name_causes
+from embedstream.spark.errors import find_condition, find_reason
 from embedstream.spark.folder import Folder
 from embedstream.table.address import TableAddress
 from embedstream.table.catalog import find_default_folder
@@ -30,10 +28,8 @@ __all__ = [
     "check_models",
     "check_rewritable",
     "check_table",
-    "commit_with_retries",
     "compact",
     "create_table",
-    "find_conflict",
     "has_earlier_shape",
     "open_table",
     "quote_literal",
@@ -41,8 +37,6 @@ __all__ = [
     "read_properties",
     "set_models",
 ]
-
-Result = TypeVar("Result")
 
 MODEL_PROPERTY = "embedstream.model_id"
 """The models that fill the table: their model_ids, one per line."""
@@ -64,18 +58,6 @@ _COMPACTION: Mapping[str, int] = {
     # 100 GiB, so the stream would rewrite its whole table every 50 micro-batches.
     "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold": 256 * 2**20,
 }
-
-# Delta's exceptions for a commit of another writer.
-_ALTERED = {"MetadataChangedException", "ProtocolChangedException"}
-_CONCURRENT = {
-    "ConcurrentAppendException",
-    "ConcurrentDeleteDeleteException",
-    "ConcurrentDeleteReadException",
-    "ConcurrentTransactionException",
-    "ConcurrentWriteException",
-}
-
-_COMMIT_ATTEMPTS = 8
 
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
@@ -117,7 +99,7 @@ def create_table(spark: SparkSession, table: TableConfig, *, model_ids: Iterable
     except (PySparkException, Py4JJavaError) as error:
         if address.name is None:
             raise
-        reason = find_root_cause(error).strip().partition("\n")[0]
+        reason = find_reason(error)
         raise SetupError(
             f"the catalog refuses to create the table '{address}' ({reason}); correct "
             "table.properties, get the permission to create tables in its schema, or create it "
@@ -284,33 +266,6 @@ def set_models(spark: SparkSession, table: TableAddress, model_ids: Sequence[str
     spark.sql(
         f"ALTER TABLE {table.sql} SET TBLPROPERTIES ({quote_literal(MODEL_PROPERTY)} = {recorded})"
     )
-
-
-def find_conflict(error: Exception) -> Literal["altered", "concurrent"] | None:
-    """Return why Delta refused a commit that can be repeated; None if the error is another one.
-
-    `altered`: the table's columns or properties changed since the writer read them. `concurrent`:
-    another commit changed files that the writer read.
-    """
-    causes = name_causes(error)
-    if causes & _ALTERED:
-        return "altered"
-    return "concurrent" if causes & _CONCURRENT else None
-
-
-def commit_with_retries(commit: Callable[[], Result]) -> Result:
-    """Run a statement that changes rows, again if another commit changed the files that it read.
-
-    The live stream compacts the table's files now and then.
-    """
-    for attempt in range(1, _COMMIT_ATTEMPTS):
-        try:
-            return commit()
-        except (PySparkException, Py4JJavaError) as error:
-            if find_conflict(error) != "concurrent":
-                raise
-            time.sleep(0.2 * 2**attempt)
-    return commit()
 
 
 def read_properties(spark: SparkSession, table: TableAddress) -> dict[str, str]:

@@ -14,9 +14,9 @@ from pyspark.sql import functions as f
 
 from embedstream.spark.sizing import count_parallel_tasks
 from embedstream.table.address import TableAddress
+from embedstream.table.conflicts import commit_with_retries
 from embedstream.table.delta import (
     check_rewritable,
-    commit_with_retries,
     quote_literal,
 )
 from embedstream.table.views import HIDDEN, find_deletions

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from embedstream_core.messages.registry.cursor import Cursor
+from embedstream_core.messages.wire_format import PREFIX_BYTES
 
 __all__ = ["Frame", "read_frame", "read_message_indexes"]
 
-_ID_BYTES = 5
 _GUID_BYTES = 17
 _MAX_ID = 2**31 - 1
 # Deeper than anybody nests messages.
@@ -36,11 +36,11 @@ def read_frame(value: bytes, *, schema_header: bytes | None = None) -> Frame:
         ValueError: there is neither.
     """
     named = value if schema_header is None else schema_header
-    if named[:1] == b"\0" and len(named) >= _ID_BYTES:
-        schema_id = int.from_bytes(named[1:_ID_BYTES], "big")
+    if named[:1] == b"\0" and len(named) >= PREFIX_BYTES:
+        schema_id = int.from_bytes(named[1:PREFIX_BYTES], "big")
         if not 0 < schema_id <= _MAX_ID:
             raise ValueError(f"{schema_id} is no schema's id")
-        schema, length = f"ids/{schema_id}", _ID_BYTES
+        schema, length = f"ids/{schema_id}", PREFIX_BYTES
     elif named[:1] == b"\1" and len(named) >= _GUID_BYTES:
         schema, length = f"guids/{UUID(bytes=named[1:_GUID_BYTES])}", _GUID_BYTES
     else:

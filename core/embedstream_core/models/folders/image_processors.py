@@ -61,7 +61,7 @@ _HARMLESS = {
     # Numbers of parts, and how they are chosen, for switches that are refused where they are on.
     *("max_patches", "min_patches", "pan_and_scan_max_num_crops", "pan_and_scan_min_crop_size"),
     *("pan_and_scan_min_ratio_to_activate", "use_covering_area_grid"),
-    # Depths that are measured in another way, beside the image.
+    # Depths that are measured in another way, next to the image.
     "prompt_scale_to_meter",
     # FLAVA's second image and its mask.
     *("input_size_patches", "return_codebook_pixels", "return_image_mask", "total_mask_patches"),

@@ -278,7 +278,8 @@ def run_queries(
     `is_refused`, the micro-batch in flight is interrupted.
     """
     from embedstream.table.address import TableAddress
-    from embedstream.table.delta import check_table, find_conflict
+    from embedstream.table.conflicts import find_conflict
+    from embedstream.table.delta import check_table
     from embedstream.table.features import check_fillable
 
     def is_over() -> bool:
