@@ -27,7 +27,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["Follower", "FollowerProcess", "Kind"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _LAG_S = 30.0
 _KILL_S = 5.0
@@ -196,7 +196,7 @@ class FollowerProcess:
             report = self._follower.read_report(line)
         except ValidationError:
             if line and not handle_line(line, process=name):
-                log_event(_LOG, self._follower.get_event("output"), f"{name}: {line}")
+                log_event(_log, self._follower.get_event("output"), f"{name}: {line}")
             return
         if isinstance(report, Trouble):
             self._complain(report.reason)
@@ -222,7 +222,7 @@ class FollowerProcess:
     def _report(self, kind: Kind, text: str, **fields: Any) -> None:
         level = logging.WARNING if kind in ("trouble", "skipped") else logging.INFO
         name, event = self._follower.name, self._follower.get_event(kind)
-        log_event(_LOG, event, f"{name}: {text}", level=level, version=self._version, **fields)
+        log_event(_log, event, f"{name}: {text}", level=level, version=self._version, **fields)
 
     def _complain(self, reason: str) -> None:
         """Say what is wrong, once."""
@@ -238,7 +238,7 @@ class FollowerProcess:
             try:
                 newest = open_table(self._table).version()
             except SetupError:
-                _LOG.info("the table's version is not known", exc_info=True)
+                _log.info("the table's version is not known", exc_info=True)
                 continue
             if self._version < earlier:
                 behind = f"{newest - self._version} versions behind the table"

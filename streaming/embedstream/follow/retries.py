@@ -13,7 +13,7 @@ from embedstream_core.errors import EmbedstreamError, explain
 
 __all__ = ["FIRST_RETRY_S", "LAST_RETRY_S", "OpenFollower", "Report", "Step", "keep_following"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
@@ -60,7 +60,7 @@ def keep_following(
         except Exception as error:
             is_expected = isinstance(error, EmbedstreamError)
             if not is_expected and explain(error) != reason:
-                _LOG.warning("the table is not followed", exc_info=True)
+                _log.warning("the table is not followed", exc_info=True)
             reason = str(error) if is_expected else explain(error)
             report(Trouble(reason=reason, retry_s=retry_s))
             stop.wait(retry_s)

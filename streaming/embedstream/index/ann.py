@@ -18,7 +18,7 @@ from embedstream.index.stores.contract import Store, StoreWriter, Vector
 
 __all__ = ["build_ann", "is_ann_due", "measure_recall"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Key: TypeAlias = tuple[str, int, int]
 
@@ -63,7 +63,7 @@ def build_ann(store: StoreWriter, collection: str, *, rows: int, dimension: int)
         if recall >= _TARGET_RECALL:
             break
     if recall < _TARGET_RECALL:
-        _LOG.warning(
+        _log.warning(
             "the approximate index of '%s' finds %.0f %% of the nearest rows: set index.ann_rows "
             "above %d for exact search",
             collection,

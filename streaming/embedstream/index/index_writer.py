@@ -17,7 +17,7 @@ from embedstream.index.stores.contract import StoreWriter, Write
 
 __all__ = ["IndexWriter"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # A write leaves a small file in each of its collections, at one write a second 64 in a minute.
 _WRITES_PER_UPKEEP = 64
@@ -122,5 +122,5 @@ def _parse_state(store: StoreWriter) -> IndexState | None:
     try:
         return IndexState.model_validate_json(text)
     except ValidationError as error:
-        _LOG.warning("the index at %s is of another version: %s", store.address, error)
+        _log.warning("the index at %s is of another version: %s", store.address, error)
         return None

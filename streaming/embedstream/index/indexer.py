@@ -23,7 +23,7 @@ from embedstream_core.errors import EmbedstreamError, explain
 
 __all__ = ["IndexFailed", "Indexer", "follow_table", "update_index"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Opening a table reads the list of its files.
 _CHECK_S = 30.0
@@ -96,7 +96,7 @@ class Indexer:
                 return self._advance()
             except CannotFollow as error:
                 self._due = str(error)
-                _LOG.info("the index cannot follow '%s': %s", self._table, error)
+                _log.info("the index cannot follow '%s': %s", self._table, error)
         return self._begin_full_pass(self._due)
 
     def end(self) -> None:
@@ -204,7 +204,7 @@ def update_index(
     except EmbedstreamError:
         raise
     except Exception as error:
-        _LOG.debug("the index was not updated", exc_info=True)
+        _log.debug("the index was not updated", exc_info=True)
         raise IndexFailed(f"the index was not updated: {explain(error)}") from error
 
 

@@ -20,7 +20,7 @@ from embedstream.index.stores.contract import Write
 
 __all__ = ["BYTES_PER_WRITE", "ROWS_PER_WRITE", "Transaction", "name_collection"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # A write holds its rows two or three times in memory.
 BYTES_PER_WRITE = 64 * 2**20
@@ -135,7 +135,7 @@ class Transaction:
         dimension = known.dimension if known else pc.max(lengths).as_py()
         fits = pc.fill_null(pc.equal(lengths, dimension), False)
         if others := len(fits) - pc.sum(fits, min_count=0).as_py():
-            _LOG.warning(
+            _log.warning(
                 "%d rows of %s are not in the index: their embeddings do not have %d floats",
                 others,
                 model_id,

@@ -41,7 +41,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["Publisher"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _NAMED_KEYS = 5
 
@@ -112,7 +112,7 @@ class Publisher:
             self._publish(commit)
         except CannotFollow as error:
             self._due = str(error)
-            _LOG.info("the commits of '%s' cannot be published: %s", self._table, error)
+            _log.info("the commits of '%s' cannot be published: %s", self._table, error)
         return True
 
     def _find_state(self, table_id: str, *, again: bool) -> PublishState:

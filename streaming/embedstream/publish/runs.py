@@ -18,7 +18,7 @@ from embedstream_core.errors import EmbedstreamError, SetupError, explain
 
 __all__ = ["publish_continuously", "publish_once"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Opening a table reads the list of its files.
 _CHECK_S = 30.0
@@ -48,7 +48,7 @@ def publish_once(
     except EmbedstreamError:
         raise
     except Exception as error:
-        _LOG.debug("the outcomes were not published", exc_info=True)
+        _log.debug("the outcomes were not published", exc_info=True)
         raise PublishFailed(f"the outcomes were not published: {explain(error)}") from error
 
 

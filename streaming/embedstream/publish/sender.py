@@ -13,7 +13,7 @@ from embedstream_core.errors import EmbedstreamError
 
 __all__ = ["MessageSink", "PublishFailed", "Sender"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # Each message takes memory besides its bytes.
 _MAX_QUEUED = 10_000
@@ -139,7 +139,7 @@ class Sender:
         if self._failures:
             error = self._failures[0]
             # The text names batches and seconds; with the type alone, an outage is logged once.
-            _LOG.info("topic '%s': %s", self._topic, error)
+            _log.info("topic '%s': %s", self._topic, error)
             raise PublishFailed(
                 f"topic '{self._topic}' does not take the outcomes ({type(error).__name__})"
             )

@@ -13,7 +13,7 @@ from embedstream_core.errors import SetupError, explain
 
 __all__ = ["FullPass", "Partial", "PublishState", "StateFile"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class _Part(BaseModel):
@@ -68,7 +68,7 @@ class StateFile:
         try:
             return PublishState.model_validate_json(content)
         except ValidationError as error:
-            _LOG.warning("%s is of another version, or damaged: %s", self._path, error)
+            _log.warning("%s is of another version, or damaged: %s", self._path, error)
             return None
 
     def write(self, state: PublishState) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pyspark.errors import StreamingQueryException
 
-from embedstream.cli.actions.stream import run_queries
 from embedstream.stream.job import stop_stream
+from embedstream.stream.queries import run_queries
 
 
 class Query:

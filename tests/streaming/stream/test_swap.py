@@ -14,13 +14,13 @@ from pyspark.sql import SparkSession
 
 import seeded_encoders
 from drivers import wait_until
-from embedstream.cli.actions.stream import run_queries
 from embedstream.cli.actions.swap import ask_driver
 from embedstream.config.sections import EncoderConfig, StreamConfig
 from embedstream.recovery.claim import claim_stream
 from embedstream.recovery.swap_files import SwapFiles
 from embedstream.stream.job import build_featurizer, list_ids
 from embedstream.stream.preflight import Finding, check_start
+from embedstream.stream.queries import run_queries
 from embedstream.stream.service import Service
 from embedstream.stream.swap import SwapDesk
 from embedstream.table.address import TableAddress

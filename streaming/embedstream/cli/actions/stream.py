@@ -39,17 +39,15 @@ from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
     from embedstream.monitor.live import LiveStream
-    from embedstream.stream.job import Stream, Until
+    from embedstream.stream.job import Until
     from embedstream.stream.preflight import Consent, PreflightResult
     from embedstream.stream.service import Service
     from embedstream.stream.swap import SwapDesk
     from embedstream.worker.tally import Tallies
 
-__all__ = ["check_stream", "examine_stream", "run_queries", "run_stream"]
+__all__ = ["check_stream", "examine_stream", "run_stream"]
 
 _log = logging.getLogger(__name__)
-
-_POLL_S = 0.2
 
 
 def check_stream(config: StreamConfig) -> bool:
@@ -189,6 +187,7 @@ class _CheckedStream:
         """Run the queries; return the desk, which has counted how often models were loaded."""
         from embedstream.monitor.connect import connect_stream
         from embedstream.recovery.resume import prepare_resumption, read_next
+        from embedstream.stream.queries import run_queries
         from embedstream.stream.swap import SwapDesk
 
         spark, config, stop = self.spark, self.config, self.stop
@@ -259,73 +258,3 @@ class _CheckedStream:
             return None
         cause = f"the stream ended by an error: {describe_error(error)}"
         return explain_failure(self.spark, self.config) or cause
-
-
-def run_queries(
-    spark: SparkSession,
-    config: StreamConfig,
-    desk: SwapDesk,
-    stop: threading.Event,
-    claim: HeldClaim,
-    *,
-    is_refused: Callable[[], bool] = lambda: False,
-    beat: Callable[[], object] = lambda: None,
-) -> None:
-    """Run the stream to its end; call `beat` several times a second while it runs.
-
-    When the table is altered while a micro-batch is written, Delta refuses the whole micro-batch:
-    the stream is started again and repeats it. When other models are ready, they take over. Once
-    `is_refused`, the micro-batch in flight is interrupted.
-    """
-    from embedstream.table.address import TableAddress
-    from embedstream.table.conflicts import find_conflict
-    from embedstream.table.delta import check_table
-    from embedstream.table.features import check_fillable
-
-    def is_over() -> bool:
-        claim.verify()
-        beat()
-        return is_refused()
-
-    stream = desk.start()
-    while True:
-        try:
-            while stream.query.isActive and not stop.wait(_POLL_S) and not is_over():
-                desk.watch(stream.query)
-                if desk.prepared is not None:
-                    stream = desk.switch(stream)
-            _end(stream, stop, interrupt=is_refused(), timeout_s=config.trigger.stop_timeout_s)
-            desk.watch(stream.query)
-            return
-        except StreamingQueryException as error:
-            if find_conflict(error) != "altered":
-                if not desk.can_go_back:
-                    raise
-                stream = desk.go_back(error)
-                continue
-        check_table(spark, TableAddress.of(config.table))
-        check_fillable(spark, config.table, door="messages")
-        then = "the next start repeats the micro-batch"
-        if not stop.is_set():
-            then = "the micro-batch in flight is repeated"
-        text = f"the table was altered: {then}"
-        log_event(_log, Event.RESTART, text, reason="table_altered", stopping=stop.is_set())
-        if stop.is_set():
-            return
-        stream = desk.start()
-
-
-def _end(stream: Stream, stop: threading.Event, *, interrupt: bool, timeout_s: float) -> None:
-    """Stop the query if that was asked for; raise the error if it ended by one."""
-    from embedstream.stream.job import stop_stream
-
-    if interrupt:
-        stop_stream(stream.query, timeout_s=0)
-        return
-    if not stop.is_set():
-        stream.query.awaitTermination()
-        return
-    log = partial(log_event, _log, Event.STOPPING, timeout_s=timeout_s)
-    log("stopping: the micro-batch in flight is being finished", interrupted=False)
-    if stop_stream(stream.query, timeout_s=timeout_s) == "interrupted":
-        log(f"it took longer than {timeout_s:g} s; the next start repeats it", interrupted=True)

@@ -30,7 +30,7 @@ __all__ = ["STATE_SCHEMA", "STATE_TABLE", "LanceStore"]
 
 Result = TypeVar("Result")
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 STATE_TABLE = "embedstream_state"
 STATE_SCHEMA = pa.schema([("state", pa.string()), ("versions", pa.string())])
@@ -139,7 +139,7 @@ class LanceStore:
             try:
                 return run(self._open(collection))
             except _LANCE_ERRORS as error:
-                _LOG.info("opening the collection '%s' again: %s", collection, explain(error))
+                _log.info("opening the collection '%s' again: %s", collection, explain(error))
                 self._opened.clear()
                 return run(self._open(collection))
 

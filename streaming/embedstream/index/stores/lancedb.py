@@ -42,7 +42,7 @@ from embedstream_core.errors import SetupError
 
 __all__ = ["LanceStore", "LanceWriter", "open_store"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # How long a reader may go on with files that `maintain` has replaced.
 _GRACE = timedelta(minutes=1)
@@ -237,7 +237,7 @@ class LanceWriter(LanceStore):
             table = self._connection.open_table(name) if name in existing else None
             # An error is no answer here: a store that is down must not cost the whole index.
             if table is None or not _has_version(table, version):
-                _LOG.warning(
+                _log.warning(
                     "the index at '%s' is lost and will be built again: version %d of its "
                     "collection '%s' does not exist any more",
                     self.address,

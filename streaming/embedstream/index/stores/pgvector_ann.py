@@ -13,7 +13,7 @@ from embedstream.index.stores.pgvector_search import ANN_FLOATS, VECTOR_ANN_FLOA
 
 __all__ = ["build_hnsw"]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # pgvector's defaults.
 _M = 16
@@ -50,7 +50,7 @@ def build_hnsw(
         _create(connection, table, rows=rows, dimension=dimension, workers="most")
     # Such as a container's small /dev/shm, which the workers of a build share.
     except (errors.InsufficientResources, errors.DiskFull, errors.OutOfMemory) as error:
-        _LOG.warning(
+        _log.warning(
             "the index of %s is built without workers of the server: %s",
             table.as_string(connection),
             error.diag.message_primary,

@@ -29,7 +29,7 @@ __all__ = [
     "prepare_session",
 ]
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 EPOCH_MICROSECONDS = 946_684_800_000_000
 """From 1970 to 2000, where PostgreSQL's count of microseconds begins."""
@@ -140,7 +140,7 @@ def lock_schema(connection: psycopg.Connection, schema: str, address: str) -> No
         connection.execute(f"SET client_connection_check_interval = '{_LOOK_FOR_CLIENT}'")
     # Not every system of a server has it.
     except (errors.InvalidParameterValue, errors.UndefinedObject) as error:
-        _LOG.debug("the server notices the end of a client late: %s", error)
+        _log.debug("the server notices the end of a client late: %s", error)
     # A client's machine that is gone is noticed after a minute, and not after two hours.
     connection.execute("SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10")
     connection.execute(f"SET lock_timeout = '{_WAIT_FOR_LOCK}'")
