@@ -137,6 +137,11 @@ def _read_reference(match: re.Match[str]) -> str:
         raise ValueError(f"the file {name} cannot be read: it is not UTF-8 text") from None
 
 
+_IN_PLAIN_TEXT = (
+    "in plain text; give it as env:NAME or file:PATH, or as ${env:NAME} within a longer value"
+)
+
+
 def _refuse_secrets(settings: dict[str, Any], *, reason: str) -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, str) and holds_secret(name, value):
@@ -146,13 +151,7 @@ def _refuse_secrets(settings: dict[str, Any], *, reason: str) -> dict[str, Any]:
 
 Options = Annotated[
     dict[str, Annotated[str | SecretStr, BeforeValidator(_resolve)]],
-    AfterValidator(
-        partial(
-            _refuse_secrets,
-            reason=" in plain text; give it as env:NAME or file:PATH, or as ${env:NAME} within a "
-            "longer value",
-        )
-    ),
+    AfterValidator(partial(_refuse_secrets, reason=f" {_IN_PLAIN_TEXT}")),
 ]
 """Settings of Spark or Kafka; a secret is given by reference."""
 
@@ -167,10 +166,7 @@ Properties = Annotated[
 
 def _refuse_secret(value: str | SecretStr) -> SecretStr:
     if isinstance(value, str) and _SECRET_IN_VALUE.search(value):
-        raise ValueError(
-            "it holds a secret in plain text; give it as env:NAME or file:PATH, or as ${env:NAME} "
-            "within a longer value"
-        )
+        raise ValueError(f"it holds a secret {_IN_PLAIN_TEXT}")
     return SecretStr(value) if isinstance(value, str) else value
 
 

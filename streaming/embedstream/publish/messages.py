@@ -90,7 +90,7 @@ def build_messages(outcomes: pa.Table, *, table_id: str, version: int) -> Iterat
 
 
 def build_removals(keys: pa.Table, *, table_id: str, version: int) -> Iterator[Published]:
-    """Yield a tombstone for each row, in the columns of `KEYS`, that a version has not any more."""
+    """Yield a tombstone for each row, in the columns of `KEYS`, that a version no longer has."""
     for row in keys.to_pylist():
         headers = _build_headers(row, "removed", table_id=table_id, version=version)
         yield Published(key=_write_key(row), value=None, headers=headers)
