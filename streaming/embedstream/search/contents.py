@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from embedstream.config.secrets import reveal
+from embedstream.kafka.login import check_login
 from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.messages.parse import Message, MessageReader
@@ -110,7 +111,8 @@ class KafkaReader:
         """Return a message; None if Kafka has deleted it.
 
         Raises:
-            SetupError: no broker answers, or the message's compression is not supported here.
+            SetupError: no broker answers, kafka-python cannot log in, or the message's compression
+                is not supported here.
         """
         from kafka.errors import KafkaError, UnsupportedCodecError
 
@@ -119,7 +121,11 @@ class KafkaReader:
         except KafkaError as error:
             self.close()
             packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
-            remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
+            remedy = (
+                packages
+                if isinstance(error, UnsupportedCodecError)
+                else "check the address and the login"
+            )
             raise SetupError(
                 f"the messages of topic '{topic}' cannot be read from Kafka at "
                 f"{self._bootstrap_servers}: {error!r}; {remedy}"
@@ -139,6 +145,7 @@ class KafkaReader:
         from kafka import KafkaConsumer, TopicPartition
 
         if self._consumer is None:
+            check_login(self._settings)
             self._consumer = KafkaConsumer(
                 bootstrap_servers=self._bootstrap_servers,
                 group_id=None,
