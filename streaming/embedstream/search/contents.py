@@ -120,12 +120,9 @@ class KafkaReader:
             record = self._read_record(topic, partition, offset)
         except KafkaError as error:
             self.close()
-            packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
-            remedy = (
-                packages
-                if isinstance(error, UnsupportedCodecError)
-                else "check the address and the login"
-            )
+            remedy = "check the address and the login"
+            if isinstance(error, UnsupportedCodecError):
+                remedy = "install lz4, python-snappy or zstandard, as kafka-python needs it"
             raise SetupError(
                 f"the messages of topic '{topic}' cannot be read from Kafka at "
                 f"{self._bootstrap_servers}: {error!r}; {remedy}"
