@@ -14,10 +14,10 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.load import load_config
 from embedstream.config.sections import KafkaConfig
+from embedstream.kafka.client_settings import convert_options
 from embedstream.kafka.login import check_login
 from embedstream.kafka.source import build_client_options
 from embedstream.kafka.topics import open_admin
-from embedstream.search.contents import convert_options
 from embedstream_core.errors import SetupError
 
 SETUPS = Path(__file__).parents[2] / "docs" / "setups.md"

@@ -31,7 +31,7 @@ def check_login(settings: Mapping[str, Any]) -> None:
         raise SetupError(
             f"messages cannot be sent, or read again for pictures, with the SASL mechanism "
             f"{mechanism}: outside of Spark the client is kafka-python, which logs in with PLAIN, "
-            "SCRAM, AWS_MSK_IAM or GSSAPI; the stream itself can use it"
+            "SCRAM, AWS_MSK_IAM or GSSAPI; what the stream reads from Kafka is not affected"
         )
 
 

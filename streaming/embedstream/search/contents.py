@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import SecretStr
-
-from embedstream.config.secrets import reveal
 from embedstream.kafka.login import check_login
 from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError, SystemicError
@@ -19,17 +15,7 @@ from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["KafkaReader", "convert_options", "read_file_content", "read_kafka_content"]
-
-# Settings of Kafka's Java client that kafka-python has by another name.
-_NAMES = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.keystore.location": "ssl_certfile",
-    "ssl.key.password": "ssl_password",
-}
-_LOGIN = re.compile(r"""(username|password)\s*=\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
+__all__ = ["KafkaReader", "read_file_content", "read_kafka_content"]
 
 
 def read_file_content(uri: str) -> bytes | None:
@@ -40,27 +26,6 @@ def read_file_content(uri: str) -> bytes | None:
         return path.read_bytes() if parts.scheme == "file" and path.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-def convert_options(options: Mapping[str, str | SecretStr]) -> dict[str, Any]:
-    """Return `kafka.options`, which are of Kafka's Java client, as settings of kafka-python.
-
-    Raises:
-        SetupError: the certificates are in a Java keystore, which kafka-python cannot read.
-    """
-    given = {name.lower().removeprefix("kafka."): value for name, value in reveal(options).items()}
-    for store in ("truststore", "keystore"):
-        if f"ssl.{store}.location" in given and given.get(f"ssl.{store}.type", "JKS") != "PEM":
-            raise SetupError(
-                f"messages cannot be read again with kafka.ssl.{store}.location, a Java keystore; "
-                f"give one in PEM with kafka.ssl.{store}.type: PEM"
-            )
-    settings: dict[str, Any] = {
-        _NAMES[name]: value for name, value in given.items() if name in _NAMES
-    }
-    for key, quoted in _LOGIN.findall(given.get("sasl.jaas.config", "")):
-        settings[f"sasl_plain_{key}"] = re.sub(r"\\(.)", r"\1", quoted[1:-1])
-    return settings
 
 
 def read_kafka_content(
