@@ -297,10 +297,12 @@ def _read_references(
     wide = 4 if box[:1] == b"\1" else 2
     for kind, body in _read_boxes(box[4:], count):
         reader = _FieldReader(body, 0)
-        number, targets = reader.read(wide), reader.read(2)
-        if targets > _MAX_ITEMS:
-            raise _refuse(f"an item that refers to {targets} others")
-        yield kind, number, [reader.read(wide) for _ in range(targets)]
+        number, targets = reader.read(wide), []
+        for _ in range(reader.read(2)):
+            if next(count, None) is None:
+                raise _refuse(f"over {_MAX_BOXES} boxes and parts")
+            targets.append(reader.read(wide))
+        yield kind, number, targets
 
 
 class _FieldReader:

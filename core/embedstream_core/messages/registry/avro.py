@@ -144,7 +144,7 @@ class _Readers:
 
     def _build_named(self, schema: Mapping[str, Any]) -> Read:
         if schema["type"] == "enum":
-            return partial(_read_enum, [_require_text(one) for one in schema["symbols"]])
+            return partial(_read_enum, _require_symbols(schema["symbols"]))
         if schema["type"] == "fixed":
             size = int(schema["size"])
             return _convert(lambda cursor: cursor.take(size), schema)
@@ -153,6 +153,13 @@ class _Readers:
             (_require_text(field["name"]), self.build(field["type"])) for field in schema["fields"]
         ]
         return partial(_read_record, fields)
+
+
+def _require_symbols(symbols: object) -> list[str]:
+    # fastavro takes an object for the list of its names.
+    if isinstance(symbols, list):
+        return [_require_text(one) for one in symbols]
+    raise TypeError("the symbols of an enum are not a list")
 
 
 def _require_text(name: object) -> str:
