@@ -86,9 +86,7 @@ def _check_references(still: StillImage) -> None:
         if kinds.get(number) not in (b"hvc1", b"grid"):
             raise NotImplementedError(f"its transparency is of the kind {kinds.get(number)!r}")
         if not in_grids.isdisjoint(targets) or not masks.keys().isdisjoint(targets):
-            raise NotImplementedError(
-                "its tiles or its transparency have transparency of their own"
-            )
+            raise NotImplementedError("its tiles or its transparency are transparent themselves")
 
 
 def _read_displayed_size(still: StillImage) -> tuple[int, int]:

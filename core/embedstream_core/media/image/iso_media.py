@@ -294,7 +294,7 @@ def _read_references(
     box: memoryview, count: Iterator[int]
 ) -> Iterator[tuple[bytes, int, list[int]]]:
     """Yield the type of each reference, the item that refers, and those that it refers to."""
-    wide = 4 if box[:1] == b"\1" else 2
+    wide = 4 if bytes(box[:1]) == b"\1" else 2
     for kind, body in _read_boxes(box[4:], count):
         reader = _FieldReader(body, 0)
         number, targets = reader.read(wide), []

@@ -38,7 +38,9 @@ def code_tile(side: int) -> tuple[bytes, bytes]:
     content = encoded(Image.new("RGB", (side, side), COLOUR), "HEIF")
     item = read_still_image(content).primary
     kept = (b"hvcC", b"ispe")
-    return item.data, b"".join(box(kind, data) for kind, data in item.properties if kind in kept)
+    return item.data, b"".join(
+        box(kind, bytes(data)) for kind, data in item.properties if kind in kept
+    )
 
 
 DATA, PROPERTIES = code_tile(SIDE)

@@ -290,5 +290,5 @@ def test_any_bytes_are_a_document_or_refused(made: tuple[Any, Any], data: st.Dat
 )
 def test_what_fastavro_does_not_check_is_the_schema_s_fault(schema: str) -> None:
     """Before a value is read, so that the schema is not asked for again with each."""
-    with pytest.raises(ValueError, match="not an Avro schema|is not a text"):
+    with pytest.raises(ValueError, match="not an Avro schema"):
         build_avro_reader(schema, ())
