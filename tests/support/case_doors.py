@@ -182,6 +182,9 @@ def fetcher(**policy: Any) -> Iterator[Callable[[str], bytes]]:
     from embedstream_core.fetch.fetcher import open_fetcher
     from embedstream_core.settings import FetchPolicy
 
+    # Without an account, all objects of a store would fail.
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing-too")
     with told():
         opened = open_fetcher(FetchPolicy(**policy))
     with opened:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from embedstream.kafka.login import check_login
 from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.messages.parse import Message, MessageReader
@@ -75,7 +76,8 @@ class KafkaReader:
         """Return a message; None if Kafka has deleted it.
 
         Raises:
-            SetupError: no broker answers, or the message's compression is not supported here.
+            SetupError: no broker answers, kafka-python cannot log in, or the message's compression
+                is not supported here.
         """
         from kafka.errors import KafkaError, UnsupportedCodecError
 
@@ -83,8 +85,9 @@ class KafkaReader:
             record = self._read_record(topic, partition, offset)
         except KafkaError as error:
             self.close()
-            packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
-            remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
+            remedy = "check the address and the login"
+            if isinstance(error, UnsupportedCodecError):
+                remedy = "install lz4, python-snappy or zstandard, as kafka-python needs it"
             raise SetupError(
                 f"the messages of topic '{topic}' cannot be read from Kafka at "
                 f"{self._bootstrap_servers}: {error!r}; {remedy}"
@@ -104,6 +107,7 @@ class KafkaReader:
         from kafka import KafkaConsumer, TopicPartition
 
         if self._consumer is None:
+            check_login(self._settings)
             self._consumer = KafkaConsumer(
                 bootstrap_servers=self._bootstrap_servers,
                 group_id=None,

@@ -53,7 +53,7 @@ def build_avro_reader(schema: str, references: Sequence[tuple[str, str]]) -> Cal
         MissingExtra: fastavro is not installed.
     """
     with require_extra("registry", feature="a message in Avro"):
-        from fastavro.schema import SchemaParseException, UnknownType, parse_schema
+        from fastavro.schema import parse_schema
 
     named: dict[str, Any] = {}
     try:
@@ -63,8 +63,10 @@ def build_avro_reader(schema: str, references: Sequence[tuple[str, str]]) -> Cal
         parse_schema({"type": "record", "name": _ROOT, "fields": [field]}, named)
         root = named[_ROOT]["fields"][0]["type"]
         read = _Readers(named).build(root)
-    # What fastavro raises for JSON that is not a schema depends on where it stumbles.
-    except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, MemoryError):
+        raise
+    # What JSON that is not a schema raises depends on where it is read.
+    except Exception as error:
         raise ValueError(f"it is not an Avro schema: {type(error).__name__}: {error}") from None
     is_bytes = root == "bytes" or root == {"type": "bytes"}
     return partial(_read_bytes if is_bytes else _read_whole, read)
@@ -142,12 +144,28 @@ class _Readers:
 
     def _build_named(self, schema: Mapping[str, Any]) -> Read:
         if schema["type"] == "enum":
-            return partial(_read_enum, schema["symbols"])
+            return partial(_read_enum, _require_symbols(schema["symbols"]))
         if schema["type"] == "fixed":
             size = int(schema["size"])
             return _convert(lambda cursor: cursor.take(size), schema)
-        fields = [(field["name"], self.build(field["type"])) for field in schema["fields"]]
+        # fastavro does not check the type of a field's name.
+        fields = [
+            (_require_text(field["name"]), self.build(field["type"])) for field in schema["fields"]
+        ]
         return partial(_read_record, fields)
+
+
+def _require_symbols(symbols: object) -> list[str]:
+    # fastavro takes an object for the list of its names.
+    if isinstance(symbols, list):
+        return [_require_text(one) for one in symbols]
+    raise TypeError("the symbols of an enum are not a list")
+
+
+def _require_text(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    raise TypeError(f"the name {str(name)[:40]} is not a text")
 
 
 def _read_boolean(cursor: Cursor) -> bool:

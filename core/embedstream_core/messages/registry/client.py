@@ -29,8 +29,9 @@ _PAUSE_S = 0.2
 _MAX_ANSWER_BYTES = 8 * 2**20
 _MAX_REFERENCES = 200
 _RETRIED = {408, 425, 429}
-# Subject, version or schema not found. A 404 without them is not the answer of a registry.
-_UNKNOWN: Final = (40401, 40402, 40403)
+# Subject, version or schema not found, and a version that cannot be one. A 404 without such a code
+# is not the answer of a registry.
+_UNKNOWN: Final = (40401, 40402, 40403, 42202)
 # Not seeded, so that workers forked from one process do not all pause equally long.
 _RANDOM = random.SystemRandom()
 
@@ -134,6 +135,9 @@ class RegistryClient:
 
     def _get(self, target: str) -> Mapping[str, Any]:
         status, body = self._ask(target)
+        # A message alone chooses to name its schema so, and a registry may not know this way.
+        if status in (400, 404, 405) and target.startswith("/schemas/guids/"):
+            raise ValueError("the registry does not hold it, or does not find schemas by UUID")
         answer = self._read(status, body)
         if isinstance(answer, dict):
             return answer

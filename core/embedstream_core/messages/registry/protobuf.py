@@ -27,6 +27,12 @@ _ROOT = "embedstream__root.proto"
 # Files that every compiler of Protobuf has, and that are therefore in no registry.
 _GOOGLE = re.compile(r"google/(protobuf|type)/[a-z_]+\.proto")
 _DECIMAL = "confluent.type.Decimal"
+_DECIMAL_FILE = "confluent/type/decimal.proto"
+# A schema may define a type of such a name itself, in a file of its own and with other fields.
+_FILES_OF_TYPES = frozenset(
+    f"google/protobuf/{name}.proto"
+    for name in ("duration", "field_mask", "struct", "timestamp", "wrappers")
+) | {_DECIMAL_FILE}
 # Their JSON form is a plain value; others of Google's types have fields like any message.
 _AS_JSON = frozenset(
     f"google.protobuf.{name}"
@@ -63,7 +69,8 @@ def build_protobuf_reader(
     pool = DescriptorPool()
     known: dict[str, FileDescriptorProto] = {}
     for name, text in [*references, (_ROOT, schema)]:
-        _add(pool, _load(name, text), known)
+        # Those of the compiler come first, so that their types have the fields that are read.
+        _add(pool, _find_common(name) or _load(name, text), known)
 
     def read(data: bytes) -> Any:
         indexes, content = read_message_indexes(data)
@@ -97,8 +104,13 @@ def _add(
     if file.name in known:
         return
     for imported in file.dependency:
-        if imported not in known:
-            _add(pool, _find_common(imported), known)
+        if imported in known:
+            continue
+        if (common := _find_common(imported)) is None:
+            raise ValueError(
+                f"it imports '{imported}', which is not among its references in the registry"
+            )
+        _add(pool, common, known)
     try:
         pool.Add(file)
     except TypeError as error:
@@ -106,15 +118,15 @@ def _add(
     known[file.name] = file
 
 
-def _find_common(name: str) -> FileDescriptorProto:
-    """Return a file that every compiler or serializer brings, so that no registry holds it."""
+def _find_common(name: str) -> FileDescriptorProto | None:
+    """Return a file that every compiler or serializer brings, so that no registry has to."""
     from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
     file = FileDescriptorProto(name=name, syntax="proto3")
     if name == "confluent/meta.proto":
         # It defines options, which do not change what is read.
         return file
-    if name == "confluent/type/decimal.proto":
+    if name == _DECIMAL_FILE:
         file.package, _, decimal = _DECIMAL.rpartition(".")
         fields = {"value": "TYPE_BYTES", "precision": "TYPE_UINT32", "scale": "TYPE_INT32"}
         message = file.message_type.add(name=decimal)
@@ -134,7 +146,7 @@ def _find_common(name: str) -> FileDescriptorProto:
         else:
             module.DESCRIPTOR.CopyToProto(file)
             return file
-    raise ValueError(f"it imports '{name}', which is not among its references in the registry")
+    return None
 
 
 def _find_name(file: FileDescriptorProto, indexes: Sequence[int]) -> str:
@@ -167,7 +179,8 @@ def _read_message(message_type: type[Message], content: bytes) -> Any:
 
 def _build_document(message: Message, cursor: Cursor) -> Any:
     """Return a message as a plain value; `cursor` counts the values."""
-    name = message.DESCRIPTOR.full_name
+    is_common = message.DESCRIPTOR.file.name in _FILES_OF_TYPES
+    name = message.DESCRIPTOR.full_name if is_common else ""
     if name in _WRAPPERS:
         return message.value
     if name in _AS_JSON:

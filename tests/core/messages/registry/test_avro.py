@@ -277,3 +277,18 @@ def test_any_bytes_are_a_document_or_refused(made: tuple[Any, Any], data: st.Dat
         changed[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=10))
     with contextlib.suppress(ValueError, RecursionError):
         reader(bytes(changed))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "record", "name": "r", "fields": [{"name": ["a"], "type": "null"}]}',
+        '{"type": "record", "name": "r", "fields": [{"name": 7, "type": "null"}]}',
+        '{"type": "enum", "name": "e", "symbols": {"a": 1}}',
+        '{"type": "fixed", "name": "f", "size": 1e999}',
+    ],
+)
+def test_what_fastavro_does_not_check_is_the_schema_s_fault(schema: str) -> None:
+    """Before a value is read, so that the schema is not asked for again with each."""
+    with pytest.raises(ValueError, match="not an Avro schema"):
+        build_avro_reader(schema, ())

@@ -104,6 +104,15 @@ def test_an_unknown_schema_is_the_message_s_fault(registry: RegistryServer, path
         client.find_schema(path)
 
 
+def test_a_registry_that_knows_no_uuids_ends_no_stream(registry: RegistryServer) -> None:
+    """Whoever writes a message chooses its header, and older registries answer without a code."""
+    path = "guids/12345678-1234-5678-1234-567812345678"
+    for status in (404, 405, 400):
+        registry.failures = [status]
+        with ask(registry.url) as client, pytest.raises(ValueError, match="by UUID"):
+            client.find_schema(path)
+
+
 def test_a_404_of_another_server_is_not(registry: RegistryServer) -> None:
     with ask(f"{registry.url}/api") as client, pytest.raises(SystemicError, match=r"\.url"):
         client.find_schema("ids/1")

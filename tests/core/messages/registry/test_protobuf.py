@@ -187,3 +187,26 @@ def test_any_bytes_are_a_document_or_refused(data: st.DataObject) -> None:
         changed[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=10))
     with contextlib.suppress(ValueError, RecursionError):
         READ(bytes(changed))
+
+
+def test_a_schema_may_define_types_of_known_names() -> None:
+    """Only the files of Google and Confluent have the fields that are read of these types."""
+    for package, name in (
+        ("google.protobuf", "StringValue"),
+        ("google.protobuf", "Timestamp"),
+        ("confluent.type", "Decimal"),
+    ):
+        own = FileDescriptorProto(name="own.proto", package=package, syntax="proto3")
+        add_field(own.message_type.add(name=name), "other", "string")
+        read = build_protobuf_reader(encode(own), ())
+        assert read(b"\0\x0a\x01a") == {"other": "a"}
+
+
+def test_files_of_the_compiler_have_its_fields_whatever_the_registry_holds() -> None:
+    empty = FileDescriptorProto(package="confluent.type", syntax="proto3")
+    empty.message_type.add(name="Decimal")
+    name = "confluent/type/decimal.proto"
+    root = FileDescriptorProto(syntax="proto3", dependency=[name])
+    add_field(root.message_type.add(name="Root"), "price", ".confluent.type.Decimal")
+    read = build_protobuf_reader(encode(root), [(name, encode(empty))])
+    assert read(b"\0\x0a\x03\x0a\x01\x05") == {"price": "5"}

@@ -49,12 +49,13 @@ def open_heic(content: bytes) -> OpenedImage:
 
     Raises:
         ValueError: it is cut short, or broken.
-        NotImplementedError: it is not an image in HEVC.
+        NotImplementedError: it is not an image in HEVC, or is made of more than a grid of tiles.
         ItemError: it has too many items.
     """
     still = read_still_image(content)
     if still.primary.kind not in (b"hvc1", b"grid"):
         raise NotImplementedError(f"its image is of the kind {still.primary.kind!r}")
+    _check_references(still)
     coded = itertools.chain.from_iterable(map(_list_pictures, still.items.values()))
 
     def decode() -> Image.Image:
@@ -65,6 +66,32 @@ def open_heic(content: bytes) -> OpenedImage:
         return image.convert("RGBA") if image.mode == "RGBa" else image
 
     return still.open("HEIC", decode, coded, size=_read_displayed_size(still))
+
+
+def _check_references(still: StillImage) -> None:
+    """Check that libheif decodes the data of an item once for its image.
+
+    It also decodes grids of grids, tiles that a grid repeats, canvases of any size with images laid
+    over them, and the transparency of each: a file of two kilobytes could make a million pictures.
+    """
+    tiles: dict[int, list[int]] = {}
+    masks: dict[int, list[int]] = {}
+    for kind, number, targets in still.references:
+        if kind in (b"dimg", b"auxl"):
+            (tiles if kind == b"dimg" else masks).setdefault(number, []).extend(targets)
+    kinds = {number: item.kind for number, item in still.items.items()}
+    in_grids = set()
+    for number, parts in tiles.items():
+        if kinds.get(number) != b"grid":
+            continue
+        if len(set(parts)) < len(parts) or any(kinds.get(one) != b"hvc1" for one in parts):
+            raise NotImplementedError("its grid repeats a tile, or has others than in HEVC")
+        in_grids.update(parts)
+    for number, targets in masks.items():
+        if kinds.get(number) not in (b"hvc1", b"grid"):
+            raise NotImplementedError(f"its transparency is of the kind {kinds.get(number)!r}")
+        if not in_grids.isdisjoint(targets) or not masks.keys().isdisjoint(targets):
+            raise NotImplementedError("its tiles or its transparency are transparent themselves")
 
 
 def _read_displayed_size(still: StillImage) -> tuple[int, int]:

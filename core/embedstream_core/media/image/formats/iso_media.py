@@ -25,6 +25,8 @@ _MAX_BOXES = 20_000
 _MAX_UNITS = 20_000
 _MAX_SHARED = 4
 
+_SINGLE = frozenset((b"meta", b"pitm", b"iinf", b"iloc", b"iprp", b"ipco", b"idat", b"iref"))
+
 _MEGAPIXEL = 2**20
 
 
@@ -76,10 +78,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class StillImage:
-    """The items of a file, by number, and the one that is shown."""
+    """The items of a file, by number, and the one that is shown.
+
+    `references` are their types, such as dimg, the item that refers and those that it refers to.
+    """
 
     items: dict[int, Item]
     primary: Item
+    references: list[tuple[bytes, int, list[int]]]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,26 +168,40 @@ def read_still_image(content: bytes) -> StillImage:
     """
     view = memoryview(content)
     count = iter(range(_MAX_BOXES))
-    meta = None
-    for kind, box in _read_boxes(view, count):
-        if kind == b"meta" and meta is None:
-            meta = box[4:]
+    meta = _read_single(_read_boxes(view, count)).get(b"meta")
     if meta is None:
         raise NotImplementedError("it has no still image")
-    boxes = dict(_read_boxes(meta, count))
+    boxes = _read_single(_read_boxes(meta[4:], count))
     primary = boxes.get(b"pitm")
     if primary is None:
         raise ValueError("no item is its image")
-    kinds, places, properties, data = (
-        boxes.get(kind, view[:0]) for kind in (b"iinf", b"iloc", b"iprp", b"idat")
+    kinds, places, properties, data, references = (
+        boxes.get(kind, view[:0]) for kind in (b"iinf", b"iloc", b"iprp", b"idat", b"iref")
     )
-    items = {number: Item(kind) for number, kind in _read_kinds(kinds, count)}
+    items: dict[int, Item] = {}
+    for number, kind in _read_kinds(kinds, count):
+        if number in items:
+            raise ValueError(f"it has the item {number} twice")
+        items[number] = Item(kind)
     _read_places(places, items, (view, data), count)
     _read_properties(properties, items, count)
     number = int.from_bytes(primary[4:6] if primary[0] == 0 else primary[4:8])
     if number not in items:
         raise ValueError(f"its image, item {number}, is missing")
-    return StillImage(items, items[number])
+    return StillImage(items, items[number], list(_read_references(references, count)))
+
+
+def _read_single(boxes: Iterable[tuple[bytes, memoryview]]) -> dict[bytes, memoryview]:
+    """Return the boxes by type; raise ValueError for a second one of a type that is read here.
+
+    Which of them counts differs between readers.
+    """
+    found: dict[bytes, memoryview] = {}
+    for kind, box in boxes:
+        if kind in found and kind in _SINGLE:
+            raise ValueError(f"it has the box {kind!r} twice")
+        found[kind] = box
+    return found
 
 
 def _read_boxes(view: memoryview, count: Iterator[int]) -> Iterator[tuple[bytes, memoryview]]:
@@ -255,10 +275,11 @@ def _read_places(
 def _read_properties(box: memoryview, items: dict[int, Item], count: Iterator[int]) -> None:
     """Add the properties of each item."""
     properties: list[tuple[bytes, memoryview]] = []
-    for kind, body in _read_boxes(box, count):
-        if kind == b"ipco":
-            properties = list(_read_boxes(body, count))
-        elif kind == b"ipma":
+    boxes = list(_read_boxes(box, count))
+    if b"ipco" in (single := _read_single(boxes)):
+        properties = list(_read_boxes(single[b"ipco"], count))
+    for kind, body in boxes:
+        if kind == b"ipma":
             reader = _FieldReader(body, 4)
             wide = body[3] & 1
             for _ in range(min(reader.read(4), _MAX_ITEMS)):
@@ -267,6 +288,21 @@ def _read_properties(box: memoryview, items: dict[int, Item], count: Iterator[in
                     index = reader.read(1 + wide) & (0x7FFF if wide else 0x7F)
                     if number in items and 0 < index <= len(properties):
                         items[number].properties.append(properties[index - 1])
+
+
+def _read_references(
+    box: memoryview, count: Iterator[int]
+) -> Iterator[tuple[bytes, int, list[int]]]:
+    """Yield the type of each reference, the item that refers, and those that it refers to."""
+    wide = 4 if bytes(box[:1]) == b"\1" else 2
+    for kind, body in _read_boxes(box[4:], count):
+        reader = _FieldReader(body, 0)
+        number, targets = reader.read(wide), []
+        for _ in range(reader.read(2)):
+            if next(count, None) is None:
+                raise _refuse(f"over {_MAX_BOXES} boxes and parts")
+            targets.append(reader.read(wide))
+        yield kind, number, targets
 
 
 class _FieldReader:
