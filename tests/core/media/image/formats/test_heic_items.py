@@ -11,7 +11,7 @@ from PIL import Image
 
 from embedstream_core.errors import Code, ItemError
 from embedstream_core.media.image.decode import open_image, render
-from embedstream_core.media.image.iso_media import read_still_image
+from embedstream_core.media.image.formats.iso_media import read_still_image
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.settings import DecodeSettings
 from pictures import encoded
