@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from PIL import AvifImagePlugin
 
-from embedstream_core.media.image.formats.iso_media import BitReader, Item, read_still_image
+from embedstream_core.media.image.formats.bit_reader import BitReader
+from embedstream_core.media.image.formats.iso_media import Item, read_still_image
 from embedstream_core.media.image.opened_image import OpenedImage
 
 __all__ = ["open_avif"]

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from PIL import Image
 
 from embedstream_core.extras import require_extra
+from embedstream_core.media.image.formats.bit_reader import BitReader
 from embedstream_core.media.image.formats.iso_media import (
-    BitReader,
     Item,
     StillImage,
     read_still_image,

@@ -16,7 +16,7 @@ from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.image.colours import is_srgb_code
 from embedstream_core.media.image.opened_image import OpenedImage
 
-__all__ = ["BitReader", "Item", "StillImage", "read_still_image"]
+__all__ = ["Item", "StillImage", "read_still_image"]
 
 # A phone's picture of 48 megapixels has 200 items, each a tile; libheif accepts 1,000.
 _MAX_ITEMS = 1000
@@ -28,30 +28,6 @@ _MAX_SHARED = 4
 _SINGLE = frozenset((b"meta", b"pitm", b"iinf", b"iloc", b"iprp", b"ipco", b"idat", b"iref"))
 
 _MEGAPIXEL = 2**20
-
-
-class BitReader:
-    """Reads unsigned numbers from the first bits on, as the codecs' headers store them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data)
-        self._left = 8 * len(data)
-
-    def read(self, bits: int) -> int:
-        """Return a number of so many bits; raise ValueError after the end."""
-        self._left -= bits
-        if self._left < 0:
-            raise ValueError("the header of its data is cut short")
-        return self._value >> self._left & (1 << bits) - 1
-
-    def read_exponential(self) -> int:
-        """Return a number in an Exp-Golomb code (ISO/IEC 23008-2, 9.2)."""
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-            if zeros > 32:
-                raise ValueError("a number in the header of its data is too long")
-        return (1 << zeros) - 1 + self.read(zeros)
 
 
 @dataclass(slots=True)
