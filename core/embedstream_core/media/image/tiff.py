@@ -33,6 +33,13 @@ _STRIP_BYTES, _PLANES, _PREDICTOR, _COLOURS = 279, 284, 317, 320
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
 _INKS, _EXTRA, _SAMPLE_FORMAT, _XMP, _PROFILE = 332, 338, 339, 700, 34675
 
+# Those that decide how the pixels are read.
+_DECISIVE = frozenset(
+    {_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER}
+    | {_STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANES, _PREDICTOR, _TILE_WIDTH}
+    | {_TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _EXTRA, _SAMPLE_FORMAT}
+)
+
 # The formats of integers by type: bytes, unsigned, undefined; the last two are BigTIFF's.
 _TYPES = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q", 18: "Q"}
 
@@ -94,12 +101,18 @@ class _Directory:
             raise ValueError(f"its directory has {count} tags")
         start += struct.calcsize(count_format)
         places: dict[int, tuple[int, int, int]] = {}
+        seen: set[int] = set()
         for index in range(count):
             position = start + index * (4 + 2 * inline)
             tag, kind = struct.unpack_from(f"{order}HH", content, position)
             (length,) = struct.unpack_from(word, content, position + 4)
             position += 4 + inline
-            if (code := _TYPES.get(kind)) is None:
+            code = _TYPES.get(kind)
+            # libtiff takes the first of two tags and Pillow the last; both read other types too.
+            if tag in _DECISIVE and (tag in seen or code is None):
+                raise ValueError(f"its tag {tag} is there twice, or is no unsigned whole number")
+            seen.add(tag)
+            if code is None:
                 continue
             if struct.calcsize(code) * length > inline:
                 (position,) = struct.unpack_from(word, content, position)

@@ -254,6 +254,20 @@ def test_many_strips_are_too_large() -> None:
     assert caught.value.code == Code.IMAGE_TOO_LARGE
 
 
+@pytest.mark.parametrize(("name", "kind"), [("twice", 3), ("of a signed number", 8)])
+def test_a_tag_that_readers_take_differently_is_corrupt(name: str, kind: int) -> None:
+    """An entry that no reader needs becomes one of the photometric interpretation."""
+    content = encoded(Image.new("RGB", (8, 8)), "TIFF", description="what is replaced")
+    entry = struct.pack("<HH", 270, 2)
+    assert content.count(entry) == 1
+    other = content.replace(entry, struct.pack("<HH", 262, kind))
+    if name != "twice":
+        other = content.replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 262, kind))
+    with pytest.raises(ItemError, match="its tag 262 is there twice") as caught:
+        open_image(other, SETTINGS)
+    assert caught.value.code == Code.IMAGE_CORRUPT
+
+
 def test_a_fax_of_many_rows_is_too_large() -> None:
     """Each row that is broken makes a line in the worker's log."""
     for compression in ("tiff_ccitt", "group3", "group4"):
