@@ -101,18 +101,16 @@ class _Directory:
             raise ValueError(f"its directory has {count} tags")
         start += struct.calcsize(count_format)
         places: dict[int, tuple[int, int, int]] = {}
-        seen: set[int] = set()
         for index in range(count):
             position = start + index * (4 + 2 * inline)
             tag, kind = struct.unpack_from(f"{order}HH", content, position)
             (length,) = struct.unpack_from(word, content, position + 4)
             position += 4 + inline
             code = _TYPES.get(kind)
-            # libtiff takes the first of two tags and Pillow the last; both read other types too.
-            if tag in _DECISIVE and (tag in seen or code is None):
-                raise ValueError(f"its tag {tag} is there twice, or is no unsigned whole number")
-            seen.add(tag)
             if code is None:
+                # Pillow reads other types too, which here would be the default.
+                if tag in _DECISIVE:
+                    raise ValueError(f"its tag {tag} is not an unsigned whole number")
                 continue
             if struct.calcsize(code) * length > inline:
                 (position,) = struct.unpack_from(word, content, position)
