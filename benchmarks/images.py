@@ -33,12 +33,21 @@ SCENES = (
 )
 
 
-def jpegs(count: int, *, size: tuple[int, int] = (500, 375), seed: int = 0) -> Iterator[bytes]:
-    """Crops of real pictures, scaled to `size`, each with bytes of its own."""
+def jpegs(
+    count: int,
+    *,
+    size: tuple[int, int] = (500, 375),
+    share: tuple[float, float] = (0.6, 1.0),
+    seed: int = 0,
+) -> Iterator[bytes]:
+    """Crops of real pictures, scaled to `size`, each with bytes of its own.
+
+    A crop has a random `share` of the picture's width and height.
+    """
     choose = random.Random(seed)
     scenes = [Image.open(_path(name)).convert("RGB") for name in SCENES]
     for index in range(count):
-        yield _jpeg(_crop(scenes[index % len(scenes)], choose).resize(size), choose)
+        yield _jpeg(_crop(scenes[index % len(scenes)], choose, share).resize(size), choose)
 
 
 def write_images(path: Path, contents: Sequence[bytes]) -> Path:
@@ -49,9 +58,9 @@ def write_images(path: Path, contents: Sequence[bytes]) -> Path:
     return path
 
 
-def _crop(image: Image.Image, choose: random.Random) -> Image.Image:
-    share = choose.uniform(0.6, 1.0)
-    width, height = int(image.width * share), int(image.height * share)
+def _crop(image: Image.Image, choose: random.Random, share: tuple[float, float]) -> Image.Image:
+    drawn = choose.uniform(*share)
+    width, height = int(image.width * drawn), int(image.height * drawn)
     left, top = choose.randint(0, image.width - width), choose.randint(0, image.height - height)
     return image.crop((left, top, left + width, top + height))
 

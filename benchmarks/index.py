@@ -34,9 +34,9 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from embedstream.config.sections import IndexConfig
+from embedstream.follow.table_reader import open_table
 from embedstream.index.indexer import update_index
 from embedstream.index.reports import AnnBegun, AnnBuilt, FullPassBegun, Report
-from embedstream.index.source.table_reader import open_table
 from embedstream.index.state import Collection, IndexState
 from embedstream.index.stores.contract import Store
 from embedstream.index.stores.kinds import open_store

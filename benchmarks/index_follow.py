@@ -20,7 +20,8 @@ import psutil
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
-from embedstream.index.process import IndexProcess
+from embedstream.follow.process import FollowerProcess
+from embedstream.index.reports import INDEX
 from embedstream.stream.job import list_ids, start_stream
 from embedstream.table.delta import create_table
 from embedstream_core.models.card import PreparedModel
@@ -40,7 +41,7 @@ def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, foll
     command = [sys.executable, "-m", "embedstream", "index", f"--table={table}", "--of-stream"]
     index: Any = nullcontext()
     if follow:
-        index = IndexProcess(command, table=table, stop_s=60)
+        index = FollowerProcess(INDEX, command, table=table, stop_s=60)
     create_table(spark, new.table, model_ids=list_ids([model]))
     started, cpu = time.perf_counter(), _cpu_seconds()
     with index:

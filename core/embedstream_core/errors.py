@@ -13,9 +13,10 @@ EmbedstreamError
 ├── SystemicError       fail the micro-batch so that it is retried: no item is to blame
 ├── StreamFailed        stop: the work ended early; re-run the same command to resume
 ├── JvmEnded            stop: Spark's JVM is gone; re-run the same command to resume
-├── CannotFollow        read the whole table again: the index cannot follow a commit of it
+├── CannotFollow        read the whole table again: a commit of it cannot be followed
 ├── IndexUnusable       search the table itself: its index cannot answer
 ├── IndexFailed         stop: the index is as its last write left it; re-run the same command
+├── PublishFailed       stop: outcomes are not in the topic yet; re-run the same command
 ├── ClaimLost           stop: another driver has taken over
 ├── RecordClosed        stop: the stream ends, and no swap of its models is recorded any more
 ├── UnreadableFile      report: a file of the checkpoint or the table cannot be read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 def find_readers(page: str, title: str) -> list[MessageReader]:
     """Return the readers that the configurations of a section make, in order."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    after = re.split(rf"^##+ {title}$", text, flags=re.MULTILINE)[1]
+    section = re.split(r"^##+ ", after, flags=re.MULTILINE)[0]
     blocks = [one.split("\n```")[0] for one in section.split("```yaml\n")[1:]]
     return [
         MessageConfig.model_validate(yaml.safe_load(one)["message"]).build_reader()

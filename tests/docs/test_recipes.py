@@ -1,4 +1,4 @@
-"""docs/recipes.md and all commands that the documentation shows: they exist, and the code runs."""
+"""Commands, configurations and code of the documentation: they exist, are valid, and run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from embedstream.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "docs" / "recipes.md"
+NAMES = ("catalogs", "images", "messages", "recipes", "references", "registry", "setups", "tables")
+SETTINGS = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What a fragment of a configuration leaves out.
@@ -56,8 +58,15 @@ def test_each_command_and_its_options_exist(page: str, line: str) -> None:
     assert given <= known, line
 
 
-@pytest.mark.parametrize("block", find_blocks(RECIPES, "yaml"))
-def test_each_configuration_is_valid(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [(page.name, block) for page in SETTINGS for block in find_blocks(page, "yaml")],
+)
+def test_each_configuration_is_valid(
+    page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in re.findall(r"env:(\w+)", block):
+        monkeypatch.setenv(name, "secret")
     path = tmp_path / "stream.yaml"
     path.write_text(yaml.safe_dump({**BASE, **yaml.safe_load(block)}), encoding="utf-8")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import boto3
+from botocore.exceptions import EndpointConnectionError
 from moto.server import ThreadedMotoServer
 
-__all__ = ["KEYS", "REGION", "open_object_storage"]
+__all__ = ["KEYS", "REGION", "open_object_storage", "open_object_storage_process"]
 
 REGION = "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-too"}
@@ -22,15 +27,48 @@ def open_object_storage() -> Iterator[tuple[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    client = boto3.client(
+    try:
+        with closing(_connect(url)) as client:
+            yield url, client
+    finally:
+        server.stop()
+
+
+@contextmanager
+def open_object_storage_process() -> Iterator[tuple[str, Any]]:
+    """The same in a process of its own.
+
+    deltalake holds the interpreter's lock while it opens a file, and moto could not answer.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            with closing(_connect(url)) as client:
+                _wait_for(client)
+                yield url, client
+        finally:
+            process.kill()
+
+
+def _connect(url: str) -> Any:
+    return boto3.client(
         "s3",
         endpoint_url=url,
         region_name=REGION,
         aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
     )
-    try:
-        yield url, client
-    finally:
-        client.close()
-        server.stop()
+
+
+def _wait_for(client: Any) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.list_buckets()
+            return
+        except EndpointConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from embedstream.table.layout import fill_layout
 from embedstream.table.rows import OUTCOME_SCHEMA
 from index_oracle import check_index, update
 from outcome_tables import MODEL, SCHEMA
+from published import MemoryTarget, check_published
 from tables_in_motion import outcome
 
 __all__ = ["SparkTable"]
@@ -39,6 +40,8 @@ class SparkTable:
         self.table = TableConfig(path=self.path, **layout)
         create_table(spark, self.table, model_ids=[MODEL])
         self.config = IndexConfig(path=str(folder / "index"), attributes=("shop",))
+        self.target = MemoryTarget()
+        self._tombstones: Literal["all", "some"] = "all"
 
     def drain(self) -> None:
         outcomes = self._spark.readStream.schema(OUTCOME_SCHEMA).parquet(str(self._source))
@@ -72,9 +75,18 @@ class SparkTable:
         )
 
     def follow(self) -> tuple[list[str], int]:
-        """The reasons of full passes, and the number of rows that were written."""
+        """The reasons of full passes, and the number of rows that were written.
+
+        What is published follows by the same commits and full passes.
+        """
         reports = update(self.path, self.config)
         check_index(self.path, self.config)
         reasons = [one.reason for one in reports if isinstance(one, FullPassBegun)]
+        if reasons and self.target.messages:
+            # What a full pass finds gone gets no tombstone.
+            self._tombstones = "some"
+        published = self.target.publish(self.path)
+        assert sum(one.kind == "full pass begun" for one in published) == len(reasons)
+        check_published(self.target, self.path, tombstones=self._tombstones)
         applied = [one for one in reports if isinstance(one, Applied)]
         return reasons, sum(one.added + one.replaced + one.deleted for one in applied)

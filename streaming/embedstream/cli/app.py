@@ -25,7 +25,7 @@ from embedstream.cli.options import (
     TableName,
     Until,
     add_listen,
-    build_index_command,
+    build_follow_command,
     build_table_tree,
     parse_age,
     parse_offsets,
@@ -109,7 +109,7 @@ def run(
     run_stream(
         settings,
         reread=partial(read_config, config, overrides),
-        index_command=build_index_command(config, overrides),
+        build_follower=lambda name: build_follow_command(name, config, overrides),
         config_words=write_config_words(config, overrides),
         until="drained" if available_now else "stopped",
         model_change=allow_model_change,
@@ -474,6 +474,26 @@ def index(
 
     until: Literal["current", "stopped"] = "stopped" if continuous else "current"
     run_index(settings, until=until, rebuild=rebuild, of_stream=of_stream)
+
+
+@app.command()
+def publish(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Publish all rows of the table first.")
+    ] = False,
+    of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
+) -> None:
+    """Publish the table's outcomes to publish.topic; keep doing so with --continuous."""
+    settings = read_config(config, overrides)
+    from embedstream.cli.publish import run_publish
+
+    until: Literal["current", "stopped"] = "stopped" if continuous else "current"
+    run_publish(settings, until=until, again=again, of_stream=of_stream)
 
 
 @app.command()

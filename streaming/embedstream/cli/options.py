@@ -32,7 +32,7 @@ __all__ = [
     "TableName",
     "Until",
     "add_listen",
-    "build_index_command",
+    "build_follow_command",
     "build_table_tree",
     "parse_age",
     "parse_offsets",
@@ -124,10 +124,10 @@ def add_listen(overrides: list[str] | None, listen: str | None) -> list[str]:
     return [*(overrides or ()), *([] if listen is None else [f"monitor.listen={listen}"])]
 
 
-def build_index_command(path: Path, overrides: list[str] | None) -> list[str]:
-    """Return the command that a stream's driver runs to follow its table."""
+def build_follow_command(name: str, path: Path, overrides: list[str] | None) -> list[str]:
+    """Return the command `name` as a stream's driver runs it to follow its table."""
     settings = [f"--set={one}" for one in overrides or ()]
-    return [sys.executable, "-m", "embedstream", "index", str(path), *settings, "--of-stream"]
+    return [sys.executable, "-m", "embedstream", name, str(path), *settings, "--of-stream"]
 
 
 def write_config_words(path: Path, overrides: list[str] | None) -> str:

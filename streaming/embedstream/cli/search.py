@@ -12,9 +12,10 @@ import pyarrow as pa
 from embedstream.cli import console
 from embedstream.cli.options import OutputForm
 from embedstream.config.sections import StreamConfig
+from embedstream.kafka.client_settings import convert_options
 from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.contact_sheet import Tile, check_sheet_path, draw_contact_sheet, save_sheet
-from embedstream.search.contents import convert_options, read_file_content, read_kafka_content
+from embedstream.search.contents import read_file_content, read_kafka_content
 from embedstream.search.nearest import Searcher, read_query_file
 from embedstream.search.scan import Position
 from embedstream_core.media.detect import detect_type

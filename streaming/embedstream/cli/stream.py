@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
 from embedstream.cli import console
+from embedstream.cli.followers import Followers, prepare_followers
 from embedstream.cli.log import show_log
 from embedstream.cli.session import (
     StreamFailed,
@@ -37,7 +38,6 @@ from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
 
 if TYPE_CHECKING:
-    from embedstream.index.process import IndexProcess
     from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Stream, Until
     from embedstream.stream.preflight import Consent, PreflightResult
@@ -73,16 +73,16 @@ def run_stream(
     *,
     until: Until,
     reread: Callable[[], StreamConfig] | None = None,
-    index_command: Sequence[str] = (),
+    build_follower: Callable[[str], Sequence[str]] | None = None,
     config_words: str = "CONFIG",
     **consents: bool,
 ) -> Totals:
     """Check, then run until stopped by SIGINT or SIGTERM, or until drained.
 
     `reread` returns the configuration as its file is then: at a SIGHUP the stream takes its
-    encoders, unless there is no file. `index_command` follows the table where `index.follow` is
-    set, see `IndexProcess`. `config_words` name the configuration in commands that are
-    recommended to users. `consents` are the fields of `Consent`.
+    encoders, unless there is no file. `build_follower` returns the command `index` or `publish` for
+    a `FollowerProcess`, which runs where the configuration asks for it. `config_words` name the
+    configuration in commands that are recommended to users. `consents` are the fields of `Consent`.
 
     Raises:
         SetupError: a check failed, or another driver runs; nothing was started.
@@ -124,7 +124,7 @@ def run_stream(
             stop=stop,
             reload=reload,
             reread=reread or (lambda: given),
-            index=_prepare_index(config, index_command),
+            followers=prepare_followers(config, build_follower),
             live=live,
         )
         return stream.run(replay=f"embedstream replay {config_words} --failures")
@@ -136,22 +136,6 @@ def _warm_workers(spark: SparkSession) -> None:
         warm_workers(spark)
     except Exception:
         _log.info("the workers were not started ahead of time", exc_info=True)
-
-
-def _prepare_index(config: StreamConfig, command: Sequence[str]) -> IndexProcess | None:
-    """Return the index process of the stream, not started; None if the stream has none."""
-    if not config.index.follow:
-        return None
-    if not command:
-        raise SetupError("index.follow needs a configuration file: use `embedstream run`")
-    from embedstream.index.process import IndexProcess
-
-    return IndexProcess(
-        # The child must not ask the catalog again.
-        [*command, f"--set=table.path={config.table.path}"],
-        table=config.table.path,
-        stop_s=config.trigger.stop_timeout_s,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +155,7 @@ class _CheckedStream:
     stop: threading.Event
     reload: threading.Event
     reread: Callable[[], StreamConfig]
-    index: IndexProcess | None
+    followers: Followers
     live: LiveStream
 
     def run(self, *, replay: str) -> Totals:
@@ -207,7 +191,8 @@ class _CheckedStream:
         from embedstream.recovery.resume import prepare_resumption, read_next
         from embedstream.stream.swap import SwapDesk
 
-        spark, config, stop, index = self.spark, self.config, self.stop, self.index
+        spark, config, stop = self.spark, self.config, self.stop
+        followers = self.followers
         resumption = prepare_resumption(spark, config, self.checked.writers, self.consent)
         # A driver that was killed may have left the group behind the table.
         read = read_next(spark, config, resumption.writers)
@@ -223,18 +208,26 @@ class _CheckedStream:
         )
         self._log_start(sorted(resumption.topics))
         watching = connect_stream(
-            self.live, spark, resumption, read, desk=desk, claim=claim, index=index, stop=stop
+            self.live,
+            spark,
+            resumption,
+            read,
+            desk=desk,
+            claim=claim,
+            index=followers.index,
+            publish=followers.publish,
+            stop=stop,
         )
 
         def is_refused() -> bool:
             return watch.guard.verdict is not None
 
-        with desk, index or nullcontext(), watching:
+        with desk, followers.running(), watching:
             run_queries(
                 spark, config, desk, stop, claim, is_refused=is_refused, beat=self.live.beat
             )
-            if index is not None and self.until == "drained" and not stop.is_set():
-                index.finish()
+            if self.until == "drained" and not stop.is_set():
+                followers.finish()
         return desk
 
     def _build_service(self, config: StreamConfig, tallies: Tallies) -> Service:

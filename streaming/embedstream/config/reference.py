@@ -53,8 +53,8 @@ Relative paths start at the working directory. A path that begins with a scheme,
 needs unchanged is refused with the reason. `spark.jars`, `spark.sql.extensions` and the patterns of
 `spark.redaction.regex` are added to embedstream's own.
 
-Keep secrets out of the file: the values of `kafka.options` and `spark.options`, `index.url` and
-the secrets in `message.registry` may refer to them.
+Keep secrets out of the file: the values of `kafka.options`, `spark.options` and `publish.client`,
+`index.url` and the secrets in `message.registry` may refer to them.
 
 - `env:NAME` is the value of an environment variable.
 - `file:PATH` is the content of a file, without surrounding whitespace.

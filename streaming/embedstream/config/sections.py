@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import (
@@ -29,6 +30,7 @@ from embedstream.config.locations import get_scheme, make_readable_without_spark
 from embedstream.config.messages import MessageConfig
 from embedstream.config.monitoring import GuardsConfig, LogConfig, MonitorConfig
 from embedstream.config.options import check_kafka_options, check_spark_options
+from embedstream.config.publishing import PublishConfig, check_topic_name
 from embedstream.config.secrets import Options, Properties, SecretReference
 from embedstream.config.table_layout import check_cluster_columns, check_properties
 
@@ -45,6 +47,7 @@ __all__ = [
     "MonitorConfig",
     "PipelineConfig",
     "PreprocessingConfig",
+    "PublishConfig",
     "ReferencesConfig",
     "Section",
     "SparkConfig",
@@ -53,8 +56,6 @@ __all__ = [
     "Transport",
     "TriggerConfig",
 ]
-
-_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 class KafkaConfig(Section):
@@ -101,10 +102,7 @@ class KafkaConfig(Section):
             raise ValueError("give starting_offsets or starting_timestamp, not both")
         subscribed = () if self.subscribe is None else self.subscribe.split(",")
         for topic in (*subscribed, *(self.assign or ())):
-            if not _TOPIC.fullmatch(topic.strip()):
-                raise ValueError(
-                    f"'{topic}' is not a topic name: use up to 249 letters, digits, '.', '_', '-'"
-                )
+            check_topic_name(topic.strip())
         return self
 
 
@@ -273,6 +271,7 @@ class StreamConfig(Section):
     checkpoint: Location
     """The folder of the stream's checkpoint."""
     index: IndexConfig = IndexConfig()
+    publish: PublishConfig = PublishConfig()
     trigger: TriggerConfig = TriggerConfig()
     guards: GuardsConfig = GuardsConfig()
     monitor: MonitorConfig = MonitorConfig()
@@ -283,7 +282,9 @@ class StreamConfig(Section):
     def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
-        if self.index.follow and self.table.path:
+        self._check_published_topic()
+        is_followed = self.index.follow or (self.publish.topic and self.publish.follow)
+        if is_followed and self.table.path:
             make_readable_without_spark(self.table.path)
         if self.encoders is not None and "encoder" in self.model_fields_set:
             raise ValueError("give encoder or encoders, not both")
@@ -297,6 +298,21 @@ class StreamConfig(Section):
                     "of each model, so leave one of them out"
                 )
         return self
+
+    def _check_published_topic(self) -> None:
+        """Refuse to publish to a topic that the stream reads, which would never end."""
+        topic, kafka = self.publish.topic, self.kafka
+        if topic is None or self.publish.bootstrap_servers not in (None, kafka.bootstrap_servers):
+            return
+        subscribed = {one.strip() for one in (kafka.subscribe or "").split(",")}
+        is_matched = False
+        # Java's syntax has forms that Python refuses.
+        with suppress(re.error):
+            is_matched = bool(re.fullmatch(kafka.subscribe_pattern or r"(?!)", topic))
+        if topic in subscribed or topic in (kafka.assign or ()) or is_matched:
+            raise ValueError(
+                f"publish.topic '{topic}' is a topic that the stream reads: publish to another one"
+            )
 
     @property
     def all_encoders(self) -> tuple[EncoderConfig, ...]:

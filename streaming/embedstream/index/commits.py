@@ -6,11 +6,9 @@ import threading
 from collections import Counter
 from typing import Any
 
-from embedstream.index.index_writer import IndexWriter
-from embedstream.index.reports import Applied
-from embedstream.index.source.changes import Changes, read_changes
-from embedstream.index.source.data_files import read_onwards, select_new
-from embedstream.index.source.log_entries import (
+from embedstream.follow.changes import Changes, read_changes
+from embedstream.follow.data_files import read_onwards, select_new
+from embedstream.follow.log_entries import (
     CannotFollow,
     Commit,
     find_last_version,
@@ -18,9 +16,12 @@ from embedstream.index.source.log_entries import (
     is_column_mapped,
     read_commit,
 )
-from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.table_reader import open_table, select_batches
-from embedstream.index.source.tombstones import Tombstones, read_tombstones
+from embedstream.follow.table_files import TableFiles
+from embedstream.follow.table_reader import open_table, select_batches
+from embedstream.follow.tombstones import Tombstones, read_tombstones
+from embedstream.index.index_writer import IndexWriter
+from embedstream.index.reports import Applied
+from embedstream.index.rows import choose_columns
 from embedstream.index.state import Partial
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 
@@ -106,8 +107,8 @@ class CommitFollower:
             raise CannotFollow("it begins another table")
         if self._is_mapped and (commit.new_files or commit.removed):
             raise CannotFollow("the columns have other names in the files (column mapping)")
-        attributes = self._index.known.attributes
-        changes = read_changes(self._files, commit, attributes, keep_bytes=BYTES_PER_WRITE)
+        columns = choose_columns(self._index.known.attributes)
+        changes = read_changes(self._files, commit, columns, keep_bytes=BYTES_PER_WRITE)
         if changes.lost_tombstones.num_rows:
             self._tombstones = None
             self._check_lost(changes)
@@ -169,7 +170,7 @@ class CommitFollower:
         for files_done, rows_done, outcomes in read_onwards(
             self._files,
             commit.new_files,
-            state.attributes,
+            choose_columns(state.attributes),
             files_done=partial.files_done,
             rows_done=partial.rows_done,
         ):

@@ -9,53 +9,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
+from embedstream.follow.data_files import select_embedded
+from embedstream.follow.log_entries import CannotFollow, DataFile, hash_commit
+from embedstream.follow.table_files import TableFiles
+from embedstream.follow.table_reader import open_table
+from embedstream.follow.tombstones import Tombstones, read_tombstones
+from embedstream.follow.whole_table import check_readable, list_files, open_version, read_whole
 from embedstream.index.index_writer import IndexWriter
 from embedstream.index.reports import FullPassBegun, FullPassEnded, FullPassGoesOn
-from embedstream.index.rows import name_attribute_column
-from embedstream.index.source.data_files import (
-    build_outcome_schema,
-    read_onwards,
-    select_embedded,
-)
-from embedstream.index.source.log_entries import (
-    CannotFollow,
-    DataFile,
-    check_features,
-    check_schema,
-    hash_commit,
-    is_column_mapped,
-)
-from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.table_reader import (
-    has_field,
-    name_columns,
-    open_table,
-    select_batches,
-)
-from embedstream.index.source.tombstones import Tombstones, read_tombstones
-from embedstream.index.sql_text import quote_text
+from embedstream.index.rows import choose_columns
 from embedstream.index.state import FullPass, IndexState
 from embedstream.index.transaction import BYTES_PER_WRITE, ROWS_PER_WRITE, Transaction
 from embedstream_core.errors import SetupError
 
-__all__ = ["begin_full_pass", "check_readable", "continue_full_pass"]
+__all__ = ["begin_full_pass", "continue_full_pass"]
 
 _REPORT_S = 1.0
-
-
-def check_readable(opened: Any) -> None:
-    """Check that a table has the columns of embedstream, and no feature unknown here.
-
-    Raises:
-        SetupError: it has not.
-    """
-    check_features(opened.protocol().reader_features or ())
-    check_schema(opened.schema().to_json())
 
 
 def begin_full_pass(index: IndexWriter, opened: Any, *, reason: str) -> None:
@@ -98,8 +70,8 @@ def continue_full_pass(index: IndexWriter, table: str, *, stop: threading.Event)
         SetupError: the table cannot be read.
     """
     full_pass = _get_pass(index)
-    opened = _open_version(table, full_pass.version)
-    sources = _list_files(opened)
+    opened = open_version(table, full_pass.version)
+    sources = list_files(opened)
     newest = open_table(table)
     if sources is None and (full_pass.collections or newest.version() > full_pass.version):
         raise CannotFollow("the pass was interrupted, and such a table has no order to go on in")
@@ -134,14 +106,6 @@ def _get_pass(index: IndexWriter) -> FullPass:
     return full_pass
 
 
-def _open_version(table: str, version: int) -> Any:
-    try:
-        return open_table(table, version=version)
-    except SetupError as error:
-        open_table(table)
-        raise CannotFollow(f"version {version} is not there any more ({error})") from None
-
-
 def _copy_rows(
     index: IndexWriter,
     opened: Any,
@@ -154,7 +118,14 @@ def _copy_rows(
     transaction = _begin_transaction(index)
     position = [full_pass.files_done, full_pass.rows_done]
     rows, start, reported = 0, time.monotonic(), 0.0
-    for *position, outcomes in _read_parts(opened, sources, full_pass):
+    for *position, outcomes in read_whole(
+        opened,
+        sources,
+        choose_columns(full_pass.attributes),
+        files_done=full_pass.files_done,
+        rows_done=full_pass.rows_done,
+        where="embedding IS NOT NULL AND error IS NULL",
+    ):
         if stop.is_set():
             return None
         transaction.add(tombstones.hide(select_embedded(outcomes)))
@@ -221,56 +192,3 @@ def _switch(index: IndexWriter) -> None:
     index.drop_unnamed()
     # Its writes were large, so there is nothing to merge.
     index.complete()
-
-
-def _list_files(opened: Any) -> list[DataFile] | None:
-    """Return the table's files in the order of their paths; None if they cannot be read as such."""
-    if is_column_mapped(opened.metadata().configuration):
-        return None
-    vectors = opened.deletion_vectors()
-    if vectors is not None and pa.table(vectors).num_rows:
-        return None
-    actions = pa.table(opened.get_add_actions())
-    paths = actions.column("path").to_pylist()
-    partitions: list[Any] = [{}] * len(paths)
-    if "partition" in actions.schema.names:
-        partitions = actions.column("partition").to_pylist()
-    found = [
-        DataFile.from_log(path, partition_values=values or {})
-        for path, values in zip(paths, partitions, strict=True)
-    ]
-    return sorted(found, key=lambda file: file.path)
-
-
-def _read_parts(
-    opened: Any, sources: Sequence[DataFile] | None, full_pass: FullPass
-) -> Iterator[tuple[int, int, pa.Table]]:
-    if sources is not None:
-        yield from read_onwards(
-            TableFiles(opened),
-            sources,
-            full_pass.attributes,
-            files_done=full_pass.files_done,
-            rows_done=full_pass.rows_done,
-        )
-        return
-    schema = build_outcome_schema(full_pass.attributes, "all")
-    selected = _select_columns(opened, full_pass.attributes)
-    where = "embedding IS NOT NULL AND error IS NULL"
-    for batch in select_batches(opened, f"{selected} FROM outcomes WHERE {where}"):
-        columns = [batch.column(name).cast(schema.field(name).type) for name in schema.names]
-        yield 0, 0, pa.Table.from_arrays(columns, schema=schema)
-
-
-def _select_columns(opened: Any, attributes: Sequence[str]) -> str:
-    """Return the columns of `build_outcome_schema` in SQL."""
-    present = name_columns(opened)
-    selected = {name: f'"{name}"' for name in build_outcome_schema((), "all").names}
-    selected |= {"code": "CAST(NULL AS STRING)", "change": "CAST(NULL AS STRING)"}
-    for name, field in (("media_type", "type"), ("duration_s", "duration_s")):
-        is_there = has_field(opened, "media", field)
-        selected[name] = f"media['{field}']" if is_there else "NULL"
-    for attribute in attributes:
-        expression = f"attributes[{quote_text(attribute)}]" if "attributes" in present else "NULL"
-        selected[name_attribute_column(attribute)] = expression
-    return ", ".join(f'{expression} AS "{name}"' for name, expression in selected.items())

@@ -10,13 +10,15 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from embedstream.config.sections import IndexConfig
+from embedstream.follow.log_entries import CannotFollow, hash_commit, read_commit
+from embedstream.follow.retries import Step, keep_following
+from embedstream.follow.table_files import TableFiles
+from embedstream.follow.table_reader import open_table
+from embedstream.follow.whole_table import check_readable
 from embedstream.index.commits import CommitFollower
-from embedstream.index.full_pass import begin_full_pass, check_readable, continue_full_pass
+from embedstream.index.full_pass import begin_full_pass, continue_full_pass
 from embedstream.index.index_writer import IndexWriter
 from embedstream.index.reports import Report, Started, Trouble
-from embedstream.index.source.log_entries import CannotFollow, hash_commit, read_commit
-from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.table_reader import open_table
 from embedstream.index.stores.kinds import open_store
 from embedstream_core.errors import EmbedstreamError, explain
 
@@ -26,8 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 # Opening a table reads the list of its files.
 _CHECK_S = 30.0
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
 # A full pass that one commit after the other asks for, as in a table with deletion vectors, takes
 # at most a tenth of the time.
 _FULL_PASS_SHARE = 10
@@ -220,31 +220,18 @@ def follow_table(
     rebuild: bool = False,
 ) -> None:
     """Keep the index in step with the table until it is stopped; retry after any error."""
-    retry_s, reason = _FIRST_RETRY_S, ""
 
-    def reset_retry(made: Report) -> None:
-        nonlocal retry_s, rebuild
-        if not isinstance(made, Started | Trouble):
-            retry_s, rebuild = _FIRST_RETRY_S, False
-        report(made)
+    @contextmanager
+    def open_steps(take: Callable[[Report], None]) -> Iterator[Step]:
+        def reset_rebuild(made: Report) -> None:
+            nonlocal rebuild
+            rebuild = rebuild and not made.is_progress
+            take(made)
 
-    while not stop.is_set():
-        try:
-            with _open_index(table, config, reset_retry) as index:
-                indexer = Indexer(
-                    table, index, stop=stop, rebuild=rebuild, pause_s=_FULL_PASS_PAUSE_S
-                )
-                while not stop.is_set():
-                    if not indexer.step():
-                        stop.wait(config.poll_s)
-        except Exception as error:
-            is_expected = isinstance(error, EmbedstreamError)
-            if not is_expected and explain(error) != reason:
-                _LOG.warning("the index does not follow the table", exc_info=True)
-            reason = str(error) if is_expected else explain(error)
-            report(Trouble(reason=reason, retry_s=retry_s))
-            stop.wait(retry_s)
-            retry_s = min(2 * retry_s, _LAST_RETRY_S)
+        with _open_index(table, config, reset_rebuild) as index:
+            yield Indexer(table, index, stop=stop, rebuild=rebuild, pause_s=_FULL_PASS_PAUSE_S).step
+
+    keep_following(open_steps, report=report, stop=stop, poll_s=config.poll_s)
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from embedstream.follow.process import Follower
+from embedstream.follow.reports import FollowReport, Trouble
 from embedstream.index.state import Ann
 
 __all__ = [
+    "INDEX",
     "AnnBegun",
     "AnnBuilt",
     "Applied",
@@ -22,17 +25,21 @@ __all__ = [
 ]
 
 
-class _Report(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Started(_Report):
+class Started(FollowReport):
     """The index is open; `version` is that of the table which it holds."""
+
+    logged: ClassVar[Literal["never"]] = "never"
+    is_progress: ClassVar[bool] = False
 
     kind: Literal["started"] = "started"
     table: str
     address: str
     version: int | None
+
+    @property
+    def held(self) -> int | None:
+        """The version that the index holds now."""
+        return self.version
 
     def to_text(self) -> str:
         """Return a line for people."""
@@ -41,7 +48,7 @@ class Started(_Report):
         return f"the index at {self.address} holds version {self.version} of the table"
 
 
-class FullPassBegun(_Report):
+class FullPassBegun(FollowReport):
     """A pass over the whole table begins, or goes on."""
 
     kind: Literal["full pass begun"] = "full pass begun"
@@ -59,8 +66,10 @@ class FullPassBegun(_Report):
         return f"full pass over version {self.version}{files}: {self.reason}"
 
 
-class FullPassGoesOn(_Report):
+class FullPassGoesOn(FollowReport):
     """A part of the table is in the new collections."""
+
+    logged: ClassVar[Literal["sometimes"]] = "sometimes"
 
     kind: Literal["full pass goes on"] = "full pass goes on"
     rows: int
@@ -74,7 +83,7 @@ class FullPassGoesOn(_Report):
         return f"full pass  {self.rows:,} rows{files}  {self.rows_per_s:,.0f} rows/s"
 
 
-class FullPassEnded(_Report):
+class FullPassEnded(FollowReport):
     """The index holds a version of the table."""
 
     kind: Literal["full pass ended"] = "full pass ended"
@@ -82,14 +91,21 @@ class FullPassEnded(_Report):
     rows: int
     duration_s: float
 
+    @property
+    def held(self) -> int | None:
+        """The version that the index holds now."""
+        return self.version
+
     def to_text(self) -> str:
         """Return a line for people."""
         took = f"{self.rows:,} rows in {self.duration_s:.1f} s"
         return f"full pass  {took}; the index holds version {self.version}"
 
 
-class Applied(_Report):
+class Applied(FollowReport):
     """Commits up to `version` are in the index; `behind` is the number of those that follow."""
+
+    logged: ClassVar[Literal["never"]] = "never"
 
     kind: Literal["applied"] = "applied"
     version: int
@@ -99,6 +115,11 @@ class Applied(_Report):
     deleted: int
     tombstones: int
     behind: int
+
+    @property
+    def held(self) -> int | None:
+        """The version that the index holds now."""
+        return self.version
 
     def followed_by(self, later: Applied) -> Applied:
         """Return both reports as one."""
@@ -117,7 +138,7 @@ class Applied(_Report):
         )
 
 
-class AnnBegun(_Report):
+class AnnBegun(FollowReport):
     """The approximate index of a model's rows is being built; the index waits."""
 
     kind: Literal["ann begun"] = "ann begun"
@@ -129,7 +150,7 @@ class AnnBegun(_Report):
         return f"building the approximate index of {self.model_id}: {self.rows:,} rows"
 
 
-class AnnBuilt(_Report):
+class AnnBuilt(FollowReport):
     """The approximate index of a model's rows was built."""
 
     kind: Literal["ann built"] = "ann built"
@@ -142,18 +163,6 @@ class AnnBuilt(_Report):
             f"approximate index of {self.model_id}: {self.ann.kind} over {self.ann.rows:,} rows in "
             f"{self.ann.build_s:.1f} s, recall@10 {self.ann.recall:.3f}"
         )
-
-
-class Trouble(_Report):
-    """The index does not follow at the moment; it tries again after `retry_s`."""
-
-    kind: Literal["trouble"] = "trouble"
-    reason: str
-    retry_s: float
-
-    def to_text(self) -> str:
-        """Return a line for people."""
-        return f"{self.reason}; next attempt in {self.retry_s:.0f} s"
 
 
 Report = (
@@ -177,3 +186,7 @@ def read_report(line: str) -> Report:
         ValidationError: the line is none.
     """
     return _ADAPTER.validate_json(line)
+
+
+INDEX = Follower(name="index", holds="holds", read_report=read_report)
+"""`embedstream index`, for a `FollowerProcess`."""

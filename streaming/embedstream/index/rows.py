@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from embedstream.follow.data_files import KEYS, Columns
 from embedstream_core.errors import SetupError
 
 __all__ = [
     "KEY",
     "build_key_schema",
     "build_row_schema",
+    "build_rows",
     "check_attributes",
+    "choose_columns",
     "name_attribute_column",
 ]
 
@@ -46,6 +49,42 @@ def build_row_schema(dimension: int, attributes: Sequence[str]) -> pa.Schema:
             pa.field("embedding", pa.list_(pa.float32(), dimension)),
         ]
     )
+
+
+def choose_columns(attributes: Sequence[str]) -> Columns:
+    """Return the columns of outcomes on their way to the index."""
+    by_column = {name_attribute_column(one): one for one in attributes}
+    contents = [one for one in _FIELDS if one.name not in (*KEY, "message_key")]
+    schema = [
+        *KEYS.schema,
+        *contents,
+        *(pa.field(name, pa.string()) for name in by_column),
+        pa.field("embedding", pa.list_(pa.float32())),
+    ]
+    return Columns(pa.schema(schema), by_column)
+
+
+def build_rows(outcomes: pa.Table, *, dimension: int, attributes: Sequence[str]) -> pa.Table:
+    """Return outcomes as rows of a collection; each has an embedding of shape (dimension,)."""
+    schema = build_row_schema(dimension, attributes)
+    kind = schema.field("embedding").type
+    vectors = [
+        pa.FixedSizeListArray.from_arrays(_fill_nulls(chunk.flatten()), type=kind)
+        for chunk in outcomes.column("embedding").chunks
+    ]
+    keys = [key and key.hex() for key in outcomes.column("key").to_pylist()]
+    columns = {
+        "message_key": pa.array(keys, pa.string()),
+        "embedding": pa.chunked_array(vectors, kind),
+    }
+    return pa.table(
+        [columns[name] if name in columns else outcomes.column(name) for name in schema.names],
+        schema=schema,
+    )
+
+
+def _fill_nulls(floats: pa.Array) -> pa.Array:
+    return floats.fill_null(float("nan")) if floats.null_count else floats
 
 
 def build_key_schema() -> pa.Schema:

@@ -12,9 +12,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.index.rows import KEY
-from embedstream.index.source.data_files import build_rows, select_embedded
-from embedstream.index.source.tombstones import Tombstones
+from embedstream.follow.data_files import select_embedded
+from embedstream.follow.tombstones import Tombstones
+from embedstream.index.rows import KEY, build_rows
 from embedstream.index.state import Collection
 from embedstream.index.stores.contract import Write
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+from embedstream.kafka.login import check_login
 from embedstream_core.errors import SetupError
 
 __all__ = ["create_topic", "is_answering", "read_end_offsets"]
@@ -91,6 +92,7 @@ def _open_admin(bootstrap_servers: str, settings: Mapping[str, Any] | None) -> I
             f"client settings that cannot be given: {', '.join(unknown)}; known: "
             f"{', '.join(sorted(known))}"
         )
+    check_login(settings)
     shared = {name: settings[name] for name in settings.keys() & KafkaAdminClient.DEFAULT_CONFIG}
     try:
         with closing(

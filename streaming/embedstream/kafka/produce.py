@@ -23,6 +23,7 @@ __all__ = [
     "build_message",
     "build_messages",
     "find_files",
+    "open_producer",
     "produce",
 ]
 
@@ -198,7 +199,7 @@ def produce(
         failed.append((key, reason))
 
     read_end_offsets(bootstrap_servers, topic, client_settings=client_settings)
-    with closing(_open_producer(bootstrap_servers, client_settings)) as producer:
+    with closing(open_producer(bootstrap_servers, client_settings)) as producer:
         queued, queued_bytes = 0, 0
         for message in messages:
             key, headers = message.key, list(message.headers)
@@ -219,7 +220,12 @@ def produce(
     return failed
 
 
-def _open_producer(bootstrap_servers: str, settings: Mapping[str, Any] | None) -> Any:
+def open_producer(bootstrap_servers: str, settings: Mapping[str, Any] | None) -> Any:
+    """Return a producer of kafka-python whose messages all in-sync replicas acknowledge.
+
+    Raises:
+        SetupError: no broker answers, or a setting is wrong.
+    """
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 

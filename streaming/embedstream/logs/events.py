@@ -39,6 +39,12 @@ class Event(StrEnum):
     INDEX_RECOVERED = "index_recovered"
     INDEX_BEHIND = "index_behind"
     INDEX_OUTPUT = "index_output"
+    PUBLISH_PROGRESS = "publish_progress"
+    PUBLISH_SKIPPED = "publish_skipped"
+    PUBLISH_TROUBLE = "publish_trouble"
+    PUBLISH_RECOVERED = "publish_recovered"
+    PUBLISH_BEHIND = "publish_behind"
+    PUBLISH_OUTPUT = "publish_output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ DESCRIPTIONS: Mapping[Event, Description] = {
     ),
     Event.FAILURE: Description(
         "An error ended the command. `kind` is its type; one that is not expected comes with its "
-        "traceback. With the field `process` it was only the index's process.",
+        "traceback. With the field `process` it was only that process: `index` or `publish`.",
         ("kind",),
     ),
     Event.FINDING: Description(
@@ -169,6 +175,35 @@ DESCRIPTIONS: Mapping[Event, Description] = {
     ),
     Event.INDEX_OUTPUT: Description(
         "A line that the index process or its libraries printed.", is_printed=True
+    ),
+    Event.PUBLISH_PROGRESS: Description(
+        "A pass over the whole table begins or ends, or the table's last version is in "
+        "`publish.topic`. `version` is the version of the table that is published, `report` what "
+        "the publishing process reported.",
+        ("version", "report"),
+        is_printed=True,
+    ),
+    Event.PUBLISH_SKIPPED: Description(
+        "Kafka takes no message as large as those of some outcomes: they are not published. "
+        "`report` has their number and the keys of the first ones.",
+        ("version", "report"),
+        is_printed=True,
+    ),
+    Event.PUBLISH_TROUBLE: Description(
+        "The outcomes cannot be published now; it is tried again, and the stream continues.",
+        ("version",),
+        is_printed=True,
+    ),
+    Event.PUBLISH_RECOVERED: Description(
+        "After trouble the outcomes are published again.", ("version",), is_printed=True
+    ),
+    Event.PUBLISH_BEHIND: Description(
+        "The published version has been behind the table for a while.",
+        ("version", "table_version"),
+        is_printed=True,
+    ),
+    Event.PUBLISH_OUTPUT: Description(
+        "A line that the publishing process or its libraries printed.", is_printed=True
     ),
 }
 

@@ -6,19 +6,19 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import StreamConfig
 from embedstream.logs.outages import OutageLog
 from embedstream.monitor.live import LiveStream, Probes
-from embedstream.monitor.status import IndexStatus, ModelStatus
+from embedstream.monitor.status import IndexStatus, ModelStatus, PublishStatus
 from embedstream.table.delta_log import read_version
 from embedstream_core.errors import EmbedstreamError, explain
 
 if TYPE_CHECKING:
-    from embedstream.index.process import IndexProcess
+    from embedstream.follow.process import FollowerProcess
     from embedstream.recovery.claim import HeldClaim
     from embedstream.recovery.resume import Resumption
     from embedstream.stream.swap import SwapDesk
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["connect_stream", "open_monitor", "watch_table"]
 
 _log = logging.getLogger(__name__)
+
+_Status = TypeVar("_Status", IndexStatus, PublishStatus)
 
 # Delta looks for entries after the version that it knows, as it does for each micro-batch.
 _TABLE_S = 5.0
@@ -71,7 +73,8 @@ def connect_stream(
     *,
     desk: SwapDesk,
     claim: HeldClaim,
-    index: IndexProcess | None,
+    index: FollowerProcess | None,
+    publish: FollowerProcess | None,
     stop: threading.Event,
 ) -> Iterator[None]:
     """Let a status ask the parts of a stream, which is about to be started, while it runs.
@@ -83,7 +86,8 @@ def connect_stream(
         Probes(
             read_models=lambda: _describe_models(desk),
             count_loads=lambda: desk.loads,
-            read_index=lambda: _describe_index(index),
+            read_index=lambda: _describe(index, IndexStatus),
+            read_publish=lambda: _describe(publish, PublishStatus),
             find_loss=lambda: claim.loss,
             is_stopping=stop.is_set,
             is_listening=lambda: _has_listener(spark),
@@ -139,10 +143,10 @@ def _describe_models(desk: SwapDesk) -> tuple[ModelStatus, ...]:
     )
 
 
-def _describe_index(index: IndexProcess | None) -> IndexStatus | None:
-    if index is None:
+def _describe(process: FollowerProcess | None, kind: type[_Status]) -> _Status | None:
+    if process is None:
         return None
-    return IndexStatus(address=index.address, version=index.version, trouble=index.trouble)
+    return kind(address=process.address, version=process.version, trouble=process.trouble)
 
 
 def _has_listener(spark: SparkSession) -> bool:

@@ -16,6 +16,8 @@ from embedstream.monitor.metrics import (
     METRICS,
     MODEL,
     OTHER,
+    PUBLISH_TROUBLE,
+    PUBLISHED_VERSION,
     READY,
     RETENTION_MARGIN,
     STATE,
@@ -81,6 +83,10 @@ def _build_samples(source: StatusSource) -> Samples:
     if status.index is not None:
         single[INDEX_VERSION] = -1 if status.index.version is None else status.index.version
         single[INDEX_TROUBLE] = bool(status.index.trouble)
+    if status.publish is not None:
+        version = status.publish.version
+        single[PUBLISHED_VERSION] = -1 if version is None else version
+        single[PUBLISH_TROUBLE] = bool(status.publish.trouble)
     return {
         **{metric: {(): float(value)} for metric, value in single.items() if value is not None},
         LAG_MESSAGES: _gather(status, lambda one: one.lag, sum),

@@ -20,6 +20,7 @@ from embedstream.monitor.status import (
     IndexStatus,
     ModelStatus,
     PartitionStatus,
+    PublishStatus,
     State,
     Status,
     TableStatus,
@@ -45,6 +46,7 @@ class Probes:
     read_models: Callable[[], tuple[ModelStatus, ...]] = tuple
     count_loads: Callable[[], int] = lambda: 0
     read_index: Callable[[], IndexStatus | None] = lambda: None
+    read_publish: Callable[[], PublishStatus | None] = lambda: None
     find_loss: Callable[[], str] = lambda: ""
     """Returns why the claim is not held any more; empty while it is."""
     is_stopping: Callable[[], bool] = lambda: False
@@ -151,7 +153,8 @@ class LiveStream:
         """Return what is known now."""
         probes, now = self._probes, self._clock()
         self._asked_at = now
-        models, index, loss = probes.read_models(), probes.read_index(), probes.find_loss()
+        models, loss = probes.read_models(), probes.find_loss()
+        index, publish = probes.read_index(), probes.read_publish()
         with self._lock:
             rates = self._history.measure_rates(now)
             last = self._last
@@ -162,8 +165,9 @@ class LiveStream:
                 started_at=convert_time(self._started_at),
                 version=self._version,
                 models=models,
-                table=_advance(self._table, index),
+                table=_advance(self._table, index, publish),
                 index=index,
+                publish=publish,
                 partitions=tuple(self._list_partitions()),
                 micro_batch=None if last is None else last[0],
                 last_micro_batch=None if last is None else convert_time(last[1]),
@@ -245,8 +249,9 @@ class LiveStream:
         )
 
 
-def _advance(table: TableStatus, index: IndexStatus | None) -> TableStatus:
-    """Return the table with the version that its index holds, if that was read later."""
-    if index is None or index.version is None or table.version is None:
+def _advance(table: TableStatus, *followers: IndexStatus | PublishStatus | None) -> TableStatus:
+    """Return the table with the version of those that follow it, if that was read later."""
+    if table.version is None:
         return table
-    return table.model_copy(update={"version": max(table.version, index.version)})
+    found = (one.version for one in followers if one is not None and one.version is not None)
+    return table.model_copy(update={"version": max((table.version, *found))})

@@ -26,6 +26,8 @@ __all__ = [
     "MODEL_LOADS",
     "NULL_VALUES",
     "OTHER",
+    "PUBLISHED_VERSION",
+    "PUBLISH_TROUBLE",
     "READY",
     "RETENTION_MARGIN",
     "ROWS",
@@ -157,6 +159,18 @@ INDEX_TROUBLE = Metric(
     kind="gauge",
     help="1 while the index cannot follow the table, else 0; absent without an index.",
 )
+PUBLISHED_VERSION = Metric(
+    name="embedstream_published_version",
+    kind="gauge",
+    unit="version",
+    help="The version of the table that is in publish.topic; -1 before the first pass has ended; "
+    "absent without publish.topic.",
+)
+PUBLISH_TROUBLE = Metric(
+    name="embedstream_publish_trouble",
+    kind="gauge",
+    help="1 while the outcomes cannot be published, else 0; absent without publish.topic.",
+)
 MODEL_LOADS = Metric(
     name="embedstream_model_loads_total",
     kind="counter",
@@ -203,6 +217,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     TABLE_VERSION,
     INDEX_VERSION,
     INDEX_TROUBLE,
+    PUBLISHED_VERSION,
+    PUBLISH_TROUBLE,
     MODEL_LOADS,
     MODEL,
     STATE,

@@ -78,6 +78,8 @@ would not help. A query that ends with an error ends the process: see
 - **Can messages be lost?** `embedstream_retention_margin_messages` of partitions with
   `embedstream_lag_messages > 0`: when it reaches 0, Kafka's retention deletes unread messages.
 - **Is the index behind?** `embedstream_table_version - embedstream_index_version` commits.
+- **Are outcomes waiting to be published?** `embedstream_table_version -
+  embedstream_published_version` commits.
 - **Does it restart?** `changes(process_start_time_seconds[1h])`; a process cannot count its own
   restarts. All counters begin at 0 with the process: `rate` and `increase` allow for that.
 

@@ -16,6 +16,7 @@ __all__ = [
     "PartitionStatus",
     "Percentiles",
     "Point",
+    "PublishStatus",
     "State",
     "Status",
     "StatusSource",
@@ -96,6 +97,14 @@ class IndexStatus(_Frozen):
     trouble: str = ""
 
 
+class PublishStatus(_Frozen):
+    """The topic of outcomes: the version of the table that is in it; None before the first pass."""
+
+    address: str
+    version: int | None = None
+    trouble: str = ""
+
+
 class Status(_Frozen):
     """A stream at the time `now`. Counts are since `started_at`, rates over the last minute."""
 
@@ -109,6 +118,7 @@ class Status(_Frozen):
     models: tuple[ModelStatus, ...] = ()
     table: TableStatus
     index: IndexStatus | None = None
+    publish: PublishStatus | None = None
     partitions: tuple[PartitionStatus, ...] = ()
     micro_batch: int | None = None
     """The id of the last committed micro-batch."""
@@ -144,10 +154,17 @@ class Status(_Frozen):
     @property
     def index_behind(self) -> int | None:
         """The commits to the table that the index does not hold yet; None if that is not known."""
-        index = self.index
-        if index is None or index.version is None or self.table.version is None:
+        return self._measure_behind(self.index)
+
+    @property
+    def publish_behind(self) -> int | None:
+        """The commits to the table that are not published yet; None if that is not known."""
+        return self._measure_behind(self.publish)
+
+    def _measure_behind(self, follower: IndexStatus | PublishStatus | None) -> int | None:
+        if follower is None or follower.version is None or self.table.version is None:
             return None
-        return self.table.version - index.version
+        return self.table.version - follower.version
 
 
 class StatusSource(Protocol):

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, Self
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.index.source.table_reader import (
+from embedstream.follow.table_reader import (
     list_models,
     name_columns,
     open_table,

@@ -18,6 +18,10 @@ __all__ = ["check_ids", "record_ids"]
 
 _FILE = f"{OWN_FOLDER}/topics.json"
 
+# Kafka's client gives this id where the broker has none: Kafka before 2.8, and other servers that
+# speak its protocol. Such a server may have ids after an upgrade.
+_NO_ID = "A" * 22
+
 
 def check_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
     """Check that the topics are the ones that were read before; write nothing.
@@ -28,7 +32,7 @@ def check_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
     recorded = _read(folder)
     for name, state in topics.items():
         before = recorded.get(name, {"id": state.id})
-        if before["id"] != state.id:
+        if state.id not in (before["id"], _NO_ID):
             raise SetupError(
                 f"topic '{name}' is not the one that was read so far: its id was {before['id']} "
                 f"(noted {before['noted']} in {folder.location}/{_FILE}) and is {state.id} now; it "
@@ -38,10 +42,14 @@ def check_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
 
 
 def record_ids(folder: Folder, topics: Mapping[str, TopicState]) -> None:
-    """Store the ids of topics that are read for the first time."""
+    """Store the ids of topics that are read for the first time, as far as the broker has them."""
     recorded = _read(folder)
     noted = datetime.now(UTC).isoformat(timespec="seconds")
-    new = {name: {"id": state.id, "noted": noted} for name, state in topics.items()}
+    new = {
+        name: {"id": state.id, "noted": noted}
+        for name, state in topics.items()
+        if state.id != _NO_ID
+    }
     if new.keys() - recorded.keys():
         folder.replace(_FILE, json.dumps({**new, **recorded}, indent=1))
 

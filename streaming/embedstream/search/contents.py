@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import SecretStr
-
-from embedstream.config.secrets import reveal
+from embedstream.kafka.login import check_login
 from embedstream.search.answer import Neighbour
 from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.messages.parse import Message, MessageReader
 from embedstream_core.records import Item
 from embedstream_core.settings import ModalityName
 
-__all__ = ["KafkaReader", "convert_options", "read_file_content", "read_kafka_content"]
-
-# Settings of Kafka's Java client that kafka-python has by another name.
-_NAMES = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.keystore.location": "ssl_certfile",
-    "ssl.key.password": "ssl_password",
-}
-_LOGIN = re.compile(r"""(username|password)\s*=\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
+__all__ = ["KafkaReader", "read_file_content", "read_kafka_content"]
 
 
 def read_file_content(uri: str) -> bytes | None:
@@ -39,27 +26,6 @@ def read_file_content(uri: str) -> bytes | None:
         return path.read_bytes() if parts.scheme == "file" and path.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-def convert_options(options: Mapping[str, str | SecretStr]) -> dict[str, Any]:
-    """Return `kafka.options`, which are of Kafka's Java client, as settings of kafka-python.
-
-    Raises:
-        SetupError: the certificates are in a Java keystore, which kafka-python cannot read.
-    """
-    given = {name.lower().removeprefix("kafka."): value for name, value in reveal(options).items()}
-    for store in ("truststore", "keystore"):
-        if f"ssl.{store}.location" in given and given.get(f"ssl.{store}.type", "JKS") != "PEM":
-            raise SetupError(
-                f"messages cannot be read again with kafka.ssl.{store}.location, a Java keystore; "
-                f"give one in PEM with kafka.ssl.{store}.type: PEM"
-            )
-    settings: dict[str, Any] = {
-        _NAMES[name]: value for name, value in given.items() if name in _NAMES
-    }
-    for key, quoted in _LOGIN.findall(given.get("sasl.jaas.config", "")):
-        settings[f"sasl_plain_{key}"] = re.sub(r"\\(.)", r"\1", quoted[1:-1])
-    return settings
 
 
 def read_kafka_content(
@@ -110,7 +76,8 @@ class KafkaReader:
         """Return a message; None if Kafka has deleted it.
 
         Raises:
-            SetupError: no broker answers, or the message's compression is not supported here.
+            SetupError: no broker answers, kafka-python cannot log in, or the message's compression
+                is not supported here.
         """
         from kafka.errors import KafkaError, UnsupportedCodecError
 
@@ -118,8 +85,9 @@ class KafkaReader:
             record = self._read_record(topic, partition, offset)
         except KafkaError as error:
             self.close()
-            packages = "install lz4, python-snappy or zstandard, as kafka-python needs it"
-            remedy = packages if isinstance(error, UnsupportedCodecError) else "check the address"
+            remedy = "check the address and the login"
+            if isinstance(error, UnsupportedCodecError):
+                remedy = "install lz4, python-snappy or zstandard, as kafka-python needs it"
             raise SetupError(
                 f"the messages of topic '{topic}' cannot be read from Kafka at "
                 f"{self._bootstrap_servers}: {error!r}; {remedy}"
@@ -139,6 +107,7 @@ class KafkaReader:
         from kafka import KafkaConsumer, TopicPartition
 
         if self._consumer is None:
+            check_login(self._settings)
             self._consumer = KafkaConsumer(
                 bootstrap_servers=self._bootstrap_servers,
                 group_id=None,

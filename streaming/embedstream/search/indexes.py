@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from embedstream.config.locations import find_local_path
 from embedstream.config.sections import IndexConfig
+from embedstream.follow.table_reader import list_rows
 from embedstream.index.rows import name_attribute_column
-from embedstream.index.source.table_reader import list_rows
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Store, Vector
 from embedstream.index.stores.kinds import open_store

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embedstream.config.load import load_config
 from embedstream.config.sections import BulkFilesConfig, IndexConfig, StreamConfig
-from embedstream.index.source.table_reader import list_models, open_table, refresh_table
+from embedstream.follow.table_reader import list_models, open_table, refresh_table
 from embedstream.index.state import IndexState
 from embedstream.index.stores.contract import Vector
 from embedstream.search.answer import Answer

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedstream.index.source.table_reader import list_rows, name_columns, select_batches
-from embedstream.index.source.tombstones import Tombstones, read_tombstones
-from embedstream.index.sql_text import quote_name, quote_text
+from embedstream.follow.sql_text import quote_name, quote_text
+from embedstream.follow.table_reader import list_rows, name_columns, select_batches
+from embedstream.follow.tombstones import Tombstones, read_tombstones
 from embedstream.index.stores.contract import Vector
 from embedstream.search.answer import build_rows
 from embedstream.search.where import Condition

@@ -15,7 +15,7 @@ from typing import Any
 import sqlglot
 from sqlglot.errors import SqlglotError
 
-from embedstream.index.sql_text import quote_name
+from embedstream.follow.sql_text import quote_name
 from embedstream.search.where_sql import (
     COLUMNS,
     FORMS,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sqlglot import exp
 
-from embedstream.index.sql_text import quote_name, quote_text
+from embedstream.follow.sql_text import quote_name, quote_text
 from embedstream_core.errors import SetupError
 
 __all__ = ["COLUMNS", "FORMS", "Dialect", "Renderer", "UnsupportedCondition"]

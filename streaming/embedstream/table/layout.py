@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
-from pyspark.sql.types import DateType, StructType
+from pyspark.sql.types import DateType, StructField, StructType
 
 from embedstream.config.sections import TableConfig
 from embedstream.table.rows import OUTCOME_SCHEMA
@@ -23,7 +23,8 @@ def build_table_schema(table: TableConfig) -> StructType:
     """Return the columns of a new table: those of an outcome, and the one of its partitions."""
     if table.partition_by is None:
         return OUTCOME_SCHEMA
-    return StructType(OUTCOME_SCHEMA.fields).add(DATE_COLUMN, DateType())
+    # `add` would append to the list of a schema that it was made from.
+    return StructType([*OUTCOME_SCHEMA.fields, StructField(DATE_COLUMN, DateType())])
 
 
 def write_layout(table: TableConfig) -> str:

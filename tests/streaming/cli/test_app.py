@@ -49,6 +49,7 @@ OPTIONS = {
         "--dry-run",
     },
     "index": {"--set", "--table", "--table-name", "--continuous", "--rebuild"},
+    "publish": {"--set", "--continuous", "--again"},
     "replay": {
         "--set",
         "--offsets",

@@ -15,7 +15,7 @@ from embedstream.config.locations import (
     make_local,
     make_readable_without_spark,
 )
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.table_reader import open_table
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from config_files import SECRET, load, problems, shown, write
 from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
+from embedstream.config.publishing import PublishConfig
 from embedstream.config.secrets import reveal
+from embedstream.config.sections import StreamConfig
 from embedstream.worker.model import prepare
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 
@@ -131,8 +133,37 @@ def sections(config: BaseModel) -> list[BaseModel]:
 
 def test_nothing_can_be_changed(tmp_path: Path) -> None:
     found = sections(load(tmp_path))
-    assert len(found) == 14
+    assert len(found) == 15
     for section in found:
         (name, *_) = type(section).model_fields
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, name, None)
+
+
+@pytest.mark.parametrize(
+    ("kafka", "publish"),
+    [
+        ({"subscribe": "images, texts"}, {"topic": "texts"}),
+        ({"subscribe_pattern": "im.*"}, {"topic": "images"}),
+        ({"assign": {"images": [0]}}, {"topic": "images"}),
+        ({"subscribe": "images"}, {"topic": "images", "bootstrap_servers": "localhost:9092"}),
+    ],
+)
+def test_a_topic_that_is_read_is_not_published_to(
+    kafka: dict[str, Any], publish: dict[str, Any]
+) -> None:
+    tree = {
+        "kafka": {"bootstrap_servers": "localhost:9092", **kafka},
+        "table": {"path": "table"},
+        "checkpoint": "checkpoint",
+    }
+    with pytest.raises(ValidationError, match="is a topic that the stream reads"):
+        StreamConfig.model_validate({**tree, "publish": publish})
+    other = {**publish, "bootstrap_servers": "other:9092"}
+    assert StreamConfig.model_validate({**tree, "publish": other}).publish.topic
+    assert StreamConfig.model_validate({**tree, "publish": {"topic": "outcomes"}}).publish.follow
+
+
+def test_a_topic_is_a_name_that_kafka_takes() -> None:
+    with pytest.raises(ValidationError, match="'a b' is not a topic name"):
+        PublishConfig(topic="a b")

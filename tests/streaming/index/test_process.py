@@ -14,16 +14,18 @@ import pytest
 
 from drivers import started, wait_until
 from embedstream.config.sections import IndexConfig
-from embedstream.index.process import IndexProcess
+from embedstream.follow.process import FollowerProcess
+from embedstream.index.reports import INDEX
 from index_oracle import check_index, find_state
 from logged import collect_events
 from tables_in_motion import MovingTable
 
 DRIVER = """
 import json, sys, time
-from embedstream.index.process import IndexProcess
+from embedstream.follow.process import FollowerProcess
+from embedstream.index.reports import INDEX
 command, table = json.loads(sys.argv[1])
-with IndexProcess(command, table=table, stop_s=20):
+with FollowerProcess(INDEX, command, table=table, stop_s=20):
     time.sleep(600)
 """
 
@@ -78,7 +80,7 @@ def test_it_is_started_again_and_brought_to_the_end(
 ) -> None:
     with (
         collect_events("index") as lines,
-        IndexProcess(command(table, config), table=table.path, stop_s=60) as one,
+        FollowerProcess(INDEX, command(table, config), table=table.path, stop_s=60) as one,
     ):
         wait_until(is_current(table, config))
         child = child_of(os.getpid())
@@ -107,7 +109,7 @@ def test_a_broken_index_is_reported_once_and_tried_again(
     place.write_text("not a folder")
     with (
         collect_events("index") as lines,
-        IndexProcess(command(table, config), table=table.path, stop_s=60),
+        FollowerProcess(INDEX, command(table, config), table=table.path, stop_s=60),
     ):
         wait_until(lambda: lines)
         # The first retry comes after a second.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedstream.config.sections import IndexConfig
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.table_reader import open_table
 from embedstream_core.errors import SetupError
 from index_oracle import update
 from outcome_tables import row, write_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedstream.index.source.table_reader import open_table, select_batches
-from embedstream.index.source.tombstones import TOMBSTONE_SCHEMA, read_tombstones
+from embedstream.follow.table_reader import open_table, select_batches
+from embedstream.follow.tombstones import TOMBSTONE_SCHEMA, read_tombstones
 from outcome_tables import row, write_table
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from embedstream.follow.process import Kind
+from embedstream.index.reports import INDEX
 from embedstream.logs.events import DESCRIPTIONS, Event
 from embedstream.logs.reference import build_reference
+from embedstream.publish.reports import PUBLISH
 from embedstream_core.redaction import names_secret
 
 ROOT = Path(__file__).parents[3]
@@ -20,6 +23,14 @@ MAPPINGS = {
     "asdict(compacted)": {"files_removed", "files_added"},
     "asdict(loss)": {"topic", "partition", "first", "last"},
     "fields": set[str](),
+}
+# The events of a process that follows the table.
+FOLLOWED: Mapping[Kind, set[str]] = {
+    "progress": {"version", "report"},
+    "trouble": {"version"},
+    "recovered": {"version"},
+    "behind": {"version", "table_version"},
+    "output": set(),
 }
 
 
@@ -44,10 +55,11 @@ def find_logged() -> dict[str, set[str]]:
                 given = {keyword.arg} if keyword.arg else MAPPINGS[ast.unparse(keyword.value)]
                 logged[Event[name]] |= {one for one in given if one and one not in PARAMETERS}
             logged[Event[name]] |= set()
-    # Where a function around `log_event` adds fields.
-    for name in (Event.INDEX_PROGRESS, Event.INDEX_TROUBLE, Event.INDEX_RECOVERED):
-        logged[name].add("version")
-    logged[Event.INDEX_BEHIND].add("version")
+    # Where a function around `log_event` adds fields, or `Follower.get_event` the event's name.
+    for follower in (INDEX, PUBLISH):
+        for kind, fields in FOLLOWED.items():
+            logged[follower.get_event(kind)] |= fields
+    logged[PUBLISH.get_event("skipped")] |= {"version", "report"}
     for name in (Event.CLAIM_LOST, Event.CLAIM_NOT_RENEWED):
         logged[name] |= {"claim_id", "table"}
     logged[Event.STOPPING].add("interrupted")

@@ -15,7 +15,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.topics import TopicState
 from embedstream.monitor.exposition import build_registry
 from embedstream.monitor.live import LiveStream, Probes
-from embedstream.monitor.status import IndexStatus, ModelStatus
+from embedstream.monitor.status import IndexStatus, ModelStatus, PublishStatus
 from embedstream.recovery.claim import HeldClaim
 from embedstream.recovery.claim_file import Claim, ClaimFile
 from embedstream.stream.reports import MicroBatchReport
@@ -202,19 +202,29 @@ def test_what_is_shown_of_models_and_index_is_asked_each_time(live: LiveStream) 
     """After a swap the models are the new ones."""
     models = [ModelStatus(model_id="old", name="resnet50", loads=2)]
     index = IndexStatus(address="data/index")
+    publish = PublishStatus(address="topic 'outcomes'")
     live.follow(
-        Probes(read_models=lambda: tuple(models), read_index=lambda: index, count_loads=lambda: 5)
+        Probes(
+            read_models=lambda: tuple(models),
+            read_index=lambda: index,
+            read_publish=lambda: publish,
+            count_loads=lambda: 5,
+        )
     )
     assert [one.model_id for one in live.read_status().models] == ["old"]
     assert sample(live, "embedstream_index_version") == -1
+    assert sample(live, "embedstream_published_version") == -1
     assert sample(live, "embedstream_model_loads_total") == 5
     models[:] = [ModelStatus(model_id="new", name="resnet50", dimension=8, precision="float32")]
     index = index.model_copy(update={"version": 12, "trouble": "it ended"})
+    publish = publish.model_copy(update={"version": 13, "trouble": "no broker"})
     assert [one.model_id for one in live.read_status().models] == ["new"]
     labels = {"model_id": "new", "name": "resnet50", "dimension": "8", "precision": "float32"}
     assert sample(live, "embedstream_model_info", **labels) == 1
     assert sample(live, "embedstream_index_version") == 12
     assert sample(live, "embedstream_index_trouble") == 1
+    assert sample(live, "embedstream_published_version") == 13
+    assert sample(live, "embedstream_publish_trouble") == 1
 
 
 def test_before_a_micro_batch_the_last_commit_is_the_tables(live: LiveStream, clock: Clock) -> None:

@@ -46,6 +46,17 @@ def test_a_new_topic_is_added_and_recorded_ids_stay(folder: MemoryFolder) -> Non
     check_ids(folder, topics({0: 1}) | topics({0: 1}, name="more", id="third"))
 
 
+def test_a_broker_without_ids_may_have_them_later_and_lose_them(folder: MemoryFolder) -> None:
+    without = topics({0: 1}, id="A" * 22)
+    record_ids(folder, without)
+    check_ids(folder, topics({0: 1}))
+
+    record_ids(folder, topics({0: 1}))
+    check_ids(folder, without)
+    with pytest.raises(SetupError, match="was first"):
+        check_ids(folder, topics({0: 1}, id="second"))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": {}}', '{"images": "first"}'])
 def test_a_damaged_file_is_refused(folder: MemoryFolder, text: str) -> None:
     folder.create(FILE, text)

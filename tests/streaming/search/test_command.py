@@ -18,7 +18,7 @@ from PIL import Image
 
 from embedstream.cli import console
 from embedstream.cli.app import main
-from embedstream.search.contents import convert_options
+from embedstream.kafka.client_settings import convert_options
 from embedstream_core.errors import SetupError
 from outcome_tables import row, write_table
 from pictures import real_pictures

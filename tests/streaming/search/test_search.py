@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.cli.app import main
 from embedstream.config.sections import TableConfig
-from embedstream.index.source.table_reader import list_models, open_table
+from embedstream.follow.table_reader import list_models, open_table
 from embedstream.search.answer import Neighbour, list_neighbours
 from embedstream.search.queries import Vector, embed_queries
 from embedstream.search.scan import scan_table

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstream.config.sections import IndexConfig
+from embedstream.follow.table_reader import open_table
 from embedstream.index.rows import build_row_schema, name_attribute_column
-from embedstream.index.source.table_reader import open_table
 from embedstream.index.stores.contract import Store, Write
 from embedstream.index.stores.kinds import KINDS, open_store
 from embedstream.search.scan import scan_table

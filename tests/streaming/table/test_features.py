@@ -10,7 +10,7 @@ import pytest
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.table_reader import open_table
 from embedstream.search.scan import scan_table
 from embedstream.table.delta import check_table, compact
 from embedstream.table.features import check_fillable, explain_violation
@@ -36,13 +36,15 @@ def test_what_would_stop_the_stream_later_is_refused_or_explained(
             check_fillable(spark, table.table, door="messages")
         return str(error.value)
 
-    table.run("ALTER TABLE {} ALTER COLUMN topic SET NOT NULL")
+    required = ("topic", "embedding")
+    strict = [f"`{name}` {kind}{' NOT NULL' * (name in required)}" for name, kind in _list_types()]
+    properties = f"'embedstream.model_id' = '{MODEL}'"
+    table.run(f"REPLACE TABLE {{}} ({', '.join(strict)}) USING delta TBLPROPERTIES ({properties})")
+    assert "ALTER COLUMN embedding DROP NOT NULL" in refuse()
+    table.run("ALTER TABLE {} ALTER COLUMN embedding DROP NOT NULL")
     check_fillable(spark, table.table, door="messages")
     with pytest.raises(SetupError, match="'topic' is NOT NULL, and some outcomes have no topic"):
         check_fillable(spark, table.table, door="files")
-    table.run("ALTER TABLE {} ALTER COLUMN embedding SET NOT NULL")
-    assert "ALTER COLUMN embedding DROP NOT NULL" in refuse()
-    table.run("ALTER TABLE {} ALTER COLUMN embedding DROP NOT NULL")
     forgets = "delta.setTransactionRetentionDuration"
     table.run(f"ALTER TABLE {{}} SET TBLPROPERTIES ('{forgets}' = 'interval 1 day')")
     assert f"property {forgets} is 'interval 1 day': the table would forget" in refuse()
@@ -80,9 +82,13 @@ def has(name: str, value: str, **effects: bool | str) -> Feature:
     return Feature(properties={name: value}, **effects)  # type: ignore[arg-type]
 
 
+def _list_types() -> list[tuple[str, str]]:
+    return [(one.name, one.dataType.simpleString()) for one in OUTCOME_SCHEMA]
+
+
 def _replace(column: str) -> str:
     """Return the statement for a column that no ALTER TABLE can add."""
-    columns = ", ".join(f"`{one.name}` {one.dataType.simpleString()}" for one in OUTCOME_SCHEMA)
+    columns = ", ".join(f"`{name}` {kind}" for name, kind in _list_types())
     properties = f"'embedstream.model_id' = '{MODEL}'"
     return f"REPLACE TABLE {{}} ({columns}, {column}) USING delta TBLPROPERTIES ({properties})"
 

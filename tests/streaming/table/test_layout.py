@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from embedstream.config.sections import TableConfig
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.table_reader import open_table
 from embedstream.monitor.viewing.rows import Rows
 from embedstream.search.scan import scan_table
 from embedstream.table.delta import check_table, compact

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import sqlglot
 from sqlglot.errors import TokenError
 
+from embedstream.follow.sql_text import quote_text
 from embedstream.index.rows import KEY
-from embedstream.index.sql_text import quote_text
 from embedstream.index.stores.contract import Vector, Write
 from embedstream_core.errors import SetupError, explain
 

@@ -56,6 +56,7 @@ def assess(status: Status) -> Health:
         *_check_margin(status),
         *_check_failures(status),
         *_check_index(status),
+        *_check_publish(status),
     )
     if troubles:
         return Health("In trouble", "warn", troubles)
@@ -126,3 +127,12 @@ def _check_index(status: Status) -> tuple[str, ...]:
     if behind is None or behind < _VERSIONS_BEHIND:
         return ()
     return (f"The index is {format_amount(behind, 'version')} behind the table.",)
+
+
+def _check_publish(status: Status) -> tuple[str, ...]:
+    if status.publish is not None and status.publish.trouble:
+        return (f"The outcomes cannot be published: {status.publish.trouble}",)
+    behind = status.publish_behind
+    if behind is None or behind < _VERSIONS_BEHIND:
+        return ()
+    return (f"The published outcomes are {format_amount(behind, 'version')} behind the table.",)

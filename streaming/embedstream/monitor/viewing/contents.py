@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
+from embedstream.kafka.client_settings import convert_options
 from embedstream.monitor.viewing.rows import Row
-from embedstream.search.contents import KafkaReader, convert_options
+from embedstream.search.contents import KafkaReader
 from embedstream_core.errors import ItemError, SetupError, SystemicError
 from embedstream_core.fetch.fetcher import Fetcher, open_fetcher
 from embedstream_core.media.detect import find_modality

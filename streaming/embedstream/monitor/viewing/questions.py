@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.index.source.table_reader import list_models, open_table
+from embedstream.follow.table_reader import list_models, open_table
 from embedstream.monitor.viewer import Found, Question
 from embedstream.monitor.viewing.rows import make_card
 from embedstream.search.nearest import Searcher

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from embedstream.config.sections import BulkFilesConfig, StreamConfig
-from embedstream.index.source.table_reader import (
+from embedstream.follow.sql_text import quote_name, quote_text
+from embedstream.follow.table_reader import (
     has_field,
     list_rows,
     name_columns,
@@ -18,8 +19,7 @@ from embedstream.index.source.table_reader import (
     refresh_table,
     select_batches,
 )
-from embedstream.index.source.tombstones import Tombstones, read_tombstones
-from embedstream.index.sql_text import quote_name, quote_text
+from embedstream.follow.tombstones import Tombstones, read_tombstones
 from embedstream.monitor.viewer import Card, FailureGroup, RowPosition
 from embedstream_core.errors import Code, SetupError
 

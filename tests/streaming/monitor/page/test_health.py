@@ -8,7 +8,7 @@ import pytest
 from embedstream.monitor.page.flow import list_stages, list_topics
 from embedstream.monitor.page.health import assess
 from embedstream.monitor.page.history import draw_history
-from embedstream.monitor.status import IndexStatus, PartitionStatus, Status
+from embedstream.monitor.status import IndexStatus, PartitionStatus, PublishStatus, Status
 from watched import NOW, make_history, make_status
 
 
@@ -56,6 +56,8 @@ def test_a_state_in_words(changes: dict[str, Any], word: str, tone: str) -> None
         ),
         ({"index": IndexStatus(address="i", version=1000)}, "The index is 204 versions behind"),
         ({"index": IndexStatus(address="i", trouble="disk full")}, "in trouble: disk full"),
+        ({"publish": PublishStatus(address="t", version=1000)}, "are 204 versions behind"),
+        ({"publish": PublishStatus(address="t", trouble="no broker")}, "published: no broker"),
         ({"reason": "Kafka does not answer."}, "Kafka does not answer."),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedstream.index.source.table_reader import has_field, name_columns, select_batches
+from embedstream.follow.table_reader import has_field, name_columns, select_batches
 from embedstream_core.errors import Code
 
 __all__ = ["TOMBSTONE_SCHEMA", "Tombstones", "read_tombstones"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from embedstream.index.source.table_files import TableFiles
+from embedstream.follow.table_files import TableFiles
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 __all__ = [
@@ -47,7 +47,7 @@ _COLUMNS: Mapping[str, Any] = {
 
 
 class CannotFollow(EmbedstreamError):
-    """A commit cannot be turned into changes of the index; the message says why."""
+    """A commit cannot be turned into changes of what follows the table; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +163,13 @@ def check_features(features: Iterable[str]) -> None:
     """
     if unknown := sorted(set(features) - _KNOWN_FEATURES):
         raise SetupError(
-            f"the table has features that the index cannot read: {', '.join(unknown)}; write it "
-            "without them, or search without an index"
+            f"the table has features that cannot be followed: {', '.join(unknown)}; write it "
+            "without them, or do without an index and publish.topic"
         )
 
 
 def check_schema(schema: str) -> None:
-    """Check that the columns that an index needs are there, by a schema of the log.
+    """Check that the columns that every outcome has are there, by a schema of the log.
 
     Raises:
         SetupError: they are not.

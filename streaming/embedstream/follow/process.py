@@ -1,7 +1,7 @@
-"""The index as a child process of the stream's driver.
+"""What follows the table, as a child process of the stream's driver.
 
-A process of its own, because an index that crashes, runs out of memory or takes a processor must
-not touch the stream. Its lines are reports in JSON; anything else it prints is passed on.
+A process of its own, because one that crashes, runs out of memory or takes a processor must not
+touch the stream. Its lines are reports in JSON; anything else it prints is passed on.
 """
 
 from __future__ import annotations
@@ -11,26 +11,20 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from embedstream.index.reports import (
-    Applied,
-    FullPassEnded,
-    FullPassGoesOn,
-    Started,
-    Trouble,
-    read_report,
-)
-from embedstream.index.source.table_reader import open_table
+from embedstream.follow.reports import FollowReport, Trouble
+from embedstream.follow.table_reader import open_table
 from embedstream.logs.events import Event, log_event
 from embedstream.logs.remote import handle_line
 from embedstream_core.errors import SetupError
 
-__all__ = ["IndexProcess"]
+__all__ = ["Follower", "FollowerProcess", "Kind"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,18 +32,45 @@ _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 _LAG_S = 30.0
 _KILL_S = 5.0
-# Being killed costs the index nothing but the repetition of a write; the driver's end costs more.
+# Being killed costs it nothing but the repetition of a write; the driver's end costs more.
 _END_S = 10.0
 
 
-class IndexProcess:
-    """Keeps `embedstream index --continuous` running while the context lasts.
+Kind = Literal["progress", "skipped", "trouble", "recovered", "behind", "output"]
+"""What an event of a follower is about."""
 
-    `command` is that command with `--of-stream`, without `--continuous`. What the index does is in
-    the log, and so is what the process logs.
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """What a process does, and how the driver's log speaks of it.
+
+    Attributes:
+        name: The command, and the beginning of its lines and events.
+        holds: What the process does with a version of the table, such as `holds`.
+        read_report: Returns the report that a line of the process is; raises ValidationError for
+            any other line.
     """
 
-    def __init__(self, command: Sequence[str], *, table: str, stop_s: float) -> None:
+    name: str
+    holds: str
+    read_report: Callable[[str], FollowReport]
+
+    def get_event(self, kind: Kind) -> Event:
+        """Return the follower's own event."""
+        return Event(f"{self.name}_{kind}")
+
+
+class FollowerProcess:
+    """Keeps a follower of the table running while the context lasts.
+
+    `command` is its command with `--of-stream`, without `--continuous`. What it does is in the log,
+    and so is what the process logs.
+    """
+
+    def __init__(
+        self, follower: Follower, command: Sequence[str], *, table: str, stop_s: float
+    ) -> None:
+        self._follower = follower
         self._command = list(command)
         self._table = table
         self._stop_s = stop_s
@@ -58,7 +79,7 @@ class IndexProcess:
         self._process: subprocess.Popen[str] | None = None
         self._retry_s = _FIRST_RETRY_S
         self.address = ""
-        """Where the index is, without secrets; empty before the process has opened it."""
+        """Where it writes, without secrets; empty before the process has opened that."""
         self._version = -1
         self._trouble = ""
         self._passing = 0.0
@@ -68,15 +89,15 @@ class IndexProcess:
 
     @property
     def version(self) -> int | None:
-        """The version of the table that the index holds; None before its first pass has ended."""
+        """The version of the table that it has reached; None before its first pass has ended."""
         return self._version if self._version >= 0 else None
 
     @property
     def trouble(self) -> str:
-        """Why the index cannot follow the table now; empty while it can."""
+        """Why it cannot follow the table now; empty while it can."""
         return self._trouble
 
-    def __enter__(self) -> IndexProcess:
+    def __enter__(self) -> FollowerProcess:
         for thread in self._threads:
             thread.start()
         return self
@@ -102,9 +123,9 @@ class IndexProcess:
             thread.join(_KILL_S)
 
     def finish(self) -> None:
-        """Stop following, and bring the index to the version that the table has now.
+        """Stop following, and bring it to the version that the table has now.
 
-        It takes no longer than `stop_s`; the next start of the index goes on.
+        It takes no longer than `stop_s`; the next start goes on.
         """
         self.stop()
         with self._start([]) as process:
@@ -120,14 +141,13 @@ class IndexProcess:
             timer.cancel()
             code = _await(process, _KILL_S)
         if code == 0 and not is_late.is_set():
-            self._report(
-                Event.INDEX_PROGRESS, f"it holds version {self._version}, the table's last"
-            )
+            said = f"it {self._follower.holds} version {self._version}, the table's last"
+            self._report("progress", said)
         else:
             self._report(
-                Event.INDEX_TROUBLE,
-                "it was not brought to the table's last version; `embedstream index` or the next "
-                "start does that",
+                "trouble",
+                f"it was not brought to the table's last version; `embedstream "
+                f"{self._follower.name}` or the next start does that",
             )
 
     def _supervise(self) -> None:
@@ -172,48 +192,47 @@ class IndexProcess:
                 self._take(line.rstrip())
 
     def _take(self, line: str) -> None:
+        name = self._follower.name
         try:
-            report = read_report(line)
+            report = self._follower.read_report(line)
         except ValidationError:
-            if line and not handle_line(line, process="index"):
-                log_event(_LOG, Event.INDEX_OUTPUT, f"index: {line}")
+            if line and not handle_line(line, process=name):
+                log_event(_LOG, self._follower.get_event("output"), f"{name}: {line}")
             return
-        match report:
-            case Started():
-                self.address = report.address
-                self._version = -1 if report.version is None else report.version
+        if isinstance(report, Trouble):
+            self._complain(report.reason)
+            return
+        if not report.is_progress:
+            self.address = str(getattr(report, "address", ""))
+            self._version = -1 if report.held is None else report.held
+            return
+        if report.held is not None:
+            self._version = report.held
+        if report.logged == "sometimes":
+            if time.monotonic() - self._passing < _LAG_S:
                 return
-            case Trouble():
-                self._complain(report.reason)
-                return
-            case Applied() | FullPassEnded():
-                self._version = report.version
-            case FullPassGoesOn():
-                if time.monotonic() - self._passing < _LAG_S:
-                    return
-                self._passing = time.monotonic()
+            self._passing = time.monotonic()
         self._retry_s = _FIRST_RETRY_S
         if self._trouble:
-            self._report(Event.INDEX_RECOVERED, "it follows the table again")
+            self._report("recovered", "it follows the table again")
             self._trouble = ""
-        if not isinstance(report, Applied):
+        if report.logged != "never":
             told = report.model_dump(mode="json")
-            self._report(Event.INDEX_PROGRESS, report.to_text(), report=told)
+            self._report(report.event, report.to_text(), report=told)
 
-    def _report(self, event: Event, text: str, **fields: Any) -> None:
-        level = logging.WARNING if event == Event.INDEX_TROUBLE else logging.INFO
-        log_event(_LOG, event, f"index: {text}", level=level, version=self._version, **fields)
+    def _report(self, kind: Kind, text: str, **fields: Any) -> None:
+        level = logging.WARNING if kind in ("trouble", "skipped") else logging.INFO
+        name, event = self._follower.name, self._follower.get_event(kind)
+        log_event(_LOG, event, f"{name}: {text}", level=level, version=self._version, **fields)
 
     def _complain(self, reason: str) -> None:
         """Say what is wrong, once."""
         if reason != self._trouble:
             self._trouble = reason
-            self._report(
-                Event.INDEX_TROUBLE, f"{reason}; it is tried again, and the stream goes on"
-            )
+            self._report("trouble", f"{reason}; it is tried again, and the stream goes on")
 
     def _watch_lag(self) -> None:
-        """Say how far the index is behind the table, when that lasts."""
+        """Say how far it is behind the table, when that lasts."""
         newest = -1
         while not self._stopping.wait(_LAG_S):
             earlier = newest
@@ -224,8 +243,9 @@ class IndexProcess:
                 continue
             if self._version < earlier:
                 behind = f"{newest - self._version} versions behind the table"
-                said = behind if self._version >= 0 else "it holds no version of the table yet"
-                self._report(Event.INDEX_BEHIND, said, table_version=newest)
+                none = f"it {self._follower.holds} no version of the table yet"
+                said = behind if self._version >= 0 else none
+                self._report("behind", said, table_version=newest)
 
 
 def _await(process: subprocess.Popen[str], timeout_s: float) -> int:

@@ -9,11 +9,13 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs
 
+from embedstream_core.atomic_files import replace_file
+
 __all__ = ["TableFiles"]
 
 
 class TableFiles:
-    """Reads the files of a table through the storage that opened it.
+    """Reads and writes the files of a table through the storage that opened it.
 
     A path is relative to the table's folder, or absolute as in a shallow clone: a path or a URI.
     Files of this machine are read by pyarrow itself. Others are read by deltalake's handler, which
@@ -52,6 +54,25 @@ class TableFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return content
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Create or replace a file: its readers see the old content or the new one.
+
+        A local folder that is created for it may be entered by its owner alone.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        local = self._find_local(path)
+        if local is not None:
+            local.parent.mkdir(mode=0o700, exist_ok=True)
+            replace_file(local, content)
+            return
+        # pyarrow's own stream around this one would pass it buffers, and it takes bytes only.
+        file: Any = self._handler._handler.open_output_stream(path, None)
+        file.write(content)
+        # Not after a failed write: that would publish a part of the content.
+        file.close()
 
     def exists(self, path: str) -> bool:
         """Return whether there is such a file."""

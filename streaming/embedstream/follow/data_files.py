@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedstream.index.rows import build_row_schema, name_attribute_column
-from embedstream.index.source.log_entries import CannotFollow, DataFile
-from embedstream.index.source.table_files import TableFiles
-from embedstream.index.source.tombstones import TOMBSTONE_SCHEMA
+from embedstream.follow.log_entries import CannotFollow, DataFile
+from embedstream.follow.table_files import TableFiles
+from embedstream.follow.tombstones import TOMBSTONE_SCHEMA
 from embedstream_core.errors import Code
 
 __all__ = [
+    "CHANGE",
     "IDENTITY",
-    "build_outcome_schema",
-    "build_rows",
+    "KEYS",
+    "SOURCES",
+    "Columns",
     "concat",
     "read_onwards",
     "select_embedded",
@@ -34,55 +36,59 @@ IDENTITY = ["model_id", "topic", "partition", "offset"]
 _BATCH_BYTES = 16 * 2**20
 _BATCH_ROWS = 16_384
 
-_KEYS = pa.schema(
-    [
-        pa.field("model_id", pa.string()),
-        pa.field("topic", pa.string()),
-        pa.field("partition", pa.int32()),
-        pa.field("offset", pa.int64()),
-        pa.field("key", pa.binary()),
-        pa.field("code", pa.string()),
-        # Of a change data feed: insert, delete, update_preimage, update_postimage.
-        pa.field("change", pa.string()),
-    ]
-)
-_CONTENTS = [
-    pa.field("image_id", pa.string()),
-    pa.field("uri", pa.string()),
-    pa.field("media_type", pa.string()),
-    pa.field("duration_s", pa.float64()),
-    pa.field("timestamp", pa.timestamp("us", "UTC")),
-]
-_NEW = pa.array([None, "insert", "update_postimage"])
-_SOURCES = {
+SOURCES: Mapping[str, tuple[str, str]] = {
     "code": ("error", "code"),
-    "change": ("_change_type", None),
+    "error_stage": ("error", "stage"),
+    "error_message": ("error", "message"),
     "media_type": ("media", "type"),
+    "width": ("media", "width"),
+    "height": ("media", "height"),
     "duration_s": ("media", "duration_s"),
+    "characters": ("media", "characters"),
+    "truncated": ("media", "truncated"),
 }
-"""Where a column comes from, unless it has its own name: the table's column and its field."""
+"""The columns that are a field of a structure: the table's column, and the field."""
+
+CHANGE = "change"
+"""The column that says what a row of a change data feed is: insert, delete, update_preimage,
+update_postimage; null elsewhere."""
 
 
-def build_outcome_schema(attributes: Sequence[str], columns: Literal["all", "keys"]) -> pa.Schema:
-    """Return the schema of outcomes on their way to the index; attributes are columns already."""
-    if columns == "keys":
-        return _KEYS
-    return pa.schema(
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What is read of each row: the columns of `schema`.
+
+    A column is the table's of the same name, unless it is in `SOURCES`, or in `attributes`: then it
+    is the message's attribute of that name. One that the table lacks is null.
+    """
+
+    schema: pa.Schema
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+KEYS = Columns(
+    pa.schema(
         [
-            *_KEYS,
-            *_CONTENTS,
-            *(pa.field(name_attribute_column(name), pa.string()) for name in attributes),
-            pa.field("embedding", pa.list_(pa.float32())),
+            pa.field("model_id", pa.string()),
+            pa.field("topic", pa.string()),
+            pa.field("partition", pa.int32()),
+            pa.field("offset", pa.int64()),
+            pa.field("key", pa.binary()),
+            pa.field("code", pa.string()),
+            pa.field(CHANGE, pa.string()),
         ]
     )
+)
+"""The columns by which the rows of commits are compared."""
+
+_NEW = pa.array([None, "insert", "update_postimage"])
 
 
 def read_onwards(
     files: TableFiles,
     sources: Sequence[DataFile],
-    attributes: Sequence[str] = (),
+    columns: Columns,
     *,
-    columns: Literal["all", "keys"] = "all",
     files_done: int = 0,
     rows_done: int = 0,
 ) -> Iterator[tuple[int, int, pa.Table]]:
@@ -94,10 +100,9 @@ def read_onwards(
     Raises:
         CannotFollow: a file is gone, or its partition has values that are not read here.
     """
-    schema = build_outcome_schema(attributes, columns)
     for number in range(files_done, len(sources)):
         done = rows_done if number == files_done else 0
-        for outcomes in _read_file(files, sources[number], attributes, schema, done):
+        for outcomes in _read_file(files, sources[number], columns, skip=done):
             done += outcomes.num_rows
             yield number, done, outcomes
 
@@ -126,8 +131,8 @@ def select_tombstones(outcomes: pa.Table) -> pa.Table:
 def _read_file(
     files: TableFiles,
     file: DataFile,
-    attributes: Sequence[str],
-    schema: pa.Schema,
+    columns: Columns,
+    *,
     skip: int,
 ) -> Iterator[pa.Table]:
     try:
@@ -137,38 +142,15 @@ def _read_file(
     with source:
         # No pre-buffering: its threads would read, see `TableFiles`.
         parquet = pq.ParquetFile(source, pre_buffer=False, coerce_int96_timestamp_unit="us")
-        wanted = _list_sources(parquet.schema_arrow, schema)
+        wanted = _list_sources(parquet.schema_arrow, columns)
         for batch in parquet.iter_batches(
             _count_batch_rows(parquet.metadata), columns=wanted, use_threads=False
         ):
             if skip >= batch.num_rows:
                 skip -= batch.num_rows
                 continue
-            yield _build_outcomes(batch.slice(skip), file, attributes, schema)
+            yield _build_outcomes(batch.slice(skip), file, columns)
             skip = 0
-
-
-def build_rows(outcomes: pa.Table, *, dimension: int, attributes: Sequence[str]) -> pa.Table:
-    """Return outcomes as rows of a collection; each has an embedding of shape (dimension,)."""
-    schema = build_row_schema(dimension, attributes)
-    kind = schema.field("embedding").type
-    vectors = [
-        pa.FixedSizeListArray.from_arrays(_fill_nulls(chunk.flatten()), type=kind)
-        for chunk in outcomes.column("embedding").chunks
-    ]
-    keys = [key and key.hex() for key in outcomes.column("key").to_pylist()]
-    columns = {
-        "message_key": pa.array(keys, pa.string()),
-        "embedding": pa.chunked_array(vectors, kind),
-    }
-    return pa.table(
-        [columns[name] if name in columns else outcomes.column(name) for name in schema.names],
-        schema=schema,
-    )
-
-
-def _fill_nulls(floats: pa.Array) -> pa.Array:
-    return floats.fill_null(float("nan")) if floats.null_count else floats
 
 
 def concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -184,46 +166,42 @@ def _count_batch_rows(metadata: Any) -> int:
     return int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes)))
 
 
-def _list_sources(present: pa.Schema, schema: pa.Schema) -> list[str]:
+def _list_sources(present: pa.Schema, columns: Columns) -> list[str]:
     """Return the columns of a file to read, as Parquet writes paths."""
     wanted = []
-    for name in schema.names:
-        column, part = _SOURCES.get(name, (name, None))
-        if name.startswith("attribute_"):
-            column = "attributes"
+    for name in columns.schema.names:
+        column, part = _find_source(name, columns)
         if column in present.names:
             wanted.append(column if part is None else f"{column}.{part}")
     return list(dict.fromkeys(wanted))
 
 
-def _build_outcomes(
-    batch: pa.RecordBatch, file: DataFile, attributes: Sequence[str], schema: pa.Schema
-) -> pa.Table:
-    by_column = {name_attribute_column(one): one for one in attributes}
-    columns = []
-    for field in schema:
-        name, part = _SOURCES.get(field.name, (field.name, None))
-        if field.name in by_column:
-            values = _look_up(batch, by_column[field.name])
-        elif name in file.partition_values:
-            values = _repeat_value(file.partition_values[name], field, batch.num_rows)
+def _find_source(name: str, columns: Columns) -> tuple[str, str | None]:
+    if name == CHANGE:
+        return "_change_type", None
+    return ("attributes", None) if name in columns.attributes else SOURCES.get(name, (name, None))
+
+
+def _build_outcomes(batch: pa.RecordBatch, file: DataFile, columns: Columns) -> pa.Table:
+    built = []
+    for column in columns.schema:
+        name, part = _find_source(column.name, columns)
+        if name in file.partition_values:
+            values = _repeat_value(file.partition_values[name], column, batch.num_rows)
         elif name not in batch.schema.names:
             values = None
+        elif column.name in columns.attributes:
+            attribute = columns.attributes[column.name]
+            values = pc.map_lookup(batch.column(name), attribute, "first")
         else:
             values = batch.column(name)
             if part is not None:
                 has_part = values.type.get_field_index(part) >= 0
                 values = pc.struct_field(values, part) if has_part else None
         if values is None:
-            values = pa.nulls(batch.num_rows, field.type)
-        columns.append(values.cast(field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _look_up(batch: pa.RecordBatch, attribute: str) -> pa.Array | None:
-    if "attributes" not in batch.schema.names:
-        return None
-    return pc.map_lookup(batch.column("attributes"), attribute, "first")
+            values = pa.nulls(batch.num_rows, column.type)
+        built.append(values.cast(column.type))
+    return pa.Table.from_arrays(built, schema=columns.schema)
 
 
 def _repeat_value(value: Any, field: pa.Field, rows: int) -> pa.Array:

@@ -9,26 +9,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstream.index.source.data_files import (
+from embedstream.follow.data_files import (
     IDENTITY,
-    build_outcome_schema,
+    KEYS,
+    Columns,
     concat,
     read_onwards,
     select_embedded,
     select_new,
     select_tombstones,
 )
-from embedstream.index.source.log_entries import (
+from embedstream.follow.log_entries import (
     CannotFollow,
     Commit,
     DataFile,
     check_features,
     check_schema,
 )
-from embedstream.index.source.table_files import TableFiles
+from embedstream.follow.table_files import TableFiles
 from embedstream_core.errors import SetupError
 
-__all__ = ["Changes", "read_changes"]
+__all__ = ["OLD", "Changes", "check_commit", "read_changes", "read_keys"]
 
 # The most rows that a commit may remove and be followed. Their keys are compared in memory, where
 # one takes about 80 bytes; the memory of a full pass does not depend on the table.
@@ -61,29 +62,26 @@ class Changes:
 
 
 def read_changes(
-    files: TableFiles, commit: Commit, attributes: Sequence[str], *, keep_bytes: int
+    files: TableFiles, commit: Commit, columns: Columns, *, keep_bytes: int
 ) -> Changes:
     """Return the changes of a commit; its new rows are kept if they have up to `keep_bytes`.
 
     Raises:
         CannotFollow: the commit needs a full pass.
     """
-    _check_metadata(commit)
-    if not commit.changes and any(one.has_deletions for one in (*commit.added, *commit.removed)):
-        raise CannotFollow("it has deletion vectors, and no change data feed")
+    check_commit(commit)
     outcomes = None
     if commit.size <= keep_bytes:
-        read = read_onwards(files, commit.new_files, attributes)
+        read = read_onwards(files, commit.new_files, columns)
         outcomes = [outcomes for _, _, outcomes in read]
-        names = build_outcome_schema((), "keys").names
-        found = _concat_keys([one.select(names) for one in outcomes])
+        found = _concat_keys([one.select(KEYS.schema.names) for one in outcomes])
     else:
-        found = _read_keys(files, commit.new_files)
+        found = read_keys(files, commit.new_files)
     after = select_new(found)
     if commit.changes:
-        before = found.filter(pc.is_in(found.column("change"), value_set=_OLD))
+        before = found.filter(pc.is_in(found.column("change"), value_set=OLD))
     else:
-        before = _read_keys(files, commit.removed)
+        before = read_keys(files, commit.removed)
     embedded = select_embedded(after)
     # A row that was replaced by a failure leaves the index, too.
     gone = before if commit.mode == "append" else _concat_keys([before, after])
@@ -102,22 +100,34 @@ def read_changes(
     )
 
 
-_OLD = pa.array(["delete", "update_preimage"])
+OLD = pa.array(["delete", "update_preimage"])
+"""The kinds of rows of a change data feed that are gone."""
 
 
-def _check_metadata(commit: Commit) -> None:
-    """Check what the commit says of the whole table; a full pass reports what it finds wrong."""
+def check_commit(commit: Commit) -> None:
+    """Check that a commit names the rows that it changes, and that its table can be read.
+
+    Raises:
+        CannotFollow: it does not; a full pass reports what it finds wrong with the table.
+    """
     try:
         check_features(commit.reader_features)
         if commit.metadata is not None:
             check_schema(str(commit.metadata["schemaString"]))
     except SetupError as error:
         raise CannotFollow(str(error)) from None
+    if not commit.changes and any(one.has_deletions for one in (*commit.added, *commit.removed)):
+        raise CannotFollow("it has deletion vectors, and no change data feed")
 
 
-def _read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
+def read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
+    """Return the rows of files in the columns of `KEYS`.
+
+    Raises:
+        CannotFollow: they are more than are compared in memory, or a file is gone.
+    """
     tables, rows = [], 0
-    for _, _, keys in read_onwards(files, sources, columns="keys"):
+    for _, _, keys in read_onwards(files, sources, KEYS):
         tables.append(keys)
         rows += keys.num_rows
         if rows > _MOST_REMOVED:
@@ -126,7 +136,7 @@ def _read_keys(files: TableFiles, sources: Sequence[DataFile]) -> pa.Table:
 
 
 def _concat_keys(tables: Sequence[pa.Table]) -> pa.Table:
-    return concat(tables, build_outcome_schema((), "keys"))
+    return concat(tables, KEYS.schema)
 
 
 def _subtract(rows: pa.Table, others: pa.Table, keys: Sequence[str]) -> Any:

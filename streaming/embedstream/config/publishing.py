@@ -1,0 +1,56 @@
+"""The section of what leaves the table for Kafka."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, field_validator
+
+from embedstream.config.field_types import Section
+from embedstream.config.secrets import Options
+
+__all__ = ["PublishConfig", "PublishedRows", "check_topic_name"]
+
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+PublishedRows = Literal["all", "embeddings", "failures"]
+
+
+def check_topic_name(topic: str) -> str:
+    """Return the name of a topic.
+
+    Raises:
+        ValueError: Kafka takes no such name.
+    """
+    if not _TOPIC.fullmatch(topic):
+        raise ValueError(
+            f"'{topic}' is not a topic name: use up to 249 letters, digits, '.', '_', '-'"
+        )
+    return topic
+
+
+class PublishConfig(Section):
+    """A Kafka topic that the table's outcomes are published to, in the order of its commits."""
+
+    topic: str | None = None
+    """The topic, which has to exist; without one nothing is published."""
+    rows: PublishedRows = "all"
+    """Which outcomes: `embeddings` and `all` include deletions; `failures` makes a dead-letter
+    topic."""
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where publishing begins when nothing was published yet: with all rows of the table, or after
+    the version that the table has at that moment."""
+    follow: bool = True
+    """Whether the stream's driver publishes, in a process of its own, while it runs."""
+    bootstrap_servers: str | None = None
+    """The brokers of the topic; by default those of `kafka`, with their credentials."""
+    client: Options = Field(default_factory=dict)
+    """Settings of kafka-python's producer, such as `compression_type` or `security_protocol`."""
+    poll_s: PositiveFloat = 0.2
+    """Seconds between two looks at the table's log when it is followed continuously."""
+
+    @field_validator("topic")
+    @classmethod
+    def _check_topic(cls, topic: str | None) -> str | None:
+        return None if topic is None else check_topic_name(topic)

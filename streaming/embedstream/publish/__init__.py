@@ -1,0 +1,1 @@
+"""The outcomes of the table as messages of a Kafka topic."""
