@@ -68,7 +68,12 @@ _HOST_RULE = re.compile(
     r"(?P<name>(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?", re.ASCII
 )
 
-_BUCKET_RULE = re.compile(r"((?P<store>s3|gs)://)?(?P<name>[^/@\s]+)/?")
+# No store has other names; the address of an access point in S3 is one, too. A pattern or a scheme
+# without slashes would be a bucket that no reference names.
+_BUCKET_RULE = re.compile(
+    r"((?P<store>s3|gs)://)?(?P<name>arn:[\w.:-]+|[\w.-]+)/?",
+    re.ASCII,
+)
 _CONTAINER_RULE = re.compile(
     r"(abfss?|az)://(?P<name>[a-z0-9$-]+)@"
     r"(?P<account>[a-z0-9-]+)\.(dfs|blob)\.(?P<cloud>[a-z0-9.-]+)/?",

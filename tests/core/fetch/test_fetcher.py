@@ -424,6 +424,8 @@ class TestPolicy:
                 "abfss://pictures",
                 "a b",
             ],
+            # Names of no bucket, which would open nothing.
+            *["*", "gs://pictures-*", "gs:pictures", "a?b", "a%2fb"],
             *[
                 "abfss://c@acc.example.com",
                 "abfss://c:x@acc.dfs.core.windows.net",

@@ -254,6 +254,27 @@ def test_many_strips_are_too_large() -> None:
     assert caught.value.code == Code.IMAGE_TOO_LARGE
 
 
+def test_a_tag_that_only_pillow_would_read_is_corrupt() -> None:
+    """It says that there are planes, as a signed number."""
+    content = encoded(Image.new("RGB", (8, 8)), "TIFF")
+    entry = struct.pack("<HHIH", 284, 3, 1, 1)
+    assert content.count(entry) == 1
+    other = content.replace(entry, struct.pack("<HHIH", 284, 8, 1, 2))
+    assert Image.open(io.BytesIO(other)).tag_v2[284] == 2  # type: ignore[attr-defined]
+    with pytest.raises(ItemError, match="its tag 284 is not an unsigned") as caught:
+        open_image(other, SETTINGS)
+    assert caught.value.code == Code.IMAGE_CORRUPT
+
+
+def test_a_fax_of_many_rows_is_too_large() -> None:
+    """Each row that is broken makes a line in the worker's log."""
+    for compression in ("tiff_ccitt", "group3", "group4"):
+        image = Image.new("1", (8, 30_001), 1)
+        with pytest.raises(ItemError, match="30001 rows of a fax") as caught:
+            open_image(encoded(image, "TIFF", compression=compression), SETTINGS)
+        assert caught.value.code == Code.IMAGE_TOO_LARGE
+
+
 def test_a_tag_of_many_values_is_too_large() -> None:
     content = written(np.zeros((4, 300_000), np.uint8), "minisblack")
     (start,) = struct.unpack_from("<I", content, 4)
