@@ -35,7 +35,13 @@ MARKS = {
 }
 """Of snippets, by a word in them."""
 
-LONG = ("registerKerasImageUDF", "Elephas", "ModelPredictor", "Keras on Qubole")
+LONG = (
+    "KerasImageFileTransformer",
+    "registerKerasImageUDF",
+    "Elephas",
+    "ModelPredictor",
+    "Keras on Qubole",
+)
 """Headings whose snippets differ little from others that are run."""
 
 SIDE = 224

@@ -89,6 +89,7 @@ def copy(spark: SparkSession, done: tuple[Topic, Path], tmp_path: Path) -> Copy:
     return Copy(spark, _config(topic, tmp_path), topic)
 
 
+@pytest.mark.long
 def test_a_broken_commit_is_deleted_as_the_doctor_says(copy: Copy) -> None:
     assert copy.problems() == []
     empty(copy.checkpoint / "commits/2")
@@ -116,6 +117,7 @@ def test_a_broken_plan_of_a_micro_batch_that_is_not_done_is_deleted_as_the_docto
     copy.start()
 
 
+@pytest.mark.long
 def test_a_log_cut_off_at_its_end_is_repaired_as_the_doctor_says(copy: Copy) -> None:
     """The last entry holds a micro-batch that Spark has recorded as done."""
     last = max(copy.log.glob("*.json"))

@@ -107,6 +107,7 @@ def test_an_encoder_that_is_broken_on_the_workers_makes_no_row(
     check_outcomes(Path(config.table.path), topic.positions())
 
 
+@pytest.mark.long
 def test_a_vector_without_a_direction_is_a_failure_and_its_neighbours_are_embedded(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_compacted_topic_has_a_row_for_each_message_that_is_left(
     check_outcomes(Path(config.table.path), {Position(topic.name, 0, n) for n in (9, 11, 13)})
 
 
+@pytest.mark.long
 def test_a_message_that_was_sent_twice_has_two_rows(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

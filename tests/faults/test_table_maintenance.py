@@ -141,6 +141,7 @@ def add_column(table: Path, name: str) -> None:
         DeltaTable(table).alter.add_columns(Field(name, PrimitiveType("string")))
 
 
+@pytest.mark.long
 def test_conflicts_of_commits_are_recognized_by_their_type(
     spark: SparkSession, tmp_path: Path
 ) -> None:

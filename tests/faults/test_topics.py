@@ -51,6 +51,7 @@ def test_a_topic_created_again_is_refused_with_and_without_the_checkpoint(
     check_outcomes(Path(config.table.path), before)
 
 
+@pytest.mark.long
 def test_messages_that_retention_deleted_are_named_and_skipped_on_demand(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -87,16 +87,19 @@ class Folder:
             UnreadableFile: the file exists, but its text cannot be read.
         """
         with locate(self.spark, self.location, name) as (system, path):
-            try:
-                with closing(system.open(path)) as stream:
-                    return bytes(stream.readAllBytes()).decode()
-            except UnicodeDecodeError:
-                raise UnreadableFile("it is not UTF-8 text") from None
-            except Exception as error:
-                # Asked afterwards, because another process may delete the file at any moment.
-                if not system.exists(path):
-                    return None
-                raise UnreadableFile(find_root_cause(error)) from None
+            has_failed = False
+            while system.exists(path):
+                try:
+                    with closing(system.open(path)) as stream:
+                        return bytes(stream.readAllBytes()).decode()
+                except UnicodeDecodeError:
+                    raise UnreadableFile("it is not UTF-8 text") from None
+                except Exception as error:
+                    # Another process may have deleted or replaced the file in between.
+                    if has_failed:
+                        raise UnreadableFile(find_root_cause(error)) from None
+                    has_failed = True
+        return None
 
     def parse(
         self, name: str, read: Callable[[str], Parsed], *, meaning: str, remedy: str

@@ -147,6 +147,7 @@ def test_doors_take_a_registered_model_of_texts(
             np.testing.assert_allclose(found, expected[row.text], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.spark
 def test_a_registered_model_of_texts_embeds_no_images(spark: SparkSession, texts: Any) -> None:
     frame = spark.createDataFrame([(b"",)], "content binary")

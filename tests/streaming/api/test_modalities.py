@@ -230,6 +230,7 @@ def registered(spark: SparkSession, cases: dict[str, Case]) -> SparkSession:
     return spark
 
 
+@pytest.mark.long
 def test_functions_of_several_encoders_are_used_together(
     registered: SparkSession, cases: dict[str, Case]
 ) -> None:

@@ -178,6 +178,7 @@ def test_files_of_any_name_become_rows(spark: SparkSession, folder: Path) -> Non
     assert files(spark, folder).plan() == []
 
 
+@pytest.mark.long
 def test_a_link_to_one_file_is_embedded(spark: SparkSession, folder: Path) -> None:
     link = folder / "elsewhere" / "link.jpg"
     link.parent.mkdir()
@@ -191,6 +192,7 @@ def test_a_link_to_one_file_is_embedded(spark: SparkSession, folder: Path) -> No
     assert (row.uri, row.error) == (link.as_uri(), None)
 
 
+@pytest.mark.long
 def test_the_exit_code_says_that_every_file_failed(
     spark: SparkSession,
     folder: Path,

@@ -74,7 +74,7 @@ def read_rows(folder: Path) -> dict[str, Any]:
     ("source", "encoder", "type_", "contents"),
     [
         ("files/texts", MINILM, "text/plain", {k: v.encode() for k, v in TEXTS.items()}),
-        ("files/clips", SPEECH, "audio/", CLIPS),
+        pytest.param("files/clips", SPEECH, "audio/", CLIPS, marks=pytest.mark.long),
     ],
     ids=["texts", "clips"],
 )

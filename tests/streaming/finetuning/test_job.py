@@ -127,6 +127,7 @@ def test_a_killed_training_resumes_after_the_last_finished_epoch(
     assert not training_processes()
 
 
+@pytest.mark.long
 def test_two_processes_learn_from_the_decodable_images(trained: Trained) -> None:
     last = trained.epochs[-1]
 
@@ -138,6 +139,7 @@ def test_two_processes_learn_from_the_decodable_images(trained: Trained) -> None
     assert last.skipped == {Code.IMAGE_UNSUPPORTED: BROKEN}
 
 
+@pytest.mark.long
 def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None:
     made = trained.encoder
     description = json.loads((trained.folder / "encoder.json").read_text())
@@ -158,10 +160,12 @@ def test_the_result_is_an_encoder(trained: Trained, labelled: DataFrame) -> None
     assert np.abs(np.subtract(one.embedding, other.embedding)).max() > 0.1
 
 
+@pytest.mark.long
 def test_nothing_is_left_in_the_folder_for_temporary_files(trained: Trained) -> None:
     assert trained.left == set()
 
 
+@pytest.mark.long
 def test_a_finished_training_is_not_repeated(trained: Trained, labelled: DataFrame) -> None:
     checkpoint = trained.folder / "checkpoint.pt"
     written = checkpoint.stat().st_mtime_ns
@@ -170,6 +174,7 @@ def test_a_finished_training_is_not_repeated(trained: Trained, labelled: DataFra
     assert checkpoint.stat().st_mtime_ns == written
 
 
+@pytest.mark.long
 def test_another_training_in_the_same_folder_is_refused(
     trained: Trained, labelled: DataFrame
 ) -> None:
@@ -180,6 +185,7 @@ def test_another_training_in_the_same_folder_is_refused(
         train(labelled.where("label IS NOT NULL").limit(50), trained.folder)
 
 
+@pytest.mark.long
 def test_the_workers_keep_their_environment(spark: SparkSession, trained: Trained) -> None:
     def environments(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         return (pd.DataFrame({"name": list(os.environ)}) for _ in frames)

@@ -269,7 +269,13 @@ FEATURES = {
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize(
+    "feature",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name != "deletion vectors"))
+        for name in FEATURES
+    ],
+)
 def test_tables_of_sparks_newer_features_are_searched(
     spark: SparkSession, tmp_path: Path, feature: str
 ) -> None:

@@ -122,7 +122,7 @@ LAYOUTS = {
 @pytest.mark.parametrize(
     ("extra", "layout", "mapping"),
     [
-        pytest.param(*one, id=name, marks=[pytest.mark.long] * (name in ("clustered", "default")))
+        pytest.param(*one, id=name, marks=[pytest.mark.long] * (name != "partitioned"))
         for name, one in LAYOUTS.items()
     ],
 )
