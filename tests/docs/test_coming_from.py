@@ -36,6 +36,7 @@ MARKS = {
 """Of snippets, by a word in them."""
 
 LONG = (
+    "readImages and DeepImageFeaturizer",
     "KerasImageFileTransformer",
     "registerKerasImageUDF",
     "Elephas",

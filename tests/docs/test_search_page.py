@@ -40,6 +40,7 @@ def test_the_code_of_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture
     assert second.split() == ["1.0", "tower.txt"]
 
 
+@pytest.mark.long
 def test_the_quantizing_views_do_what_the_benchmark_measures(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

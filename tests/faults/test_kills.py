@@ -156,6 +156,7 @@ def test_the_other_half_of_a_killed_driver_ends_too(stream: MixedStream, half: s
     stream.check()
 
 
+@pytest.mark.long
 def test_kill_9_of_a_python_worker_in_mid_batch(spark: SparkSession, stream: MixedStream) -> None:
     # A worker is done with fewer before it is seen to work.
     stream.send(4 * AHEAD)

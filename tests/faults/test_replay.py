@@ -330,6 +330,7 @@ def test_a_replay_during_the_live_stream_loses_and_doubles_nothing(
     read_rows(tmp_path / "table", model_id=model_id(other_model(config)))
 
 
+@pytest.mark.long
 def test_a_topic_created_again_is_refused(
     spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_folder_of_one_modality(
         assert rows[name]["model_id"].startswith(f"{encoder.name}/default/")
 
 
+@pytest.mark.long
 def test_a_mixed_folder_with_a_model_of_both(spark: SparkSession, folder: Path) -> None:
     encoder = image_text_encoder(save_colour_model(folder / "model"))
 

@@ -249,6 +249,7 @@ def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, pa
     assert [one.micro_batch for one in read_writers(spark, path).values()] == [2]
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 def test_a_stream_of_messages_continues_exactly_once(
     spark: SparkSession, topic: Topic, configure: Callable[..., StreamConfig]
