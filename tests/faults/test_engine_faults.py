@@ -45,7 +45,8 @@ def _plain(colour: tuple[int, int, int]) -> bytes:
     return data.getvalue()
 
 
-@pytest.mark.parametrize("fault", [pytest.param("sticky_error", marks=pytest.mark.long), "hang"])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["sticky_error", "hang"])
 def test_a_hanging_worker_is_killed_and_its_task_repeated(
     spark: SparkSession, topic: Topic, configure: Configure, fault: str
 ) -> None:

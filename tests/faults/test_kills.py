@@ -126,6 +126,7 @@ def log(stream: MixedStream) -> Iterator[dict[str, dict[str, Any]]]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
+@pytest.mark.long
 def test_a_table_whose_creation_was_interrupted_is_created(stream: MixedStream) -> None:
     """A driver that is killed there leaves the log's folder without an entry."""
     (stream.table / "_delta_log").mkdir(parents=True)

@@ -64,6 +64,7 @@ class Traces:
     addresses: Set[str]
 
 
+@pytest.mark.long
 def test_the_error_for_a_refused_password_does_not_contain_it(
     spark: SparkSession, configure: Callable[..., StreamConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_an_error_ends_it_with_a_sentence(spark: SparkSession, folder: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_only_files_below_the_source_are_read(spark: SparkSession, folder: Path) -> None:
     secret = folder / "secret.jpg"
     secret.write_bytes((folder / "pictures" / "camera.jpg").read_bytes())

@@ -196,7 +196,7 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     _checked(config, topic)
 
 
-@pytest.mark.parametrize("transport", ["pandas", "arrow"])
+@pytest.mark.parametrize("transport", ["pandas", pytest.param("arrow", marks=pytest.mark.long)])
 def test_images_of_the_same_bytes_are_embedded_once_and_each_message_has_its_row(
     spark: SparkSession, topic: Topic, configure: Configure, transport: str
 ) -> None:
@@ -255,7 +255,7 @@ EXTRA = {
 @pytest.mark.parametrize(
     "extra",
     [
-        pytest.param(sql, id=name, marks=[pytest.mark.long] * (name in ("identity", "default")))
+        pytest.param(sql, id=name, marks=[pytest.mark.long] * (name != "generated"))
         for name, sql in EXTRA.items()
     ],
 )

@@ -119,12 +119,10 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("extra", "layout", "mapping"),
-    [
-        pytest.param(*one, id=name, marks=[pytest.mark.long] * (name != "partitioned"))
-        for name, one in LAYOUTS.items()
-    ],
+    [pytest.param(*one, id=name) for name, one in LAYOUTS.items()],
 )
 def test_the_layout_and_computed_columns_stay(
     spark: SparkSession, path: str, extra: str, layout: str, mapping: str
@@ -211,6 +209,7 @@ def test_the_command_alters_a_table_that_no_driver_holds(spark: SparkSession, pa
     assert (read(spark, path), count_versions(path)) == (rows, versions)
 
 
+@pytest.mark.long
 def test_a_stream_continues_exactly_once(spark: SparkSession, tmp_path: Path, path: str) -> None:
     """The last micro-batch is in the table and not in the checkpoint, as after a kill."""
     source, checkpoint = tmp_path / "source", tmp_path / "checkpoint"
