@@ -1,5 +1,5 @@
 PYTHON ?= python3
-# About a third of the tests' time is waiting, so two cores have work for three. Three took 20 GB.
+# Two workers left two cores idle for a third of the time. Three took up to 20 GB of memory.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; \
 	print(3 if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 22e9 else 2)')
 UV := .tools/bin/uv

@@ -29,7 +29,7 @@ class PublishStarted(Started):
 
 
 class FullPassBegun(FollowReport):
-    """All rows of a version are published, or the pass over them continues."""
+    """A pass over all rows of a version begins or continues."""
 
     kind: Literal["full pass begun"] = "full pass begun"
     reason: str
@@ -37,7 +37,7 @@ class FullPassBegun(FollowReport):
 
     def to_text(self) -> str:
         """Return a line for people."""
-        return f"all rows of version {self.version} are published: {self.reason}"
+        return f"a full pass publishes all rows of version {self.version}: {self.reason}"
 
 
 class FullPassEnded(FollowReport):
@@ -56,7 +56,7 @@ class FullPassEnded(FollowReport):
     def to_text(self) -> str:
         """Return a line for people."""
         return (
-            f"all rows of version {self.version} are published: {self.messages:,} messages in "
+            f"the full pass over version {self.version} has ended: {self.messages:,} messages in "
             f"{self.duration_s:.1f} s"
         )
 

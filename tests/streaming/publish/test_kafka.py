@@ -56,8 +56,8 @@ def test_the_command_says_what_it_published(
     run_publish(config, until="current")
     first, second, third, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"nothing of the table is in topic '{target.name}' at ")
-    assert second.startswith("all rows of version 1 are published: nothing of this table")
-    assert third.startswith("all rows of version 1 are published: 6 messages in ")
+    assert second.startswith("a full pass publishes all rows of version 1: nothing of this table")
+    assert third.startswith("the full pass over version 1 has ended: 6 messages in ")
     assert last == "published up to version 1, 0 behind the table: 6 messages, 0 removed"
     table.append(2)
     run_publish(config, until="current")
