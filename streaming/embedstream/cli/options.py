@@ -24,7 +24,9 @@ __all__ = [
     "BrokerFolder",
     "ChunkRows",
     "ConfigPath",
+    "Continuous",
     "Listen",
+    "OfStream",
     "OutputForm",
     "Overrides",
     "Since",
@@ -177,6 +179,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set kafka.subscribe=cats."),
 ]
+Continuous = Annotated[
+    bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
+]
+OfStream = Annotated[bool, typer.Option("--of-stream", hidden=True)]
 TableFolder = Annotated[
     str | None,
     typer.Option("--table", help="A table without a stream, as `embedstream batch` makes."),

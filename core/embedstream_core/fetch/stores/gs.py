@@ -9,11 +9,10 @@ from urllib.parse import quote
 
 from embedstream_core.errors import SystemicError
 from embedstream_core.extras import require_extra
-from embedstream_core.fetch.errors import Denied
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.fetch.stores.client import StoreClient
 from embedstream_core.fetch.stores.login import Headers, Login
-from embedstream_core.fetch.stores.names import split_name
+from embedstream_core.fetch.stores.names import find_object
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["GsSource"]
@@ -45,10 +44,7 @@ class GsSource:
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the object."""
-        bucket, key = split_name(uri, form="gs://bucket/key")
-        if bucket not in self._buckets:
-            allowed = ", ".join(self._buckets)
-            raise Denied(f"bucket {bucket[:63]!r} is not allowed in gs; allowed: {allowed}")
+        bucket, key = find_object(uri, "gs", self._buckets)
         headers = self._login.get_headers(deadline)
         url = f"{self._endpoint}/storage/v1/b/{quote(bucket)}/o/{quote(key, safe='')}?alt=media"
         return self._client.get(url, headers, deadline)

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from embedstream_core.fetch.errors import Denied
+from collections.abc import Collection
 
-__all__ = ["split_name"]
+from embedstream_core.fetch.errors import Denied
+from embedstream_core.settings import Store
+
+__all__ = ["find_object", "split_name"]
+
+
+def find_object(uri: str, store: Store, buckets: Collection[str]) -> tuple[str, str]:
+    """Return the bucket and the key of `store://bucket/key`, whose bucket is one of `buckets`.
+
+    Raises:
+        ItemError: REFERENCE_DENIED: as `split_name` says, or the bucket is another one.
+    """
+    bucket, key = split_name(uri, form=f"{store}://bucket/key")
+    if bucket not in buckets:
+        allowed = ", ".join(buckets)
+        raise Denied(f"bucket {bucket[:63]!r} is not allowed in {store}; allowed: {allowed}")
+    return bucket, key
 
 
 def split_name(uri: str, *, form: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from embedstream_core.extras import require_extra
 from embedstream_core.fetch.errors import Denied, NotFound, TimedOut, TryAgain, Unreadable
 from embedstream_core.fetch.headers import build_retry_error
 from embedstream_core.fetch.limits import Deadline, read_within
-from embedstream_core.fetch.stores.names import split_name
+from embedstream_core.fetch.stores.names import find_object
 from embedstream_core.settings import FetchPolicy
 
 __all__ = ["S3Source"]
@@ -63,10 +63,7 @@ class S3Source:
 
     def fetch(self, uri: str, deadline: Deadline) -> bytes:
         """Return the bytes of the object."""
-        bucket, key = split_name(uri, form="s3://bucket/key")
-        if bucket not in self._buckets:
-            allowed = ", ".join(self._buckets)
-            raise Denied(f"bucket {bucket[:63]!r} is not allowed in s3; allowed: {allowed}")
+        bucket, key = find_object(uri, "s3", self._buckets)
         return deadline.wait_for(self._readers.submit(self._read, bucket, key, deadline))
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ import typer
 
 from embedstream.cli.options import (
     ConfigPath,
+    Continuous,
+    OfStream,
     OutputForm,
     Overrides,
     TableFolder,
@@ -113,13 +115,11 @@ def index(
     table: TableFolder = None,
     table_name: TableName = None,
     overrides: Overrides = None,
-    continuous: Annotated[
-        bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
-    ] = False,
+    continuous: Continuous = False,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Read the whole table into a new index.")
     ] = False,
-    of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
+    of_stream: OfStream = False,
 ) -> None:
     """Bring the vector index in step with the table; keep it so with --continuous."""
     settings = read_table_config(config, table, table_name, overrides)
@@ -133,13 +133,11 @@ def index(
 def publish(
     config: ConfigPath,
     overrides: Overrides = None,
-    continuous: Annotated[
-        bool, typer.Option("--continuous", help="Follow the table until Ctrl-C or SIGTERM.")
-    ] = False,
+    continuous: Continuous = False,
     again: Annotated[
         bool, typer.Option("--again", help="Publish all rows of the table first.")
     ] = False,
-    of_stream: Annotated[bool, typer.Option("--of-stream", hidden=True)] = False,
+    of_stream: OfStream = False,
 ) -> None:
     """Publish the table's outcomes to publish.topic; keep doing so with --continuous."""
     settings = read_config(config, overrides)
