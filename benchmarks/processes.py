@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,9 @@ __all__ = ["CpuTimes", "ProcessTree", "Spent", "count_cpu_s", "measure"]
 CpuTimes = Mapping[psutil.Process, tuple[float, float]]
 """User and system seconds of each process, and those of the children that it has waited for."""
 
+LeaveOut = Callable[[psutil.Process], bool]
+"""Says of a process that its time does not count; it may raise psutil.NoSuchProcess."""
+
 
 class ProcessTree:
     """The processes below a process, by default this one, and itself."""
@@ -25,14 +28,14 @@ class ProcessTree:
         self._root = psutil.Process(pid)
         self._stopped: list[psutil.Process] = []
 
-    def read_times(self, *, without: Collection[int] = ()) -> CpuTimes:
-        """Read the CPU seconds so far; `without` are ids of processes to leave out."""
+    def read_times(self, leave_out: LeaveOut | None = None) -> CpuTimes:
+        """Read the CPU seconds so far."""
         read = {}
         for process in self._list():
             # One may end meanwhile.
             with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                if process.pid not in without:
+                if leave_out is None or not leave_out(process):
+                    times = process.cpu_times()
                     waited_for = times.children_user + times.children_system
                     read[process] = times.user + times.system, waited_for
         return read
@@ -83,11 +86,11 @@ class Spent:
 
 
 @contextmanager
-def measure(*, without: Collection[int] = ()) -> Iterator[Spent]:
-    """Measure what this process and all below it spend; `without` are ids to leave out."""
+def measure(leave_out: LeaveOut | None = None) -> Iterator[Spent]:
+    """Measure what this process and all below it spend."""
     tree, spent = ProcessTree(), Spent()
-    before = tree.read_times(without=without)
+    before = tree.read_times(leave_out)
     started = read_active_s()
     yield spent
     spent.seconds = read_active_s() - started
-    spent.cpu_s = count_cpu_s(before, tree.read_times(without=without))
+    spent.cpu_s = count_cpu_s(before, tree.read_times(leave_out))

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from turns import HOW_TO_IMPROVE, Ratio, Turn
+from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns
 
-__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "write_result"]
+__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "print_turns", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 console = Console()
@@ -41,6 +41,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     console.print(f"[italic]{escape(title)}[/]", table, sep="\n")
     if any(isinstance(cell, Ratio) and not cell.is_firm for row in rows for cell in row):
         console.print(HOW_TO_IMPROVE)
+
+
+def print_turns(title: str, noun: str, turns: Mapping[str, Turns], other: str) -> None:
+    """Print systems beside the one that all of them are compared with."""
+    alone = next(iter(turns.values())).others
+    rows: list[Sequence[object]] = [(other, alone.items_per_s, 1.0, alone.cpu_ms, 1.0)]
+    rows += [
+        (name, each.items_per_s, each.speed, each.cpu_ms, each.cpu) for name, each in turns.items()
+    ]
+    columns = ["", f"{noun}/s", f"times {other}", "CPU ms", f"times {other}, by CPU time"]
+    print_table(title, columns, rows)
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:

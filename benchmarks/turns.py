@@ -9,12 +9,13 @@ Only the standard library is imported: benchmarks for machines with little else 
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
     "FEWEST_TURNS",
@@ -23,6 +24,7 @@ __all__ = [
     "Ratio",
     "Turn",
     "Turns",
+    "add_turns",
     "order_turns",
     "take_turns",
 ]
@@ -163,6 +165,24 @@ class Turns:
     def cpu_ms(self) -> float:
         return median(turn.cpu_ms for turn in self.own)
 
+    @property
+    def others(self) -> Turns:
+        """The other by itself, for its own figures."""
+        return Turns(self.other, self.other)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what a result file holds."""
+        return {
+            "items_per_s": self.items_per_s,
+            "ratio": self.speed,
+            "cpu_ms": self.cpu_ms,
+            "cpu_ratio": self.cpu,
+            "turns": [
+                {"own": own, "other": other}
+                for own, other in zip(self.own, self.other, strict=True)
+            ],
+        }
+
 
 def order_turns(names: Sequence[T], turns: int) -> Iterator[Sequence[T]]:
     """Yield the order of each turn: as given, reversed, as given, …"""
@@ -184,3 +204,10 @@ def take_turns(
             if number:
                 taken[name].append(turn)
     return taken
+
+
+def add_turns(parser: argparse.ArgumentParser) -> None:
+    """Add `--turns`, by default as few as give a ratio."""
+    parser.add_argument(
+        "--turns", "--rounds", type=int, default=FEWEST_TURNS, help="of each, once all are warm"
+    )
