@@ -16,9 +16,10 @@ import argparse
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -63,8 +64,6 @@ BATCH = 256
 """Messages in an Arrow batch, as `pipeline.arrow_batch_rows` has it."""
 
 BOUND = "decoding alone"
-DATAFRAME = "embedstream, DataFrame"
-STREAM = "embedstream, Kafka to Delta"
 TRANSPORTS: tuple[Transport, ...] = ("pandas", "arrow")
 LARGER = 16_384
 """Messages in a micro-batch, eight times as many as by default on two cores."""
@@ -90,24 +89,27 @@ def main() -> None:
         drained: dict[str, Drained] = {}
         with opened(configs["pandas"]) as (spark, model):
 
-            def run(name: str, number: int) -> Turn:
-                kind, _, which = name.partition(": ")
-                if kind == BOUND:
-                    return _decode_all(contents)
-                if kind == DATAFRAME:
-                    return over_dataframe(spark, configs[which], model, images)
-                drained[which] = drain(spark, streams[which], model)
-                return drained[which].turn
+            def stream(name: str) -> Turn:
+                drained[name] = drain(spark, streams[name], model)
+                return drained[name].turn
 
-            names = [
-                BOUND,
-                *(f"{DATAFRAME}: {which}" for which in configs),
-                *(f"{STREAM}: {which}" for which in streams),
-            ]
-            taken = take_turns(run, names, arguments.turns)
+            runs: dict[str, Callable[[], Turn]] = {
+                BOUND: partial(_decode_all, contents),
+                **{
+                    f"embedstream, DataFrame, {name}": partial(
+                        over_dataframe, spark, config, model, images
+                    )
+                    for name, config in configs.items()
+                },
+                **{
+                    f"embedstream, Kafka to Delta, {name}": partial(stream, name)
+                    for name in streams
+                },
+            }
+            taken = take_turns(lambda name, _: runs[name](), list(runs), arguments.turns)
             pieces = _pieces(contents[:BATCH], model)
     durations = {name: _durations(stream) for name, stream in drained.items()}
-    turns = {name: Turns(taken[name], taken[BOUND]) for name in names[1:]}
+    turns = {name: Turns(own, taken[BOUND]) for name, own in taken.items() if name != BOUND}
     _report(turns, durations, pieces, arguments)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +23,8 @@ from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns
 __all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "print_turns", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
-console = Console()
+# Rich takes 80 columns where there is no terminal, which breaks most tables' lines.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 _CPU_INFO = Path("/proc/cpuinfo")
 

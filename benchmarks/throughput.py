@@ -27,12 +27,12 @@ from typing import Any
 
 from embedstream_core.settings import ModalityName
 from images import jpegs, write_images
-from report import RESULTS, bars, machine, print_table, write_result
+from report import RESULTS, bars, machine, print_table, print_turns, write_result
 from running import Running, compare
 from sounds import sounds
 from systems import FORWARD, SYSTEMS, running
 from texts import texts
-from turns import FEWEST_TURNS, Turns
+from turns import add_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +84,11 @@ def _measure_machine(contents: Path, log: Path, arguments: argparse.Namespace) -
     ):
         for system in (float32, bfloat16):
             system.run()
-        own = compare(bfloat16, float32, **_turns(arguments))
-    other = Turns(own.other, own.other)
+        turns = compare(bfloat16, float32, **_turns(arguments))
     described = machine()
-    rows = [
-        ("float32", other.items_per_s, other.cpu_ms, ""),
-        ("bfloat16", own.items_per_s, own.cpu_ms, own.speed),
-    ]
-    print_table(
-        f"{described['processor']}, {' '.join(described['flags'])}: {FORWARD.label} alone",
-        ["precision", "images/s", "CPU ms", "times as fast as float32"],
-        rows,
-    )
-    return {
-        "images_per_s": {precision: rate for precision, rate, _, _ in rows},
-        "cpu_ms": {precision: cpu_ms for precision, _, cpu_ms, _ in rows},
-        "bfloat16_of_float32": own.speed,
-    }
+    title = f"{described['processor']}, {' '.join(described['flags'])}: {FORWARD.label} alone"
+    print_turns(title, "images", {"bfloat16": turns}, "float32")
+    return {"own": "bfloat16", "other": "float32", **turns.as_json()}
 
 
 def _measure(
@@ -110,7 +98,7 @@ def _measure(
     with running(system, contents, arguments.precision, log) as own:
         first = own.run()
         turns = compare(own, limit, **_turns(arguments))
-    pairs = list(zip(turns.other, turns.own, strict=True))
+    pairs = zip(turns.other, turns.own, strict=True)
     print_table(
         system.label,
         ["limit", "system", "limit, CPU ms", "system, CPU ms"],
@@ -120,39 +108,35 @@ def _measure(
         "label": system.label,
         "versions": own.versions,
         "first_pass_s": first.seconds,
-        f"{CONTENTS[arguments.modality].noun}_per_s": turns.items_per_s,
-        "share_of_limit": turns.speed,
-        "cpu_ms": turns.cpu_ms,
-        "cpu_share_of_limit": turns.cpu,
-        "turns": [{"limit": limit, "system": own} for limit, own in pairs],
+        **turns.as_json(),
     }
 
 
 def _report(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
     contents = CONTENTS[arguments.modality]
-    own = measured.get(contents.own, {}).get("share_of_limit")
+    own = measured[contents.own]["ratio"] if contents.own in measured else None
     rows = [
         (
             each["label"],
-            each[f"{contents.noun}_per_s"],
-            each["share_of_limit"],
-            own.over(each["share_of_limit"]) if own else "",
+            each["items_per_s"],
+            each["ratio"],
+            own.over(each["ratio"]) if own and own is not each["ratio"] else "",
             each["cpu_ms"],
-            each["cpu_share_of_limit"],
+            each["cpu_ratio"],
         )
         for each in measured.values()
     ]
     columns = [
         "system",
         f"{contents.noun}/s",
-        "of the limit",
-        "embedstream is so many times as fast",
+        "times the limit",
+        "embedstream is x times as fast",
         "CPU ms",
-        "of the limit, by CPU time",
+        "times the limit, by CPU time",
     ]
     title = contents.description.format(precision=arguments.precision)
     print_table(f"{title}, two cores", columns, rows)
-    shares = {each["label"]: each["share_of_limit"] for each in measured.values()}
+    shares = {each["label"]: each["ratio"] for each in measured.values()}
     bars(_name(arguments), title, "share of the limit", shares)
 
 
@@ -185,7 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--modality", choices=tuple(CONTENTS), default="image")
     parser.add_argument("--items", "--images", type=int, help="in one pass")
-    parser.add_argument("--turns", type=int, default=FEWEST_TURNS, help="passes once warm")
+    add_turns(parser)
     parser.add_argument("--seconds-per-turn", type=float, default=3.0, help="of a slice of a pass")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     known = {name for systems in SYSTEMS.values() for name in systems} - {"limit"}

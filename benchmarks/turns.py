@@ -177,6 +177,8 @@ class Turns:
             "ratio": self.speed,
             "cpu_ms": self.cpu_ms,
             "cpu_ratio": self.cpu,
+            "other_items_per_s": self.others.items_per_s,
+            "other_cpu_ms": self.others.cpu_ms,
             "turns": [
                 {"own": own, "other": other}
                 for own, other in zip(self.own, self.other, strict=True)

@@ -18,7 +18,7 @@ from embedstream_core.records import Media
 from limit import start_engine
 from protocol import Backend, Precision, Run, serve
 
-IMAGES = 64
+IMAGES = 32
 
 
 @contextmanager
