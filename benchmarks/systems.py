@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,11 @@ SYSTEMS: Mapping[ModalityName, Mapping[str, System]] = {
 
 @contextmanager
 def running(system: System, contents: Path, precision: str, log: Path) -> Iterator[Running]:
-    """Start a system in its environment; stop it at the end. Its messages go to `log`."""
+    """Start a system in its environment; stop it at the end. Its messages go to `log`.
+
+    SIGTERM becomes a KeyboardInterrupt, so that it leaves no stopped process behind either.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = [
         str(_python(system.environment)), str(HERE / "peers" / f"{system.script}.py"),
         "--contents", str(contents), "--precision", precision, *system.arguments,
