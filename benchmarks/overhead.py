@@ -1,13 +1,13 @@
 """The cost of embedstream apart from decoding: images/s with an encoder that computes nothing.
 
-    python benchmarks/overhead.py [--images 1000] [--turns 5]
+    python benchmarks/overhead.py [--images 1000] [--turns 5] [--task-only]
 
 The same 500x375 JPEGs go, in turns and on two cores, through decoding alone (threads, no Spark),
-through embedstream over a DataFrame, and from Kafka to Delta, with both values of
-`pipeline.transport`, and in larger micro-batches than the default. Two profiles then show where the
-time goes: Spark's `durationMs` of the last stream's micro-batches, and the parts of a worker's
-task, each timed alone on the same images in one thread without Spark, from one Arrow batch to the
-next.
+through embedstream over a DataFrame, and from Kafka to Delta, also in larger micro-batches than the
+default. Two profiles then show where the time goes: Spark's `durationMs` of the last stream's
+micro-batches, and the CPU time of the parts of a worker's task, each alone on the same images in
+one thread without Spark, from one Arrow batch to the next. `--task-only` prints the last one, in
+seconds, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,20 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
-from typing import Any
+from statistics import median
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import torch
 
 import free
-from embedstream.config.sections import StreamConfig, Transport
-from embedstream.table.rows import (
-    OUTCOME_ARROW_SCHEMA,
-    Origin,
-    build_outcome_batch,
-    build_outcome_frame,
-)
+from embedstream.config.sections import EncoderConfig, StreamConfig
+from embedstream.table.rows import Origin, build_outcome_batch
+from embedstream.worker.model import prepare
 from embedstream_core.engine.engine import Engine
 from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.modality import ImageModality
@@ -64,9 +60,14 @@ BATCH = 256
 """Messages in an Arrow batch, as `pipeline.arrow_batch_rows` has it."""
 
 BOUND = "decoding alone"
-TRANSPORTS: tuple[Transport, ...] = ("pandas", "arrow")
 LARGER = 16_384
 """Messages in a micro-batch, eight times as many as by default on two cores."""
+DIMENSION = 2048
+"""Floats of ResNet-50, for the rows of an encoder of a usual size."""
+
+TASK_PASSES = 9
+"""Passes over a batch once warm, of which the median counts."""
+
 _MODALITY = ImageModality(render_quickly)
 
 Seconds = dict[str, float]
@@ -75,19 +76,19 @@ Seconds = dict[str, float]
 def main() -> None:
     arguments = _arguments()
     contents = _contents(arguments.images)
+    if arguments.task_only:
+        _print_task(_pieces(contents[:BATCH]))
+        return
     with workplace() as place:
         images = write_images(place.folder / "images.parquet", contents)
         fill(place.servers, "images", contents)
-        configs: dict[str, StreamConfig] = {
-            transport: settings(place, "images", pipeline={"transport": transport})
-            for transport in TRANSPORTS
-        }
+        config = settings(place, "images")
         streams = {
-            **configs,
-            f"arrow, {LARGER:,} a micro-batch": _larger(configs["arrow"]),
+            "Kafka to Delta": config,
+            f"Kafka to Delta, {LARGER:,} a micro-batch": _larger(config),
         }
         drained: dict[str, Drained] = {}
-        with opened(configs["pandas"]) as (spark, model):
+        with opened(config) as (spark, model):
 
             def stream(name: str) -> Turn:
                 drained[name] = drain(spark, streams[name], model)
@@ -95,19 +96,11 @@ def main() -> None:
 
             runs: dict[str, Callable[[], Turn]] = {
                 BOUND: partial(_decode_all, contents),
-                **{
-                    f"embedstream, DataFrame, {name}": partial(
-                        over_dataframe, spark, config, model, images
-                    )
-                    for name, config in configs.items()
-                },
-                **{
-                    f"embedstream, Kafka to Delta, {name}": partial(stream, name)
-                    for name in streams
-                },
+                "embedstream, DataFrame": partial(over_dataframe, spark, config, model, images),
+                **{f"embedstream, {name}": partial(stream, name) for name in streams},
             }
             taken = take_turns(lambda name, _: runs[name](), list(runs), arguments.turns)
-            pieces = _pieces(contents[:BATCH], model)
+            pieces = _pieces(contents[:BATCH])
     durations = {name: _durations(stream) for name, stream in drained.items()}
     turns = {name: Turns(own, taken[BOUND]) for name, own in taken.items() if name != BOUND}
     _report(turns, durations, pieces, arguments)
@@ -137,8 +130,9 @@ def _decoded(content: bytes) -> Sample:
     return sample
 
 
-def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Seconds]:
-    """Milliseconds an image for each piece of a worker's task, one after the other."""
+def _pieces(contents: Sequence[bytes]) -> Seconds:
+    """CPU milliseconds an image for each piece of a worker's task, one after the other."""
+    model = prepare(EncoderConfig(name=free.NAME, weights="random"))
     threads = torch.get_num_threads()
     engine = Engine.start(
         load_prepared(model),
@@ -146,51 +140,35 @@ def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Second
         precision="float32",
         cpu_threads=1,
     )
-    tasks = {transport: _task(contents, engine, model, transport) for transport in TRANSPORTS}
-    for transport in TRANSPORTS:
-        tasks[transport] = _task(contents, engine, model, transport)
+    passes = [_task(contents, engine, model) for _ in range(TASK_PASSES + 1)][1:]
     torch.set_num_threads(threads)
     return {
-        transport: {name: 1000 * seconds / len(contents) for name, seconds in task.items()}
-        for transport, task in tasks.items()
+        name: 1000 * median(each[name] for each in passes) / len(contents) for name in passes[0]
     }
 
 
-def _task(
-    contents: Sequence[bytes], engine: Engine, model: PreparedModel, transport: Transport
-) -> Seconds:
-    """Seconds of each piece, for one batch."""
+def _task(contents: Sequence[bytes], engine: Engine, model: PreparedModel) -> Seconds:
+    """CPU seconds of each piece, for one batch."""
     clock = _Clock()
-    batch = _messages(contents)
-    arrow = transport == "arrow"
+    messages = _messages(contents)
     with clock.piece("messages from Arrow"):
-        messages = batch if arrow else batch.to_pandas()
-        columns = {name: _list(messages, name) for name in ("offset", "key", "value")}
+        columns = [messages.column(name).to_pylist() for name in ("offset", "key", "value")]
     with clock.piece("parse"):
-        items = [_parsed(*row) for row in zip(*columns.values(), strict=True)]
+        items = [_parsed(*row) for row in zip(*columns, strict=True)]
         origins = [Origin.of(item, "") for item in items]
     with clock.piece("hash"):
-        hashes = [hashlib.sha256(content).hexdigest() for content in columns["value"]]
+        hashes = [hashlib.sha256(content).hexdigest() for content in contents]
     with clock.piece("decode"):
-        samples = [_decoded(content) for content in columns["value"]]
+        samples = [_decoded(content) for content in contents]
     with clock.piece("forward"):
         vectors = engine.embed(samples, "image")
     outcomes = [
-        (Embedding(vector, sample.media, sha256, model.card.model_id),)
+        (Embedding(np.resize(vector, DIMENSION), sample.media, sha256, model.card.model_id),)
         for vector, sample, sha256 in zip(vectors, samples, hashes, strict=True)
     ]
-    with clock.piece("outcomes to Arrow"):
-        if arrow:
-            build_outcome_batch(messages, origins, outcomes)
-        else:
-            frame = build_outcome_frame(messages, origins, outcomes)
-            pa.RecordBatch.from_pandas(frame, OUTCOME_ARROW_SCHEMA, preserve_index=False)
+    with clock.piece(f"outcomes of {DIMENSION:,} floats to Arrow"):
+        build_outcome_batch(messages, origins, outcomes)
     return clock.seconds
-
-
-def _list(messages: pd.DataFrame | pa.RecordBatch, name: str) -> list[Any]:
-    column = messages[name]
-    return column.tolist() if isinstance(messages, pd.DataFrame) else column.to_pylist()
 
 
 def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
@@ -214,16 +192,16 @@ def _parsed(offset: int, key: bytes, value: bytes) -> Item:
 
 
 class _Clock:
-    """The seconds of named pieces."""
+    """The CPU seconds of named pieces."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def piece(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = time.process_time()
         yield
-        self.seconds[name] = time.perf_counter() - started
+        self.seconds[name] = time.process_time() - started
 
 
 def _durations(drained: Drained) -> dict[str, float]:
@@ -241,24 +219,29 @@ def _durations(drained: Drained) -> dict[str, float]:
 def _report(
     turns: dict[str, Turns],
     durations: dict[str, Seconds],
-    pieces: dict[str, Seconds],
+    pieces: Seconds,
     arguments: argparse.Namespace,
 ) -> None:
     print_turns("An encoder that costs nothing, 500x375 JPEG, two cores", "images", turns, BOUND)
     _print_profile("The last stream by Spark's own account, s", "phase", durations)
-    _print_profile("A task's pieces, one thread, no Spark, ms an image", "piece", pieces)
+    _print_task(pieces)
     write_result(
         "overhead",
         {
             "images": arguments.images,
             "systems": {name: each.as_json() for name, each in turns.items()},
             "stream_s": durations,
-            "task_ms_an_image": pieces,
+            "task_cpu_ms_an_image": pieces,
         },
     )
     bound = next(iter(turns.values())).others
     rates = {name: each.items_per_s for name, each in {BOUND: bound, **turns}.items()}
     bars("overhead", "An encoder that costs nothing", "images/s", rates)
+
+
+def _print_task(pieces: Seconds) -> None:
+    title = "A task's pieces, one thread, no Spark, CPU ms an image"
+    print_table(title, ["piece", ""], [*pieces.items()])
 
 
 def _print_profile(title: str, kind: str, profile: dict[str, Seconds]) -> None:
@@ -271,6 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="in one pass")
     add_turns(parser)
+    parser.add_argument("--task-only", action="store_true", help="only the parts of a task")
     return parser.parse_args()
 
 

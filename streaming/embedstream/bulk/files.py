@@ -73,7 +73,6 @@ class Files:
         self._featurizer = Featurizer(
             embedder=build_embedder(spark, [(model, config.encoder)], bounds),
             reader=MessageReader(format="json", id_header=""),
-            transport=config.pipeline.transport,
         )
         create_table(spark, config.table, model_ids=[model.card.model_id])
 

@@ -62,7 +62,7 @@ def build_class_archive(folder: Path) -> Path:
         )
         with open_session(config, PipelineConfig()) as spark:
             rows = spark.readStream.format("rate").load()
-            writer = rows.mapInPandas(lambda frames: frames, rows.schema).writeStream
+            writer = rows.mapInArrow(lambda batches: batches, rows.schema).writeStream
             query = (
                 writer.format("delta")
                 .option("checkpointLocation", f"{scratch}/checkpoint")

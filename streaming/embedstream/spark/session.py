@@ -27,7 +27,7 @@ from embedstream.spark.sizing import count_parallel_tasks
 from embedstream_core.errors import EmbedstreamError, SetupError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["JvmEnded", "build_settings", "choose_jar_sets", "open_session", "warm_workers"]
 
@@ -127,13 +127,13 @@ def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) 
     Each of them calls `load`.
     """
 
-    def same(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def same(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if load is not None:
             load()
-        yield from frames
+        yield from batches
 
     slots = count_parallel_tasks(spark)
-    warmed = spark.range(0, slots, 1, slots).mapInPandas(same, "id long")
+    warmed = spark.range(0, slots, 1, slots).mapInArrow(same, "id long")
     warmed.write.format("noop").mode("overwrite").save()
 
 

@@ -143,7 +143,6 @@ def build_featurizer(
     return Featurizer(
         embedder=build_embedder(spark, list(zip(models, config.all_encoders, strict=True)), config),
         reader=config.message.build_reader(),
-        transport=config.pipeline.transport,
     )
 
 

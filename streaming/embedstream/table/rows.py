@@ -1,16 +1,16 @@
-"""Rows of outcomes, built as a pandas frame or as an Arrow batch."""
+"""Rows of outcomes, built as Arrow batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import (
@@ -40,7 +40,6 @@ __all__ = [
     "build_error_struct",
     "build_outcome_batch",
     "build_outcome_column",
-    "build_outcome_frame",
     "build_vector_column",
 ]
 
@@ -123,10 +122,10 @@ class Origin:
         return cls(redact_text(entry.image_id), uri, redact_attributes(entry.attributes))
 
 
-def build_outcome_frame(
-    carried: pd.DataFrame, origins: Sequence[Origin], outcomes: Sequence[Sequence[Outcome]]
-) -> pd.DataFrame:
-    """Return the rows of one input frame, in the columns of `OUTCOME_SCHEMA`.
+def build_outcome_batch(
+    carried: pa.RecordBatch, origins: Sequence[Origin], outcomes: Sequence[Sequence[Outcome]]
+) -> pa.RecordBatch:
+    """Return the rows of one input Arrow batch, in the columns of `OUTCOME_ARROW_SCHEMA`.
 
     Args:
         carried: The `CARRIED_COLUMNS` of the messages.
@@ -135,40 +134,22 @@ def build_outcome_frame(
             no row.
     """
     if (messages := _find_messages(outcomes)) is not None:
-        carried = carried.iloc[messages].reset_index(drop=True)
-        origins = [origins[message] for message in messages]
-    flat = list(chain.from_iterable(outcomes))
-    columns = _list_columns(origins, flat) | {
-        **{name: carried[name] for name in CARRIED_COLUMNS},
-        # PySpark converts arrays to lists, but takes three times as long.
-        "embedding": [
-            outcome.vector.tolist() if isinstance(outcome, Embedding) else None for outcome in flat
-        ],
-        # PySpark takes no tuples.
-        "media": [
-            None if values is None else dict(zip(MEDIA_TYPE.names, values, strict=True))
-            for values in map(_get_media_values, flat)
-        ],
-        "processed_at": pd.Timestamp.now("UTC"),
-    }
-    return pd.DataFrame(columns, index=carried.index, columns=OUTCOME_SCHEMA.names)
-
-
-def build_outcome_batch(
-    carried: pa.RecordBatch, origins: Sequence[Origin], outcomes: Sequence[Sequence[Outcome]]
-) -> pa.RecordBatch:
-    """Return the rows of one input Arrow batch; otherwise the same as `build_outcome_frame`."""
-    if (messages := _find_messages(outcomes)) is not None:
         carried = carried.take(pa.array(messages))
         origins = [origins[message] for message in messages]
     flat = list(chain.from_iterable(outcomes))
-    now = pa.scalar(pd.Timestamp.now("UTC"), OUTCOME_ARROW_SCHEMA.field("processed_at").type)
-    columns = _list_columns(origins, flat) | {
+    now = pa.scalar(datetime.now(UTC), OUTCOME_ARROW_SCHEMA.field("processed_at").type)
+    columns: dict[str, Any] = {
         **{name: carried.column(name) for name in CARRIED_COLUMNS},
+        "image_id": [origin.image_id for origin in origins],
+        "uri": [origin.uri for origin in origins],
         "embedding": build_vector_column(flat),
+        "error": [build_error_struct(outcome) for outcome in flat],
+        "model_id": [outcome.model_id for outcome in flat],
         # Of tuples; dictionaries take three times as long.
         "media": pa.array(map(_get_media_values, flat), OUTCOME_ARROW_SCHEMA.field("media").type),
+        "content_sha256": [outcome.content_sha256 for outcome in flat],
         "processed_at": pa.repeat(now, len(flat)),
+        "attributes": [dict(origin.attributes) for origin in origins],
     }
     return pa.RecordBatch.from_pydict(columns, schema=OUTCOME_ARROW_SCHEMA)
 
@@ -183,11 +164,16 @@ def build_vector_column(outcomes: Sequence[Outcome]) -> pa.ListArray:
     """Return the vectors as one column, null for failures.
 
     The numbers are copied as arrays, without a Python object for each.
+
+    Raises:
+        pyarrow.ArrowInvalid: they have more numbers in total than an Arrow list column holds, 2^31.
     """
     none = np.empty(0, np.float32)
     vectors = [one.vector if isinstance(one, Embedding) else none for one in outcomes]
+    # Offsets of 64 bits, so that pyarrow refuses what 32 bits do not hold.
+    offsets = pa.array(np.cumsum([0, *map(len, vectors)], dtype=np.int64), pa.int32())
     return pa.ListArray.from_arrays(
-        np.cumsum([0, *map(len, vectors)], dtype=np.int32),
+        offsets,
         np.concatenate([none, *vectors]),
         type=OUTCOME_ARROW_SCHEMA.field("embedding").type,
         mask=pa.array([isinstance(outcome, Failure) for outcome in outcomes], pa.bool_()),
@@ -212,15 +198,3 @@ def _find_messages(outcomes: Sequence[Sequence[Outcome]]) -> npt.NDArray[np.int6
 def _get_media_values(outcome: Outcome) -> tuple[Any, ...] | None:
     """Return the fields of `MEDIA_TYPE`, in order."""
     return None if outcome.media is None else _GET_MEDIA_VALUES(outcome.media)
-
-
-def _list_columns(origins: Sequence[Origin], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the columns that a frame and an Arrow batch fill with the same lists."""
-    return {
-        "image_id": [origin.image_id for origin in origins],
-        "uri": [origin.uri for origin in origins],
-        "error": [build_error_struct(outcome) for outcome in outcomes],
-        "model_id": [outcome.model_id for outcome in outcomes],
-        "content_sha256": [outcome.content_sha256 for outcome in outcomes],
-        "attributes": [dict(origin.attributes) for origin in origins],
-    }

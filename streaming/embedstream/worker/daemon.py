@@ -13,4 +13,6 @@ from pyspark.daemon import manager
 
 if __name__ == "__main__":
     import_module("embedstream.worker.messages")
+    # pyarrow imports pandas, if there is one, for the first array that it builds: 0.2 s a worker.
+    import_module("pandas")
     manager()

@@ -6,21 +6,17 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from embedstream.config.sections import Transport
 from embedstream.table.rows import (
     CARRIED_COLUMNS,
     OUTCOME_SCHEMA,
     Origin,
     build_outcome_batch,
-    build_outcome_frame,
 )
 from embedstream.worker.tally import Tallies, Tally
 from embedstream.worker.task import Embedder
@@ -35,8 +31,6 @@ __all__ = ["OUTCOME_SCHEMA", "Featurizer", "featurize_messages"]
 _POSITION_COLUMNS = ["topic", "partition", "offset"]
 _ITEM_COLUMNS = [*_POSITION_COLUMNS, "key", "value", "headers"]
 
-ArrowBatch: TypeAlias = "pd.DataFrame | pa.RecordBatch"
-
 
 @dataclass(frozen=True)
 class Featurizer:
@@ -44,17 +38,15 @@ class Featurizer:
 
     embedder: Embedder
     reader: MessageReader
-    transport: Transport
     tallies: Tallies | None = None
 
-    def __call__(self, batches: Iterator[ArrowBatch]) -> Iterator[ArrowBatch]:
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the outcome rows of each message, in order.
 
         Raises:
             SystemicError: the failure is not the fault of a single message.
         """
-        in_flight: deque[tuple[ArrowBatch, list[Origin]]] = deque()
-        build = build_outcome_batch if self.transport == "arrow" else build_outcome_frame
+        in_flight: deque[tuple[pa.RecordBatch, list[Origin]]] = deque()
 
         def read_batches() -> Iterator[list[Entry]]:
             for batch in batches:
@@ -67,24 +59,19 @@ class Featurizer:
             carried, origins = in_flight.popleft()
             # Spark takes the rows while the generator waits at the yield.
             with record.measure("write"):
-                yield build(carried, origins, outcomes)
+                yield build_outcome_batch(carried, origins, outcomes)
             if self.tallies is not None:
                 tally.add_rows(*_list_positions(carried), outcomes)
         if self.tallies is not None:
             tally.add_work(record)
             self.tallies.add(tally)
 
-    def _read(self, batch: ArrowBatch) -> tuple[ArrowBatch, list[Entry], list[Origin]]:
+    def _read(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Entry], list[Origin]]:
         """Return the columns that stay as they are, the parsed messages, and their origins."""
         # Bytes are copied once, out of Arrow: Pillow would copy a view of them too, and a view
         # would keep its whole batch in memory, images included. That holds for `carried` too.
-        if isinstance(batch, pd.DataFrame):
-            carried = batch[CARRIED_COLUMNS]
-            columns = [batch[name].tolist() for name in _ITEM_COLUMNS]
-        else:
-            rows = pa.array(range(batch.num_rows), pa.int64())
-            carried = batch.select(CARRIED_COLUMNS).take(rows)
-            columns = [batch.column(name).to_pylist() for name in _ITEM_COLUMNS]
+        carried = batch.select(CARRIED_COLUMNS).take(np.arange(batch.num_rows))
+        columns = [batch.column(name).to_pylist() for name in _ITEM_COLUMNS]
         entries, origins = [], []
         accepts = self.embedder.modalities
         for topic, partition, offset, key, value, headers in zip(*columns, strict=True):
@@ -102,22 +89,15 @@ class Featurizer:
 
 
 def _list_positions(
-    carried: ArrowBatch,
+    carried: pa.RecordBatch,
 ) -> tuple[list[tuple[str, int, int]], npt.NDArray[np.float64]]:
     """Return the position of each message, and when it was appended, in seconds since 1970."""
-    # The session's time zone is UTC, so pandas has the same times without a zone.
-    if isinstance(carried, pd.DataFrame):
-        columns = [carried[name].tolist() for name in _POSITION_COLUMNS]
-        times = carried["timestamp"].to_numpy("datetime64[us]")
-    else:
-        columns = [carried.column(name).to_pylist() for name in _POSITION_COLUMNS]
-        times = carried.column("timestamp").to_numpy(zero_copy_only=False)
-        times = times.astype("datetime64[us]")
+    columns = [carried.column(name).to_pylist() for name in _POSITION_COLUMNS]
+    times = carried.column("timestamp").to_numpy(zero_copy_only=False)
     appended = np.where(np.isnat(times), np.nan, times.astype(np.int64) / 1e6)
     return list(zip(*columns, strict=True)), appended
 
 
 def featurize_messages(messages: DataFrame, featurizer: Featurizer) -> DataFrame:
     """Return the outcomes of messages as rows of `OUTCOME_SCHEMA`."""
-    apply = messages.mapInArrow if featurizer.transport == "arrow" else messages.mapInPandas
-    return apply(featurizer, OUTCOME_SCHEMA)
+    return messages.mapInArrow(featurizer, OUTCOME_SCHEMA)

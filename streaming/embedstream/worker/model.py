@@ -28,7 +28,7 @@ from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.prepare import Head, prepare_model
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["FORCED_PRECISION", "Choice", "choose_precision", "prepare"]
 
@@ -113,16 +113,18 @@ def _time_on_workers(spark: SparkSession, model: PreparedModel, config: EncoderC
     if key in _timings:
         return _timings[key]
 
-    def time_both(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        import pandas as pd
+    def time_both(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
 
-        for _ in frames:
-            yield pd.DataFrame([asdict(sent.time_precisions())])
+        columns = {"float32_ms": pa.float64(), "bfloat16_ms": pa.float64(), "obstacle": pa.string()}
+        for _ in batches:
+            timing = asdict(sent.time_precisions())
+            yield pa.RecordBatch.from_pylist([timing], pa.schema(columns))
 
     tasks = 1 if is_connect(spark) else min(count_parallel_tasks(spark), _MAX_TIMED_TASKS)
     schema = "float32_ms double, bfloat16_ms double, obstacle string"
     try:
-        rows = spark.range(0, tasks, 1, tasks).mapInPandas(time_both, schema).collect()
+        rows = spark.range(0, tasks, 1, tasks).mapInArrow(time_both, schema).collect()
     except (PySparkException, Py4JJavaError) as error:
         raise SetupError(
             f"the encoder '{config.name}' cannot be started on a worker: {describe_error(error)}; "

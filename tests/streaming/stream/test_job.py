@@ -196,9 +196,8 @@ def test_twenty_micro_batches_load_the_model_once_a_worker(
     _checked(config, topic)
 
 
-@pytest.mark.parametrize("transport", ["pandas", pytest.param("arrow", marks=pytest.mark.long)])
 def test_images_of_the_same_bytes_are_embedded_once_and_each_message_has_its_row(
-    spark: SparkSession, topic: Topic, configure: Configure, transport: str
+    spark: SparkSession, topic: Topic, configure: Configure
 ) -> None:
     contents = [*pictures(8), b"no image"]
     topic.send(
@@ -209,7 +208,7 @@ def test_images_of_the_same_bytes_are_embedded_once_and_each_message_has_its_row
     config = configure(
         kafka={"max_offsets_per_trigger": 9},
         # As YAML reads `dedupe: on`.
-        pipeline={"dedupe": True, "transport": transport},
+        pipeline={"dedupe": True},
     )
 
     drain(spark, config)

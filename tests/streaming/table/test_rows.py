@@ -1,12 +1,12 @@
-"""The rows of outcomes, over both transports: one for each, however many a message has."""
+"""The rows of outcomes: one for each, however many a message has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -19,7 +19,7 @@ from embedstream.table.rows import (
     Origin,
     build_outcome_batch,
     build_outcome_column,
-    build_outcome_frame,
+    build_vector_column,
 )
 from embedstream_core.errors import Code, Stage
 from embedstream_core.records import Deletion, Embedding, Failure, Item, Media, Outcome
@@ -53,20 +53,12 @@ SEEN = Failure(
 OF_MODEL = Failure(Code.IMAGE_EMPTY, Stage.DECODE, "the image has no bytes", model_id="model")
 
 
-def build(transport: str, outcomes: Sequence[Sequence[Outcome]]) -> list[dict[str, Any]]:
-    """The rows as Spark gets them; of the frame, after the conversion to Arrow."""
-    messages = carried(len(outcomes))
+def build(outcomes: Sequence[Sequence[Outcome]]) -> list[dict[str, Any]]:
     origins = [Origin(str(number), None, {"n": str(number)}) for number in range(len(outcomes))]
-    if transport == "arrow":
-        batch = build_outcome_batch(messages, origins, outcomes)
-        batch.validate(full=True)
-        assert from_arrow_schema(batch.schema) == OUTCOME_SCHEMA
-    else:
-        frame = build_outcome_frame(messages.to_pandas(), origins, outcomes)
-        assert list(frame.columns) == OUTCOME_SCHEMA.names
-        # pyarrow does not convert an empty column of lists.
-        frame = frame if len(frame) else frame.astype(object)
-        batch = pa.RecordBatch.from_pandas(frame, OUTCOME_ARROW_SCHEMA, preserve_index=False)
+    batch = build_outcome_batch(carried(len(outcomes)), origins, outcomes)
+    batch.validate(full=True)
+    assert batch.schema == OUTCOME_ARROW_SCHEMA
+    assert from_arrow_schema(batch.schema) == OUTCOME_SCHEMA
     rows: list[dict[str, Any]] = batch.to_pylist()
     assert all(row.pop("processed_at") is not None for row in rows)
     return [row | {"attributes": dict(row["attributes"])} for row in rows]
@@ -86,12 +78,9 @@ CASES: dict[str, list[list[Outcome]]] = {
 }
 
 
-@pytest.mark.parametrize("transport", ["arrow", "pandas"])
 @pytest.mark.parametrize("outcomes", CASES.values(), ids=CASES)
-def test_each_outcome_is_a_row_of_its_message(
-    outcomes: list[list[Outcome]], transport: str
-) -> None:
-    rows = build(transport, outcomes)
+def test_each_outcome_is_a_row_of_its_message(outcomes: list[list[Outcome]]) -> None:
+    rows = build(outcomes)
 
     expected = [(message, one) for message, some in enumerate(outcomes) for one in some]
     assert len(rows) == len(expected)
@@ -111,17 +100,17 @@ def test_each_outcome_is_a_row_of_its_message(
             assert row["error"] == error
 
 
-@pytest.mark.parametrize("outcomes", CASES.values(), ids=CASES)
-def test_both_transports_make_the_same_rows(outcomes: list[list[Outcome]]) -> None:
-    assert build("arrow", outcomes) == build("pandas", outcomes)
+def test_vectors_keep_each_bit() -> None:
+    numbers = np.array([-0.0, 1e-45, np.finfo(np.float32).max, np.inf, np.nan, 1 / 3], np.float32)
+    outcomes = [replace(embedding(1), vector=part) for part in np.split(numbers, 2)]
+    column = build_vector_column([outcomes[0], FAILURE, outcomes[1]])
+    assert column.flatten().to_numpy().tobytes() == numbers.tobytes()
 
 
-def test_the_index_of_the_frame_does_not_matter() -> None:
-    frame = carried(2).to_pandas()
-    frame.index = pd.Index([7, 7])
-    origins = [Origin("a", None, {}), Origin("b", None, {})]
-    built = build_outcome_frame(frame, origins, [[FAILURE, FAILURE], [embedding(1)]])
-    assert list(built["offset"]) == [0, 0, 1]
+def test_more_numbers_than_a_column_holds_are_refused() -> None:
+    large = np.broadcast_to(np.float32(0), 2**30)
+    with pytest.raises(pa.ArrowInvalid):
+        build_vector_column([replace(embedding(1), vector=large)] * 2)
 
 
 def test_media_has_the_fields_of_the_record() -> None:

@@ -10,7 +10,6 @@ from embedstream.config.sections.embedding import (
     PipelineConfig,
     PreprocessingConfig,
     ReferencesConfig,
-    Transport,
 )
 from embedstream.config.sections.index import IndexConfig
 from embedstream.config.sections.kafka import KafkaConfig, TriggerConfig
@@ -43,6 +42,5 @@ __all__ = [
     "SparkConfig",
     "StreamConfig",
     "TableConfig",
-    "Transport",
     "TriggerConfig",
 ]

@@ -36,10 +36,7 @@ __all__ = [
     "PipelineConfig",
     "PreprocessingConfig",
     "ReferencesConfig",
-    "Transport",
 ]
-
-Transport = Literal["pandas", "arrow"]
 
 
 class ReferencesConfig(Section):
@@ -222,9 +219,6 @@ class PipelineConfig(Section):
     """The most messages in one Arrow batch between Spark and Python."""
     arrow_batch_bytes: PositiveInt = 32 * 2**20
     """The most bytes in one Arrow batch between Spark and Python."""
-    transport: Transport = "pandas"
-    """How Python receives Arrow batches: as `pandas` frames, or unchanged as `arrow`, which is
-    faster. The rows are the same."""
     dedupe: Switch = "off"
     """`on` embeds messages of the same bytes once on each executor; every message still has its
     row."""
