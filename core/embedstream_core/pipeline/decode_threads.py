@@ -92,7 +92,7 @@ class InProcessDecoder:
         if jpeg is None:
             return None
         with self._take_memory(opened.elements):
-            rendered = batches.render(jpeg)
+            rendered = batches.submit(jpeg).result()
             if rendered is None:
                 return None
             # The pixels of one image must not keep those of its batch in memory.

@@ -71,16 +71,16 @@ class JpegBatches:
         self._thread = threading.Thread(target=self._answer_all, name="decode-batches", daemon=True)
         self._thread.start()
 
-    def render(self, jpeg: CheckedJpeg) -> list[Pixels] | None:
-        """Wait for the crops of a JPEG; None if the GPU does not decode it.
+    def submit(self, jpeg: CheckedJpeg) -> Future[list[Pixels] | None]:
+        """Return the future crops of a JPEG, or None if the GPU does not decode it.
 
-        Raises:
+        Raises, from the future:
             SystemicError: the GPU failed. Every later call in this process would fail too.
             MemoryError: this process has too little.
         """
         result: Future[list[Pixels] | None] = Future()
         self._requests.put((jpeg, result))
-        return result.result()
+        return result
 
     def close(self) -> None:
         """End the thread; nothing may wait for it any more."""
