@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from embedstream_core.errors import ItemError, SetupError
+from embedstream_core.media.image import gpu_jpeg
 from embedstream_core.media.image.decode import apply_orientation, open_image
 from embedstream_core.media.image.fast_jpeg import find_crops, is_sound, render_quickly
 from embedstream_core.media.image.formats.jpeg import strip_baseline
@@ -207,6 +208,16 @@ def test_a_decoder_of_other_pixels_does_not_start(monkeypatch: pytest.MonkeyPatc
     open_gpu_decoder.cache_clear()
 
     with pytest.raises(SetupError, match=r"decoded to other pixels; set decode\.device to cpu"):
+        open_gpu_decoder(CPU)
+
+
+def test_without_the_library_that_checks_it_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu_jpeg, "HAS_LIBRARY", False)
+    open_gpu_decoder.cache_clear()
+
+    with pytest.raises(SetupError, match="pip install simplejpeg, or set"):
         open_gpu_decoder(CPU)
 
 
