@@ -24,6 +24,7 @@ __all__ = [
     "Backend",
     "BucketRule",
     "ColorConversion",
+    "DecodeDevice",
     "DecodeSettings",
     "Device",
     "EngineSettings",
@@ -52,6 +53,7 @@ ModalityName = Literal["image", "text", "audio"]
 Normalization = Literal["none", "l2"]
 AudioFormat = Literal["WAV", "FLAC", "OGG", "MP3"]
 Device = Literal["auto", "cpu", "cuda"]
+DecodeDevice = Literal["cpu", "cuda"]
 Backend = Literal["torch", "compile", "openvino"]
 
 AUDIO_FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
@@ -97,7 +99,8 @@ class DecodeSettings:
     `max_bytes`, `max_pixels`, `max_scans` and `formats` are those of images. `max_scans` bounds the
     passes over a JPEG: encoders make about ten, and one of a few bytes costs as much as one over
     the whole image; the pictures in an AVIF or a HEIC count as such passes. `color` converts images
-    by their ICC profiles. Lengths of audio are in seconds, sample rates in Hz.
+    by their ICC profiles. `device` is where common JPEGs are decoded in batches; the CPU decodes
+    everything else. Lengths of audio are in seconds, sample rates in Hz.
     """
 
     max_bytes: int = 32 * 2**20
@@ -107,6 +110,7 @@ class DecodeSettings:
     formats: tuple[str, ...] = FORMATS
     fidelity: Fidelity = "exact"
     color: ColorConversion = "as_stored"
+    device: DecodeDevice = "cpu"
     max_text_bytes: int = 2**20
     max_text_characters: int = 100_000
     max_audio_bytes: int = 64 * 2**20

@@ -11,6 +11,11 @@ import numpy as np
 import torch
 
 from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
+from embedstream_core.engine.gpu_errors import (
+    build_gpu_failure,
+    is_gpu_failure,
+    is_out_of_memory,
+)
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array, Sample
@@ -43,10 +48,6 @@ _MAX_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 2**16}
 _COLLECTED: Mapping[ModalityName, int] = {"image": 1, "text": 256, "audio": 64}
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-# Libraries below torch raise a plain RuntimeError, which only its text identifies.
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-_GPU_FAILURE = ("CUDA error", "cuDNN error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +167,9 @@ class Engine:
         try:
             return self.forwards[modality](MODALITIES[modality].collate(parts))
         except RuntimeError as error:
-            text = str(error)
-            is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
-                words in text for words in _OUT_OF_MEMORY
-            )
-            if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
-                raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
-            if len(parts) == 1 or not is_out_of_memory:
+            if is_gpu_failure(error):
+                raise build_gpu_failure(error) from error
+            if len(parts) == 1 or not is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         half = len(parts) // 2

@@ -12,12 +12,14 @@ from itertools import chain, count
 import torch
 
 from embedstream_core.engine.engine import Engine
+from embedstream_core.media.image.gpu_jpeg import BatchDecoder
 from embedstream_core.media.modalities import Inputs
 from embedstream_core.media.modality import Sample
 from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
+from embedstream_core.pipeline.jpeg_batches import open_batch_decoder
 from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.pipeline.work_record import WorkRecord
@@ -82,6 +84,7 @@ class Pipeline:
     embedding_caches: one for each engine, or none (see `Steps`).
     isolation: decodes in a child process within these limits; without it this process decodes.
     watchdog: limits the time of decoding in this process and of each forward pass.
+    batch_decoder: decodes common JPEGs; without it `decode_settings.device` decides which does.
     record: gets what the runs took; read it when a run has ended.
     """
 
@@ -95,6 +98,7 @@ class Pipeline:
     # A watchdog that is not open does nothing.
     watchdog: Watchdog = field(default_factory=Watchdog)
     record: WorkRecord = field(default_factory=WorkRecord)
+    batch_decoder: BatchDecoder | None = None
 
     def run(self, batches: Iterable[Sequence[Entry]]) -> Iterator[list[Outcomes]]:
         """Yield one list per input batch, in order, with the outcomes of each entry.
@@ -117,6 +121,8 @@ class Pipeline:
             forward_timeout_s=self.limits.forward_timeout_s,
         )
         threads = self.limits.fetch_threads + decode_threads
+        if isinstance(decoder, InProcessDecoder):
+            threads += decoder.waiting
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         opened: deque[_InputBatch] = deque()
         budget = DecodedBudget(self.limits.bytes)
@@ -160,6 +166,8 @@ class Pipeline:
             threads=threads,
             watchdog=self.watchdog,
             measure=measure,
+            batch_decoder=self.batch_decoder
+            or open_batch_decoder(self.decode_settings, [one.device for one in self.engines]),
         )
 
     def _embed(

@@ -17,6 +17,8 @@ from embedstream_core.errors import SetupError
 from embedstream_core.models.card import PreparedModel
 from embedstream_core.models.files.file_formats import is_fixed
 from embedstream_core.models.probe import NOUNS
+from embedstream_core.pipeline.jpeg_batches import open_batch_decoder
+from embedstream_core.settings import DecodeDevice, DecodeSettings
 
 __all__ = ["EncoderChecks", "Preparation"]
 
@@ -42,9 +44,12 @@ class EncoderChecks:
         spark: SparkSession,
         encoders: Sequence[EncoderConfig],
         preparations: Sequence[Preparation] | None = None,
+        *,
+        decode_device: DecodeDevice = "cpu",
     ) -> None:
         """Check nothing yet. `preparations` have one for each encoder, if they have begun."""
         self._spark = spark
+        self._decode_device = decode_device
         begun = preparations or [partial(prepare, one) for one in encoders]
         self._encoders = [_Encoder(*pair) for pair in zip(encoders, begun, strict=True)]
 
@@ -60,11 +65,14 @@ class EncoderChecks:
 
     def list_preparations(self) -> Mapping[str, Callable[[], str]]:
         """Return the checks that prepare each encoder and look for its device, by subject."""
-        return {
+        checks: dict[str, Callable[[], str]] = {
             self._name(subject, one): partial(check, one)
             for one in self._encoders
             for subject, check in (("encoder", self._prepare), ("device", self._check_device))
         }
+        if self._decode_device == "cuda":
+            checks["decode device"] = self._check_decode_device
+        return checks
 
     def list_choices(self, table: TableAddress | None = None) -> Mapping[str, Callable[[], str]]:
         """Return the checks that say in which precision each encoder runs, by subject."""
@@ -101,7 +109,7 @@ class EncoderChecks:
 
     def _check_device(self, one: _Encoder) -> str:
         encoder = one.config
-        if str(self._spark.sparkContext.master).startswith("local["):
+        if self._is_local():
             device = find_device(encoder.device)
             # The encoder of a model from a registry is named by its card alone.
             name = one.model.card.encoder if one.model else encoder.name
@@ -116,13 +124,38 @@ class EncoderChecks:
                 for modality in modalities
             ]
             return f"{device.type}, {used}, {' or '.join(sizes)} a forward pass"
-        granted = self._spark.sparkContext.getConf().get("spark.executor.resource.gpu.amount", "0")
-        if encoder.device == "cuda" and granted in ("", "0"):
+        granted = self._count_gpus()
+        if encoder.device == "cuda" and not granted:
             raise SetupError(
                 "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
                 "the executors GPUs in spark.options, or set encoder.device to auto or cpu"
             )
         return f"{encoder.device}; {granted or 0} GPUs an executor"
+
+    def _check_decode_device(self) -> str:
+        devices = [one.config.device for one in self._encoders]
+        if self._is_local():
+            settings = DecodeSettings(device=self._decode_device)
+            open_batch_decoder(settings, [find_device(one) for one in devices])
+            return "cuda, common JPEGs in batches"
+        granted = self._count_gpus()
+        if not granted or set(devices) == {"cpu"}:
+            raise SetupError(
+                f"decode.device is cuda, but {granted or 0} GPUs are granted to an executor and "
+                f"encoder.device is {' and '.join(devices)}; grant the executors GPUs "
+                "(spark.executor.resource.gpu.amount) for an encoder on cuda, or set "
+                "decode.device to cpu"
+            )
+        return f"cuda; {granted} GPUs an executor"
+
+    def _is_local(self) -> bool:
+        return str(self._spark.sparkContext.master).startswith("local[")
+
+    def _count_gpus(self) -> str:
+        """Return the GPUs that Spark grants an executor, or an empty text."""
+        key = "spark.executor.resource.gpu.amount"
+        granted = str(self._spark.sparkContext.getConf().get(key, "0"))
+        return "" if granted == "0" else granted
 
     def _describe_choice(self, one: _Encoder, table: TableAddress | None) -> str:
         if one.model is None:

@@ -63,7 +63,9 @@ def check_start(
     replay runs next to a stream: neither checkpoint nor driver is checked. `preparations` return
     the models, one for each encoder, if their preparation has begun already.
     """
-    encoders = EncoderChecks(spark, config.all_encoders, preparations)
+    encoders = EncoderChecks(
+        spark, config.all_encoders, preparations, decode_device=config.decode.device
+    )
     found = _Preflight(spark, config, consent, encoders)
     checks = {
         **encoders.list_preparations(),

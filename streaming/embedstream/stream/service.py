@@ -52,7 +52,8 @@ def prepare_service(
     Raises:
         SetupError: a model cannot be used.
     """
-    checks = EncoderChecks(spark, encoders)
+    decode_device = running.config.decode.device
+    checks = EncoderChecks(spark, encoders, decode_device=decode_device)
     failed = []
     for finding in run_checks(checks.list_all(TableAddress.of(running.config.table))):
         mark = "ok  " if finding.passed else "FAIL"

@@ -382,6 +382,9 @@ def test_start_is_refused_with_the_way_out(
     assert "resnet50" in refusal(spark, unknown, "encoder")
     no_gpu = configure(encoder={"name": "efficientnet_lite0", "device": "cuda"})
     assert "not visible" in refusal(spark, no_gpu, "device")
+    on_cpu = {"name": "efficientnet_lite0", "device": "cpu"}
+    no_decoder = configure(encoder=on_cpu, decode={"device": "cuda"})
+    assert "no encoder runs on a GPU" in refusal(spark, no_decoder, "decode device")
 
 
 def test_no_broker_is_one_clear_sentence(spark: SparkSession, configure: Configure) -> None:

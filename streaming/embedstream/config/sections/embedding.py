@@ -17,6 +17,7 @@ from embedstream_core.settings import (
     AudioFormat,
     Backend,
     ColorConversion,
+    DecodeDevice,
     DecodeSettings,
     Device,
     EngineSettings,
@@ -193,10 +194,13 @@ class DecodeConfig(Section):
     color: ColorConversion = DecodeSettings.color
     """`srgb` converts images by their ICC profiles, and one with a broken profile is a failure;
     `as_stored` leaves the values as they are, as most models were trained."""
+    device: DecodeDevice = DecodeSettings.device
+    """`cuda` decodes and scales common JPEGs in batches on the encoder's GPU, and the CPU decodes
+    everything else; vectors change slightly."""
 
     @property
     def settings(self) -> DecodeSettings:
-        """The limits that apply before anything is decoded, the fidelity and the colours."""
+        """The limits that apply before anything is decoded, and how images are decoded."""
         given = self.model_dump(exclude={"timeout_s", "isolated_memory_bytes"})
         max_bytes, max_pixels = given.pop("max_image_bytes"), given.pop("max_image_pixels")
         return DecodeSettings(max_bytes=max_bytes, max_pixels=max_pixels, **given)

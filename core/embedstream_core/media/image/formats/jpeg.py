@@ -11,7 +11,7 @@ from PIL import JpegImagePlugin
 from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.image.opened_image import OpenedImage, read_orientation
 
-__all__ = ["open_jpeg"]
+__all__ = ["open_jpeg", "strip_baseline"]
 
 _EOI, _SOS, _SOI, _APP1, _APP2 = 0xD9, 0xDA, 0xD8, 0xE1, 0xE2
 
@@ -31,6 +31,12 @@ _METADATA = {*range(0xE1, 0xEE), 0xEF}
 # libjpeg ignores JFIF's and Adobe's segments that are shorter than this; Pillow refuses them.
 _MIN_COLOUR_BYTES = {0xE0: 14, 0xEE: 12}
 _EMPTY_COMMENT = b"\xff\xfe\0\2"
+
+_BASELINE, _HUFFMAN, _QUANTIZATION, _RESTARTS = 0xC0, 0xC4, 0xDB, 0xDD
+# Applications' segments, and comments.
+_WITHOUT_PIXELS = {*range(0xE0, 0xF0), 0xFE}
+# Sampling factors of luma over chroma's 1x1: 4:4:4, 4:4:0, 4:2:2 and 4:2:0.
+_SAMPLINGS = {0x11, 0x12, 0x21, 0x22}
 
 # Reading a hundred thousand takes a sixth of a second. A photograph has some dozen.
 _MAX_SEGMENTS = 100_000
@@ -84,6 +90,56 @@ def open_jpeg(content: bytes) -> OpenedImage:
         scans,
         profile=_join_profile(metadata[_PROFILE]),
     )
+
+
+def strip_baseline(content: bytes) -> bytearray | None:
+    """Return a common baseline JPEG without the segments that make no pixels; else None.
+
+    Common are three colours of 8 bits, numbered from 1, in one scan, which the end of the image
+    follows. No byte is between segments, and no table has 16 bits. The colours are YCbCr unless one
+    of the segments that are left out says otherwise.
+    """
+    view, position = memoryview(content), 2
+    parts, has_frame = [view[:position]], False
+    for marker, start, end in _read_segments(content):
+        data = content[start + 4 : end]
+        if start != position:
+            return None
+        position = end
+        if marker in _WITHOUT_PIXELS:
+            continue
+        if marker == _SOS:
+            last = _MARKER.search(content, end)
+            if has_frame and _is_whole_scan(data) and last and last[0][1] == _EOI:
+                return bytearray().join([*parts, view[start : last.end()]])
+            return None
+        if marker == _BASELINE and not has_frame and _is_common_frame(data):
+            has_frame = True
+        elif not (
+            marker in (_HUFFMAN, _RESTARTS) or (marker == _QUANTIZATION and _has_bytes(data))
+        ):
+            return None
+        parts.append(view[start:end])
+    return None
+
+
+def _is_common_frame(data: bytes) -> bool:
+    """Return whether a frame has 8 bits, colours 1 to 3, and luma of one to 2x2 samples."""
+    return (
+        (data[:1], data[5:6], data[6::3]) == (b"\x08", b"\3", b"\1\2\3")
+        and data[7] in _SAMPLINGS
+        and data[10::3] == b"\x11\x11"
+    )
+
+
+def _is_whole_scan(data: bytes) -> bool:
+    """Return whether a scan has all coefficients of colours 1 to 3."""
+    return (data[:1], data[1:6:2], data[7:]) == (b"\3", b"\1\2\3", b"\0\x3f\0")
+
+
+def _has_bytes(data: bytes) -> bool:
+    """Return whether quantization tables have 8 bits: 64 values after the number of each."""
+    return len(data) % 65 == 0 and max(data[::65], default=16) < 16
 
 
 def _join_profile(parts: Sequence[bytes]) -> bytes | None:
