@@ -6,6 +6,7 @@ Delta's sink needs it to see whether a micro-batch is in the table already.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -24,11 +25,11 @@ def compute_state_ahead(spark: SparkSession, query: StreamingQuery, table: Table
     Raises:
         Py4JJavaError: this Delta has other classes than the released ones, as Databricks' has.
     """
-    session, own_query, context = spark, query, spark.sparkContext  # type: Any, Any, Any
-    jvm = context._jvm
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session._jsparkSession, table.path)
+    context: Any = spark.sparkContext
+    jvm, session = context._jvm, spark._jsparkSession
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session, table.path)
     arguments = context._gateway.new_array(jvm.Object, 3)
-    arguments[:] = session._jsparkSession, log, own_query._jsq
+    arguments[:] = session, log, query._jsq
     computing = jvm.Thread(compile_class(spark, _SOURCE).newInstance(arguments), "log-state")
     computing.setDaemon(True)
     computing.start()
