@@ -21,7 +21,6 @@ from statistics import median, quantiles
 from typing import Any
 from unittest.mock import patch
 
-import psutil
 from kafka import KafkaProducer
 from pyspark.sql import SparkSession
 
@@ -33,9 +32,25 @@ from embedstream.stream.job import start_stream, stop_stream
 from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import print_table, write_result
-from stream_runs import CORES, Workplace, fresh, opened, settings, workplace
+from stream_runs import (
+    CORES,
+    Workplace,
+    fresh,
+    opened,
+    read_spark_cpu_s,
+    settings,
+    workplace,
+)
 
-__all__ = ["AS_IT_COMES", "CHECKSUM", "NO_STATE_AHEAD", "Variant", "measure_variants", "parse"]
+__all__ = [
+    "AS_IT_COMES",
+    "CHECKSUM",
+    "NO_STATE_AHEAD",
+    "Variant",
+    "measure_variants",
+    "parse",
+    "use_checksum",
+]
 
 BURST = 5
 WARM_BURSTS = 3
@@ -137,13 +152,18 @@ def _run_turn(
 
 @contextmanager
 def _switched(spark: SparkSession, variant: Variant) -> Iterator[None]:
-    jvm: Any = spark.sparkContext._jvm
-    jvm.System.setProperty("embedstream.benchmark.checksum", str(variant.checksum).lower())
+    use_checksum(spark, variant.checksum)
     spark.conf.unset(CHECKPOINT_WRITER)
     for name, value in variant.session.items():
         spark.conf.set(name, value)
     with nullcontext() if variant.computes_ahead else patch(COMPUTING_AHEAD):
         yield
+
+
+def use_checksum(spark: SparkSession, use: bool) -> None:
+    """Switch what delta_patch adds to Delta, if it is there."""
+    jvm: Any = spark.sparkContext._jvm
+    jvm.System.setProperty("embedstream.benchmark.checksum", str(use).lower())
 
 
 def _send(
@@ -169,14 +189,11 @@ def _send(
 
 def _count(spark: SparkSession) -> dict[str, float]:
     """What Spark and its workers have used so far; the broker's use is left out."""
-    context: Any = spark.sparkContext
-    scheduler = context._jsc.sc().dagScheduler()
-    jvm = psutil.Process(context._gateway.proc.pid)
-    times = [each.cpu_times() for each in (jvm, *jvm.children(recursive=True)) if each.is_running()]
+    java_context: Any = spark.sparkContext._jsc.sc()
     return {
-        "CPU, s": sum(sum(each[:4]) for each in times),
-        "jobs": scheduler.numTotalJobs(),
-        "tasks": context._jsc.sc().taskScheduler().nextTaskId().get(),
+        "CPU, s": read_spark_cpu_s(spark),
+        "jobs": java_context.dagScheduler().numTotalJobs(),
+        "tasks": java_context.taskScheduler().nextTaskId().get(),
     }
 
 

@@ -7,12 +7,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from kafka import KafkaProducer
@@ -45,6 +46,7 @@ __all__ = [
     "opened",
     "over_dataframe",
     "producer",
+    "read_spark_cpu_s",
     "run_by_turns",
     "send",
     "settings",
@@ -244,6 +246,19 @@ def run_by_turns(
                 {each: drain(spark, config, model, each) for each in order}
                 for order in orders[:rounds]
             ]
+
+
+def read_spark_cpu_s(spark: SparkSession) -> float:
+    """The CPU seconds, user and system, of the JVM and of its workers so far."""
+    context: Any = spark.sparkContext
+    jvm = psutil.Process(context._gateway.proc.pid)
+    seconds = 0.0
+    for process in (jvm, *jvm.children(recursive=True)):
+        # A process that the JVM started for a moment may be gone.
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
 
 
 def embeddings(table: str) -> int:
