@@ -28,7 +28,7 @@ from embedstream.worker.messages import featurize_messages
 from embedstream.worker.model import prepare
 from embedstream_core.models.card import PreparedModel
 from images import jpegs
-from processes import measure
+from processes import ProcessTree, measure
 from turns import Turn, Turns, take_turns
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "opened",
     "over_dataframe",
     "producer",
+    "read_spark_cpu_s",
     "send",
     "settings",
     "workplace",
@@ -246,6 +247,13 @@ def compare_drains(
                 turns,
             )
             return Turns(taken["with"], taken["without"])
+
+
+def read_spark_cpu_s(spark: SparkSession) -> float:
+    """The CPU seconds, user and system, of the JVM and of its workers so far."""
+    context: Any = spark.sparkContext
+    times = ProcessTree(context._gateway.proc.pid).read_times()
+    return sum(sum(each) for each in times.values())
 
 
 def embeddings(table: str) -> int:

@@ -13,6 +13,7 @@ from embedstream.api.input_columns import KINDS, InputKind
 from embedstream.api.labels import image_labeler
 from embedstream.config.sections import DataFrameConfig, EncoderConfig
 from embedstream.spark.connect import is_connect
+from embedstream.spark.java_classes import compile_class
 from embedstream.worker.model import prepare
 from embedstream_core.errors import SetupError
 
@@ -63,14 +64,10 @@ def register_functions(
     if is_connect(spark):
         return
     # Spark would call the functions with any columns. The analyzer runs a check in Java before
-    # it does, which the compiler that Spark brings compiles.
+    # it does.
     session: Any = spark
     jvm, gateway = session._jvm, session.sparkContext._gateway
-    compiler = jvm.org.codehaus.janino.SimpleCompiler()
-    compiler.setTargetVersion(8)
-    compiler.setParentClassLoader(jvm.org.apache.spark.util.Utils.getContextOrSparkClassLoader())
-    compiler.cook(_CHECK.read_text())
-    [constructor] = compiler.getClassLoader().loadClass(_CHECK.stem).getConstructors()
+    constructor = compile_class(spark, _CHECK)
     registry = session._jsparkSession.sessionState().functionRegistry()
     for name, function in registered.items():
         kind = functions[name][1]

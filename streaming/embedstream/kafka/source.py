@@ -42,6 +42,11 @@ MESSAGE_COLUMNS = tuple(MESSAGES_SCHEMA.names)
 # runs it four times, and each run waits `kafkaConsumer.pollTimeoutMs`, two minutes, and then
 # requests offsets.
 _OUTAGE_OPTIONS = {"fetchOffset.numRetries": "10"}
+# Whenever a task's consumer has returned its last messages, it requests the next ones, for which
+# the broker waits so long, half a second by default. Spark then asks for the partition's first and
+# last offsets over the same connection, and the broker answers its requests in turn: the task
+# waits, too. Spark polls only for messages that exist, so that a short wait costs no requests.
+_FETCH_OPTIONS = {"kafka.fetch.max.wait.ms": "10"}
 
 
 def read_messages(
@@ -71,7 +76,8 @@ def read_messages(
 def build_source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """Return the options of Spark's Kafka source, with secrets in clear."""
     given = build_client_options(config)
-    outage = {k: v for k, v in _OUTAGE_OPTIONS.items() if find_option(given, k) is None}
+    own = {**_OUTAGE_OPTIONS, **_FETCH_OPTIONS}
+    defaults = {k: v for k, v in own.items() if find_option(given, k) is None}
     offsets, timestamp = config.starting_offsets, config.starting_timestamp
     if timestamp is None:
         start = {"startingOffsets": offsets if isinstance(offsets, str) else json.dumps(offsets)}
@@ -87,7 +93,7 @@ def build_source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, 
         "assign": None if config.assign is None else json.dumps(config.assign),
     }
     return {
-        **outage,
+        **defaults,
         **given,
         **{name: value for name, value in subscription.items() if value is not None},
         **start,

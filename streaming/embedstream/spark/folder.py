@@ -54,6 +54,11 @@ class Folder:
         with locate(self.spark, self.location) as (system, path):
             system.exists(path)
 
+    def is_on_disk(self) -> bool:
+        """Return whether the folder is on a local disk."""
+        with locate(self.spark, self.location) as (system, path):
+            return _find_on_disk(system, path) is not None
+
     def get_folder(self, name: str) -> Folder:
         """Return a folder inside this one."""
         return Folder(self.spark, f"{self.location}/{name}")

@@ -2,8 +2,9 @@
 
 `jars.toml` in this folder is the whole list: nothing is resolved at run time. To renew a set, run
 `mvn dependency:list -DincludeScope=runtime` on a POM with the set's first coordinates, leave out
-what the `jars` folder of that PySpark holds, and take the sha256 of each file. `make test` then
-runs the sets of the locked PySpark for real, and `make test-spark41` those of Spark 4.1.
+what the `jars` folder of that PySpark holds, and take the sha256 of each file. If only the version
+of one group changes, `scripts/set_jar_version.py` does it. `make test` then runs the sets of the
+locked PySpark for real, and `make test-spark41` those of Spark 4.1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tempfile import TemporaryDirectory
 from embedstream.config.locations import make_local
 from embedstream_core.errors import SetupError
 
-__all__ = ["Jar", "fetch_jars", "find_jars_folder", "read_jar_set"]
+__all__ = ["Jar", "download_jar", "fetch_jars", "find_jars_folder", "read_jar_set"]
 
 _log = logging.getLogger(__name__)
 
@@ -110,29 +111,38 @@ def _fetch(jar: Jar, *, folder: Path) -> Path:
     if path.exists():
         _check(path, jar)
         return path
+    with TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        found = download_jar(jar.coordinate, Path(scratch))
+        _check(found, jar)
+        found.replace(path)
+    return path
+
+
+def download_jar(coordinate: str, folder: Path) -> Path:
+    """Download one jar from the Maven repositories and return its path; checks no sha256 of ours.
+
+    Raises:
+        SetupError: no repository has it, or none can be reached.
+    """
     import requests
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
-    _log.info("downloading %s to %s", jar.coordinate, folder)
-    group, artifact, version = jar.coordinate.split(":")
-    with TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-        maven = MavenContext(
-            repo_cache=Path(scratch),
-            remote_repos=GlobalSettings.load().repositories or None,
-            timeout=_DOWNLOAD_TIMEOUT_S,
-        )
-        try:
-            found = maven.project(group, artifact).at_version(version).artifact().resolve()
-        except (requests.RequestException, RuntimeError) as error:
-            raise SetupError(
-                f"cannot download {jar.coordinate}: {error}; check the network and run again, name "
-                "a Maven mirror under [repositories] in jgo's settings file, or copy "
-                f"{jar.file_name} into the jars folder by hand"
-            ) from error
-        _check(found, jar)
-        found.replace(path)
-    return path
+    _log.info("downloading %s to %s", coordinate, folder)
+    group, artifact, version = coordinate.split(":")
+    maven = MavenContext(
+        repo_cache=folder,
+        remote_repos=GlobalSettings.load().repositories or None,
+        timeout=_DOWNLOAD_TIMEOUT_S,
+    )
+    try:
+        return maven.project(group, artifact).at_version(version).artifact().resolve()
+    except (requests.RequestException, RuntimeError) as error:
+        raise SetupError(
+            f"cannot download {coordinate}: {error}; check the network and run again, name a Maven "
+            f"mirror under [repositories] in jgo's settings file, or copy {artifact}-{version}.jar "
+            "into the jars folder by hand"
+        ) from error
 
 
 def _check(path: Path, jar: Jar) -> None:

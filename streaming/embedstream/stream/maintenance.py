@@ -1,6 +1,7 @@
 """Maintenance of a running stream: its workers stay ready, and its table has few files.
 
-A thread of the driver does both from time to time, so that no micro-batch waits for them.
+A thread of the driver does both from time to time, so that no micro-batch waits for them. It starts
+another one that computes the state of the table's log ahead of each micro-batch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from embedstream.spark.session import warm_workers
 from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
 from embedstream.table.features import is_clustered_automatically
+from embedstream.table.log_state import compute_state_ahead
 
 __all__ = ["INTERVAL_S", "maintain_stream"]
 
@@ -50,6 +52,8 @@ def maintain_stream(
     # Warm-up tasks would keep executors busy that dynamic allocation should release.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacts, compacted_until = compact_every > 0, None
+    with _log_errors(logging.INFO, "the log's state is computed by each micro-batch itself"):
+        compute_state_ahead(spark, query, table)
     # If the query failed, whoever awaits it reports why.
     with _log_errors(logging.INFO, "maintenance has ended with its query"):
         while not query.awaitTermination(interval_s):

@@ -59,6 +59,11 @@ _COMPACTION: Mapping[str, int] = {
     "spark.databricks.delta.optimize.clustering.mergeStrategy.minCubeSize.threshold": 256 * 2**20,
 }
 
+_CHECKPOINT_WRITER = "spark.sql.streaming.checkpointFileManagerClass"
+_WITHOUT_PROCESSES = (
+    "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+)
+
 _NO_TABLE = {"PATH_NOT_FOUND", "DELTA_TABLE_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"}
 
 
@@ -117,6 +122,7 @@ def append(
     that holds the rows, and skips a micro-batch that it has recorded: one repeated after a crash
     adds nothing.
     """
+    _avoid_processes(outcomes.sparkSession, checkpoint)
     writer = (
         outcomes.writeStream.format("delta")
         .outputMode("append")
@@ -130,6 +136,17 @@ def append(
     else:
         writer = writer.trigger(processingTime=f"{int(interval_s * 1000)} milliseconds")
     return writer.start(table.path) if table.name is None else writer.toTable(table.sql)
+
+
+def _avoid_processes(spark: SparkSession, checkpoint: str) -> None:
+    """Let Spark write a checkpoint on a local disk through Hadoop's older interface.
+
+    The newer one, its default, starts `readlink` several times to rename a file. On a local disk
+    both see whether the new name is free, and then rename. On others only the newer one refuses a
+    name that is taken in one step.
+    """
+    if spark.conf.get(_CHECKPOINT_WRITER, None) is None and Folder(spark, checkpoint).is_on_disk():
+        spark.conf.set(_CHECKPOINT_WRITER, _WITHOUT_PROCESSES)
 
 
 @dataclass(frozen=True, slots=True)

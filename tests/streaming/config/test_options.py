@@ -109,6 +109,8 @@ def test_an_unknown_kafka_option_is_refused_with_the_nearest(name: str, nearest:
         ("fetchOffset.numRetries", "2"),
         ("fetchoffset.numretries", "2"),
         ("fetchOffset.retryIntervalMs", "20"),
+        ("kafka.fetch.max.wait.ms", "500"),
+        ("kafka.Fetch.max.wait.ms", "500"),
     ],
 )
 def test_any_other_kafka_option_reaches_spark_once(name: str, value: str) -> None:

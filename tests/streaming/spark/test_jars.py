@@ -26,6 +26,8 @@ CONTENT = b"a small jar"
 SMALL = Jar("org.example:small:1.0", hashlib.sha256(CONTENT).hexdigest())
 WRONG = Jar("org.example:small:1.0", "0" * 64)
 
+DECISION = Path(__file__).parents[3] / "docs" / "decisions" / "0042-short-micro-batches.md"
+
 SPARKS = ["4.1", "4.2"]
 SETS = ["broker", *(f"{name}-{spark}" for name in ("spark", "s3") for spark in SPARKS)]
 
@@ -234,3 +236,10 @@ def test_importing_loads_no_http_client() -> None:
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code]))
     assert "embedstream.spark.jars" in loaded
     assert not {"requests", "jgo", "pyspark", "torch"} & set(loaded)
+
+
+def test_a_new_delta_is_a_reason_to_look_for_the_fix_that_replaces_a_thread() -> None:
+    """The decision says what to do; it names the version without the fix."""
+    listed = [jar.coordinate for name in SETS for jar in read_jar_set(name)]
+    [version] = {each.rpartition(":")[2] for each in listed if each.startswith("io.delta:")}
+    assert f"Delta {version}, whose jars are listed, does not contain it" in DECISION.read_text()

@@ -1,0 +1,50 @@
+import org.apache.spark.sql.SparkSession;
+import org.apache.spark.sql.delta.DeltaLog;
+import org.apache.spark.sql.delta.Snapshot;
+import org.apache.spark.sql.streaming.StreamingQuery;
+
+/**
+ * Computes the state of a table's log as soon as Delta has a new snapshot.
+ *
+ * Delta's sink needs it at the start of the next micro-batch, and takes the value that it finds
+ * in the snapshot: what is computed here, once, is what it would have computed.
+ */
+public final class LogState implements Runnable {
+    // The next micro-batch needs a tenth of a second to come to its state.
+    private static final long PAUSE_MS = 10;
+
+    private final SparkSession session;
+    private final DeltaLog log;
+    private final StreamingQuery query;
+
+    public LogState(SparkSession session, DeltaLog log, StreamingQuery query) {
+        this.session = session;
+        this.log = log;
+        this.query = query;
+    }
+
+    /** Runs until the query ends. */
+    public void run() {
+        org.apache.spark.sql.classic.SparkSession.setActiveSession(
+            (org.apache.spark.sql.classic.SparkSession) session
+        );
+        session.sparkContext().setJobDescription("embedstream: state of the table's log");
+        Snapshot computed = null;
+        while (query.isActive()) {
+            Snapshot newest = log.unsafeVolatileSnapshot();
+            if (newest != computed) {
+                computed = newest;
+                try {
+                    newest.transactions();
+                } catch (Exception error) {
+                    // The micro-batch computes it again, and fails with the same reason.
+                }
+            }
+            try {
+                Thread.sleep(PAUSE_MS);
+            } catch (InterruptedException error) {
+                return;
+            }
+        }
+    }
+}
