@@ -141,7 +141,7 @@ bench: setup
 	$(RUN)/python benchmarks/references.py --images 100 --turns 1 --encoders efficientnet_lite0
 	$(RUN)/python benchmarks/dedupe.py --images 100 --turns 1
 	$(RUN)/python benchmarks/latency.py --seconds 10 --backlog 200
-	$(RUN)/python benchmarks/start.py --no-warm-up --quiet-s 65
+	$(RUN)/python benchmarks/start.py --turns 1 --no-warm-up --quiet-s 65
 	$(RUN)/python benchmarks/throughput.py --items 32 --turns 1 --only dataframe row_udf
 	$(RUN)/python benchmarks/throughput.py --modality text --items 64 --turns 1 \
 		--only featurize pandas_udf
