@@ -25,7 +25,7 @@ RUN uv sync --locked --no-dev --extra s3 --no-install-project
 COPY --chown=embedstream core core
 COPY --chown=embedstream streaming streaming
 RUN uv sync --locked --no-dev --extra s3 --no-editable \
-    && embedstream jars --set spark --set s3
+    && embedstream jars --set spark --set s3 --class-archive
 
 VOLUME /data
 ENTRYPOINT ["embedstream"]

@@ -1,11 +1,12 @@
 """How long until the first row, at a start and after a quiet time.
 
-    python benchmarks/start.py [--rounds 1] [--quiet-s 300]
+    python benchmarks/start.py [--turns 5] [--quiet-s 300]
 
 At a start: from starting `embedstream run` to the first row visible in the table, against what it
 cannot do without, each by hand in a process of its own: importing torch and loading ResNet-50 from
-its file, and starting Spark up to its first job. All take turns, after one round that fills the
-file cache; `--no-warm-up` leaves that out where other benchmarks have just run.
+its file, and starting Spark up to its first job. All take turns, after one that fills the file
+cache; `--no-warm-up` leaves that out where other benchmarks have just run. The CPU seconds are of
+all processes until then. The archive of Spark's classes is made first if there is none.
 
 After a quiet time: one image's time from its append in Kafka to its visible commit, when the stream
 was quiet for `--quiet-s`, against the median of images sent to it while it was warm. Spark ends
@@ -18,6 +19,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,10 +31,16 @@ from torchvision.models import resnet50
 from commits import await_rows, latencies
 from embedstream.config.sections import StreamConfig
 from embedstream.kafka.admin import create_topic
+from embedstream.spark.class_archive import find_class_archive
+from embedstream.spark.jars import find_jars_folder
+from embedstream.spark.java import find_java
 from embedstream.stream.job import start_stream, stop_stream
+from embedstream.stream.rehearsal import build_class_archive
 from images import jpegs
+from processes import ProcessTree, count_cpu_s
 from report import bars, print_table, write_result
 from stream_runs import CORES, Workplace, fill, opened, producer, settings, workplace
+from turns import Ratio, Turn, add_turns, order_turns
 
 APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
 TIMEOUT_S = 300.0
@@ -47,6 +55,7 @@ model = resnet50()
 model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
 model.eval()
 print("done", flush=True)
+input()
 """
 
 SPARK_BY_HAND = f"""\
@@ -55,47 +64,70 @@ builder = SparkSession.builder.master("local[{CORES}]").config("spark.ui.enabled
 spark = builder.config("spark.driver.host", "127.0.0.1").getOrCreate()
 spark.range(1).count()
 print("done", flush=True)
+input()
 """
 
 BY_HAND = {"torch and model by hand": LOAD_BY_HAND, "Spark by hand": SPARK_BY_HAND}
 OWN = "embedstream run"
 
+Start = dict[str, Turn]
+"""A start and its parts by hand, by their names."""
+
 
 def main() -> None:
     arguments = _arguments()
+    folder = find_jars_folder()
+    if not find_class_archive(folder, find_java()).exists():
+        build_class_archive(folder)
     with workplace(APPEND_TIME) as place:
         weights = place.folder / "resnet50.pt"
         torch.save(resnet50().state_dict(), weights)
         fill(place.servers, "images", list(jpegs(2 * CORES)))
+        names = [*BY_HAND, OWN]
         if arguments.warm_up:
-            _start(place, weights)
-        starts = [_start(place, weights) for _ in range(arguments.rounds)]
+            _start_all(place, weights, names)
+        starts = [
+            _start_all(place, weights, order) for order in order_turns(names, arguments.turns)
+        ]
         quiet = _quiet(place, str(weights), arguments)
     _report(starts, quiet, arguments)
 
 
-def _start(place: Workplace, weights: Path) -> dict[str, float]:
-    """Seconds of one start, and of its parts by hand."""
-    by_hand = {name: _seconds_by_hand(script, str(weights)) for name, script in BY_HAND.items()}
-    return {**by_hand, OWN: _seconds_to_first_row(place, weights)}
+def _start_all(place: Workplace, weights: Path, names: Sequence[str]) -> Start:
+    """What one start took, and its parts by hand, one after the other."""
+    return {
+        name: _start(place, weights) if name == OWN else _start_by_hand(name, weights)
+        for name in names
+    }
 
 
-def _seconds_by_hand(script: str, *arguments: str) -> float:
+def _start_by_hand(name: str, weights: Path) -> Turn:
     """Until it prints its line; what it does at its end does not count."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", script, *arguments]
+    command = [sys.executable, "-c", BY_HAND[name], weights]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        seconds = time.perf_counter() - started
+        turn = _end_turn(started, process)
+        process.communicate("\n")
     if line.strip() != "done":
-        raise SystemExit(f"this failed:\n{script}")
-    return seconds
+        raise SystemExit(f"{name} failed")
+    return turn
 
 
-def _seconds_to_first_row(place: Workplace, weights: Path) -> float:
+def _end_turn(started: float, process: subprocess.Popen[Any]) -> Turn:
+    """What a process and all below it took since it was started."""
+    seconds = time.perf_counter() - started
+    return Turn(1, seconds, count_cpu_s({}, ProcessTree(process.pid).read_times()))
+
+
+def _start(place: Workplace, weights: Path) -> Turn:
     config = settings(place, "images", encoder="resnet50", weights=str(weights))
     file = place.folder / "start.yaml"
     file.write_text(yaml.safe_dump(_plain(config)))
@@ -106,7 +138,7 @@ def _seconds_to_first_row(place: Workplace, weights: Path) -> float:
         try:
             table = Path(config.table.path)
             await_rows(table, 1, timeout_s=TIMEOUT_S, alive=lambda: process.poll() is None)
-            return time.perf_counter() - started
+            return _end_turn(started, process)
         finally:
             process.wait(TIMEOUT_S)
 
@@ -141,21 +173,34 @@ def _send(servers: str, content: bytes) -> None:
         client.send("quiet", value=content)
 
 
-def _report(
-    starts: list[dict[str, float]], quiet: dict[str, float], arguments: argparse.Namespace
-) -> None:
-    seconds = {name: median(each[name] for each in starts) for name in starts[0]}
-    parts = BY_HAND.keys()
-    ratio = median(each[OWN] / sum(each[part] for part in parts) for each in starts)
+def _report(starts: list[Start], quiet: dict[str, float], arguments: argparse.Namespace) -> None:
+    seconds = {name: median(each[name].seconds for each in starts) for name in starts[0]}
+    cpu_s = {name: median(each[name].cpu_s for each in starts) for name in starts[0]}
+    of_by_hand = Ratio.of(
+        [each[OWN].seconds / sum(each[part].seconds for part in BY_HAND) for each in starts]
+    )
+    of_its_cpu = Ratio.of(
+        [each[OWN].cpu_s / sum(each[part].cpu_s for part in BY_HAND) for each in starts]
+    )
     print_table(
         "ResNet-50: from nothing to the first row",
-        ["", "s", "of both by hand"],
-        [(name, each, ratio if name == OWN else "") for name, each in seconds.items()],
+        ["", "s", "of both by hand", "CPU s", "of both by hand"],
+        [
+            *((name, seconds[name], "", cpu_s[name], "") for name in BY_HAND),
+            (OWN, seconds[OWN], of_by_hand, cpu_s[OWN], of_its_cpu),
+        ],
     )
     print_table("ResNet-50: one image, append to visible commit", ["", "s"], [*quiet.items()])
     write_result(
         "start",
-        {"start_s": seconds, "start_of_by_hand": ratio, "starts": starts, "one_image_s": quiet},
+        {
+            "start_s": seconds,
+            "start_of_by_hand": of_by_hand,
+            "start_cpu_s": cpu_s,
+            "start_cpu_of_by_hand": of_its_cpu,
+            "starts": starts,
+            "one_image_s": quiet,
+        },
     )
     labelled = {f"embedstream, one image, {name}": each for name, each in quiet.items()}
     bars("start", "Starts with ResNet-50", "seconds", {**seconds, **labelled})
@@ -163,7 +208,7 @@ def _report(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=1, help="starts that count")
+    add_turns(parser)
     parser.add_argument("--warm-up", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--quiet-s", type=float, default=300)
     return parser.parse_args()

@@ -278,9 +278,9 @@ def spark_settings(config: Any) -> dict[str, str]:
     """
     from embedstream.spark import session
 
-    session.fetch_jars = lambda *_: [Path("/own/delta.jar")]  # type: ignore[attr-defined]
+    jars = [] if config.spark.jars == "provided" else [Path("/own/delta.jar")]
     with told():
-        return session.build_settings(config.spark, config.pipeline)
+        return session.build_settings(config.spark, config.pipeline, jars)
 
 
 def command(*arguments: object, **environment: str) -> tuple[int, str]:

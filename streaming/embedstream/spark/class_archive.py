@@ -1,22 +1,24 @@
-"""An archive of Spark's classes, which the JVM maps into memory instead of loading each class.
+"""An archive of classes, which the JVM maps into memory instead of loading each of them.
 
-Two cores reach the end of a first query after 9.3 s with it, and after 12.7 s without; the JVM uses
-7.4 s and 11.0 s of their time. Java calls it a dynamic class data sharing archive (JEP 350). The
-JVM checks that the archive belongs to it and to Spark's jars, and ignores another one.
+Java calls it a dynamic class data sharing archive (JEP 350). Its classes are those of the JVM's own
+class path, on which local sessions have the fetched jars: Spark, Delta, the Kafka client. The JVM
+checks that the archive was made by this Java with the same jars at the beginning of its class path,
+and ignores another one. `embedstream.stream.rehearsal` makes it; see docs/decisions/0041.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyspark
 
-from embedstream.spark.java import find_java
-from embedstream_core.errors import SetupError
+from embedstream.spark.jars import read_jar_set
 
-__all__ = ["add_class_archive", "build_class_archive", "find_class_archive"]
+__all__ = ["add_class_archive", "find_class_archive", "write_class_archive"]
+
+_log = logging.getLogger(__name__)
 
 # The JVM would print a warning for each class that it cannot archive, and for a foreign archive.
 _QUIET = "-Xlog:cds=off -Xlog:cds+dynamic=off"
@@ -25,59 +27,26 @@ _WRITE = "-XX:ArchiveClassesAtExit="
 
 
 def find_class_archive(folder: Path, java: Path) -> Path:
-    """Return where the archive of a Java and of this Spark is, or would be."""
-    home = java.resolve().parent.parent
-    made_by = f"{home} {_read_release(home)} {pyspark.__file__} {pyspark.__version__}"
+    """Return where the archive of a Java, of this Spark and of its jars is, or would be."""
+    home, jars = java.resolve().parent.parent, read_jar_set("spark")
+    made_by = f"{home} {_read_release(home)} {pyspark.__file__} {pyspark.__version__} {jars}"
     return folder / f"spark-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.jsa"
 
 
 def add_class_archive(options: str, *, folder: Path, java: Path) -> str:
     """Return the JVM's options with those that use the archive, if there is one."""
     archive = find_class_archive(folder, java)
-    if not archive.exists() or _WRITE in options:
+    if _WRITE in options:
+        return options
+    if not archive.exists():
+        _log.info("`embedstream jars --class-archive`, run once, makes each start much shorter")
         return options
     return f"{options} -XX:SharedArchiveFile={archive} {_QUIET}".strip()
 
 
-def build_class_archive(folder: Path) -> Path:
-    """Run a small stream into a Delta table, and archive the classes that it has loaded.
-
-    It takes about half a minute and 190 MB.
-
-    Raises:
-        SetupError: the JVM has written no archive.
-    """
-    from embedstream.config.sections import PipelineConfig, SparkConfig
-    from embedstream.spark.session import open_session
-
-    archive = find_class_archive(folder, find_java())
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".archive-") as scratch:
-        written = Path(scratch) / "classes.jsa"
-        options = f"-XX:TieredStopAtLevel=1 {_WRITE}{written} {_QUIET}"
-        config = SparkConfig(
-            master="local[2,4]",
-            log_file=f"{scratch}/spark.log",
-            options={"spark.driver.defaultJavaOptions": options},
-        )
-        with open_session(config, PipelineConfig()) as spark:
-            rows = spark.readStream.format("rate").load()
-            writer = rows.mapInArrow(lambda batches: batches, rows.schema).writeStream
-            query = (
-                writer.format("delta")
-                .option("checkpointLocation", f"{scratch}/checkpoint")
-                .trigger(availableNow=True)
-                .start(f"{scratch}/table")
-            )
-            query.awaitTermination()
-            spark.read.format("delta").load(f"{scratch}/table").count()
-        if not written.exists():
-            raise SetupError(
-                f"the JVM wrote no class archive in {folder}; see whether the disk is full, and "
-                "whether this Java is OpenJDK or built from it"
-            )
-        written.replace(archive)
-    return archive
+def write_class_archive(archive: Path) -> str:
+    """Return the options of a JVM that archives the classes that it has loaded when it ends."""
+    return f"{_WRITE}{archive} {_QUIET}"
 
 
 def _read_release(home: Path) -> str:

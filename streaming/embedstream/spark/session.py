@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,15 @@ from embedstream_core.errors import EmbedstreamError, SetupError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["JvmEnded", "build_settings", "choose_jar_sets", "open_session", "warm_workers"]
+__all__ = [
+    "JvmEnded",
+    "Launch",
+    "build_settings",
+    "choose_jar_sets",
+    "open_session",
+    "plan_launch",
+    "warm_workers",
+]
 
 # Four attempts per task: with plain local[*], the first failure of a task fails the whole job.
 DEFAULT_MASTER = "local[*,4]"
@@ -42,7 +51,11 @@ _FEW_CORES = 4
 _COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
 _JAVA_OPTIONS = "spark.driver.defaultJavaOptions"
 
-_JVM_END_TIMEOUT_S = 60
+# Spark's launcher puts what this variable names behind its own jars and the user's class path.
+_CLASS_PATH = "SPARK_DIST_CLASSPATH"
+
+# A JVM that writes a class archive takes a minute for it on a busy machine.
+_JVM_END_TIMEOUT_S = 300
 _JVM_GONE_S = 0.5
 
 _SETTINGS: Mapping[str, str] = {
@@ -100,14 +113,15 @@ def open_session(
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         # Under spark-submit the JVM runs already, and only it knows what spark-submit was given.
         SparkContext._ensure_initialized()
-    settings = build_settings(config, pipeline, locations, lasting=lasting, java=java)
+    launch = plan_launch(config, pipeline, locations, lasting=lasting, java=java)
+    settings = launch.settings
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
             # Every user of the machine can enter Spark's own folder. Clusters set up theirs.
             settings.setdefault("spark.local.dir", scratch)
             # Spark's pages, on which jobs can be killed, would be open to the network.
             os.environ.setdefault("SPARK_LOCAL_IP", _LOOPBACK)
-        with _redirect_stderr(config.log_file):
+        with _redirect_stderr(config.log_file), _extend_class_path(launch.class_path):
             spark = _start(config, settings)
         try:
             yield spark
@@ -137,21 +151,57 @@ def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) 
     warmed.write.format("noop").mode("overwrite").save()
 
 
-def build_settings(
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What Spark starts with; `class_path` are jars for the class path of a JVM of its own."""
+
+    settings: dict[str, str]
+    class_path: Sequence[Path]
+
+
+def plan_launch(
     config: SparkConfig,
     pipeline: PipelineConfig,
     locations: Iterable[str] = (),
     *,
     lasting: bool = False,
-    java: Path | None = None,
-) -> dict[str, str]:
-    """Return the settings that Spark starts with, secrets in clear; fetch the jars that they name.
+    java: Path,
+) -> Launch:
+    """Return what Spark starts with, and fetch its jars.
 
-    The JVM of `java` uses the archive of Spark's classes, if there is one.
+    In a local session whose JVM `java` is still to be launched, the jars are on its class path, for
+    the archive holds classes of nothing else. Elsewhere Spark distributes them.
 
     Raises:
-        SetupError: a jar cannot be fetched, or an option differs from one of our settings in case
-            alone: Spark would not read it.
+        SetupError: a jar cannot be fetched, or `build_settings` refuses an option.
+    """
+    settings = build_settings(config, pipeline, lasting=lasting)
+    if config.jars == "provided":
+        return Launch(settings, ())
+    folder = find_jars_folder()
+    # The archive was made with the jars of this set as the first ones.
+    names = sorted(choose_jar_sets(config, locations), key=lambda name: name != "spark")
+    jars = fetch_jars(names, folder)
+    if not settings["spark.master"].startswith("local[") or SparkContext._gateway is not None:
+        return Launch(build_settings(config, pipeline, jars, lasting=lasting), ())
+    settings[_JAVA_OPTIONS] = add_class_archive(
+        settings.get(_JAVA_OPTIONS, ""), folder=folder, java=java
+    )
+    return Launch(settings, jars)
+
+
+def build_settings(
+    config: SparkConfig,
+    pipeline: PipelineConfig,
+    jars: Iterable[Path] = (),
+    *,
+    lasting: bool = False,
+) -> dict[str, str]:
+    """Return the settings that Spark starts with, secrets in clear; it distributes the jars.
+
+    Raises:
+        SetupError: an option differs from one of our settings in case alone: Spark would not read
+            it.
     """
     given, submitted = reveal(config.options), SparkConf()
     known = {name.lower(): name for name in (*_SETTINGS, *_EXTENDED)}
@@ -176,19 +226,14 @@ def build_settings(
         "spark.sql.redaction.options.regex": f"{hidden}|url",
     }.items():
         settings[name] = f"(?i:{own})" + (f"|({given[name]})" if name in given else "")
-    if config.jars == "fetch":
-        jars = fetch_jars(choose_jar_sets(config, locations), find_jars_folder())
-        others = given.get("spark.jars") or submitted.get("spark.jars")
-        settings["spark.jars"] = _join(map(str, jars), others)
+    others = given.get("spark.jars") or submitted.get("spark.jars")
+    if all_jars := _join(map(str, jars), others):
+        settings["spark.jars"] = all_jars
     master = config.master or submitted.get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", _LOOPBACK)
         if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
             settings.setdefault(_JAVA_OPTIONS, _COMPILE_ONCE)
-        if config.jars == "fetch" and java is not None:
-            settings[_JAVA_OPTIONS] = add_class_archive(
-                settings.get(_JAVA_OPTIONS, ""), folder=find_jars_folder(), java=java
-            )
     return {**settings, "spark.master": master}
 
 
@@ -198,6 +243,21 @@ def choose_jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[s
         return config.jar_sets
     in_s3 = any(get_scheme(location) in ("s3", "s3a", "s3n") for location in locations)
     return ["spark", "s3"] if in_s3 else ["spark"]
+
+
+@contextmanager
+def _extend_class_path(jars: Sequence[Path]) -> Iterator[None]:
+    """Add jars to the end of the class path of a JVM that is launched within the block."""
+    before = os.environ.get(_CLASS_PATH)
+    if jars:
+        parts = [*map(str, jars), *filter(None, [before])]
+        os.environ[_CLASS_PATH] = os.pathsep.join(parts)
+    try:
+        yield
+    finally:
+        os.environ.pop(_CLASS_PATH, None)
+        if before is not None:
+            os.environ[_CLASS_PATH] = before
 
 
 def _start(config: SparkConfig, settings: Mapping[str, str]) -> SparkSession:

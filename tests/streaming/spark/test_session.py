@@ -13,7 +13,6 @@ from embedstream.cli import session as cli_session
 from embedstream.cli.actions.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.spark import session
 from embedstream.spark.session import build_settings, choose_jar_sets
 from embedstream.stream.job import Until
 from embedstream_core.errors import SetupError
@@ -102,11 +101,8 @@ def test_locations_in_s3_bring_its_file_system(
     assert list(choose_jar_sets(config, ["/data/checkpoint", location])) == sets
 
 
-def test_given_jars_extensions_and_patterns_are_added_to_our_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_given_jars_extensions_and_patterns_are_added_to_our_own() -> None:
     """No jar, extension or pattern gives way to another."""
-    monkeypatch.setattr(session, "fetch_jars", lambda *_: [Path("/own/delta.jar")])
     own = build_settings(SparkConfig(), PipelineConfig())
     given = {
         "spark.jars": "/my/udf.jar, /own/delta.jar",
@@ -115,7 +111,7 @@ def test_given_jars_extensions_and_patterns_are_added_to_our_own(
         "spark.sql.redaction.options.regex": "licence|x",
     }
 
-    merged = build_settings(SparkConfig(options=given), PipelineConfig())
+    merged = build_settings(SparkConfig(options=given), PipelineConfig(), [Path("/own/delta.jar")])
 
     assert merged["spark.jars"] == "/own/delta.jar,/my/udf.jar"
     assert merged["spark.sql.extensions"] == f"{DELTA_EXTENSION},my.Extension"

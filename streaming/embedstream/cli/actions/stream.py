@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from embedstream.monitor.live import LiveStream
     from embedstream.stream.job import Until
     from embedstream.stream.preflight import Consent, PreflightResult
-    from embedstream.stream.service import Service
     from embedstream.stream.swap import SwapDesk
-    from embedstream.worker.tally import Tallies
+    from embedstream.worker.messages import Featurizer
 
 __all__ = ["check_stream", "examine_stream", "run_stream"]
 
@@ -102,7 +101,7 @@ def run_stream(
         reload = opened.enter_context(catch_reload_signal())
         from embedstream.stream.preflight import Consent, check_start
 
-        threading.Thread(target=_warm_workers, args=(spark,), daemon=True).start()
+        _begin_to_warm(spark)
         consent = Consent(**consents)
         checked = check_start(
             spark, config, console.print_finding, consent, preparations=preparations
@@ -128,12 +127,17 @@ def run_stream(
         return stream.run(replay=f"embedstream replay {config_words} --failures")
 
 
-def _warm_workers(spark: SparkSession) -> None:
-    # A failure costs only time; a session that is stopped early raises errors of many types.
-    try:
-        warm_workers(spark)
-    except Exception:
-        _log.info("the workers were not started ahead of time", exc_info=True)
+def _begin_to_warm(spark: SparkSession, load: Callable[[], object] | None = None) -> None:
+    """Start the workers in a thread, and have each of them call `load`."""
+
+    def warm() -> None:
+        # A failure costs only time; a session that is stopped early raises errors of many types.
+        try:
+            warm_workers(spark, load)
+        except Exception:
+            _log.info("the workers were not started ahead of time", exc_info=True)
+
+    threading.Thread(target=warm, daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +162,7 @@ class _CheckedStream:
 
     def run(self, *, replay: str) -> Totals:
         """Run it to its end; `replay` is the command that embeds failures again."""
-        from embedstream.stream.job import list_ids
+        from embedstream.stream.job import build_featurizer, list_ids
         from embedstream.table.delta import create_table
 
         spark, config, live = self.spark, self.config, self.live
@@ -173,9 +177,12 @@ class _CheckedStream:
             is_watched=lambda: live.is_watched,
         ) as watch:
             with explain_errors(locations, self._explain):
+                function = build_featurizer(spark, config, self.checked.models)
+                # The workers load the models while the table is created and claimed.
+                _begin_to_warm(spark, function.embedder.load)
                 create_table(spark, config.table, model_ids=list_ids(self.checked.models))
                 with claim_stream(spark, config) as claim:
-                    desk = self._run_claimed(claim, watch)
+                    desk = self._run_claimed(claim, watch, function)
             watch.wait_for_last_report()
             totals = watch.listener.totals
             console.print_totals(totals, table=config.table.path, model_loads=desk.loads)
@@ -183,11 +190,12 @@ class _CheckedStream:
                 raise StreamFailed(watch.guard.verdict)
             return totals
 
-    def _run_claimed(self, claim: HeldClaim, watch: StreamWatch) -> SwapDesk:
+    def _run_claimed(self, claim: HeldClaim, watch: StreamWatch, function: Featurizer) -> SwapDesk:
         """Run the queries; return the desk, which has counted how often models were loaded."""
         from embedstream.monitor.connect import connect_stream
         from embedstream.recovery.resume import prepare_resumption, read_next
         from embedstream.stream.queries import run_queries
+        from embedstream.stream.service import Service
         from embedstream.stream.swap import SwapDesk
 
         spark, config, stop = self.spark, self.config, self.stop
@@ -198,7 +206,9 @@ class _CheckedStream:
         watch.put_read(read)
         desk = SwapDesk(
             spark,
-            self._build_service(resumption.config, watch.tallies),
+            Service(
+                resumption.config, self.checked.models, replace(function, tallies=watch.tallies)
+            ),
             claim=claim,
             given=self.given,
             reread=self.reread,
@@ -228,13 +238,6 @@ class _CheckedStream:
             if self.until == "drained" and not stop.is_set():
                 followers.finish()
         return desk
-
-    def _build_service(self, config: StreamConfig, tallies: Tallies) -> Service:
-        from embedstream.stream.job import build_featurizer
-        from embedstream.stream.service import Service
-
-        function = build_featurizer(self.spark, config, self.checked.models)
-        return Service(config, self.checked.models, replace(function, tallies=tallies))
 
     def _log_start(self, topics: list[str]) -> None:
         from embedstream.stream.job import list_ids

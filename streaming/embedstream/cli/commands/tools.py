@@ -102,7 +102,7 @@ def jars(
     folder = folder or find_jars_folder()
     paths = fetch_jars(sets or ["spark"], folder)
     if class_archive:
-        from embedstream.spark.class_archive import build_class_archive
+        from embedstream.stream.rehearsal import build_class_archive
 
         with console.show_status("archiving Spark's classes"):
             build_class_archive(folder)
