@@ -134,20 +134,20 @@ coverage: setup
 bench: setup
 	@$(PYTHON) scripts/check_machine.py
 	$(RUN)/python benchmarks/decode.py
-	$(RUN)/python benchmarks/overhead.py --images 300 --rounds 1
+	$(RUN)/python benchmarks/overhead.py --images 300 --turns 1
 	$(RUN)/python benchmarks/scale.py --rows 60
-	$(RUN)/python benchmarks/references.py --images 100 --encoders efficientnet_lite0
-	$(RUN)/python benchmarks/dedupe.py --images 100 --rounds 1
+	$(RUN)/python benchmarks/references.py --images 100 --turns 1 --encoders efficientnet_lite0
+	$(RUN)/python benchmarks/dedupe.py --images 100 --turns 1
 	$(RUN)/python benchmarks/latency.py --seconds 10 --backlog 200
 	$(RUN)/python benchmarks/start.py --no-warm-up --quiet-s 65
-	$(RUN)/python benchmarks/throughput.py --items 32 --rounds 1 --only dataframe row_udf
-	$(RUN)/python benchmarks/throughput.py --modality text --items 64 --rounds 1 \
+	$(RUN)/python benchmarks/throughput.py --items 32 --turns 1 --only dataframe row_udf
+	$(RUN)/python benchmarks/throughput.py --modality text --items 64 --turns 1 \
 		--only featurize pandas_udf
-	$(RUN)/python benchmarks/throughput.py --modality audio --items 8 --rounds 1 --only featurize
-	$(RUN)/python benchmarks/several_encoders.py --images 32 --rounds 1
+	$(RUN)/python benchmarks/throughput.py --modality audio --items 8 --turns 1 --only featurize
+	$(RUN)/python benchmarks/several_encoders.py --images 32 --turns 1
 	$(RUN)/python benchmarks/swap.py --swaps 1
 	$(RUN)/python benchmarks/index.py --rows 60000 --commits 10
-	$(RUN)/python benchmarks/monitor.py --images 64 --rounds 1
+	$(RUN)/python benchmarks/monitor.py --images 64 --turns 1
 	@if $(RUN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(RUN)/python benchmarks/gpu.py; else echo "no GPU: benchmarks/gpu.py is left out"; fi
 

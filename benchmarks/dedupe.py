@@ -1,22 +1,21 @@
 """A stream in which half of the images repeat, with `pipeline.dedupe` on against off.
 
-    python benchmarks/dedupe.py [--images 200] [--rounds 2] [--encoder efficientnet_lite0]
+    python benchmarks/dedupe.py [--images 200] [--turns 5] [--encoder efficientnet_lite0]
 
 Every picture is sent twice, in a random order, both times to the same partition, as messages with
-the same key are. Both settings drain the same topic in turns, `off` first; each round has a topic
-of pictures that no round before it had, for what an executor knows outlives a stream. The ratio is
-the median over the rounds.
+the same key are. Both settings drain the same topic in turns; each turn has a topic of pictures
+that no turn before it had, for what an executor knows outlives a stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from statistics import median
 
 from images import jpegs
-from report import bars, print_table, write_result
+from report import bars, print_turns, write_result
 from stream_runs import CORES, drain, fill, opened, settings, workplace
+from turns import Turns, add_turns, take_turns
 
 SETTINGS = ("off", "on")
 
@@ -24,7 +23,7 @@ SETTINGS = ("off", "on")
 def main() -> None:
     arguments = _arguments()
     with workplace() as place:
-        topics = [f"images-{number}" for number in range(arguments.rounds + 1)]
+        topics = [f"images-{number}" for number in range(arguments.turns + 1)]
         for seed, topic in enumerate(topics):
             fill(place.servers, topic, _twice(list(jpegs(arguments.images // 2, seed=seed))))
         configs = {
@@ -38,14 +37,14 @@ def main() -> None:
             for value in SETTINGS
         }
         with opened(configs["off"]) as (spark, model):
-            _, *rounds = [
-                {
-                    value: drain(spark, config, model, topic=topic).images_per_s
-                    for value, config in configs.items()
-                }
-                for topic in topics
-            ]
-    _report(rounds, arguments)
+            taken = take_turns(
+                lambda value, number: (
+                    drain(spark, configs[value], model, topic=topics[number]).turn
+                ),
+                SETTINGS,
+                arguments.turns,
+            )
+    _report(Turns(taken["on"], taken["off"]), arguments)
 
 
 def _twice(contents: list[bytes]) -> list[bytes]:
@@ -57,24 +56,20 @@ def _twice(contents: list[bytes]) -> list[bytes]:
     return [content for dealt in zip(*decks, strict=False) for content in dealt]
 
 
-def _report(rounds: list[dict[str, float]], arguments: argparse.Namespace) -> None:
-    rates = {value: median(each[value] for each in rounds) for value in SETTINGS}
-    ratio = median(each["on"] / each["off"] for each in rounds)
-    print_table(
-        f"{arguments.encoder}, half of the images repeat",
-        ["pipeline.dedupe", "images/s", "times as fast"],
-        [("off", rates["off"], 1.0), ("on", rates["on"], ratio)],
-    )
+def _report(turns: Turns, arguments: argparse.Namespace) -> None:
+    title = f"{arguments.encoder}, half of the images repeat"
+    print_turns(title, "images", {"dedupe on": turns}, "off")
     sizes = {"encoder": arguments.encoder, "images": arguments.images}
-    write_result("dedupe", {**sizes, "images_per_s": rates, "ratio": ratio, "rounds": rounds})
+    write_result("dedupe", {**sizes, **turns.as_json()})
+    rates = {"off": turns.others.items_per_s, "on": turns.items_per_s}
     labelled = {f"embedstream, dedupe {value}": rates[value] for value in SETTINGS}
-    bars("dedupe", f"{arguments.encoder}, half of the images repeat", "images/s", labelled)
+    bars("dedupe", title, "images/s", labelled)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=200, help="in one pass, repeats included")
-    parser.add_argument("--rounds", type=int, default=2, help="passes once warm")
+    add_turns(parser)
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--weights", default="default")
     return parser.parse_args()

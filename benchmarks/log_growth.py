@@ -1,11 +1,11 @@
 """The cost of a micro-batch with a long log, and while the table's files are compacted.
 
-    python benchmarks/log_growth.py [--batches 100] [--commits 2000]
+    python benchmarks/log_growth.py [--batches 20] [--turns 5] [--commits 2000]
 
 A topic of small pictures is drained with two of them in a micro-batch, so that nearly all of its
-time is Spark's and Delta's own: first into a new table, then, by the same query on the same
-checkpoint, when another writer has given the table as many commits more, each of one small file.
-The first micro-batches of a query are left out: the JVM warms up.
+time is Spark's and Delta's own. Two tables take turns: a new one, and one to which another writer
+has made as many commits, each of one small file. A turn is a query that reads what was sent since
+the last turn; its seconds are those of its micro-batches.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from embedstream.stream.job import start_stream
 from embedstream.table.delta import PROPERTIES
 from embedstream_core.models.card import PreparedModel
 from images import jpegs
-from report import bars, print_table, write_result
-from stream_runs import CORES, opened, send, settings, workplace
+from processes import measure
+from report import bars, print_table, print_turns, write_result
+from stream_runs import CORES, fresh, opened, send, settings, workplace
+from turns import Turn, Turns, add_turns, take_turns
 
 DISTINCT = 50
-WARM_UP = 20
 CHECKPOINT_EVERY = int(PROPERTIES["delta.checkpointInterval"])
+LONG, NEW = "long log", "new table"
 
 Row = dict[str, float]
 
@@ -53,23 +55,41 @@ def main() -> None:
                 "max_offsets_per_trigger": CORES,
             },
         )
+        configs = {LONG: config, NEW: fresh(config)}
+        seen: dict[str, list[Any]] = {}
         with opened(config) as (spark, model):
-            send(place.servers, "pictures", values)
-            short = _drained(spark, config, model)
+            send(place.servers, "pictures", values[:CORES])
+            _drain(spark, config, model)
             growth_s = _grow(config.table.path, arguments.commits)
-            send(place.servers, "pictures", values)
-            long = _drained(spark, config, model)
+            sent = -1
+
+            def run(name: str, number: int) -> Turn:
+                nonlocal sent
+                if number > sent:
+                    send(place.servers, "pictures", values)
+                    sent = number
+                turn, batches = _drain(spark, configs[name], model)
+                if number:
+                    seen.setdefault(name, []).extend(batches)
+                return turn
+
+            taken = take_turns(run, (LONG, NEW), arguments.turns)
         table = DeltaTable(config.table.path)
         compactions = [each["operation"] for each in table.history()].count("OPTIMIZE")
     told = {"version": table.version(), "compactions": compactions, "growth_s": growth_s}
-    _report(short, long, told)
+    _report(Turns(taken[LONG], taken[NEW]), seen, told)
 
 
-def _drained(spark: SparkSession, config: StreamConfig, model: PreparedModel) -> list[Any]:
-    """The micro-batches that did all that the topic holds."""
-    query = start_stream(spark, config, [model], until="drained").query
-    query.awaitTermination()
-    return [batch for batch in query.recentProgress if batch.numInputRows][WARM_UP:]
+def _drain(
+    spark: SparkSession, config: StreamConfig, model: PreparedModel
+) -> tuple[Turn, list[Any]]:
+    """Embed all that the topic holds; the items of the turn are micro-batches."""
+    with measure() as spent:
+        query = start_stream(spark, config, [model], until="drained").query
+        query.awaitTermination()
+    batches = [batch for batch in query.recentProgress if batch.numInputRows]
+    seconds = sum(batch.durationMs["triggerExecution"] for batch in batches) / 1000
+    return Turn(len(batches), seconds, spent.cpu_s), batches
 
 
 def _grow(path: str, commits: int) -> float:
@@ -85,22 +105,23 @@ def _grow(path: str, commits: int) -> float:
     return time.perf_counter() - started
 
 
-def _report(short: Sequence[Any], long: Sequence[Any], told: Row) -> None:
-    rows = {"new table": _row(short), "long log": _row(long)}
-    phases = {name: _phases(batches) for name, batches in (("new", short), ("long", long))}
-    ratio = rows["long log"]["median, s"] / rows["new table"]["median, s"]
+def _report(turns: Turns, seen: dict[str, list[Any]], told: Row) -> None:
+    rows = {name: _row(batches) for name, batches in seen.items()}
+    phases = {name: _phases(batches) for name, batches in seen.items()}
+    title = f"{told['version']} versions at the end, {told['compactions']} compactions"
+    print_turns(title, "micro-batches", {LONG: turns}, NEW)
     print_table(
-        f"{len(short)} and {len(long)} micro-batches, {told['version']} versions at the end, "
-        f"{told['compactions']} compactions",
-        ["", *rows["new table"]],
+        "Micro-batches of two pictures",
+        ["", *rows[NEW]],
         [(name, *row.values()) for name, row in rows.items()],
     )
     print_table(
         "Medians by Spark's own account, ms",
         ["phase", *phases],
-        [(name, *(each.get(name, 0) for each in phases.values())) for name in phases["long"]],
+        [(name, *(each.get(name, 0) for each in phases.values())) for name in phases[LONG]],
     )
-    write_result("log-growth", {**told, "seconds": rows, "ratio": ratio, "phases_ms": phases})
+    result = {**told, **turns.as_json(), "seconds": rows, "phases_ms": phases}
+    write_result("log-growth", result)
     labelled = {f"embedstream, {name}": row["median, s"] for name, row in rows.items()}
     bars("log-growth", "A micro-batch of two pictures", "s, median", labelled)
 
@@ -122,7 +143,8 @@ def _phases(batches: Sequence[Any]) -> Row:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=100, help="before, and after")
+    parser.add_argument("--batches", type=int, default=20, help="of a turn")
+    add_turns(parser)
     parser.add_argument("--commits", type=int, default=2000, help="of the other writer")
     return parser.parse_args()
 

@@ -1,12 +1,12 @@
 """What watching costs a stream: its rate and CPU time with the monitor and without.
 
-    python benchmarks/monitor.py [--images 240] [--rounds 4]
+    python benchmarks/monitor.py [--images 240] [--turns 5]
 
 A topic of JPEG is drained with EfficientNet-Lite0 and 32 messages in a micro-batch, by turns with
 and without the server that `monitor.listen` starts. With it, another process scrapes `/metrics`
 every second and has the page open with its event stream before the query starts. The CPU time is
-that of the driver, its JVM and the workers; that of the page's viewer, which reads rows at the
-lowest priority while somebody looks, is apart. The broker and the client are not among them.
+that of the driver, its JVM, the workers and the broker; that of the page's viewer, which reads rows
+at the lowest priority while somebody looks, is apart. The client is not among them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from multiprocessing.synchronize import Event
 from statistics import median
-from typing import Any
 
 import psutil
 import requests
@@ -33,19 +33,34 @@ from embedstream.stream.job import list_ids, start_stream
 from embedstream.stream.watching import watch_stream
 from embedstream.table.delta import create_table
 from embedstream_core.models.card import PreparedModel
-from report import print_table, write_result
-from stream_runs import Run, embeddings, fresh, run_by_turns
+from processes import measure
+from report import print_table, print_turns, write_result
+from stream_runs import compare_drains, embeddings, fresh
+from turns import Turn, add_turns
 
 SCRAPE_S = 1.0
 
 
 def main() -> None:
     arguments = _arguments()
-    rounds = run_by_turns(arguments.images, arguments.rounds, _drain)
-    _report(rounds, arguments.images)
+    viewers: list[Turn] = []
+    turns = compare_drains(arguments.images, arguments.turns, partial(_drain, viewers=viewers))
+    title = f"{arguments.images} images, {arguments.turns} turns"
+    print_turns(title, "images", {"watched": turns}, "not watched")
+    viewer_ms = median(1000 * one.cpu_s / one.seconds for one in viewers)
+    print_table("The page's viewer while the stream is watched", ["CPU ms a second"], [[viewer_ms]])
+    result = {"images": arguments.images, **turns.as_json(), "viewer_cpu_ms_per_s": viewer_ms}
+    write_result("monitor", result)
 
 
-def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, watched: bool) -> Run:
+def _drain(
+    spark: SparkSession,
+    config: StreamConfig,
+    model: PreparedModel,
+    watched: bool,
+    *,
+    viewers: list[Turn],
+) -> Turn:
     new = fresh(config)
     table = new.table.path
     create_table(spark, new.table, model_ids=list_ids([model]))
@@ -60,20 +75,21 @@ def _drain(spark: SparkSession, config: StreamConfig, model: PreparedModel, watc
             is_watched=lambda: live.is_watched,
         ) as watch,
         _watch(spark, new, live) if watched else nullcontext(0) as client,
+        measure(lambda one: one.pid == client or _is_viewer(one)) as spent,
+        measure(lambda one: not _is_viewer(one)) as viewer,
     ):
-        started, cpu = time.perf_counter(), _measure_cpu(client)
         query = start_stream(spark, new, [model], until="drained", tallies=watch.tallies).query
         while query.isActive:
             live.beat()
             time.sleep(0.2)
-        seconds = time.perf_counter() - started
-        used = [after - before for after, before in zip(_measure_cpu(client), cpu, strict=True)]
     made = embeddings(table)
-    return {
-        "images_per_s": made / seconds,
-        "cpu_ms_per_image": 1000 * used[0] / made,
-        "viewer_cpu_ms_per_s": 1000 * used[1] / seconds,
-    }
+    if watched:
+        viewers.append(viewer.on(made))
+    return spent.on(made)
+
+
+def _is_viewer(process: psutil.Process) -> bool:
+    return "embedstream.monitor.viewing.child" in process.cmdline()
 
 
 @contextmanager
@@ -112,49 +128,10 @@ def _ask(url: str, is_open: Event) -> None:
         time.sleep(SCRAPE_S)
 
 
-def _measure_cpu(client: int) -> tuple[float, float]:
-    """Return the CPU seconds of the stream's processes and of the viewer's."""
-    used = {True: 0.0, False: 0.0}
-    for one in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        # A process may end meanwhile.
-        with suppress(psutil.Error):
-            times, words = one.cpu_times(), one.cmdline()
-            if one.pid != client:
-                used["embedstream.monitor.viewing.child" in words] += times.user + times.system
-    return used[False], used[True]
-
-
-def _report(rounds: list[dict[bool, Run]], images: int) -> None:
-    ratios = [one[True]["images_per_s"] / one[False]["images_per_s"] for one in rounds]
-    cpu = [one[True]["cpu_ms_per_image"] / one[False]["cpu_ms_per_image"] for one in rounds]
-    rows: list[tuple[Any, ...]] = [
-        (name, *(median(one[watched][key] for one in rounds) for key in rounds[0][watched]))
-        for name, watched in (("watched", True), ("not watched", False))
-    ]
-    print_table(
-        f"{images} images, {len(rounds)} rounds; watched / not: images/s {median(ratios):.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}), CPU {median(cpu):.3f} "
-        f"({min(cpu):.3f} to {max(cpu):.3f})",
-        ["", "images/s", "CPU ms an image", "viewer's CPU ms a second"],
-        rows,
-    )
-    write_result(
-        "monitor",
-        {
-            "images": images,
-            "ratio": median(ratios),
-            "ratios": ratios,
-            "cpu_ratio": median(cpu),
-            "cpu_ratios": cpu,
-            "rounds": [{"watched": one[True], "not_watched": one[False]} for one in rounds],
-        },
-    )
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=240, help="in one drain")
-    parser.add_argument("--rounds", type=int, default=4, help="an even number")
+    add_turns(parser)
     return parser.parse_args()
 
 

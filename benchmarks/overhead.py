@@ -1,13 +1,13 @@
 """The cost of embedstream apart from decoding: images/s with an encoder that computes nothing.
 
-    python benchmarks/overhead.py [--images 1000] [--rounds 2]
+    python benchmarks/overhead.py [--images 1000] [--turns 5]
 
 The same 500x375 JPEGs go, in turns and on two cores, through decoding alone (threads, no Spark),
 through embedstream over a DataFrame, and from Kafka to Delta, with both values of
-`pipeline.transport`, and in larger micro-batches than the default. A share is the median of the
-ratios to decoding alone in the same round. Two profiles then show where the time goes: Spark's
-`durationMs` of the last stream's micro-batches, and the parts of a worker's task, each timed alone
-on the same images in one thread without Spark, from one Arrow batch to the next.
+`pipeline.transport`, and in larger micro-batches than the default. Two profiles then show where the
+time goes: Spark's `durationMs` of the last stream's micro-batches, and the parts of a worker's
+task, each timed alone on the same images in one thread without Spark, from one Arrow batch to the
+next.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import argparse
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -45,7 +45,8 @@ from embedstream_core.models.prepare import load_prepared
 from embedstream_core.records import Embedding, Item
 from embedstream_core.settings import DecodeSettings
 from images import jpegs, write_images
-from report import bars, print_table, write_result
+from processes import measure
+from report import bars, print_table, print_turns, write_result
 from stream_runs import (
     CORES,
     Drained,
@@ -56,6 +57,7 @@ from stream_runs import (
     settings,
     workplace,
 )
+from turns import Turn, Turns, add_turns, take_turns
 
 DISTINCT = 500
 BATCH = 256
@@ -67,7 +69,7 @@ LARGER = 16_384
 """Messages in a micro-batch, eight times as many as by default on two cores."""
 _MODALITY = ImageModality(render_quickly)
 
-Round = dict[str, float]
+Seconds = dict[str, float]
 
 
 def main() -> None:
@@ -84,23 +86,31 @@ def main() -> None:
             **configs,
             f"arrow, {LARGER:,} a micro-batch": _larger(configs["arrow"]),
         }
+        drained: dict[str, Drained] = {}
         with opened(configs["pandas"]) as (spark, model):
 
-            def one_round() -> tuple[Round, dict[str, Drained]]:
-                rates: Round = {BOUND: _decode_rate(contents)}
-                for transport, config in configs.items():
-                    count, seconds = over_dataframe(spark, config, model, images)
-                    rates[f"embedstream, DataFrame, {transport}"] = count / seconds
-                drained = {name: drain(spark, config, model) for name, config in streams.items()}
-                for name, stream in drained.items():
-                    rates[f"embedstream, Kafka to Delta, {name}"] = stream.images_per_s
-                return rates, drained
+            def stream(name: str) -> Turn:
+                drained[name] = drain(spark, streams[name], model)
+                return drained[name].turn
 
-            one_round()
-            rounds = [one_round() for _ in range(arguments.rounds)]
+            runs: dict[str, Callable[[], Turn]] = {
+                BOUND: partial(_decode_all, contents),
+                **{
+                    f"embedstream, DataFrame, {name}": partial(
+                        over_dataframe, spark, config, model, images
+                    )
+                    for name, config in configs.items()
+                },
+                **{
+                    f"embedstream, Kafka to Delta, {name}": partial(stream, name)
+                    for name in streams
+                },
+            }
+            taken = take_turns(lambda name, _: runs[name](), list(runs), arguments.turns)
             pieces = _pieces(contents[:BATCH], model)
-    durations = {name: _durations(drained) for name, drained in rounds[-1][1].items()}
-    _report([rates for rates, _ in rounds], durations, pieces, arguments)
+    durations = {name: _durations(stream) for name, stream in drained.items()}
+    turns = {name: Turns(own, taken[BOUND]) for name, own in taken.items() if name != BOUND}
+    _report(turns, durations, pieces, arguments)
 
 
 def _larger(config: StreamConfig) -> StreamConfig:
@@ -113,12 +123,11 @@ def _contents(count: int) -> list[bytes]:
     return list(islice(cycle(list(jpegs(min(count, DISTINCT)))), count))
 
 
-def _decode_rate(contents: Sequence[bytes]) -> float:
-    started = time.perf_counter()
-    with ThreadPoolExecutor(CORES) as pool:
+def _decode_all(contents: Sequence[bytes]) -> Turn:
+    with measure() as spent, ThreadPoolExecutor(CORES) as pool:
         for _ in pool.map(_decoded, contents):
             pass
-    return len(contents) / (time.perf_counter() - started)
+    return spent.on(len(contents))
 
 
 def _decoded(content: bytes) -> Sample:
@@ -128,7 +137,7 @@ def _decoded(content: bytes) -> Sample:
     return sample
 
 
-def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]:
+def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Seconds]:
     """Milliseconds an image for each piece of a worker's task, one after the other."""
     threads = torch.get_num_threads()
     engine = Engine.start(
@@ -149,7 +158,7 @@ def _pieces(contents: Sequence[bytes], model: PreparedModel) -> dict[str, Round]
 
 def _task(
     contents: Sequence[bytes], engine: Engine, model: PreparedModel, transport: Transport
-) -> Round:
+) -> Seconds:
     """Seconds of each piece, for one batch."""
     clock = _Clock()
     batch = _messages(contents)
@@ -224,41 +233,35 @@ def _durations(drained: Drained) -> dict[str, float]:
         total.update(dict(batch.durationMs))
     phases = sorted(total.items(), key=lambda phase: -phase[1])
     return {
-        "whole query": drained.seconds,
+        "whole query": drained.turn.seconds,
         **{name: milliseconds / 1000 for name, milliseconds in phases},
     }
 
 
 def _report(
-    rounds: Sequence[Round],
-    durations: dict[str, Round],
-    pieces: dict[str, Round],
+    turns: dict[str, Turns],
+    durations: dict[str, Seconds],
+    pieces: dict[str, Seconds],
     arguments: argparse.Namespace,
 ) -> None:
-    rates = {name: median(each[name] for each in rounds) for name in rounds[0]}
-    shares = {name: median(each[name] / each[BOUND] for each in rounds) for name in rounds[0]}
-    print_table(
-        "An encoder that costs nothing, 500x375 JPEG, two cores",
-        ["", "images/s", "of decoding alone"],
-        [(name, rates[name], shares[name]) for name in rates],
-    )
+    print_turns("An encoder that costs nothing, 500x375 JPEG, two cores", "images", turns, BOUND)
     _print_profile("The last stream by Spark's own account, s", "phase", durations)
     _print_profile("A task's pieces, one thread, no Spark, ms an image", "piece", pieces)
     write_result(
         "overhead",
         {
             "images": arguments.images,
-            "images_per_s": rates,
-            "share_of_decoding": shares,
-            "rounds": rounds,
+            "systems": {name: each.as_json() for name, each in turns.items()},
             "stream_s": durations,
             "task_ms_an_image": pieces,
         },
     )
+    bound = next(iter(turns.values())).others
+    rates = {name: each.items_per_s for name, each in {BOUND: bound, **turns}.items()}
     bars("overhead", "An encoder that costs nothing", "images/s", rates)
 
 
-def _print_profile(title: str, kind: str, profile: dict[str, Round]) -> None:
+def _print_profile(title: str, kind: str, profile: dict[str, Seconds]) -> None:
     names = next(iter(profile.values()))
     rows = [(name, *(each.get(name, 0.0) for each in profile.values())) for name in names]
     print_table(title, [kind, *profile], rows)
@@ -267,7 +270,7 @@ def _print_profile(title: str, kind: str, profile: dict[str, Round]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="in one pass")
-    parser.add_argument("--rounds", type=int, default=2, help="passes once warm")
+    add_turns(parser)
     return parser.parse_args()
 
 

@@ -1,11 +1,10 @@
 """Images by reference against the same images by bytes, from a server that answers after 50 ms.
 
-    python benchmarks/references.py [--images 200] [--rounds 1] [--delay-ms 50]
+    python benchmarks/references.py [--images 200] [--turns 5] [--delay-ms 50]
 
 The images go from Kafka to Delta twice: as the messages' bytes, and as JSON with an `http://`
 address of a server in a process of its own on this machine, which shares the two cores. Both take
-turns; the ratio is the median over the rounds. With a network and with an encoder that costs
-nothing, for which waiting is hardest to hide.
+turns. With a network and with an encoder that costs nothing, for which waiting is hardest to hide.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import pyarrow.parquet as pq
 
 import free
 from images import jpegs, write_images
-from report import bars, print_table, write_result
+from report import bars, print_turns, write_result
 from stream_runs import Workplace, drain, fill, opened, settings, workplace
+from turns import Turns, add_turns, take_turns
 
 ENCODERS = {"efficientnet_lite0": "default", free.NAME: "random"}
 """Their weights, by name."""
@@ -52,9 +50,7 @@ def _references(port: int, count: int) -> list[bytes]:
     ]
 
 
-def _measure(
-    encoder: str, place: Workplace, port: int, arguments: argparse.Namespace
-) -> dict[str, Any]:
+def _measure(encoder: str, place: Workplace, port: int, arguments: argparse.Namespace) -> Turns:
     allowed = {
         "schemes": ["http"],
         "hosts": [f"127.0.0.1:{port}"],
@@ -64,21 +60,12 @@ def _measure(
         place, "bytes", encoder=encoder, weights=ENCODERS[encoder], references=allowed
     )
     with opened(config) as (spark, model):
-
-        def one_round() -> dict[str, float]:
-            return {
-                topic: drain(spark, config, model, topic=topic).images_per_s
-                for topic in ("bytes", "references")
-            }
-
-        one_round()
-        rounds = [one_round() for _ in range(arguments.rounds)]
-    return {
-        "bytes": median(each["bytes"] for each in rounds),
-        "references": median(each["references"] for each in rounds),
-        "ratio": median(each["references"] / each["bytes"] for each in rounds),
-        "rounds": rounds,
-    }
+        taken = take_turns(
+            lambda topic, _: drain(spark, config, model, topic=topic).turn,
+            ("references", "bytes"),
+            arguments.turns,
+        )
+        return Turns(taken["references"], taken["bytes"])
 
 
 @contextmanager
@@ -120,25 +107,26 @@ def _serve(images: Path, delay_s: float, port: Connection) -> None:
     server.serve_forever()
 
 
-def _report(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
-    print_table(
-        f"References to a server that answers after {arguments.delay_ms:g} ms, 500x375 JPEG",
-        ["encoder", "bytes, images/s", "references, images/s", "ratio"],
-        [
-            (name, each["bytes"], each["references"], each["ratio"])
-            for name, each in measured.items()
-        ],
+def _report(measured: dict[str, Turns], arguments: argparse.Namespace) -> None:
+    for name, turns in measured.items():
+        title = f"{name}: a server that answers after {arguments.delay_ms:g} ms, 500x375 JPEG"
+        print_turns(title, "images", {"references": turns}, "bytes")
+    write_result(
+        "references",
+        {
+            "images": arguments.images,
+            "delay_ms": arguments.delay_ms,
+            "encoders": {name: turns.as_json() for name, turns in measured.items()},
+        },
     )
-    sizes = {"images": arguments.images, "delay_ms": arguments.delay_ms}
-    write_result("references", {**sizes, "encoders": measured})
-    ratios = {f"embedstream, {name}": each["ratio"] for name, each in measured.items()}
+    ratios = {f"embedstream, {name}": turns.speed for name, turns in measured.items()}
     bars("references", "References for bytes", "ratio of images/s", ratios)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=200, help="in one pass")
-    parser.add_argument("--rounds", type=int, default=1, help="passes once warm")
+    add_turns(parser)
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
     parser.add_argument("--delay-ms", type=float, default=50)
     return parser.parse_args()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "write_result"]
+from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns
+
+__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "print_turns", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
-console = Console()
+# Rich takes 80 columns where there is no terminal, which breaks most tables' lines.
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+"""Those of /proc/cpuinfo on which the speed of a forward pass depends."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; if a ratio in it is refused, also how to get a better one."""
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -30,19 +41,37 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_row(*map(_text, row))
     # A table's own title would be broken to the table's width.
     console.print(f"[italic]{escape(title)}[/]", table, sep="\n")
+    if any(isinstance(cell, Ratio) and not cell.is_firm for row in rows for cell in row):
+        console.print(HOW_TO_IMPROVE)
+
+
+def print_turns(title: str, noun: str, turns: Mapping[str, Turns], other: str) -> None:
+    """Print systems beside the one that all of them are compared with."""
+    alone = next(iter(turns.values())).others
+    rows: list[Sequence[object]] = [(other, alone.items_per_s, 1.0, alone.cpu_ms, 1.0)]
+    rows += [
+        (name, each.items_per_s, each.speed, each.cpu_ms, each.cpu) for name, each in turns.items()
+    ]
+    columns = ["", f"{noun}/s", f"times {other}", "CPU ms", f"times {other}, by CPU time"]
+    print_table(title, columns, rows)
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:
     """`results/<name>.json`, with the machine it was measured on."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+    text = json.dumps({"machine": machine(), **result}, indent=2, default=_as_json)
+    path.write_text(text + "\n")
     console.print(f"written: benchmarks/results/{path.name}")
 
 
 def machine() -> dict[str, Any]:
+    """Describe the machine: where its processor's name is vague, the flags tell more."""
+    processor, flags = _read_processor()
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor,
+        "flags": flags,
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -52,17 +81,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def bars(name: str, title: str, unit: str, values: Mapping[str, float]) -> None:
-    """`results/<name>.png`: a bar for each value, in their order."""
+def bars(name: str, title: str, unit: str, values: Mapping[str, float | Ratio]) -> None:
+    """`results/<name>.png`: a bar for each value, in their order; none for a refused ratio."""
     figure, axes = _pyplot().subplots(figsize=(8, 0.6 + 0.4 * len(values)))
     labels = list(values)
     own = ["#1f77b4" if "embedstream" in label else "#b0b0b0" for label in labels]
-    drawn = axes.barh(labels, list(values.values()), color=own)
-    axes.bar_label(drawn, fmt=_text, padding=3)
+    drawn = axes.barh(labels, list(map(_length, values.values())), color=own)
+    axes.bar_label(drawn, list(map(_text, values.values())), padding=3)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.margins(x=0.1)
     _save(name, title, figure, axes)
+
+
+def _length(value: float | Ratio) -> float:
+    if isinstance(value, Ratio):
+        return value.median if value.is_firm else 0.0
+    return value
 
 
 def lines(
@@ -103,3 +138,20 @@ def _text(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _read_processor() -> tuple[str, list[str]]:
+    """Read its name and those of its instructions that matter here; Arm's has no name in Linux."""
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    known = told.get("flags", told.get("Features", "")).split()
+    return name, [flag for flag in _FLAGS if flag in known]
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Ratio):
+        return value.as_json()
+    if isinstance(value, Turn):
+        return asdict(value)
+    raise TypeError(f"not for a result file: {value!r}")

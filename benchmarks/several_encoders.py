@@ -1,12 +1,12 @@
 """The cost of two image encoders in one pipeline: processor time beyond their forward passes.
 
-    python benchmarks/several_encoders.py [--images 128] [--rounds 3]
+    python benchmarks/several_encoders.py [--images 128] [--turns 5]
 
 One process, without Spark, with one thread for decoding and one for the forward passes, as a task
-has it on one core. In each round the same 500x375 JPEGs are decoded alone for the first encoder,
-embedded alone by each encoder, and go through a pipeline with each encoder and with both. A ratio
-is the median of those within a round: the pipeline with both to the sum of both forward passes and
-one decode.
+has it on one core. In each turn the same 500x375 JPEGs are decoded alone for the first encoder,
+embedded alone by each encoder, and go through a pipeline with each encoder and with both. The
+ratio is of CPU time within a turn: the pipeline with both to the sum of both forward passes and one
+decode.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from embedstream_core.records import Embedding, Item
 from embedstream_core.settings import DecodeSettings, PipelineLimits
 from images import jpegs
 from report import print_table, write_result
+from turns import Ratio, add_turns
 
 ENCODERS = {"resnet50": "random", "efficientnet_lite0": "default"}
 BOTH = "pipeline, both"
 _MODALITY = ImageModality(render_quickly)
 
-Round = dict[str, float]
+Parts = dict[str, float]
 
 
 def main() -> None:
@@ -43,19 +44,19 @@ def main() -> None:
     contents = list(jpegs(arguments.images))
     engines = {name: _start(name, weights) for name, weights in ENCODERS.items()}
     _measure(contents[:16], engines)
-    rounds = [_measure(contents, engines) for _ in range(arguments.rounds)]
-    ratios = [_find_ratio(one) for one in rounds]
-    medians = {name: median(one[name] for one in rounds) for name in rounds[0]}
+    turns = [_measure(contents, engines) for _ in range(arguments.turns)]
+    ratio = Ratio.of([_find_ratio(one) for one in turns])
+    medians = {name: median(one[name] for one in turns) for name in turns[0]}
     title = "CPU ms an image, 500x375 JPEG, float32"
-    print_table(title, ["", "CPU ms"], list(medians.items()))
-    print_table("both / (forward passes + one decode)", ["round", "ratio"], list(enumerate(ratios)))
+    rows = [*medians.items(), ("both / (forward passes + one decode)", ratio)]
+    print_table(title, ["", "CPU ms"], rows)
     write_result(
         "several-encoders",
         {
             "images": arguments.images,
             "cpu_ms": medians,
-            "both_of_sum": median(ratios),
-            "rounds": rounds,
+            "both_of_sum": ratio,
+            "turns": turns,
         },
     )
 
@@ -68,7 +69,7 @@ def _start(name: str, weights: str) -> Engine:
     )
 
 
-def _measure(contents: Sequence[bytes], engines: Mapping[str, Engine]) -> Round:
+def _measure(contents: Sequence[bytes], engines: Mapping[str, Engine]) -> Parts:
     """CPU milliseconds an image of each part."""
     samples = {name: _decode(contents, engine) for name, engine in engines.items()}
     parts: dict[str, Callable[[], object]] = {
@@ -116,7 +117,7 @@ def _refuse(uri: str) -> bytes:
     raise AssertionError(f"there are no references, such as {uri}")
 
 
-def _find_ratio(measured: Round) -> float:
+def _find_ratio(measured: Parts) -> float:
     forwards = sum(measured[f"forward, {name}"] for name in ENCODERS)
     return measured[BOTH] / (forwards + measured["decode"])
 
@@ -124,7 +125,7 @@ def _find_ratio(measured: Round) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    add_turns(parser)
     return parser.parse_args()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,14 +28,16 @@ from embedstream.worker.messages import featurize_messages
 from embedstream.worker.model import prepare
 from embedstream_core.models.card import PreparedModel
 from images import jpegs
+from processes import measure
+from turns import Turn, Turns, take_turns
 
 __all__ = [
     "CORES",
     "Drained",
-    "Run",
     "Workplace",
     "broker",
     "brokerless",
+    "compare_drains",
     "drain",
     "embeddings",
     "fill",
@@ -45,16 +46,12 @@ __all__ = [
     "opened",
     "over_dataframe",
     "producer",
-    "run_by_turns",
     "send",
     "settings",
     "workplace",
 ]
 
 CORES = 2
-
-Run = dict[str, float]
-"""Figures of one drain, by their names."""
 
 _TOPIC = "pictures"
 _PER_MICRO_BATCH = 32
@@ -67,16 +64,22 @@ _QUEUED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """A query that ended once all messages were in the table; `progress` of its micro-batches."""
+    """A query that ended once all messages were in the table; `progress` of its micro-batches.
 
-    embeddings: int
-    seconds: float
+    The items of `turn` are embeddings; its CPU seconds include the broker's.
+    """
+
+    turn: Turn
     progress: Sequence[Any]
     settings: StreamConfig
 
     @property
+    def embeddings(self) -> int:
+        return self.turn.items
+
+    @property
     def images_per_s(self) -> float:
-        return self.embeddings / self.seconds
+        return self.turn.items_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,21 +214,20 @@ def drain(
 ) -> Drained:
     """From the start of the query to its end, all messages into an empty table."""
     new = fresh(config, topic)
-    started = time.perf_counter()
-    query = start_stream(spark, new, [model], until="drained").query
-    query.awaitTermination()
-    seconds = time.perf_counter() - started
-    return Drained(embeddings(new.table.path), seconds, query.recentProgress, new)
+    with measure() as spent:
+        query = start_stream(spark, new, [model], until="drained").query
+        query.awaitTermination()
+    return Drained(spent.on(embeddings(new.table.path)), query.recentProgress, new)
 
 
-def run_by_turns(
+def compare_drains(
     images: int,
-    rounds: int,
-    drain: Callable[[SparkSession, StreamConfig, PreparedModel, bool], Run],
-) -> list[dict[bool, Run]]:
-    """Drain a topic of JPEG with something and without it; the order changes with each round.
+    turns: int,
+    drain: Callable[[SparkSession, StreamConfig, PreparedModel, bool], Turn],
+) -> Turns:
+    """Drain a topic of JPEG with something, in turns with and without it.
 
-    EfficientNet-Lite0, 32 messages in a micro-batch. A first drain, with it, warms up.
+    EfficientNet-Lite0, 32 messages in a micro-batch.
     """
     with workplace() as place:
         fill(place.servers, _TOPIC, list(jpegs(images, size=(500, 375))))
@@ -238,12 +240,12 @@ def run_by_turns(
             place, _TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
         )
         with opened(config) as (spark, model):
-            drain(spark, config, model, True)
-            orders = ([True, False], [False, True]) * rounds
-            return [
-                {each: drain(spark, config, model, each) for each in order}
-                for order in orders[:rounds]
-            ]
+            taken = take_turns(
+                lambda name, _: drain(spark, config, model, name == "with"),
+                ("with", "without"),
+                turns,
+            )
+            return Turns(taken["with"], taken["without"])
 
 
 def embeddings(table: str) -> int:
@@ -255,14 +257,15 @@ def embeddings(table: str) -> int:
 
 def over_dataframe(
     spark: SparkSession, config: StreamConfig, model: PreparedModel, images: Path
-) -> tuple[int, float]:
-    """Embeddings of a Parquet file of images, and the seconds they took; nothing is kept."""
+) -> Turn:
+    """Embed a Parquet file of images; nothing is kept."""
     seen = Observation()
-    started = time.perf_counter()
-    outcomes = featurize_messages(messages(spark, images), build_featurizer(spark, config, [model]))
-    counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
-    counted.write.format("noop").mode("overwrite").save()
-    return int(seen.get["embeddings"]), time.perf_counter() - started
+    with measure() as spent:
+        function = build_featurizer(spark, config, [model])
+        outcomes = featurize_messages(messages(spark, images), function)
+        counted = outcomes.observe(seen, f.count("embedding").alias("embeddings"))
+        counted.write.format("noop").mode("overwrite").save()
+    return spent.on(int(seen.get["embeddings"]))
 
 
 def messages(spark: SparkSession, images: Path) -> DataFrame:

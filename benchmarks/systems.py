@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-
+from active_clock import PAUSED_FILE, write_paused_s
 from embedstream_core.settings import ModalityName
+from running import Running
 
-__all__ = ["SYSTEMS", "Running", "System", "running"]
+__all__ = ["FORWARD", "SYSTEMS", "System", "running"]
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parent / ".tools" / "peers"
@@ -32,6 +31,9 @@ class System:
     environment: str | None = None
     arguments: Sequence[str] = ()
 
+
+FORWARD = System("ResNet-50's forward pass", "forward")
+"""What the machine does; it reads no contents."""
 
 _IMAGES = {
     "limit": System("the limit", "limit", arguments=("resnet50",)),
@@ -95,58 +97,6 @@ SYSTEMS: Mapping[ModalityName, Mapping[str, System]] = {
 """The systems of each modality; the others are compared with `limit`."""
 
 
-_Times = Mapping[psutil.Process, tuple[float, float]]
-
-
-class Running:
-    """A started system."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._root = psutil.Process(process.pid)
-        self.versions: dict[str, str] = self._answer()["versions"]
-
-    def run(self) -> dict[str, Any]:
-        """One pass over all contents: `items`, `seconds`, and `cpu_s` of all its processes."""
-        assert self._process.stdin is not None
-        before = self._read_times()
-        print("run", file=self._process.stdin, flush=True)
-        answer = self._answer()
-        return {**answer, "cpu_s": _count_cpu_s(before, self._read_times())}
-
-    def _read_times(self) -> _Times:
-        """The CPU seconds of each process, its own and those of children that it has waited for."""
-        read = {}
-        for process in (self._root, *self._root.children(recursive=True)):
-            # One may end meanwhile.
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                waited_for = times.children_user + times.children_system
-                read[process] = times.user + times.system, waited_for
-        return read
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._process.args!r} ended; its standard error says why")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def _count_cpu_s(before: _Times, after: _Times) -> float:
-    """CPU seconds between two readings.
-
-    A child that was waited for brings the time of its whole life. Spark's daemon waits for none: if
-    a worker ends during a pass, its time in this pass is lost.
-    """
-    nothing = 0.0, 0.0
-    own = sum(after[one][0] - before.get(one, nothing)[0] for one in after)
-    waited_for = sum(after[one][1] - before.get(one, nothing)[1] for one in after)
-    counted_before = sum(sum(before[one]) for one in before.keys() - after.keys())
-    return own + max(0.0, waited_for - counted_before)
-
-
 @contextmanager
 def running(system: System, contents: Path, precision: str, log: Path) -> Iterator[Running]:
     """Start a system in its environment; stop it at the end. Its messages go to `log`."""
@@ -156,24 +106,26 @@ def running(system: System, contents: Path, precision: str, log: Path) -> Iterat
     ]  # fmt: skip
     # What the benchmarks of streams share, the doors of embedstream import too.
     path = os.pathsep.join(filter(None, (str(HERE), os.getenv("PYTHONPATH"))))
-    with log.open("ab") as errors:
+    with log.open("ab") as errors, tempfile.TemporaryDirectory() as folder:
+        paused_file = Path(folder) / "paused"
+        write_paused_s(paused_file, 0.0)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, PAUSED_FILE: str(paused_file)},
         )
-    try:
-        yield Running(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(60)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        try:
+            started = Running(process, paused_file)
+            with closing(started):
+                yield started
+            process.wait(60)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
 
 
 def _python(environment: str | None) -> Path:

@@ -1,14 +1,19 @@
 """Images, texts or clips a second of embedstream, of its peers, and of the hardware's limit.
 
-    python benchmarks/throughput.py [--modality text] [--items 250] [--rounds 4] [--only …]
+    python benchmarks/throughput.py [--modality text] [--items 150] [--turns 5] [--only …]
 
 Every system embeds the same contents on two cores: 500x375 JPEGs with ResNet-50, texts of 5 to 200
 words with all-MiniLM-L6-v2, or clips of 1 to 30 seconds with `speech-embedding`. The limit is
 decoding plus forward passes without Spark (`peers/limit.py`), and for texts the `encode` of
-sentence-transformers. After one warm-up pass, the system and the limit alternate, so that the
-machine's drift affects both. A system's figure is the median of its rounds, its share the median of
-its ratios to the limit in the same round: of the items a second, and of the milliseconds an item of
-all processors, used by all processes of the system.
+sentence-transformers.
+
+After one warm-up pass, a turn is a pass of the system and a pass of the limit. Both are cut into
+slices of `--seconds-per-turn` that alternate: while one runs, all processes of the other are
+stopped. So both see the same changes of the machine's speed, and the fixed costs of a pass, such as
+the start of Ray's actors, count once in each. A system's share of the limit is the median over the
+turns, of the items a second and of the items a CPU second of all processes of the system.
+
+What the machine does is measured first: ResNet-50's forward pass alone in both precisions.
 """
 
 from __future__ import annotations
@@ -18,15 +23,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from embedstream_core.settings import ModalityName
 from images import jpegs, write_images
-from report import RESULTS, bars, print_table, write_result
+from report import RESULTS, bars, machine, print_table, print_turns, write_result
+from running import Running, compare
 from sounds import sounds
-from systems import SYSTEMS, Running, running
+from systems import FORWARD, SYSTEMS, running
 from texts import texts
+from turns import add_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,95 +59,104 @@ CONTENTS: Mapping[ModalityName, Contents] = {
 
 def main() -> None:
     arguments = _arguments()
-    contents = CONTENTS[arguments.modality]
     RESULTS.mkdir(exist_ok=True)
     log = RESULTS / "throughput.log"
     log.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        made = list(contents.make(arguments.items))
+        made = list(CONTENTS[arguments.modality].make(arguments.items))
         path = write_images(Path(folder) / "contents.parquet", made)
+        forward = _measure_machine(path, log, arguments)
+        measured: dict[str, dict[str, Any]] = {}
         limit_system = SYSTEMS[arguments.modality]["limit"]
         with running(limit_system, path, arguments.precision, log) as limit:
             limit.run()
-            measured: dict[str, dict[str, Any]] = {}
             for name in arguments.only:
-                measured[name] = _measure(name, path, limit, arguments, log)
+                measured[name] = _measure(name, path, limit, log, arguments)
                 # An hour's work is kept also when a later system fails.
-                _write(measured, arguments)
+                _write(measured, forward, arguments)
     _report(measured, arguments)
 
 
+def _measure_machine(contents: Path, log: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    with (
+        running(FORWARD, contents, "float32", log) as float32,
+        running(FORWARD, contents, "bfloat16", log) as bfloat16,
+    ):
+        for system in (float32, bfloat16):
+            system.run()
+        turns = compare(bfloat16, float32, **_turns(arguments))
+    described = machine()
+    title = f"{described['processor']}, {' '.join(described['flags'])}: {FORWARD.label} alone"
+    print_turns(title, "images", {"bfloat16": turns}, "float32")
+    return {"own": "bfloat16", "other": "float32", **turns.as_json()}
+
+
 def _measure(
-    name: str, contents: Path, limit: Running, arguments: argparse.Namespace, log: Path
+    name: str, contents: Path, limit: Running, log: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    system_of = SYSTEMS[arguments.modality][name]
-    with running(system_of, contents, arguments.precision, log) as system:
-        first = system.run()
-        rounds = [(_pass(limit), _pass(system)) for _ in range(arguments.rounds)]
-        print_table(
-            system_of.label,
-            ["limit", "system", "limit, CPU ms", "system, CPU ms"],
-            [(bound[0], own[0], bound[1], own[1]) for bound, own in rounds],
-        )
-        return {
-            "label": system_of.label,
-            "versions": system.versions,
-            "first_pass_s": first["seconds"],
-            f"{CONTENTS[arguments.modality].noun}_per_s": median(own[0] for _, own in rounds),
-            "share_of_limit": median(own[0] / bound[0] for bound, own in rounds),
-            "cpu_ms": median(own[1] for _, own in rounds),
-            "cpu_share_of_limit": median(bound[1] / own[1] for bound, own in rounds),
-            "rounds": [
-                {
-                    "limit": bound[0],
-                    "system": own[0],
-                    "limit_cpu_ms": bound[1],
-                    "system_cpu_ms": own[1],
-                }
-                for bound, own in rounds
-            ],
-        }
-
-
-def _pass(system: Running) -> tuple[float, float]:
-    """Items a second, and CPU milliseconds an item, of one pass."""
-    done = system.run()
-    return done["items"] / done["seconds"], 1000 * done["cpu_s"] / done["items"]
+    system = SYSTEMS[arguments.modality][name]
+    with running(system, contents, arguments.precision, log) as own:
+        first = own.run()
+        turns = compare(own, limit, **_turns(arguments))
+    pairs = zip(turns.other, turns.own, strict=True)
+    print_table(
+        system.label,
+        ["limit", "system", "limit, CPU ms", "system, CPU ms"],
+        [(limit.items_per_s, own.items_per_s, limit.cpu_ms, own.cpu_ms) for limit, own in pairs],
+    )
+    return {
+        "label": system.label,
+        "versions": own.versions,
+        "first_pass_s": first.seconds,
+        **turns.as_json(),
+    }
 
 
 def _report(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
     contents = CONTENTS[arguments.modality]
-    own = measured.get(contents.own, {}).get("share_of_limit")
+    own = measured[contents.own]["ratio"] if contents.own in measured else None
     rows = [
         (
             each["label"],
-            each[f"{contents.noun}_per_s"],
-            each["share_of_limit"],
-            own / each["share_of_limit"] if own else "",
+            each["items_per_s"],
+            each["ratio"],
+            own.over(each["ratio"]) if own and own is not each["ratio"] else "",
             each["cpu_ms"],
-            each["cpu_share_of_limit"],
+            each["cpu_ratio"],
         )
         for each in measured.values()
     ]
     columns = [
         "system",
         f"{contents.noun}/s",
-        "of the limit",
-        "embedstream is so many times as fast",
+        "times the limit",
+        "embedstream is x times as fast",
         "CPU ms",
-        "of the limit's",
+        "times the limit, by CPU time",
     ]
     title = contents.description.format(precision=arguments.precision)
     print_table(f"{title}, two cores", columns, rows)
-    shares = {each["label"]: each["share_of_limit"] for each in measured.values()}
+    shares = {each["label"]: each["ratio"] for each in measured.values()}
     bars(_name(arguments), title, "share of the limit", shares)
 
 
-def _write(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
+def _write(
+    measured: dict[str, dict[str, Any]], forward: dict[str, Any], arguments: argparse.Namespace
+) -> None:
     noun = CONTENTS[arguments.modality].noun
-    sizes = {noun: arguments.items, "rounds": arguments.rounds}
-    result = {"precision": arguments.precision, **sizes, "systems": measured}
+    result = {
+        "precision": arguments.precision,
+        noun: arguments.items,
+        "turns": arguments.turns,
+        "seconds_per_turn": arguments.seconds_per_turn,
+        "forward_pass": forward,
+        "systems": measured,
+    }
     write_result(_name(arguments), result)
+
+
+def _turns(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"turns": arguments.turns, "slice_s": arguments.seconds_per_turn}
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -154,7 +169,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--modality", choices=tuple(CONTENTS), default="image")
     parser.add_argument("--items", "--images", type=int, help="in one pass")
-    parser.add_argument("--rounds", type=int, default=4, help="passes of each system once warm")
+    add_turns(parser)
+    parser.add_argument("--seconds-per-turn", type=float, default=3.0, help="of a slice of a pass")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     known = {name for systems in SYSTEMS.values() for name in systems} - {"limit"}
     parser.add_argument("--only", nargs="+", choices=sorted(known))

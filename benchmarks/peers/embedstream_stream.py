@@ -31,8 +31,8 @@ def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Ru
         with opened(config) as (spark, model):
 
             def run() -> tuple[int, float]:
-                drained = drain(spark, config, model)
-                return drained.embeddings, drained.seconds
+                turn = drain(spark, config, model).turn
+                return turn.items, turn.seconds
 
             yield run
 

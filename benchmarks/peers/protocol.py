@@ -13,12 +13,13 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, TextIO
+
+from active_clock import read_active_s
 
 Precision = Literal["float32", "bfloat16"]
 Backend = Literal["torch", "compile", "openvino"]
@@ -48,9 +49,9 @@ def serve(prepare: Prepare, packages: Sequence[str] = ()) -> None:
     with prepare(arguments.contents.resolve(), arguments.precision, arguments.backend) as run:
         _answer(answers, {"ready": True, "versions": _versions(packages)})
         for _ in _requests(sys.stdin):
-            started = time.perf_counter()
+            started = read_active_s()
             done = run()
-            elapsed = time.perf_counter() - started
+            elapsed = read_active_s() - started
             items, seconds = done if isinstance(done, tuple) else (done, elapsed)
             _answer(answers, {"items": items, "seconds": seconds})
 
