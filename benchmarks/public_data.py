@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 
 from images import jpegs
 
-__all__ = ["DATA", "Agreement", "PublishedData", "compare", "read_embeddings", "write_data"]
+__all__ = [
+    "DATA",
+    "Agreement",
+    "PublishedData",
+    "compare_embeddings",
+    "read_embeddings",
+    "write_data",
+]
 
 _FILES = 8
-"""Files of the input: Daft's is a folder of them too, and a file is the least that is read apart."""
+"""Files of the input: Daft's is a folder of several too, and a reader takes whole files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +122,22 @@ class Agreement:
     found: float
 
 
-def read_embeddings(folder: Path, key: str) -> dict[str, NDArray[np.float32]]:
-    """Read what a system wrote, by the image's name."""
-    table = pa.concat_tables(
-        [
-            pa.table({"key": read[key], "embedding": _unwrap(read["embedding"])})
-            for path in sorted(folder.rglob("*.parquet"))
-            for read in [pq.read_table(path)]
-        ],
-        promote_options="permissive",
-    )
-    vectors = table["embedding"].to_pylist()
-    keys = table["key"].to_pylist()
-    return {
-        one: np.asarray(vector, np.float32) for one, vector in zip(keys, vectors, strict=True)
-    }
+def read_embeddings(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Read what a system wrote into Parquet files: vectors by the images' names.
+
+    Raises:
+        ValueError: an image has two vectors.
+    """
+    embeddings: dict[str, NDArray[np.float32]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        table = pq.read_table(path)
+        (key,) = set(table.column_names) - {"embedding"}
+        vectors = _unwrap(table["embedding"]).to_pylist()
+        for name, vector in zip(table[key].to_pylist(), vectors, strict=True):
+            if name in embeddings:
+                raise ValueError(f"{name} has two embeddings in {folder}")
+            embeddings[name] = np.asarray(vector, np.float32)
+    return embeddings
 
 
 def _unwrap(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -140,7 +148,7 @@ def _unwrap(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(pa.chunked_array(chunks), pa.list_(pa.float32()))
 
 
-def compare(
+def compare_embeddings(
     one: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]
 ) -> Agreement:
     """Compare the embeddings of two systems.

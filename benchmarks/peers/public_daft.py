@@ -69,6 +69,8 @@ def build_network(folder: Path) -> Any:
 def prepare(folder: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     job = JOBS[name]
+    # Daft's threads would import transformers at the same time, which fails.
+    preprocess = job.build_preprocess()
     network = build_network(folder)
     output = folder / "out-daft"
     tensor = DataType.tensor(DataType.float32(), shape=(3, SIDE_PX, SIDE_PX))
@@ -76,7 +78,7 @@ def prepare(folder: Path, precision: Precision, backend: Backend) -> Iterator[Ru
     def run() -> int:
         rows = daft.read_parquet(str(folder / "input"))
         rows = rows.with_column("decoded", decode(rows))
-        prepared = rows["decoded"].apply(job.preprocess, return_dtype=tensor)
+        prepared = rows["decoded"].apply(preprocess, return_dtype=tensor)
         rows = rows.with_column("prepared", prepared)
         rows = rows.with_column("embedding", network(rows["prepared"]))
         rows.select(job.key, "embedding").write_parquet(clear(output))

@@ -35,7 +35,7 @@ class PublishedJob:
     key: str
     floats: int
     load: Callable[[Path], nn.Module]
-    preprocess: Preprocess
+    build_preprocess: Callable[[], Preprocess]
 
 
 def _load_resnet18(folder: Path) -> nn.Module:
@@ -48,14 +48,12 @@ def _load_resnet18(folder: Path) -> nn.Module:
 
 
 @cache
-def _build_torchvision_transforms() -> Callable[[NDArray[np.uint8]], Tensor]:
+def _build_torchvision_transforms() -> Preprocess:
     from torchvision import transforms
     from torchvision.models import ResNet18_Weights
 
-    built: Callable[[NDArray[np.uint8]], Tensor] = transforms.Compose(
-        [transforms.ToTensor(), ResNet18_Weights.DEFAULT.transforms()]
-    )
-    return built
+    composed = transforms.Compose([transforms.ToTensor(), ResNet18_Weights.DEFAULT.transforms()])
+    return lambda pixels: composed(pixels).numpy()
 
 
 class _Pooled(nn.Module):
@@ -75,17 +73,18 @@ def _load_vit(folder: Path) -> nn.Module:
 
 
 @cache
-def _build_processor() -> Any:
+def _build_processor() -> Preprocess:
     from transformers import ViTImageProcessor
 
     # The values that the published scripts state.
-    return ViTImageProcessor(
+    processor: Any = ViTImageProcessor(
         size={"height": 224, "width": 224},
         resample=2,
         rescale_factor=1 / 255,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
+    return lambda pixels: np.asarray(processor(images=pixels)["pixel_values"][0])
 
 
 JOBS: Mapping[str, PublishedJob] = {
@@ -93,13 +92,13 @@ JOBS: Mapping[str, PublishedJob] = {
         key="image_url",
         floats=512,
         load=_load_resnet18,
-        preprocess=lambda pixels: _build_torchvision_transforms()(pixels).numpy(),
+        build_preprocess=_build_torchvision_transforms,
     ),
     "large_image_embedding": PublishedJob(
         key="url",
         floats=768,
         load=_load_vit,
-        preprocess=lambda pixels: np.asarray(_build_processor()(images=pixels)["pixel_values"][0]),
+        build_preprocess=_build_processor,
     ),
 }
 

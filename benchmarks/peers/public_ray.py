@@ -6,10 +6,11 @@ names in `release/nightly_tests/multimodal_inference_benchmarks/` of ray-project
 Parquet, `download` or decode base64, Pillow to RGB, a map that prepares each image, `map_batches`
 with a class that runs the network, and Parquet out.
 
-What is different without GPUs and without a cluster: an actor for each core in the place of one for
-each GPU, the batch given by `--batch`, and half a CPU for an actor. Actors that reserved all CPUs
-would leave none for the tasks that read and decode, and the pipeline would wait forever. Ray gives
-a worker one thread (OMP_NUM_THREADS=1).
+What is different without GPUs and without a cluster: an actor for each core in the place of one
+for each GPU, and the batch given by `--batch`. An actor reserves no CPU, as Ray's actors on GPUs do
+not; `download` reserves one for an actor that plans, so Ray is told of one more than there are.
+With fewer, no CPU is left for the tasks that read and decode, and the pipeline waits forever. Ray
+gives a worker one thread (OMP_NUM_THREADS=1).
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from ray.data.expressions import download
 from protocol import CORES, Backend, Precision, Run, serve
 from public_models import JOBS, clear, count_rows, embed
 
-CPUS_OF_AN_ACTOR = 0.5
-
 Row = dict[str, Any]
 
 
@@ -52,7 +51,7 @@ def decode_base64(row: Row) -> Row:
 
 
 def preprocess(row: Row, job: str) -> Row:
-    return row | {"image": JOBS[job].preprocess(row["image"])}
+    return row | {"image": JOBS[job].build_preprocess()(row["image"])}
 
 
 class Network:
@@ -67,12 +66,13 @@ class Network:
 @contextmanager
 def prepare(folder: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=CORES, include_dashboard=False)
+    downloads = name == "image_classification"
+    ray.init(num_cpus=CORES + downloads, include_dashboard=False)
     output = folder / "out-ray"
 
     def run() -> int:
         rows = ray.data.read_parquet(str(folder / "input"))
-        if name == "image_classification":
+        if downloads:
             images = rows.with_column("bytes", download("image_url")).map(decode_bytes)
         else:
             images = rows.map(decode_base64)
@@ -81,7 +81,7 @@ def prepare(folder: Path, precision: Precision, backend: Backend) -> Iterator[Ru
             fn_constructor_args=[name, folder],
             compute=ray.data.ActorPoolStrategy(size=CORES),
             batch_size=batch,
-            num_cpus=CPUS_OF_AN_ACTOR,
+            num_cpus=0,
         )
         embeddings.write_parquet(clear(output))
         return count_rows(output)
