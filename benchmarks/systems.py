@@ -72,6 +72,12 @@ _TEXTS = {
         f"encode_{size}": System(f"encode(batch_size={size})", "encode", arguments=(str(size),))
         for size in (8, 16, 32, 64)
     },
+    **{
+        f"pool_{size}": System(
+            f"encode(pool, batch_size={size})", "encode_pool", arguments=(str(size), "100")
+        )
+        for size in (8, 16, 32)
+    },
     "pandas_udf": System("pandas_udf around encode()", "pandas_udf_text"),
     "daft": System("Daft, embed_text()", "daft_text", "daft_text"),
     "featurize": System(

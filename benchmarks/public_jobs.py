@@ -1,0 +1,150 @@
+"""Public benchmarks of Daft and Ray Data, in our own words, beside embedstream doing the same job.
+
+    python benchmarks/public_jobs.py image_classification [--items 400] [--turns 5] [--only ray]
+
+`image_classification`: Parquet files of addresses, ResNet-18, Parquet files out. Daft publishes it
+(Eventual-Inc/Daft, `benchmarking/ai/image_classification`), and Ray Data repeats it (ray-project/
+ray, `release/nightly_tests/multimodal_inference_benchmarks/image_classification`).
+`large_image_embedding`: Parquet files of images in base64, ViT-B/16, Parquet files out. Ray Data
+publishes it for both, in the same folder. `peers/public_daft.py` and `peers/public_ray.py` name the
+scripts and commits, and say what is different without GPUs and without a cluster. In both jobs
+
+- the images are files, or in Parquet files, on this machine instead of in S3. They are generated,
+  of the average size of ImageNet's and of 2048x1536, and all different: Daft's 803,580 rows repeat
+  80,358 images. How large those of the second job are is not published; what is, four TiB in 106
+  seconds on 40 GPUs, makes a megabyte or more each at the speed that Ray states for its GPU.
+- the weights are seeded, and the same for all.
+- what is written is the vector before the classifier (512 floats), or the pooler's (768), in the
+  place of the label or the classifier's 1,000 outputs, so that embeddings can be compared: each
+  image's two vectors must have a cosine of at least 0.99 once the vectors' mean is subtracted.
+
+A pass is the whole query, as the published time is: for Daft and Ray Data with the start of the
+processes that run the network, because both start them in each query. Turns are as in
+`throughput.py`. CPU seconds are of all processes of a system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from public_data import DATA, Agreement, compare_embeddings, read_embeddings, write_data
+from report import RESULTS, print_table, write_result
+from running import compare
+from systems import System, running
+from turns import Turns, add_turns
+
+OWN = "embedstream"
+LEAST_COSINE = 0.99
+PEERS: Mapping[str, str] = {"daft": "Daft", "ray": "Ray Data"}
+
+
+def main() -> None:
+    arguments = _arguments()
+    RESULTS.mkdir(exist_ok=True)
+    log = RESULTS / "public-jobs.log"
+    log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="embedstream-benchmark-") as temporary:
+        folder = Path(temporary)
+        write_data(arguments.job, folder, arguments.items)
+        measured: dict[str, Turns] = {}
+        described: dict[str, Any] = {}
+        own_system = System(OWN, "public_embedstream", arguments=(arguments.job,))
+        with running(own_system, folder, "float32", log) as own:
+            own_first = own.run()
+            for name in arguments.only:
+                batch = (arguments.job, str(arguments.batch))
+                system = System(PEERS[name], f"public_{name}", "public", batch)
+                with running(system, folder, "float32", log) as peer:
+                    first = peer.run()
+                    agreement = _check(folder, name)
+                    turns = compare(
+                        own, peer, turns=arguments.turns, slice_s=arguments.seconds_per_turn
+                    )
+                measured[PEERS[name]] = turns
+                described[name] = {
+                    "versions": peer.versions,
+                    "first_pass_s": first.seconds,
+                    "cosine": asdict(agreement),
+                    **turns.as_json(),
+                }
+                # What was measured is kept also when a later system fails.
+                _write(described, own_first.seconds, arguments)
+    title = f"{DATA[arguments.job].description}, two cores: embedstream beside each"
+    _report(title, measured)
+
+
+def _check(folder: Path, name: str) -> Agreement:
+    """Compare what embedstream and a peer have written.
+
+    Raises:
+        SystemExit: they do not embed the same.
+    """
+    written = [read_embeddings(folder / f"out-{system}") for system in (OWN, name)]
+    agreement = compare_embeddings(*written)
+    if agreement.least_centered < LEAST_COSINE or agreement.found < 1:
+        raise SystemExit(f"{PEERS[name]} and embedstream do not embed the same: {agreement}")
+    return agreement
+
+
+def _report(title: str, measured: Mapping[str, Turns]) -> None:
+    print_table(
+        title,
+        [
+            "",
+            "images/s",
+            "embedstream, images/s",
+            "ratio",
+            "CPU ms",
+            "embedstream, CPU ms",
+            "ratio",
+        ],
+        [
+            (
+                name,
+                turns.others.items_per_s,
+                turns.items_per_s,
+                turns.speed,
+                turns.others.cpu_ms,
+                turns.cpu_ms,
+                turns.cpu,
+            )
+            for name, turns in measured.items()
+        ],
+    )
+
+
+def _write(
+    described: Mapping[str, Any], own_first_pass_s: float, arguments: argparse.Namespace
+) -> None:
+    result = {
+        "images": arguments.items,
+        "batch": arguments.batch,
+        "turns": arguments.turns,
+        "seconds_per_turn": arguments.seconds_per_turn,
+        "first_pass_s": own_first_pass_s,
+        "peers": described,
+    }
+    write_result(f"public-{arguments.job.replace('_', '-')}", result)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("job", choices=tuple(DATA))
+    parser.add_argument("--items", type=int, help="images in one pass")
+    parser.add_argument("--batch", type=int, help="images in a batch of the peers")
+    add_turns(parser)
+    parser.add_argument("--seconds-per-turn", type=float, default=3.0, help="of a slice of a pass")
+    parser.add_argument("--only", nargs="+", choices=tuple(PEERS), default=list(PEERS))
+    arguments = parser.parse_args()
+    arguments.items = arguments.items or DATA[arguments.job].items
+    arguments.batch = arguments.batch or DATA[arguments.job].batch
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
