@@ -1,8 +1,8 @@
 """BMP: the kinds that Pillow does not read, or reads wrongly.
 
 Pillow takes a palette of black and white for one bit a pixel even where a pixel has four or eight,
-and it supports few masks. Of compressed pixels it drops empty rows, and fills the rest of a row byte
-by byte: a file of one kilobyte took ten seconds, in which no other thread ran.
+and it supports few masks. Of compressed images it drops empty rows, and it fills the rest of a row
+byte by byte: a file of one kilobyte took ten seconds, in which no other thread ran.
 """
 
 from __future__ import annotations
