@@ -19,6 +19,7 @@ _MESSAGES = {
     "list_type": "should be a list, as [one, other]",
     "model_type": "should be a section with keys of its own",
     "string_type": "should be a text",
+    "too_short": "should not be empty",
     "tuple_type": "should be a list, as [one, other]",
 }
 
@@ -26,7 +27,8 @@ _MESSAGES = {
 def explain_invalid(error: ValidationError, subject: str, tree: Mapping[str, Any]) -> str:
     """Return a line for each problem of the configuration that was read as `tree`."""
     problems = [_explain_one(problem, tree) for problem in error.errors(include_url=False)]
-    return "\n".join([f"the configuration {subject} is wrong:", *dict.fromkeys(problems)])
+    lines = dict.fromkeys(filter(None, problems))
+    return "\n".join([f"the configuration {subject} is wrong:", *lines])
 
 
 def explain_variable(name: str, prefix: str, others: Iterable[str]) -> str:
@@ -64,6 +66,9 @@ def _explain_one(problem: Any, tree: Any) -> str:
             # An error of several sections names their keys itself.
             subject = f"{key}: " if location else ""
             return f"  {subject}{problem['ctx']['error']}"
+    if problem["type"] == "too_short" and value:
+        # Of a list whose values are all wrong, Pydantic says too that it has none.
+        return ""
     message = _MESSAGES.get(problem["type"]) or problem["msg"].removeprefix("Input ")
     # Only a plain value is repeated, and not where options belong: others may hold a secret.
     is_shown = isinstance(value, str | int | float | None) and problem["type"] != "model_type"

@@ -16,7 +16,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from embedstream.config.locations import make_absolute, make_local
+from embedstream.config.locations import check_literal, make_absolute, make_local
 from embedstream.config.table_names import check_table_name
 from embedstream.config.yaml import BooleanText
 
@@ -93,8 +93,9 @@ def _read_time(value: object, validate: ValidatorFunctionWrapHandler) -> datetim
 
 
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_read_switch)]
-Location = Annotated[str, Field(min_length=1), AfterValidator(make_absolute)]
-LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(make_local)]
+_Literal = Annotated[str, Field(min_length=1), AfterValidator(check_literal)]
+Location = Annotated[_Literal, AfterValidator(make_absolute)]
+LocalFolder = Annotated[_Literal, AfterValidator(make_local)]
 TableName = Annotated[str, AfterValidator(check_table_name)]
 Time = Annotated[datetime, WrapValidator(_read_time)]
 TopicName = Annotated[str, AfterValidator(check_topic_name)]

@@ -72,6 +72,17 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
         ({"trigger": {"interval_s": "inf"}}, "  trigger.interval_s: should be a finite number"),
         ({"trigger": {"interval_s": -1}}, "  trigger.interval_s: should be greater than or equal"),
         ({"kafka": {"assign": {"images": "0"}}}, "  kafka.assign.images: should be a list, as ["),
+        ({"kafka": {"assign": {"images": []}}}, "  kafka.assign.images: should not be empty"),
+        (
+            {"kafka": {"assign": {"images": [-1]}}},
+            "  kafka.assign.images.0: should be 0 or more, not -1",
+        ),
+        ({"decode": {"formats": []}}, "  decode.formats: should not be empty"),
+        ({"decode": {"formats": ["jpg"]}}, "  decode.formats.0: should be 'JPEG', 'PNG', "),
+        (
+            {"kafka": {"max_offsets_per_trigger": 2**63}},
+            f"  kafka.max_offsets_per_trigger: {2**63} is too large for an integer of 64 bits",
+        ),
     ],
 )
 def test_a_wrong_value_is_reported_with_its_key(
@@ -79,6 +90,12 @@ def test_a_wrong_value_is_reported_with_its_key(
 ) -> None:
     (_, text) = problems(tmp_path, changes)
     assert text.startswith(line)
+
+
+@pytest.mark.parametrize("offset", [-3, 2**63])
+def test_an_offset_that_kafka_does_not_know_is_reported(tmp_path: Path, offset: int) -> None:
+    lines = problems(tmp_path, {"kafka": {"starting_offsets": {"images": {0: offset}}}})
+    assert lines[-1].startswith("  kafka.starting_offsets.images.0: ")
 
 
 @pytest.mark.parametrize("name", ["table", "checkpoint", "kafka"])
