@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-from embedstream.config.field_types import Section, Time, check_topic_name
+from embedstream.config.field_types import PositiveSeconds, Seconds, Section, Time, check_topic_name
 from embedstream.config.options import check_kafka_options
 from embedstream.config.secrets import Options
 
@@ -89,7 +88,7 @@ class KafkaConfig(Section):
 class TriggerConfig(Section):
     """When a micro-batch starts."""
 
-    interval_s: float = Field(1.0, ge=0)
+    interval_s: Seconds = 1.0
     """Seconds between the starts of micro-batches; with 0 the next one starts at once."""
-    stop_timeout_s: PositiveFloat = 300.0
+    stop_timeout_s: PositiveSeconds = 300.0
     """Seconds that a stop waits for the micro-batch in flight."""
