@@ -39,6 +39,9 @@ _NOT_PUBLIC: Final = {
     "ORCHID, deprecated": "2001:10::/28",
     "segment routing SIDs": "5f00::/16",
     "not assigned": "::/0",
+    # In no registry: a public address that leads each machine in Azure to its host
+    # (https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16).
+    "Azure's wire server": "168.63.129.16/32",
 }
 _PUBLIC: Final = {
     "global unicast": "0.0.0.0/0 2000::/3",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from embedstream.config.keys import find_section, follow_keys, list_keys
 from embedstream_core.redaction import names_secret
@@ -19,14 +19,22 @@ _MESSAGES = {
     "list_type": "should be a list, as [one, other]",
     "model_type": "should be a section with keys of its own",
     "string_type": "should be a text",
+    "too_short": "should not be empty",
     "tuple_type": "should be a list, as [one, other]",
 }
 
 
-def explain_invalid(error: ValidationError, subject: str, tree: Mapping[str, Any]) -> str:
-    """Return a line for each problem of the configuration that was read as `tree`."""
-    problems = [_explain_one(problem, tree) for problem in error.errors(include_url=False)]
-    return "\n".join([f"the configuration {subject} is wrong:", *dict.fromkeys(problems)])
+def explain_invalid(
+    error: ValidationError,
+    subject: str,
+    tree: Mapping[str, Any],
+    *,
+    model: type[BaseModel],
+) -> str:
+    """Return a line for each problem of the configuration of a model that was read as `tree`."""
+    problems = [_explain_one(problem, tree, model) for problem in error.errors(include_url=False)]
+    lines = dict.fromkeys(filter(None, problems))
+    return "\n".join([f"the configuration {subject} is wrong:", *lines])
 
 
 def explain_variable(name: str, prefix: str, others: Iterable[str]) -> str:
@@ -40,7 +48,7 @@ def explain_variable(name: str, prefix: str, others: Iterable[str]) -> str:
     )
 
 
-def _explain_one(problem: Any, tree: Any) -> str:
+def _explain_one(problem: Any, tree: Any, model: type[BaseModel]) -> str:
     location: list[str | int] = []
     value = tree
     for part in problem["loc"]:
@@ -53,7 +61,7 @@ def _explain_one(problem: Any, tree: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             _, types = follow_keys(list(map(str, location[:-1])))
-            section = find_section(types)
+            section = find_section(types) if len(location) > 1 else model
             known = list(section.model_fields) if section else []
             nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
             hint = f"did you mean '{nearest[0]}'? " if nearest else ""
@@ -64,6 +72,9 @@ def _explain_one(problem: Any, tree: Any) -> str:
             # An error of several sections names their keys itself.
             subject = f"{key}: " if location else ""
             return f"  {subject}{problem['ctx']['error']}"
+    if problem["type"] == "too_short" and value:
+        # Of a list whose values are all wrong, Pydantic says too that it has none.
+        return ""
     message = _MESSAGES.get(problem["type"]) or problem["msg"].removeprefix("Input ")
     # Only a plain value is repeated, and not where options belong: others may hold a secret.
     is_shown = isinstance(value, str | int | float | None) and problem["type"] != "model_type"

@@ -12,17 +12,20 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 
-from embedstream.config.locations import make_absolute, make_local
+from embedstream.config.locations import check_literal, make_absolute, make_local
 from embedstream.config.table_names import check_table_name
 from embedstream.config.yaml import BooleanText
 
 __all__ = [
     "LocalFolder",
     "Location",
+    "PositiveSeconds",
+    "Seconds",
     "Section",
     "Switch",
     "TableName",
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 _SINCE_1970 = re.compile(r"\d{10}|\d{13}")
+_MAX_SECONDS = 1_000_000_000
 _TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
@@ -64,6 +68,13 @@ def check_topic_name(topic: str) -> str:
     return topic
 
 
+def _check_seconds(value: float) -> float:
+    # Python's locks and timers fail above 292 years, and Spark's intervals too.
+    if value > _MAX_SECONDS:
+        raise ValueError(f"should be {_MAX_SECONDS} seconds or less, not {value:g}")
+    return value
+
+
 def _read_switch(value: object) -> object:
     """Return `on` or `off` for a boolean; YAML reads both as one."""
     truth = value.value if isinstance(value, BooleanText) else value
@@ -93,8 +104,11 @@ def _read_time(value: object, validate: ValidatorFunctionWrapHandler) -> datetim
 
 
 Switch = Annotated[Literal["on", "off"], BeforeValidator(_read_switch)]
-Location = Annotated[str, Field(min_length=1), AfterValidator(make_absolute)]
-LocalFolder = Annotated[str, Field(min_length=1), AfterValidator(make_local)]
+_Literal = Annotated[str, Field(min_length=1), AfterValidator(check_literal)]
+Location = Annotated[_Literal, AfterValidator(make_absolute)]
+LocalFolder = Annotated[_Literal, AfterValidator(make_local)]
+Seconds = Annotated[float, Field(ge=0), AfterValidator(_check_seconds)]
+PositiveSeconds = Annotated[PositiveFloat, AfterValidator(_check_seconds)]
 TableName = Annotated[str, AfterValidator(check_table_name)]
 Time = Annotated[datetime, WrapValidator(_read_time)]
 TopicName = Annotated[str, AfterValidator(check_topic_name)]

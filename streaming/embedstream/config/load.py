@@ -66,7 +66,7 @@ def load_config(
     try:
         return StreamConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(explain_invalid(error, str(path), tree)) from None
+        raise ConfigError(explain_invalid(error, str(path), tree, model=StreamConfig)) from None
 
 
 def load_files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> BulkFilesConfig:
@@ -79,7 +79,7 @@ def load_files_config(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Bu
     try:
         return BulkFilesConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(explain_invalid(error, "--set", tree)) from None
+        raise ConfigError(explain_invalid(error, "--set", tree, model=BulkFilesConfig)) from None
 
 
 def _assign(tree: dict[str, Any], settings: Iterable[tuple[list[str], Any]]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from embedstream.config.errors import LocationError
 
 __all__ = [
+    "check_literal",
     "find_local_path",
     "get_scheme",
     "make_absolute",
@@ -25,6 +26,8 @@ _INSTEAD: Mapping[str, str] = {
     "hdfs": "give a folder on which it is mounted",
     "viewfs": "give a folder on which it is mounted",
 }
+# The forms of shells, of YAML tools and of `kafka.options`.
+_VARIABLE = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|^\$\w+|\{\{.*?\}\}")
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
@@ -32,6 +35,19 @@ def get_scheme(location: str) -> str | None:
     """Return the scheme of a URI in lower case; None for a path."""
     match = _SCHEME.match(location)
     return match[1].lower() if match else None
+
+
+def check_literal(location: str) -> str:
+    """Return a location from a configuration, where some texts would become odd local folders.
+
+    Raises:
+        LocationError: it begins or ends with white space, or contains a variable.
+    """
+    if location != location.strip():
+        raise LocationError(f"a location must not begin or end with white space: {location!r}")
+    if variable := _VARIABLE.search(location):
+        raise LocationError(f"'{variable[0]}' in a location is not replaced: write its value")
+    return location
 
 
 def make_absolute(location: str) -> str:

@@ -144,8 +144,9 @@ def _replace_views(batch: Any) -> Any:
 
 
 def _refuse_table(table: str, error: Exception) -> SetupError:
-    # deltalake's messages have several lines, with colours.
-    reason = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(error)).split())
+    # deltalake's messages have several lines, with colours, and some a stack of its engine.
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    reason = " ".join(re.split(r"(?m)^\s*(?:stack backtrace:|0: )", plain)[0].split())
     return SetupError(
         f"the Delta table '{table}' cannot be read without Spark: {reason}; it has to be a folder "
         "of this machine, or at s3a://, gs:// or abfss:// with credentials in the environment, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +39,7 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
 
     Raises:
         SetupError: no broker answers, or it refuses the credentials or is not trusted; a topic does
-            not exist, or no topic matches the pattern.
+            not exist, or a partition does not; no topic matches the pattern, or it is not valid.
     """
     jvm: Any = spark.sparkContext._jvm
     with open_admin(spark, config) as admin:
@@ -49,8 +49,16 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
         elif config.assign is not None:
             topics = set(config.assign)
         else:
-            matches, pattern = jvm.java.util.regex.Pattern.matches, config.subscribe_pattern
-            topics = {topic for topic in existing if matches(pattern, topic)}
+            pattern = config.subscribe_pattern
+            try:
+                compiled = jvm.java.util.regex.Pattern.compile(pattern)
+            except Exception as error:
+                reason = " ".join(find_root_cause(error).split())
+                raise SetupError(
+                    f"kafka.subscribe_pattern '{pattern}' is no regular expression of Java: "
+                    f"{reason}"
+                ) from None
+            topics = {topic for topic in existing if compiled.matcher(topic).matches()}
             if not topics:
                 raise SetupError(
                     f"no topic on {config.bootstrap_servers} matches '{pattern}'; the broker has: "
@@ -67,10 +75,9 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
             for topic in topics
             for partition in descriptions[topic].partitions()
         ]
-        positions = _build_positions(
-            spark,
-            (one for one in partitions if config.assign is None or one[1] in config.assign[one[0]]),
-        )
+        if config.assign is not None:
+            partitions = _choose_partitions(config.assign, partitions)
+        positions = _build_positions(spark, partitions)
         spec = jvm.org.apache.kafka.clients.admin.OffsetSpec
         earliest = _list_offsets(spark, admin, positions, spec.earliest())
         end = _list_offsets(spark, admin, positions, spec.latest())
@@ -78,6 +85,21 @@ def check_topics(spark: SparkSession, config: KafkaConfig) -> dict[str, TopicSta
             topic: TopicState(descriptions[topic].topicId().toString(), earliest[topic], end[topic])
             for topic in sorted(topics)
         }
+
+
+def _choose_partitions(
+    assign: Mapping[str, Sequence[int]], existing: Sequence[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    """Return the assigned partitions; raise SetupError for one that does not exist."""
+    chosen = [(topic, number) for topic, numbers in assign.items() for number in numbers]
+    for topic, number in chosen:
+        if (topic, number) not in existing:
+            count = sum(name == topic for name, _ in existing)
+            raise SetupError(
+                f"topic '{topic}' has no partition {number}, but {count} from 0 on; correct "
+                "kafka.assign"
+            )
+    return chosen
 
 
 def find_offsets_at(

@@ -33,6 +33,9 @@ __all__ = ["Config", "Query", "Searcher", "nearest", "read_query_file"]
 Query = Path | bytes | str | Position | Sequence[float] | npt.NDArray[Any]
 """A file, its bytes, words, a message's topic, partition and offset, or a vector."""
 
+# Beyond all limits of decoding that make sense; a device such as /dev/zero never ends.
+_MAX_QUERY_BYTES = 2**28
+
 Config = StreamConfig | BulkFilesConfig | Path
 """A configuration, or the YAML file of a stream's."""
 
@@ -253,11 +256,15 @@ class Searcher:
 
 
 def read_query_file(path: Path) -> bytes:
-    """Return the bytes of a query; raise SetupError if the file cannot be read."""
+    """Return the bytes of a query; raise SetupError if the file cannot be read, or never ends."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MAX_QUERY_BYTES + 1)
     except OSError as error:
         raise SetupError(f"the query '{path}' cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_QUERY_BYTES:
+        raise SetupError(f"the query '{path}' has more than {_MAX_QUERY_BYTES} bytes")
+    return content
 
 
 def _read_position(query: Sequence[Any]) -> Position:

@@ -11,7 +11,7 @@ import yaml
 
 from config_files import JAAS, MINIMAL, SECRET, load, problems
 from embedstream.config.errors import ConfigError
-from embedstream.config.load import load_config
+from embedstream.config.load import load_config, load_files_config
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,12 @@ def test_an_unknown_key_is_reported_with_the_nearest_and_all_choices(
     assert header == f"the configuration {tmp_path / 'stream.yaml'} is wrong:"
     assert line.startswith(f"  {key}: unknown key; did you mean '{nearest}'? known: ")
     assert set(line.partition("known: ")[2].split(", ")) >= {nearest, *choices}
+
+
+def test_a_section_that_a_batch_lacks_gets_the_choices_that_it_has() -> None:
+    with pytest.raises(ConfigError, match=r"kafka: unknown key; known: .*encoder") as caught:
+        load_files_config({"table": {"path": "t"}}, ["kafka.subscribe=images"])
+    assert "checkpoint" not in str(caught.value)
 
 
 def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> None:
@@ -72,6 +78,22 @@ def test_an_unknown_key_like_no_other_gets_the_choices_only(tmp_path: Path) -> N
         ({"trigger": {"interval_s": "inf"}}, "  trigger.interval_s: should be a finite number"),
         ({"trigger": {"interval_s": -1}}, "  trigger.interval_s: should be greater than or equal"),
         ({"kafka": {"assign": {"images": "0"}}}, "  kafka.assign.images: should be a list, as ["),
+        (
+            {"references": {"timeout_s": 1e10}},
+            "  references.timeout_s: should be 1000000000 seconds or less, not 1e+10",
+        ),
+        ({"index": {"url": "postgresql://h/d"}}, "  index: kind lancedb has no url: give path"),
+        ({"kafka": {"assign": {"images": []}}}, "  kafka.assign.images: should not be empty"),
+        (
+            {"kafka": {"assign": {"images": [-1]}}},
+            "  kafka.assign.images.0: should be 0 or more, not -1",
+        ),
+        ({"decode": {"formats": []}}, "  decode.formats: should not be empty"),
+        ({"decode": {"formats": ["jpg"]}}, "  decode.formats.0: should be 'JPEG', 'PNG', "),
+        (
+            {"kafka": {"max_offsets_per_trigger": 2**63}},
+            f"  kafka.max_offsets_per_trigger: {2**63} is too large for an integer of 64 bits",
+        ),
     ],
 )
 def test_a_wrong_value_is_reported_with_its_key(
@@ -79,6 +101,12 @@ def test_a_wrong_value_is_reported_with_its_key(
 ) -> None:
     (_, text) = problems(tmp_path, changes)
     assert text.startswith(line)
+
+
+@pytest.mark.parametrize("offset", [-3, 2**63])
+def test_an_offset_that_kafka_does_not_know_is_reported(tmp_path: Path, offset: int) -> None:
+    lines = problems(tmp_path, {"kafka": {"starting_offsets": {"images": {0: offset}}}})
+    assert lines[-1].startswith("  kafka.starting_offsets.images.0: ")
 
 
 @pytest.mark.parametrize("name", ["table", "checkpoint", "kafka"])

@@ -138,7 +138,8 @@ def test_every_variable_of_the_project_is_known(tmp_path: Path) -> None:
     named = {name for text in texts for name in re.findall(r"\bEMBEDSTREAM_[A-Z_]+\b", text)}
 
     assert named > {"EMBEDSTREAM_JARS", "EMBEDSTREAM_SEED", "EMBEDSTREAM_TABLE__PATH"}
-    assert load(tmp_path, environment=dict.fromkeys(named, "images")).table.path.endswith("images")
+    environment = {name: "table" if name.endswith("PATH") else "images" for name in named}
+    assert load(tmp_path, environment=environment).table.path.endswith("/table")
 
 
 def test_an_empty_section_can_be_filled(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 )
 def test_a_uri_stays(location: str) -> None:
     assert make_absolute(location) == location
-    config = load_config(LOCAL, [f"table.path={location}", f"checkpoint={location}/c"])
-    assert config.locations == [location, f"{location}/c"]
+    config = load_config(LOCAL, [f"table.path={location}", f"checkpoint={location}-c"])
+    assert config.locations == [location, f"{location}-c"]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,10 @@ def test_a_local_location_becomes_absolute(
     uri = f"file://{wanted}" if get_scheme(location) else wanted
     assert make_absolute(location) == uri
     assert make_local(location) == str(find_local_path(uri)) == wanted
-    overrides = [f"{key}={location}" for key in ("table.path", "checkpoint", "spark.log_file")]
+    overrides = [f"table.path={location}", f"spark.log_file={location}"]
     config = load_config(LOCAL, [*overrides, f"references.folders=[{location}]"])
-    assert config.locations == [uri, uri]
+    assert config.table.path == uri
+    assert load_config(LOCAL, [f"checkpoint={location}"]).checkpoint == uri
     assert (config.spark.log_file, config.references.folders) == (wanted, (wanted,))
 
 
@@ -93,6 +94,24 @@ def test_a_local_location_becomes_absolute(
 def test_an_invalid_location_is_refused(location: str, message: str) -> None:
     with pytest.raises(LocationError, match=message):
         make_absolute(location)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        (" s3a://bucket/t", "white space"),
+        ("t ", "white space"),
+        ("  ", "white space"),
+        ("$HOME/t", r"'\$HOME' in a location is not replaced"),
+        ("s3a://bucket/${stage}/t", r"'\$\{stage\}' in a location is not replaced"),
+        ("/data/$(date)/t", "not replaced"),
+        ("{{ table }}", "not replaced"),
+    ],
+)
+@pytest.mark.parametrize("key", ["table.path", "checkpoint", "spark.log_file"])
+def test_what_would_become_an_odd_folder_is_refused(key: str, location: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: .*{message}"):
+        load_config(LOCAL, [f"{key}={location!r}"])
 
 
 @pytest.mark.parametrize("key", ["spark.log_file", "references.folders"])

@@ -41,3 +41,13 @@ def test_a_feature_that_can_be_read_is_no_obstacle(name: str, tmp_path: Path) ->
     add_feature(table, name)
     update(table, config)
     assert open_table(table).version() == 2
+
+
+def test_a_damaged_log_is_reported_without_the_stack_of_the_library(tmp_path: Path) -> None:
+    log = tmp_path / "_delta_log"
+    log.mkdir()
+    (log / f"{0:020}.json").write_text("not json")
+    with pytest.raises(SetupError, match=r"cannot be read without Spark: .*; it has to") as caught:
+        open_table(str(tmp_path))
+    assert "unknown" not in str(caught.value)
+    assert "pthread" not in str(caught.value)

@@ -357,6 +357,7 @@ def test_of_several_models_one_is_chosen(tmp_path: Path, shops: IndexConfig) -> 
         ([1.0, float("nan")], "finite numbers"),
         (["a", "b"], "a query is a path, bytes, words, a position or a vector, not a list"),
         (object(), "not a object"),
+        (Path("/dev/zero"), "the query '/dev/zero' has more than 268435456 bytes"),
         (Path("absent.png"), "the query 'absent.png' cannot be read: No such file or directory"),
     ],
 )

@@ -14,6 +14,7 @@ No code from a file is run: no file is unpickled, and no file may bring Python c
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,10 @@ _ONNX_FLOATS = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
+
+# In ONNX's format, an entry of a tensor's field `external_data` (13): its size, the key and the
+# size of the value that follows. torch.onnx.export writes such files by default.
+_EXTERNAL_DATA = re.compile(rb"\x6a(.)\x0a\x08location\x12(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,13 @@ class _Onnx(FixedModule):
             except Exception as error:
                 raise SetupError(f"the onnx file cannot be opened: {error}") from error
             self.content = b""
-        source = self.session.get_inputs()[0]
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(one.name for one in inputs) or "none"
+            raise SetupError(
+                f"the onnx file has {len(inputs)} inputs ({names}); export it with one, the images"
+            )
+        (source,) = inputs
         if source.type not in _ONNX_FLOATS:
             raise SetupError(
                 f"the onnx file takes {source.type}: export it with an input of floats, which are "
@@ -225,6 +236,20 @@ def _pack_file(path: Path, kind: str) -> bytes:
     return path.read_bytes()
 
 
+def _pack_onnx(path: Path) -> bytes:
+    content = _pack_file(path, kind="onnx")
+    for found in _EXTERNAL_DATA.finditer(content):
+        size, (length,) = found[1][0], found[2]
+        name = content[found.end() : found.end() + length]
+        if size == length + len(found[0]) - 2 and len(name) == length:
+            raise SetupError(
+                f"the onnx file '{path}' has its weights in another file, "
+                f"'{name.decode('utf-8', 'replace')}': export it with external_data=False, or "
+                "write both into one file with onnx.save(onnx.load(old), new)"
+            )
+    return content
+
+
 _HUGGINGFACE = Program(
     load_folder,
     pack=pack_folder,
@@ -235,7 +260,7 @@ _HUGGINGFACE = Program(
 )
 
 PROGRAMS: Mapping[str, Program] = {
-    "onnx": Program(_Onnx, pack=partial(_pack_file, kind="onnx")),
+    "onnx": Program(_Onnx, pack=_pack_onnx),
     "keras": Program(_Keras, pack=partial(_pack_file, kind="keras")),
     "huggingface": _HUGGINGFACE,
     # https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2

@@ -40,6 +40,10 @@ _WRAPPERS = re.compile(
 )
 
 
+# How many elements of a list in a checkpoint are looked at.
+_MAX_LISTED = 8
+
+
 def read_checkpoint(path: Path) -> Any:
     """Read a file of tensors and its other contents without running code from it.
 
@@ -115,6 +119,9 @@ def _load_pickled(path: Path, *, is_zip: bool) -> Any:
 
 def _find_tensors(content: Any, place: str = "", depth: int = 4) -> Iterator[tuple[str, State]]:
     """Yield all dicts of tensors in a checkpoint, with their place in it."""
+    if isinstance(content, list | tuple):
+        # Such as a network's state and its optimizer's.
+        content = dict(enumerate(content[:_MAX_LISTED]))
     if not isinstance(content, dict) or depth == 0:
         return
     tensors = {

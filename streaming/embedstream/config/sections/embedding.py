@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from embedstream.config.field_types import LocalFolder, Section, Switch
+from embedstream.config.field_types import LocalFolder, PositiveSeconds, Section, Switch
 from embedstream_core.media.image.preprocessing import CropMode, ImagePreprocessing, Interpolation
 from embedstream_core.model_id import Precision
 from embedstream_core.settings import (
@@ -60,7 +60,7 @@ class ReferencesConfig(Section):
     public addresses are connected to."""
     max_redirects: int = Field(FetchPolicy.max_redirects, ge=0, le=10)
     """Redirects to follow."""
-    timeout_s: PositiveFloat = FetchPolicy.timeout_s
+    timeout_s: PositiveSeconds = FetchPolicy.timeout_s
     """Seconds for one whole fetch."""
     attempts: PositiveInt = FetchPolicy.attempts
     """Attempts for a fetch that may succeed later."""
@@ -150,7 +150,7 @@ class EncoderConfig(Section):
     normalize: Normalization = "none"
     """`l2` divides each vector by its length, for indexes that want unit vectors; the `model_id`
     says so."""
-    timeout_s: PositiveFloat = PipelineLimits.forward_timeout_s
+    timeout_s: PositiveSeconds = PipelineLimits.forward_timeout_s
     """Seconds for one forward pass; a worker that takes longer is killed."""
     batch_size: PositiveInt | None = EngineSettings.batch_size
     """Images, texts or windows of audio in a forward pass; by default 16, 64 and 8 on a CPU, 128,
@@ -184,7 +184,7 @@ class DecodeConfig(Section):
     """Audio of a higher sample rate is a failure, before decoding."""
     audio_formats: tuple[AudioFormat, ...] = Field(AUDIO_FORMATS, min_length=1)
     """The formats of audio that are decoded."""
-    timeout_s: PositiveFloat = Isolation.timeout_s
+    timeout_s: PositiveSeconds = Isolation.timeout_s
     """Seconds for decoding one message's content. A worker that takes longer is killed; the retry
     of its task decodes each in its own process, so that only this message fails."""
     isolated_memory_bytes: PositiveInt = Isolation.memory_bytes

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveInt,
+    model_validator,
+)
 
-from embedstream.config.field_types import Section, Time, check_topic_name
+from embedstream.config.field_types import PositiveSeconds, Seconds, Section, Time, check_topic_name
 from embedstream.config.options import check_kafka_options
 from embedstream.config.secrets import Options
 
 __all__ = ["KafkaConfig", "TriggerConfig"]
+
+
+def _check_range(value: int, least: int, bits: int) -> int:
+    if value < least:
+        raise ValueError(f"should be {least} or more, not {value}")
+    if value >= 1 << (bits - 1):
+        raise ValueError(f"{value} is too large for an integer of {bits} bits, as Kafka has here")
+    return value
+
+
+_Int = AfterValidator(partial(_check_range, least=1, bits=32))
+_Long = AfterValidator(partial(_check_range, least=1, bits=64))
+_Offset = Annotated[int, AfterValidator(partial(_check_range, least=-2, bits=64))]
+_Partition = Annotated[int, AfterValidator(partial(_check_range, least=0, bits=32))]
 
 
 class KafkaConfig(Section):
@@ -22,18 +42,22 @@ class KafkaConfig(Section):
     """Topics to read, separated by commas."""
     subscribe_pattern: str | None = None
     """A Java regular expression of the topics to read."""
-    assign: dict[str, list[int]] | None = None
+    assign: dict[str, Annotated[list[_Partition], Field(min_length=1)]] | None = Field(
+        None, min_length=1
+    )
     """Partitions to read, for each topic: `{images: [0, 1]}`."""
-    starting_offsets: Literal["earliest", "latest"] | dict[str, dict[int, int]] = "earliest"
+    starting_offsets: Literal["earliest", "latest"] | dict[str, dict[_Partition, _Offset]] = (
+        "earliest"
+    )
     """Where the first start begins: `earliest`, `latest`, or an offset for each partition,
     `{images: {0: 100}}` (-2 earliest, -1 latest). Later starts resume from the checkpoint."""
     starting_timestamp: Time | None = None
     """The time at which the first start begins, in UTC unless it names a zone: `2026-01-31T12:00`;
     instead of starting_offsets."""
-    max_offsets_per_trigger: PositiveInt | None = None
+    max_offsets_per_trigger: Annotated[PositiveInt, _Long] | None = None
     """The most messages in one micro-batch; by default 1,024 for each core, and 65,536 for each GPU
     if there are any."""
-    min_partitions: PositiveInt | None = None
+    min_partitions: Annotated[PositiveInt, _Int] | None = None
     """The fewest tasks of a micro-batch; by default, as many as run at once."""
     isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
     """Whether messages of open or aborted transactions are read."""
@@ -64,7 +88,7 @@ class KafkaConfig(Section):
 class TriggerConfig(Section):
     """When a micro-batch starts."""
 
-    interval_s: float = Field(1.0, ge=0)
+    interval_s: Seconds = 1.0
     """Seconds between the starts of micro-batches; with 0 the next one starts at once."""
-    stop_timeout_s: PositiveFloat = 300.0
+    stop_timeout_s: PositiveSeconds = 300.0
     """Seconds that a stop waits for the micro-batch in flight."""

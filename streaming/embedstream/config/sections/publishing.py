@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from embedstream.config.field_types import Section, TopicName
+from embedstream.config.field_types import PositiveSeconds, Section, TopicName
 from embedstream.config.secrets import Options
 
 __all__ = ["PublishConfig", "PublishedRows"]
@@ -31,5 +31,5 @@ class PublishConfig(Section):
     """The brokers of the topic; by default those of `kafka`, with their credentials."""
     client: Options = Field(default_factory=dict)
     """Settings of kafka-python's producer, such as `compression_type` or `security_protocol`."""
-    poll_s: PositiveFloat = 0.2
+    poll_s: PositiveSeconds = 0.2
     """Seconds between two looks at the table's log when it is followed continuously."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveFloat, SecretStr, model_validator
+from pydantic import SecretStr, model_validator
 
-from embedstream.config.field_types import Section
+from embedstream.config.field_types import PositiveSeconds, Section
 from embedstream.config.secrets import Secret, SecretReference
 from embedstream_core.errors import SetupError
 from embedstream_core.messages.registry.connection import RegistryConnection
@@ -34,7 +34,7 @@ class RegistryConfig(Section):
     """The certificate to show, in PEM."""
     tls_key: Secret | None = None
     """The key of that certificate, in PEM."""
-    timeout_s: PositiveFloat = RegistryConnection.timeout_s
+    timeout_s: PositiveSeconds = RegistryConnection.timeout_s
     """Seconds for one answer, with its retries."""
 
     @model_validator(mode="after")

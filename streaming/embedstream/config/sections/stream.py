@@ -8,7 +8,7 @@ from contextlib import suppress
 from pydantic import model_validator
 
 from embedstream.config.field_types import Location, Section
-from embedstream.config.locations import make_readable_without_spark
+from embedstream.config.locations import find_local_path, make_readable_without_spark
 from embedstream.config.sections.embedding import (
     DataFrameConfig,
     DecodeConfig,
@@ -79,6 +79,7 @@ class StreamConfig(Section):
     def _check(self) -> StreamConfig:
         self.spark.check_location("table.path", self.table.path)
         self.spark.check_location("checkpoint", self.checkpoint)
+        self._check_checkpoint()
         self._check_published_topic()
         is_followed = self.index.follow or (self.publish.topic and self.publish.follow)
         if is_followed and self.table.path:
@@ -95,6 +96,23 @@ class StreamConfig(Section):
                     "of each model, so leave one of them out"
                 )
         return self
+
+    def _check_checkpoint(self) -> None:
+        """Refuse a checkpoint among the table's files, of which VACUUM deletes what Delta lacks."""
+        if self.table.path is None:
+            return
+        table, checkpoint = (
+            str(find_local_path(one) or one).rstrip("/")
+            for one in (self.table.path, self.checkpoint)
+        )
+        if f"{checkpoint}/".startswith(f"{table}/"):
+            first = checkpoint[len(table) + 1 :].partition("/")[0]
+            # VACUUM leaves other folders alone whose names begin so.
+            if not first.startswith("_") or first == "_delta_log":
+                raise ValueError(
+                    f"checkpoint '{self.checkpoint}' is in the table's folder, where VACUUM would "
+                    f"delete its files: put it elsewhere, or into '{table}/_checkpoint'"
+                )
 
     def _check_published_topic(self) -> None:
         """Refuse to publish to a topic that the stream reads, which would never end."""

@@ -112,21 +112,6 @@ def test_an_onnx_model_for_one_image_is_refused(tmp_path: Path) -> None:
     assert "export it for any number, and" in refused(spec)
 
 
-def test_an_onnx_model_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> None:
-    import onnx
-
-    model = onnx.load(onnx_model(tmp_path).weights)
-    onnx.save_model(
-        model,
-        tmp_path / "split.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
-    spec = ModelSpec("onnx", str(tmp_path / "split.onnx"), preprocessing=DECLARED)
-    assert "weights.bin" in refused(spec)
-
-
 def test_onnxruntime_follows_the_threads_of_torch(tmp_path: Path) -> None:
     model = load_network(prepare_model(onnx_model(tmp_path)))
     before = torch.get_num_threads()
@@ -181,6 +166,35 @@ def test_outputs_without_vectors_are_named(tmp_path: Path) -> None:
     message = refused(onnx_with_outputs(tmp_path, "features", "pooled"))
     assert "has 2 outputs, of which none are one vector for each image" in message
     assert "features (2, 8, 30, 30), pooled (2, 8, 1, 1) for 2 images" in message
+
+
+def test_weights_in_another_file_are_named(tmp_path: Path) -> None:
+    """As torch.onnx.export writes them by default; workers would look for them where they run."""
+    import onnx
+
+    spec = onnx_with_outputs(tmp_path, "vectors")
+    model = onnx.load(spec.weights)
+    options: dict[str, Any] = {
+        "save_as_external_data": True,
+        "location": "model.onnx.data",
+        "size_threshold": 0,
+    }
+    onnx.save(model, tmp_path / "model.onnx", **options)
+    message = refused(replace(spec, weights=str(tmp_path / "model.onnx")))
+    assert "has its weights in another file, 'model.onnx.data': export it with" in message
+    onnx.save(onnx.load(tmp_path / "model.onnx"), tmp_path / "whole.onnx")
+    assert prepare_model(replace(spec, weights=str(tmp_path / "whole.onnx"))).card.dimension
+
+
+def test_several_inputs_are_named(tmp_path: Path) -> None:
+    import onnx
+
+    spec = onnx_with_outputs(tmp_path, "vectors")
+    model = onnx.load(spec.weights)
+    other = onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, [1])
+    model.graph.input.append(other)
+    onnx.save(model, spec.weights)
+    assert "has 2 inputs (images, mask); export it with one" in refused(spec)
 
 
 def test_two_outputs_with_vectors_are_named(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
         "model": state,
         "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
     },
+    "in a tuple": lambda state: (prefixed(state, "module."), {"state": {}}, 3),
+    "in a list": lambda state: {"epoch": 3, "networks": [state]},
     "twice the same": lambda state: {"model": state, "best": prefixed(state, "module.")},
     "with a head": lambda state: {
         "state_dict": prefixed({**state, "head.weight": torch.ones(2, 4)}, "net.")
@@ -115,6 +117,7 @@ def test_shapes_distinguish_networks_with_the_same_names() -> None:
     ("checkpoint", "choices"),
     [
         ({"model": state_of(1), "model_ema": state_of(2)}, ["['model']", "['model_ema']"]),
+        ([state_of(1), state_of(2)], ["[0]", "[1]"]),
         (
             {**prefixed(state_of(1), "student."), **prefixed(state_of(2), "teacher.")},
             ["'student.'", "'teacher.'"],

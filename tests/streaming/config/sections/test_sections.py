@@ -95,6 +95,20 @@ def test_the_first_start_is_given_once(tmp_path: Path) -> None:
     assert load(tmp_path, {"kafka": {"starting_timestamp": "2026-01-01T00:00:00Z"}})
 
 
+@pytest.mark.parametrize("table", ["/data/t", "/data/t/", "file:/data/t", "s3a://bucket/t"])
+@pytest.mark.parametrize("inside", ["", "/", "/checkpoint", "/_delta_log/checkpoint"])
+def test_a_checkpoint_is_not_among_the_files_of_the_table(
+    tmp_path: Path, table: str, inside: str
+) -> None:
+    """VACUUM deletes all of them that Delta does not list."""
+    folder = table.removeprefix("file:").rstrip("/")
+    changes = {"table": {"path": table}, "checkpoint": f"{folder}{inside}"}
+    (_, line) = problems(tmp_path, changes)
+    assert "is in the table's folder, where VACUUM would delete its files" in line
+    for other in ("/_checkpoint", "-checkpoint"):
+        assert load(tmp_path, {**changes, "checkpoint": f"{folder}{other}"})
+
+
 def test_a_declared_preprocessing_reaches_the_model(tmp_path: Path) -> None:
     encoder = {"name": "resnet18", "weights": "random", "preprocessing": PREPROCESSING}
     config = load_config(write(tmp_path, {"encoder": encoder}))

@@ -183,6 +183,29 @@ def test_run_lengths_may_begin_anywhere() -> None:
     assert_first(content, *[(40, 50, 60)] * 4, (70, 80, 90), (100, 110, 120), (100, 110, 120))
 
 
+def test_runs_leave_out_rows_and_the_rest_of_one() -> None:
+    # From below: a row, an empty one, one that ends early, a jump to the middle of the next but
+    # one, and three more.
+    runs = [8, 1, 0, 0, 0, 0, 2, 2, 0, 0, 0, 2, 3, 1, 2, 3, 0, 0, *[8, 1, 0, 0] * 3, 0, 1]
+    found = pixels(bmp(8, b"", compression=1, palette=COLOURS, colours=4) + bytes(runs))[::-1]
+    first, second, third, fourth = (10, 20, 30), (40, 50, 60), (70, 80, 90), (100, 110, 120)
+    expected = [
+        [second] * SIDE,
+        [first] * SIDE,
+        [third] * 2 + [first] * 6,
+        [first] * SIDE,
+        [first] * 3 + [fourth] * 2 + [first] * 3,
+        *[[second] * SIDE] * 3,
+    ]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_run_does_not_go_on_in_the_next_row() -> None:
+    row = bytes([7, 1, 9, 2, 0, 3, 3, 3, 3, 0, 0, 0])
+    content = bmp(8, b"", compression=1, palette=COLOURS, colours=4) + row * SIDE + b"\0\1"
+    assert_first(content, *[(40, 50, 60)] * 7, (70, 80, 90))
+
+
 def test_padding_of_the_last_row_may_be_missing() -> None:
     masked = bmp(16, words("H", 0x7C00, 0x3E0), compression=3, masks=(0x7C00, 0x3E0, 0x1F))
     for content, filling in (
@@ -232,6 +255,7 @@ def test_other_kinds_are_unsupported(content: bytes) -> None:
         bmp(16, bytes(16))[:-30],
         bmp(8, bytes(8), palette=COLOURS, colours=300),
         bmp(8, b"", compression=1, palette=COLOURS, colours=4),
+        bmp(8, b"", compression=1, palette=COLOURS, colours=4) + bytes([8, 1, 0, 0] * 7) + b"\0\1",
     ],
 )
 def test_broken_ones_are_corrupt(content: bytes) -> None:

@@ -292,6 +292,42 @@ def test_pixels_are_limited_by_the_header() -> None:
     assert caught.value.code in (Code.IMAGE_TOO_LARGE, Code.IMAGE_CORRUPT)
 
 
+@pytest.mark.parametrize("options", [{"rowsperstrip": 8}, {"tile": (16, 16)}], ids=str)
+def test_an_error_in_deflate_is_corrupt(options: dict[str, Any]) -> None:
+    """Every bit of the compressed pixels counts, also where libtiff does not read the checksum."""
+    content = written(SMOOTH, compression="adobe_deflate", **options)
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        places = list(zip(file.pages.first.dataoffsets, file.pages.first.databytecounts, strict=True))
+    source = random.Random(0)
+    for start, length in places * 10:
+        # From the method of compression, which has two bytes, to the checksum, which has four.
+        changed = bytearray(content)
+        changed[source.randrange(start + 2, start + length - 4)] ^= 1 << source.randrange(8)
+        with pytest.raises(ItemError) as caught:
+            decoded(bytes(changed))
+        assert caught.value.code == Code.IMAGE_CORRUPT
+
+
+def test_strips_may_share_their_data_but_not_all_of_them_much() -> None:
+    """Otherwise, a file of 30 MB had 100,000 strips of 30 MB, which take minutes to decompress."""
+    same = written(np.zeros((64, 8), np.uint8), "minisblack", rowsperstrip=8)
+    with tifffile.TiffFile(io.BytesIO(same)) as file:
+        first = file.pages.first.dataoffsets[0]
+        table = file.pages.first.tags[273]
+    kind = {3: "H", 4: "I"}[table.dtype]
+    shared = struct.pack(f"<8{kind}", *[first] * 8)
+    content = same[: table.valueoffset] + shared + same[table.valueoffset + len(shared) :]
+    assert not decoded(content).any()
+    many = written(np.zeros((80, 2**20), np.uint8), "minisblack", rowsperstrip=1)
+    with tifffile.TiffFile(io.BytesIO(many)) as file:
+        table, first = file.pages.first.tags[273], file.pages.first.dataoffsets[0]
+    shared = struct.pack("<80I", *[first] * 80)
+    cut = many[: table.valueoffset] + shared + many[table.valueoffset + len(shared) : first + 2**20]
+    with pytest.raises(ItemError, match="most of them shared") as caught:
+        open_image(cut, SETTINGS)
+    assert caught.value.code == Code.IMAGE_TOO_LARGE
+
+
 @pytest.mark.parametrize("name", ["rgb", "tiles", "LZW", "JPEG", "a bit, group4", "BigTIFF"])
 def test_mutations_become_failures(name: str) -> None:
     assert_mutations_are_refused(DECODED[name][0], SETTINGS, random.Random(0), count=60)
