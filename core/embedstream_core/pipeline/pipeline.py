@@ -18,7 +18,15 @@ from embedstream_core.media.sandbox import SandboxedDecoder
 from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
-from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
+from embedstream_core.pipeline.steps import (
+    Outcomes,
+    Pending,
+    Prepared,
+    Routes,
+    Started,
+    Steps,
+    count_bytes,
+)
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry, Failure, Item
@@ -76,7 +84,8 @@ class Pipeline:
     Each item is fetched and decoded once. It goes to all engines that accept its modality; where
     these differ, the item's bytes decide (see `Routes`). An exception that one item causes while it
     is fetched or decoded becomes that item's failure (see `boundary`). Model batches are cut across
-    input batches.
+    input batches. With engines that have several in flight, the outcomes of one come when a later
+    one was started, or the input has ended.
 
     fetch: turns a reference into bytes or raises an ItemError; threads share it.
     embedding_caches: one for each engine, or none (see `Steps`).
@@ -168,8 +177,13 @@ class Pipeline:
         slots: Iterator[tuple[_Slot, Prepared]],
         opened: deque[_InputBatch],
     ) -> Iterator[list[Outcomes]]:
-        """Collect what waits for each engine and modality, and embed it when it is enough."""
+        """Collect what waits for each engine and modality, and embed it when it is enough.
+
+        An engine computes what was started while this thread prepares the next model batch.
+        """
         queues: dict[tuple[int, ModalityName], _Queue] = defaultdict(_Queue)
+        started: deque[Started] = deque()
+        in_flight = max(engine.in_flight for engine in self.engines)
         waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
         for position, entry in enumerate(chain(slots, [None])):
@@ -187,9 +201,14 @@ class Pipeline:
                 if queue.waiting and (
                     entry is None or self._is_due(queue, position, number, modality)
                 ):
-                    steps.embed(number, queue.waiting)
-                    queue.waiting.clear()
-                    is_any_done = True
+                    started.append(steps.start(number, queue.waiting))
+                    queue.waiting = []
+                    if len(started) == in_flight:
+                        steps.finish(started.popleft())
+                        is_any_done = True
+            while started and entry is None:
+                steps.finish(started.popleft())
+                is_any_done = True
             if is_any_done:
                 waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
