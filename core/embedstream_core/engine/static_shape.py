@@ -64,7 +64,7 @@ def capture_graph(compute: Compute, inputs: torch.Tensor) -> Compute:
     # Other threads may use the device: those of other engines, and decoding.
     with (
         torch.cuda.device(device),
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+        torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
     ):
         outputs = compute(inputs)
 

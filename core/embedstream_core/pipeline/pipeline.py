@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -197,15 +197,11 @@ class Pipeline:
                 else:
                     waiting.append((slot, prepared))
                     is_any_done = prepared.done()
-            for (number, modality), queue in queues.items():
-                if queue.waiting and (
-                    entry is None or self._is_due(queue, position, number, modality)
-                ):
-                    started.append(steps.start(number, queue.waiting))
-                    queue.waiting = []
-                    if len(started) == in_flight:
-                        steps.finish(started.popleft())
-                        is_any_done = True
+            for one in self._start_due(steps, queues, None if entry is None else position):
+                started.append(one)
+                if len(started) == in_flight:
+                    steps.finish(started.popleft())
+                    is_any_done = True
             while started and entry is None:
                 steps.finish(started.popleft())
                 is_any_done = True
@@ -213,6 +209,20 @@ class Pipeline:
                 waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
                 yield [outcomes for outcomes in opened.popleft().outcomes if outcomes is not None]
+
+    def _start_due(
+        self,
+        steps: Steps,
+        queues: Mapping[tuple[int, ModalityName], _Queue],
+        position: int | None,
+    ) -> Iterator[Started]:
+        """Start the queues that are due at a position, or all at None, the end of the input."""
+        for (number, modality), queue in queues.items():
+            if queue.waiting and (
+                position is None or self._is_due(queue, position, number, modality)
+            ):
+                waiting, queue.waiting = queue.waiting, []
+                yield steps.start(number, waiting)
 
     def _is_due(self, queue: _Queue, position: int, number: int, modality: ModalityName) -> bool:
         """Return whether a queue holds enough for its engine, or has waited long enough."""
