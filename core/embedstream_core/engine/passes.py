@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from embedstream_core.engine.backends import Forward
+from embedstream_core.engine.gpu_errors import (
+    build_gpu_failure,
+    is_gpu_failure,
+    is_out_of_memory,
+)
 from embedstream_core.engine.transfer import Finish
-from embedstream_core.errors import SystemicError
 from embedstream_core.media.modality import Array, Modality
 from embedstream_core.records import Vectors
 
 __all__ = ["start_pass"]
-
-# Libraries below torch raise a plain RuntimeError, which only its text identifies.
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-_GPU_FAILURE = ("CUDA error", "cuDNN error")
 
 
 def start_pass(forward: Forward, modality: Modality[Any, Any], parts: Sequence[Array]) -> Finish:
@@ -55,13 +55,9 @@ def _finish_pass(
 
 
 def _can_halve(error: RuntimeError, parts: Sequence[Array]) -> bool:
-    text = str(error)
-    is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in _OUT_OF_MEMORY
-    )
-    if not is_out_of_memory and any(words in text for words in _GPU_FAILURE):
-        raise SystemicError(f"the GPU failed: {text.splitlines()[0]}") from error
-    return is_out_of_memory and len(parts) > 1
+    if is_gpu_failure(error):
+        raise build_gpu_failure(error) from error
+    return is_out_of_memory(error) and len(parts) > 1
 
 
 def _embed_halves(

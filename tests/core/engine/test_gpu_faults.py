@@ -72,7 +72,7 @@ with Watchdog() as watchdog:
             watch = lambda: watchdog.watch("a forward pass", timeout_s=2)
             engine.embed(samples, "image", watch=watch)
         except SystemicError as error:
-            print(error)
+            print(error, flush=True)
         network.fault = None
 """
 
@@ -118,8 +118,10 @@ def test_a_model_batch_that_does_not_fit_is_halved(gpu: GpuSettings) -> None:
 def test_an_error_that_stays_is_systemic_from_then_on(in_flight: int) -> None:
     done = run_with("sticky", in_flight)
 
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    # How the process ends is not the point: CUDA's own clean-up may fail by then.
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    first, second = lines
     assert first.startswith("the GPU failed: CUDA error: device-side assert triggered"), first
     assert second.startswith("the GPU failed: CUDA error: "), second
 
