@@ -35,6 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import fmean, median
@@ -70,7 +71,6 @@ ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""
 
 DISTINCT = 256
-SPLIT_PASSES = 20
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def main() -> None:
     size = next(iter(runs.values())).engine.batch_sizes["image"]
     _measure_round(runs, contents[: 4 * size], arguments)
     rounds = [_measure_round(runs, contents, arguments) for _ in range(arguments.rounds)]
-    splits = {name: _split(run.engine, run.preprocessing.crop_px) for name, run in runs.items()}
+    splits = {name: _split(run, arguments.split_passes) for name, run in runs.items()}
     _report(rounds, splits, skipped, arguments, size)
 
 
@@ -178,9 +178,7 @@ def _open(switches: Switches, device: torch.device, arguments: argparse.Namespac
     if switches.decode_device == "cuda":
         if not hasattr(DecodeSettings, "device"):
             raise SetupError("this version has no decode.device")
-        from embedstream_core.pipeline.jpeg_batches import open_batch_decoder
-
-        open_batch_decoder(switches.decode, [device])
+        _open_batch_decoder(switches, device)
     encoder = find_encoder("resnet50")
     torch.manual_seed(0)
     model = encoder.build()
@@ -196,6 +194,12 @@ def _open(switches: Switches, device: torch.device, arguments: argparse.Namespac
         batch_size=arguments.batch_size,
     )
     return Run(switches, engine, preprocessing)
+
+
+def _open_batch_decoder(switches: Switches, device: torch.device) -> Any:
+    """Open what decodes on the GPU, in a version that can."""
+    batches = import_module("embedstream_core.pipeline.jpeg_batches")
+    return batches.open_batch_decoder(switches.decode, [device])
 
 
 def _contents(arguments: argparse.Namespace) -> list[bytes]:
@@ -239,9 +243,7 @@ def _open_decoder(
 
         yield decode, threads
         return
-    from embedstream_core.pipeline.jpeg_batches import open_batch_decoder
-
-    options: dict[str, Any] = {"batch_decoder": open_batch_decoder(settings, [run.engine.device])}
+    options = {"batch_decoder": _open_batch_decoder(run.switches, run.engine.device)}
     decoder: Any = InProcessDecoder(
         inputs={"image": (run.preprocessing,)},
         settings=settings,
@@ -338,10 +340,11 @@ def _no_fetch(uri: str) -> bytes:
     raise ValueError(f"{uri} is not fetched: all images come as bytes")
 
 
-def _split(engine: Engine, side: int) -> Split:
-    """Milliseconds of each step of a full batch, the median of some passes."""
+def _split(run: Run, count: int) -> Split:
+    """Milliseconds of each step of a full batch, the median of so many passes after the first."""
+    engine, side = run.engine, run.preprocessing.crop_px
     pictures = [np.zeros((side, side, 3), np.uint8) for _ in range(engine.batch_sizes["image"])]
-    passes = [_split_once(engine, pictures) for _ in range(SPLIT_PASSES)][1:]
+    passes = [_split_once(engine, pictures) for _ in range(1 + count)][1:]
     return {name: 1000 * median(each[name] for each in passes) for name in passes[0]}
 
 
@@ -465,6 +468,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=8192, help="in one pass")
     parser.add_argument("--rounds", type=int, default=3, help="passes once warm")
+    parser.add_argument("--split-passes", type=int, default=20)
     parser.add_argument("--decode-threads", type=int, default=cores)
     parser.add_argument("--rows", type=int, default=256, help="read ahead of the model")
     parser.add_argument("--batch-size", type=int, help="by default the engine's own")
