@@ -1,16 +1,21 @@
 """From JPEG bytes to 2048 floats with ResNet-50 on one GPU, without Spark: core's pipeline alone.
 
     python benchmarks/gpu.py [--images 8192] [--decode-threads 16] [--pictures images.parquet]
+        [--switches off pinned in-flight graphs compile gpu-decode]
 
 The pipeline runs as a task runs it: items of bytes in batches of 256, decoded by many threads ahead
-of one engine in bfloat16. In the same rounds: decoding alone with the same threads, and
-the engine alone on decoded pictures. No pipeline is faster than the slower of the two. The split is
-of the engine's work for one full batch: stacking, the copy to the device, the forward pass with its
-normalization, and the copy back.
+of one engine in bfloat16. It runs with each set of switches of `SWITCHES`, in turns within each
+round, so that one run shows what each brings. In the same rounds: decoding alone with the same
+threads, and each engine alone on decoded pictures. No pipeline is faster than the slower of the
+two. The split is of the engine's work for one full batch, each step waited for: stacking, the copy
+to the device, the forward pass with its normalization, and the copy back.
+
+CPU time is that of all threads, user and system. The GPU's utilisation is the mean of what
+nvidia-smi reports each quarter of a second: the share of time in which any kernel ran.
 
 It imports nothing but torch, torchvision, numpy, Pillow and pyarrow. Pictures come from
 `python benchmarks/images.py --out images.parquet`; without one they are made here, of coloured
-noise.
+noise. `--device cpu` runs it on a CPU, which ignores the switches.
 """
 
 from __future__ import annotations
@@ -20,14 +25,20 @@ import io
 import json
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -40,24 +51,82 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "core"))
 
 from embedstream_core.engine.engine import Engine
+from embedstream_core.engine.transfer import Finish
+from embedstream_core.errors import SetupError
 from embedstream_core.media.image.decode import open_image
 from embedstream_core.media.image.fast_jpeg import render_quickly
+from embedstream_core.media.image.modality import IMAGE
 from embedstream_core.media.image.opened_image import Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modality import Sample
 from embedstream_core.models.encoders.catalog import find_encoder
 from embedstream_core.models.loaded import LoadedModel
+from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.pipeline import Pipeline
+from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Embedding, Item, Media
-from embedstream_core.settings import DecodeSettings, PipelineLimits
+from embedstream_core.settings import Backend, DecodeSettings, GpuSettings, PipelineLimits
 
 ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""
 
 DISTINCT = 256
-SPLIT_PASSES = 20
 
-Round = dict[str, float]
+
+@dataclass(frozen=True)
+class Switches:
+    """How the pipeline runs. `decode_device` is cuda for `decode.device: cuda`."""
+
+    gpu: GpuSettings = field(default_factory=GpuSettings)
+    backend: Backend = "torch"
+    decode_device: str = "cpu"
+
+    @property
+    def decode(self) -> DecodeSettings:
+        # By name: the CPU's setting needs no version that knows the key.
+        given: dict[str, Any] = {"device": "cuda"} if self.decode_device == "cuda" else {}
+        return DecodeSettings(**given)
+
+    def find_obstacle(self, device: torch.device) -> str | None:
+        """Why they cannot be measured on that device."""
+        if device.type == "cuda":
+            return None
+        needs_gpu = self.gpu.cuda_graphs or self.decode_device == "cuda"
+        return "it needs an NVIDIA GPU" if needs_gpu else None
+
+
+_OVERLAPPED = GpuSettings(pinned_memory=True, in_flight=2)
+_GRAPHS = GpuSettings(pinned_memory=True, in_flight=2, cuda_graphs=True)
+
+SWITCHES: Mapping[str, Switches] = {
+    "off": Switches(),
+    "pinned": Switches(GpuSettings(pinned_memory=True)),
+    "in-flight": Switches(_OVERLAPPED),
+    "graphs": Switches(_GRAPHS),
+    "compile": Switches(_OVERLAPPED, backend="compile"),
+    "gpu-decode": Switches(_GRAPHS, decode_device="cuda"),
+}
+"""Each adds to those before it; `compile` takes the place of `graphs`."""
+
+Split = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A system that is measured: an engine and what decodes for it."""
+
+    switches: Switches
+    engine: Engine
+    preprocessing: ImagePreprocessing
+
+
+@dataclass(frozen=True)
+class Pass:
+    """`gpu_percent` is None where nothing reads it."""
+
+    images_per_s: float
+    cpu_ms_an_image: float
+    gpu_percent: float | None
 
 
 def main() -> None:
@@ -65,26 +134,51 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no NVIDIA GPU that torch can use is here: nothing was measured")
     contents = _contents(arguments)
-    engine, preprocessing = _engine(torch.device(arguments.device), arguments)
+    device = torch.device(arguments.device)
+    skipped: dict[str, str] = {}
+    runs: dict[str, Run] = {}
+    for name in arguments.switches:
+        try:
+            runs[name] = _open(SWITCHES[name], device, arguments)
+        except SetupError as error:
+            skipped[name] = str(error)
+            print(f"{name}: skipped: {error}")
+    if not runs:
+        raise SystemExit("nothing was measured")
+    size = next(iter(runs.values())).engine.batch_sizes["image"]
+    _measure_round(runs, contents[: 4 * size], arguments)
+    rounds = [_measure_round(runs, contents, arguments) for _ in range(arguments.rounds)]
+    splits = {name: _split(run, arguments.split_passes) for name, run in runs.items()}
+    _report(rounds, splits, skipped, arguments, size)
 
-    def one_round(images: Sequence[bytes]) -> Round:
-        decoding, pictures = _decode_rate(images, preprocessing, arguments.decode_threads)
-        return {
-            "decoding alone": decoding,
-            "forward alone": _forward_rate(engine, pictures, len(images)),
-            "embedstream's pipeline": _pipeline_rate(engine, images, arguments),
+
+def _measure_round(
+    runs: Mapping[str, Run], contents: Sequence[bytes], arguments: argparse.Namespace
+) -> dict[str, dict[str, Pass]]:
+    """Measure each system once; those that decode on the same device share that limit."""
+    decoding: dict[str, Pass] = {}
+    pictures: Sequence[Pixels] = []
+    measured = {}
+    for name, run in runs.items():
+        kind = run.switches.decode_device
+        if kind not in decoding:
+            decoding[kind], pictures = _decode_all(run, contents, arguments)
+        measured[name] = {
+            "decoding alone": decoding[kind],
+            "forward alone": _forward_all(run.engine, pictures, len(contents)),
+            "pipeline": _run_pipeline(run, contents, arguments),
         }
-
-    one_round(contents[: 4 * engine.batch_sizes["image"]])
-    rounds = [one_round(contents) for _ in range(arguments.rounds)]
-    split = _split(engine, preprocessing.crop_px)
-    _report(rounds, split, engine.batch_sizes["image"], arguments)
+    return measured
 
 
-def _engine(
-    device: torch.device, arguments: argparse.Namespace
-) -> tuple[Engine, ImagePreprocessing]:
+def _open(switches: Switches, device: torch.device, arguments: argparse.Namespace) -> Run:
     """ResNet-50 with random weights, which are as fast as trained ones."""
+    if obstacle := switches.find_obstacle(device):
+        raise SetupError(obstacle)
+    if switches.decode_device == "cuda":
+        if not hasattr(DecodeSettings, "device"):
+            raise SetupError("this version has no decode.device")
+        _open_batch_decoder(switches, device)
     encoder = find_encoder("resnet50")
     torch.manual_seed(0)
     model = encoder.build()
@@ -95,10 +189,17 @@ def _engine(
         LoadedModel(model.eval(), (preprocessing,)),
         device=device,
         precision=arguments.precision,
-        backend=arguments.backend,
+        backend=switches.backend,
+        gpu=switches.gpu,
         batch_size=arguments.batch_size,
     )
-    return engine, preprocessing
+    return Run(switches, engine, preprocessing)
+
+
+def _open_batch_decoder(switches: Switches, device: torch.device) -> Any:
+    """Open what decodes on the GPU, in a version that can."""
+    batches = import_module("embedstream_core.pipeline.jpeg_batches")
+    return batches.open_batch_decoder(switches.decode, [device])
 
 
 def _contents(arguments: argparse.Namespace) -> list[bytes]:
@@ -121,48 +222,112 @@ def _noise(seed: int) -> bytes:
     return file.getvalue()
 
 
-def _decode_rate(
-    contents: Sequence[bytes], preprocessing: ImagePreprocessing, threads: int
-) -> tuple[float, list[Pixels]]:
-    def decode(content: bytes) -> Pixels:
-        opened = open_image(content, DecodeSettings())
-        return render_quickly(content, opened, preprocessing)[0]
-
-    with ThreadPoolExecutor(threads) as pool:
-        started = time.perf_counter()
-        pictures = list(pool.map(decode, contents))
-        return len(contents) / (time.perf_counter() - started), pictures[:DISTINCT]
+def _decode_all(
+    run: Run, contents: Sequence[bytes], arguments: argparse.Namespace
+) -> tuple[Pass, list[Pixels]]:
+    with _open_decoder(run, arguments) as (decode, threads), ThreadPoolExecutor(threads) as pool:
+        measured, pictures = _measure(len(contents), lambda: list(pool.map(decode, contents)))
+        return measured, pictures[:DISTINCT]
 
 
-def _forward_rate(engine: Engine, pictures: Sequence[Pixels], count: int) -> float:
+@contextmanager
+def _open_decoder(
+    run: Run, arguments: argparse.Namespace
+) -> Iterator[tuple[Callable[[bytes], Pixels], int]]:
+    """Yield what decodes one image, and how many threads call it."""
+    settings, threads = run.switches.decode, arguments.decode_threads
+    if run.switches.decode_device == "cpu":
+
+        def decode(content: bytes) -> Pixels:
+            return render_quickly(content, open_image(content, settings), run.preprocessing)[0]
+
+        yield decode, threads
+        return
+    options = {"batch_decoder": _open_batch_decoder(run.switches, run.engine.device)}
+    decoder: Any = InProcessDecoder(
+        inputs={"image": (run.preprocessing,)},
+        settings=settings,
+        limits=PipelineLimits(),
+        threads=threads,
+        watchdog=Watchdog(),
+        **options,
+    )
+    try:
+        yield (
+            lambda content: decoder.decode(content, "image")[0].parts[0],
+            threads + decoder.waiting,
+        )
+    finally:
+        decoder.close()
+
+
+def _forward_all(engine: Engine, pictures: Sequence[Pixels], count: int) -> Pass:
     """The engine as the pipeline calls it: from pixels of single pictures to floats in memory."""
     media = Media("image/jpeg")
     size = engine.batch_sizes["image"]
     batch = [Sample((pixels,), media) for pixels in islice(cycle(pictures), size)]
     batches = max(1, count // size)
-    started = time.perf_counter()
-    for _ in range(batches):
-        engine.embed(batch, "image")
-    return batches * size / (time.perf_counter() - started)
+
+    def embed() -> None:
+        started: deque[Finish] = deque()
+        for _ in range(batches):
+            started.append(engine.submit(batch, "image"))
+            if len(started) == engine.in_flight:
+                started.popleft()()
+        while started:
+            started.popleft()()
+
+    return _measure(batches * size, embed)[0]
 
 
-def _pipeline_rate(
-    engine: Engine,
-    contents: Sequence[bytes],
-    arguments: argparse.Namespace,
-) -> float:
+def _run_pipeline(run: Run, contents: Sequence[bytes], arguments: argparse.Namespace) -> Pass:
     limits = PipelineLimits(decode_threads=arguments.decode_threads, rows=arguments.rows)
-    pipeline = Pipeline([engine], fetch=_no_fetch, limits=limits)
-    started = time.perf_counter()
-    good = sum(
-        isinstance(outcome, Embedding)
-        for outcomes in pipeline.run(_batches(contents))
-        for (outcome,) in outcomes
+    pipeline = Pipeline(
+        [run.engine], fetch=_no_fetch, limits=limits, decode_settings=run.switches.decode
     )
-    seconds = time.perf_counter() - started
+
+    def embed() -> int:
+        return sum(
+            isinstance(outcome, Embedding)
+            for outcomes in pipeline.run(_batches(contents))
+            for (outcome,) in outcomes
+        )
+
+    measured, good = _measure(len(contents), embed)
     if good != len(contents):
         raise SystemExit(f"only {good} of {len(contents)} images have an embedding")
-    return good / seconds
+    return measured
+
+
+def _measure(count: int, work: Callable[[], Any]) -> tuple[Pass, Any]:
+    """Do the work on so many images; return what it took, and what it returned."""
+    with _read_utilization() as percents:
+        cpu_s, started = time.process_time(), time.perf_counter()
+        result = work()
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
+    percent = fmean(percents) if percents else None
+    return Pass(count / seconds, 1000 * cpu_s / count, percent), result
+
+
+@contextmanager
+def _read_utilization() -> Iterator[list[int]]:
+    """Yield a list that is full when the block has ended; it is empty where nothing reads it."""
+    percents: list[int] = []
+    command = shutil.which("nvidia-smi")
+    if command is None or not torch.cuda.is_available():
+        yield percents
+        return
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+    query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=250"]
+    with subprocess.Popen(
+        [command, gpu, *query], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield percents
+        finally:
+            process.terminate()
+            lines = process.communicate()[0].split()
+            percents += [int(line) for line in lines if line.isdecimal()]
 
 
 def _batches(contents: Sequence[bytes]) -> Iterator[list[Item]]:
@@ -175,80 +340,126 @@ def _no_fetch(uri: str) -> bytes:
     raise ValueError(f"{uri} is not fetched: all images come as bytes")
 
 
-def _split(engine: Engine, side: int) -> Round:
-    """Milliseconds of each piece of a full batch, the median of some passes."""
-    forward: Any = engine.forwards["image"]
-    if not hasattr(forward, "compute"):
-        return {}
+def _split(run: Run, count: int) -> Split:
+    """Milliseconds of each step of a full batch, the median of so many passes after the first."""
+    engine, side = run.engine, run.preprocessing.crop_px
     pictures = [np.zeros((side, side, 3), np.uint8) for _ in range(engine.batch_sizes["image"])]
-    passes = [_split_once(forward, pictures) for _ in range(SPLIT_PASSES)][1:]
+    passes = [_split_once(engine, pictures) for _ in range(1 + count)][1:]
     return {name: 1000 * median(each[name] for each in passes) for name in passes[0]}
 
 
 @torch.inference_mode()
-def _split_once(forward: Any, pictures: Sequence[Pixels]) -> Round:
+def _split_once(engine: Engine, pictures: Sequence[Pixels]) -> Split:
     """The steps of the engine's own forward pass, each waited for."""
-    seconds: Round = {}
+    forward: Any = engine.forwards["image"]
+    seconds: Split = {}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         result = step()
-        if forward.device.type == "cuda":
+        if engine.device.type == "cuda":
             torch.cuda.synchronize()
         seconds[name] = time.perf_counter() - started
         return result
 
-    pixels = timed("stacking", lambda: np.stack(pictures))
-    images = timed("copy to the device", lambda: forward.upload((pixels,)))
+    arrays = timed("stacking", lambda: IMAGE.collate(pictures, forward.allocate))
+    images = timed("copy to the device", lambda: forward.transfer.upload(arrays))
     vectors = timed("normalization and forward", lambda: forward.compute(*images))
-    timed("copy back", lambda: vectors.cpu().numpy())
+    timed("copy back", lambda: forward.transfer.download(vectors)())
     return seconds
 
 
 def _report(
-    rounds: list[Round], split: Round, batch_size: int, arguments: argparse.Namespace
+    rounds: Sequence[Mapping[str, Mapping[str, Pass]]],
+    splits: Mapping[str, Split],
+    skipped: Mapping[str, str],
+    arguments: argparse.Namespace,
+    batch_size: int,
 ) -> None:
-    rates = {name: median(each[name] for each in rounds) for name in rounds[0]}
-    share = median(
-        each["embedstream's pipeline"] / min(each["decoding alone"], each["forward alone"])
-        for each in rounds
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else "no GPU"
+    machine = _describe_machine()
+    print(
+        f"ResNet-50, {arguments.precision}, batches of {batch_size}, on {device}, "
+        f"{arguments.decode_threads} decoding threads on {machine['processor']}"
     )
-    device = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
-    print(f"ResNet-50, {arguments.precision}, on {device}, {arguments.decode_threads} threads")
-    for name, rate in rates.items():
-        print(f"  {name:<28}{rate:>10.1f} images/s")
-    print(f"  of the slower of the two    {share:>10.1%}")
-    print(f"one batch of {batch_size}")
-    for name, milliseconds in split.items():
-        print(f"  {name:<28}{milliseconds:>10.2f} ms")
-    _write(
-        {
-            "device": device,
-            "precision": arguments.precision,
-            "backend": arguments.backend,
-            "images": arguments.images,
-            "batch_size": batch_size,
-            "decode_threads": arguments.decode_threads,
-            "read_ahead_rows": arguments.rows,
-            "images_per_s": rates,
-            "share_of_slower_limit": share,
-            "ms_a_batch": split,
-            "rounds": rounds,
+    titles = ("images/s:", "pipeline", "forward", "decoding", "share", "CPU ms", "GPU busy")
+    print(f"  {titles[0]:<12}" + "".join(f"{title:>10}" for title in titles[1:]))
+    results = {}
+    for name in rounds[0]:
+        results[name] = found = _summarize([each[name] for each in rounds])
+        rates, busy = found["images_per_s"], found["gpu_percent"]["pipeline"]
+        cells = [f"{rates[kind]:.1f}" for kind in ("pipeline", "forward alone", "decoding alone")]
+        cells.append(f"{found['share_of_slower_limit']:.1%}")
+        cells.append(f"{found['cpu_ms_an_image']['pipeline']:.2f}")
+        cells.append("not read" if busy is None else f"{busy:.0f} %")
+        print(f"  {name:<12}" + "".join(f"{cell:>10}" for cell in cells))
+    print("ms of a full batch, each step waited for")
+    for name, split in splits.items():
+        steps = ", ".join(f"{step} {milliseconds:.2f}" for step, milliseconds in split.items())
+        print(f"  {name:<12}  {steps}")
+    result = {
+        "device": device,
+        "precision": arguments.precision,
+        "images": arguments.images,
+        "batch_size": batch_size,
+        "decode_threads": arguments.decode_threads,
+        "read_ahead_rows": arguments.rows,
+        "switches": {
+            name: {**asdict(SWITCHES[name]), **found, "ms_a_batch": splits[name]}
+            for name, found in results.items()
         },
-        arguments.out,
-    )
+        "skipped": skipped,
+        "rounds": [
+            {
+                name: {kind: asdict(one) for kind, one in passes.items()}
+                for name, passes in each.items()
+            }
+            for each in rounds
+        ],
+    }
+    _write({"machine": machine, **result}, arguments.out)
 
 
-def _write(result: dict[str, Any], out: Path) -> None:
-    machine = {
+def _summarize(rounds: Sequence[Mapping[str, Pass]]) -> dict[str, Any]:
+    """Medians over the rounds; the share is that of each round's own limits."""
+    kinds = list(rounds[0])
+    percents = {kind: [each[kind].gpu_percent for each in rounds] for kind in kinds}
+    return {
+        "images_per_s": {
+            kind: median(each[kind].images_per_s for each in rounds) for kind in kinds
+        },
+        "share_of_slower_limit": median(
+            each["pipeline"].images_per_s
+            / min(each["decoding alone"].images_per_s, each["forward alone"].images_per_s)
+            for each in rounds
+        ),
+        "cpu_ms_an_image": {
+            kind: median(each[kind].cpu_ms_an_image for each in rounds) for kind in kinds
+        },
+        "gpu_percent": {
+            kind: median(read) if (read := [one for one in found if one is not None]) else None
+            for kind, found in percents.items()
+        },
+    }
+
+
+def _describe_machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
         "date": datetime.now(UTC).date().isoformat(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _write(result: Mapping[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "gpu.json"
-    path.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {path}")
 
 
@@ -257,12 +468,20 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=8192, help="in one pass")
     parser.add_argument("--rounds", type=int, default=3, help="passes once warm")
+    parser.add_argument("--split-passes", type=int, default=20)
     parser.add_argument("--decode-threads", type=int, default=cores)
     parser.add_argument("--rows", type=int, default=256, help="read ahead of the model")
     parser.add_argument("--batch-size", type=int, help="by default the engine's own")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--backend", choices=("torch", "compile"), default="torch")
+    parser.add_argument(
+        "--switches",
+        nargs="+",
+        choices=list(SWITCHES),
+        default=list(SWITCHES),
+        metavar="NAME",
+        help=f"sets of switches to measure: {', '.join(SWITCHES)}; all by default",
+    )
     parser.add_argument("--pictures", type=Path, help="Parquet with a column `content`")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of gpu.json")
     return parser.parse_args()

@@ -30,6 +30,7 @@ __all__ = [
     "EngineSettings",
     "FetchPolicy",
     "Fidelity",
+    "GpuSettings",
     "HostRule",
     "ImageFormat",
     "Isolation",
@@ -138,6 +139,28 @@ class Isolation:
 
 
 @dataclass(frozen=True)
+class GpuSettings:
+    """How an NVIDIA GPU is kept busy; a CPU ignores it. Off by default, for lack of measurements.
+
+    pinned_memory: collate into page-locked memory, and copy it on a stream of its own.
+    in_flight: forward passes that may be started before the first is finished; with more than one
+    the memory is page-locked in any case, because other copies would wait for the computation.
+    cuda_graphs: of images, full model batches replay a captured graph; smaller ones are padded.
+
+    Raises:
+        SetupError: a value is not valid.
+    """
+
+    pinned_memory: bool = False
+    in_flight: int = 1
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise SetupError(f"in_flight is {self.in_flight}; it is at least 1")
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """How a model runs, as in the section `encoder` of a stream's configuration.
 
@@ -147,6 +170,7 @@ class EngineSettings:
     device: Device = "auto"
     backend: Backend = "torch"
     batch_size: int | None = None
+    gpu: GpuSettings = GpuSettings()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
     assert {"pyspark", "pydantic", "safetensors", "simplejpeg", "skimage"} <= set(hidden)
     arguments = [
         str(SCRIPT), "--device=cpu", "--precision=float32", "--images=4", "--rounds=1",
-        "--batch-size=2", "--decode-threads=2", f"--out={tmp_path}",
+        "--batch-size=2", "--decode-threads=2", "--split-passes=1", f"--out={tmp_path}",
+        # Compiling takes most of a minute.
+        "--switches", "off", "pinned", "in-flight", "graphs", "gpu-decode",
     ]  # fmt: skip
     program = (
         "import runpy, sys\n"
@@ -51,12 +53,15 @@ def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "gpu.json").read_text())
-    measured = ("images_per_s", "ms_a_batch")
-    assert {name: list(result[name]) for name in measured} == {
-        "images_per_s": ["decoding alone", "forward alone", "embedstream's pipeline"],
-        "ms_a_batch": [
-            "stacking", "copy to the device", "normalization and forward", "copy back",
-        ],
-    }  # fmt: skip
-    assert all(value > 0 for name in measured for value in result[name].values())
-    assert "of the slower of the two" in done.stdout
+    assert list(result["switches"]) == ["off", "pinned", "in-flight"]
+    kinds = {"decoding alone", "forward alone", "pipeline"}
+    for found in result["switches"].values():
+        assert set(found["images_per_s"]) == set(found["cpu_ms_an_image"]) == kinds
+        assert set(found["gpu_percent"].values()) == {None}
+        steps = ["stacking", "copy to the device", "normalization and forward", "copy back"]
+        assert list(found["ms_a_batch"]) == steps
+        assert min(*found["images_per_s"].values(), *found["ms_a_batch"].values()) > 0
+    assert set(result["skipped"]) == {"graphs", "gpu-decode"}
+    assert "graphs: skipped: it needs an NVIDIA GPU" in done.stdout
+    assert f"on no GPU, 2 decoding threads on {result['machine']['processor']}" in done.stdout
+    assert "not read" in done.stdout

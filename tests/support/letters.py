@@ -12,7 +12,7 @@ from torch import nn
 
 from embedstream_core.errors import Code, build_decode_error
 from embedstream_core.media.modalities import MODALITIES
-from embedstream_core.media.modality import Array, Arrays, Sample
+from embedstream_core.media.modality import Allocate, Array, Arrays, Sample
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.pipeline import decode_threads, steps
 from embedstream_core.records import Item, Media
@@ -48,10 +48,13 @@ class Letters:
             self.on_decode(sample)
         return samples
 
-    def collate(self, parts: Sequence[Array]) -> Arrays:
+    def collate(self, parts: Sequence[Array], allocate: Allocate = np.empty) -> Arrays:
         longest = max(map(len, parts))
-        ids = np.stack([np.pad(part, (0, longest - len(part))) for part in parts])
-        return ids, (ids > 0).astype(np.int64)
+        shape = len(parts), longest
+        ids, mask = allocate(shape, np.int64), allocate(shape, np.int64)
+        np.stack([np.pad(part, (0, longest - len(part))) for part in parts], out=ids)
+        mask[:] = ids > 0
+        return ids, mask
 
     def describe(self, header: Header) -> Media:
         return Media("text/plain", characters=header.elements)

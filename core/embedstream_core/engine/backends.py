@@ -10,22 +10,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from embedstream_core.engine.rewrite import RoundedLayer, has_depthwise_convolutions, rewrite_model
+from embedstream_core.engine.static_shape import Compute, StaticShape, replay_if_possible
+from embedstream_core.engine.transfer import DirectTransfer, Finish, PinnedTransfer, Transfer
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modalities import Preprocessing
-from embedstream_core.media.modality import Arrays
+from embedstream_core.media.modality import Array, Arrays
 from embedstream_core.models.files.fixed_module import FixedModule
-from embedstream_core.records import Vectors
-from embedstream_core.settings import Backend, ModalityName
+from embedstream_core.settings import Backend, GpuSettings, ModalityName
 
-__all__ = ["BACKENDS", "Forward", "Normalize", "Placement", "find_obstacle"]
+__all__ = [
+    "BACKENDS",
+    "Forward",
+    "Normalize",
+    "Placement",
+    "TorchForward",
+    "find_graph_obstacle",
+    "find_obstacle",
+]
 
 # Parameters of mallopt, from glibc's malloc.h; other C libraries have no mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -33,17 +43,30 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The device and precision of a model. With `cpu_threads` None the library chooses."""
+    """The device and precision of a model. With `cpu_threads` None the library chooses.
+
+    `gpu` has only switches that this model and this device can use.
+    """
 
     device: torch.device
     dtype: torch.dtype
     batch_size: int
     cpu_threads: int | None
+    gpu: GpuSettings
 
 
-Forward: TypeAlias = Callable[[Arrays], Vectors]
-"""One forward pass over collated arrays, the normalization of pixels included: float32 of shape
-(n, dimension). Called from one thread at a time."""
+class Forward(Protocol):
+    """Forward passes of a model, the normalization of pixels included.
+
+    Called from one thread at a time. Passes are computed in the order of their starts; several may
+    be started before the first is finished.
+    """
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Return memory to collate the arrays of a pass into; its values are undefined."""
+
+    def start(self, arrays: Arrays) -> Finish:
+        """Start a pass over collated arrays; finishing it returns float32 (n, dimension)."""
 
 
 class Normalize(nn.Module):
@@ -95,31 +118,49 @@ def find_obstacle(
             return None
 
 
+def find_graph_obstacle(
+    backend: Backend, *, modalities: Sequence[ModalityName], fixed: bool
+) -> str | None:
+    """Return why a model on a GPU runs without CUDA graphs, or None if it may have them."""
+    if fixed:
+        return "the encoder is a program, which runs as it is"
+    if backend != "torch":
+        return f"the backend is {backend}"
+    return None if "image" in modalities else "they are for encoders of images alone"
+
+
 @dataclass(frozen=True, slots=True)
-class _TorchForward:
-    """`normalize` is None where arrays go to the model as they are."""
+class _Network:
+    """Computes vectors on the device; `normalize` is None where arrays go in as they are."""
 
     normalize: nn.Module | None
     model: Callable[..., torch.Tensor]
-    device: torch.device
     input_dtype: torch.dtype
 
-    @torch.inference_mode()
-    def __call__(self, arrays: Arrays) -> Vectors:
-        return self.compute(*self.upload(arrays)).cpu().numpy()
-
-    def upload(self, arrays: Arrays) -> list[torch.Tensor]:
-        return [torch.from_numpy(one).to(self.device) for one in arrays]
-
-    def compute(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         if self.normalize is None:
             return self.model(*inputs).float()
         return self.model(self.normalize(*inputs).to(self.input_dtype)).float()
 
 
-def _open_torch(
-    model: nn.Module, preprocessing: Preprocessing, placement: Placement
-) -> _TorchForward:
+@dataclass(frozen=True, slots=True)
+class TorchForward:
+    """Passes of torch, in three steps: upload, compute, download."""
+
+    compute: Compute
+    transfer: Transfer
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Return memory from which the transfer copies fastest."""
+        return self.transfer.allocate(shape, dtype)
+
+    @torch.inference_mode()
+    def start(self, arrays: Arrays) -> Finish:
+        """Start a pass; on a CPU it is complete then."""
+        return self.transfer.download(self.compute(*self.transfer.upload(arrays)))
+
+
+def _open_network(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> _Network:
     if placement.device.type == "cpu":
         # Let malloc keep what a forward pass frees for the next one, in the whole process. By
         # default glibc returns each block over 32 MiB, as most activations are, to the kernel,
@@ -135,30 +176,61 @@ def _open_torch(
     if not isinstance(preprocessing, ImagePreprocessing):
         if not isinstance(model, FixedModule):
             model = model.to(placement.dtype)
-        return _TorchForward(None, model.to(placement.device), placement.device, placement.dtype)
+        return _Network(None, model.to(placement.device), placement.dtype)
     if not isinstance(model, FixedModule):
         model = rewrite_model(model, placement.dtype)
     is_exact = any(isinstance(module, RoundedLayer | FixedModule) for module in model.modules())
-    return _TorchForward(
+    return _Network(
         normalize=Normalize(preprocessing).to(placement.device),
         model=model.to(placement.device),
-        device=placement.device,
         input_dtype=torch.float32 if is_exact else placement.dtype,
     )
 
 
-def _open_compiled(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
-    forward = _open_torch(model, preprocessing, placement)
-    compiled = replace(forward, model=torch.compile(forward.model, dynamic=False))
+def _open_transfer(placement: Placement) -> Transfer:
+    gpu = placement.gpu
+    if gpu.pinned_memory or gpu.in_flight > 1:
+        return PinnedTransfer(placement.device)
+    return DirectTransfer(placement.device)
 
-    def embed(arrays: Arrays) -> Vectors:
-        # The model is compiled for one shape, so a smaller model batch is padded.
-        (pixels,) = arrays
-        missing = placement.batch_size - len(pixels)
-        padded = np.pad(pixels, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else pixels
-        return compiled((padded,))[: len(pixels)]
 
-    return embed
+def _make_blank_pixels(preprocessing: ImagePreprocessing, placement: Placement) -> torch.Tensor:
+    """Return a full model batch of black images, on the device."""
+    side = preprocessing.crop_px
+    shape = (placement.batch_size, side, side, 3)
+    return torch.zeros(shape, dtype=torch.uint8, device=placement.device)
+
+
+def _open_torch(model: nn.Module, preprocessing: Preprocessing, placement: Placement) -> Forward:
+    compute: Compute = _open_network(model, preprocessing, placement)
+    if placement.gpu.cuda_graphs and isinstance(preprocessing, ImagePreprocessing):
+        compute = replay_if_possible(compute, _make_blank_pixels(preprocessing, placement))
+    return TorchForward(compute, _open_transfer(placement))
+
+
+def _open_compiled(
+    model: nn.Module, preprocessing: ImagePreprocessing, placement: Placement
+) -> Forward:
+    network = _open_network(model, preprocessing, placement)
+    compiled = replace(network, model=torch.compile(network.model, dynamic=False))
+    with torch.inference_mode():
+        # It is compiled by its first pass, which should not be one of the stream's.
+        compiled(_make_blank_pixels(preprocessing, placement))
+    return TorchForward(
+        StaticShape(compiled, network, rows=placement.batch_size), _open_transfer(placement)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenVinoForward:
+    compute: Callable[[Array], Any]
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        return np.empty(shape, dtype)
+
+    def start(self, arrays: Arrays) -> Finish:
+        vectors = np.asarray(self.compute(*arrays)[0])
+        return lambda: vectors
 
 
 @contextmanager
@@ -205,7 +277,7 @@ def _open_openvino(
                 f"({str(error).splitlines()[0]})"
             ) from error
     compiled = openvino.Core().compile_model(graph, "CPU", properties)
-    return lambda arrays: np.asarray(compiled(arrays[0])[0])
+    return _OpenVinoForward(compiled)
 
 
 # Only torch opens models of other modalities than images, see `find_obstacle`.

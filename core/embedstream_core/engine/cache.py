@@ -77,6 +77,7 @@ def start_engine(
         precision=card.precision,
         normalize=card.normalize,
         backend=settings.backend,
+        gpu=settings.gpu,
         batch_size=settings.batch_size,
         cpu_threads=cpu_threads,
         model_id=card.model_id,

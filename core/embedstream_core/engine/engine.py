@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from embedstream_core.engine.backends import BACKENDS, Forward, Placement, find_obstacle
-from embedstream_core.engine.gpu_errors import (
-    build_gpu_failure,
-    is_gpu_failure,
-    is_out_of_memory,
+from embedstream_core.engine.backends import (
+    BACKENDS,
+    Forward,
+    Placement,
+    find_graph_obstacle,
+    find_obstacle,
 )
+from embedstream_core.engine.passes import start_pass
+from embedstream_core.engine.transfer import Finish
 from embedstream_core.errors import SetupError, SystemicError
 from embedstream_core.media.modalities import MODALITIES, Preprocessing
 from embedstream_core.media.modality import Array, Sample
@@ -24,7 +29,7 @@ from embedstream_core.models.files.fixed_module import FixedModule
 from embedstream_core.models.loaded import LoadedModel
 from embedstream_core.models.probe import find_flaw, normalize_vectors
 from embedstream_core.records import Vectors
-from embedstream_core.settings import Backend, Device, ModalityName, Normalization
+from embedstream_core.settings import Backend, Device, GpuSettings, ModalityName, Normalization
 
 __all__ = ["Engine", "choose_batch_size", "find_device"]
 
@@ -47,6 +52,8 @@ _MAX_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 2**16}
 # embedded together, which keeps padding low.
 _COLLECTED: Mapping[ModalityName, int] = {"image": 1, "text": 256, "audio": 64}
 
+_ALL_OFF = GpuSettings()
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,7 +63,9 @@ class Engine:
 
     `inputs` has the preprocessing of each modality that the model accepts; `batch_sizes` has the
     largest number of parts in one forward pass. `max_tokens` bounds the tokens of a forward pass
-    over several texts, padding included; it is None if the user has set the batch size.
+    over several texts, padding included; it is None if the user has set the batch size. At most
+    `in_flight` forward passes of samples that were submitted together are unfinished at a time, and
+    a caller may submit the next samples before it finishes the last.
     """
 
     forwards: Mapping[ModalityName, Forward]
@@ -66,6 +75,7 @@ class Engine:
     device: torch.device
     normalize: Normalization
     model_id: str
+    in_flight: int = 1
 
     @classmethod
     def start(
@@ -76,13 +86,15 @@ class Engine:
         precision: Precision = "float32",
         normalize: Normalization = "none",
         backend: Backend = "torch",
+        gpu: GpuSettings = _ALL_OFF,
         batch_size: int | None = None,
         cpu_threads: int | None = None,
         model_id: str = "",
     ) -> Engine:
         """Move a model to its device and precision, changing it in place.
 
-        torch replaces a backend that this device cannot use. `cpu_threads` bounds the threads of
+        torch replaces a backend that this device cannot use, and switches of `gpu` that cannot be
+        used are off; the log says so. `cpu_threads` bounds the threads of
         one forward pass on a CPU, for the whole process.
 
         Raises:
@@ -93,6 +105,7 @@ class Engine:
         if reason := find_obstacle(backend, device, modalities=[*inputs], fixed=is_fixed):
             _log.warning("torch replaces the backend %s: %s", backend, reason)
             backend = "torch"
+        gpu = _find_usable(gpu, backend, device, modalities=[*inputs], fixed=is_fixed)
         sizes = {one: batch_size or choose_batch_size(device, one) for one in inputs}
         forwards = {}
         for modality, preprocessing in inputs.items():
@@ -101,12 +114,13 @@ class Engine:
                 dtype=_DTYPES[precision],
                 batch_size=sizes[modality],
                 cpu_threads=cpu_threads,
+                gpu=gpu,
             )
             branch = model.get_branch(modality)
             forwards[modality] = BACKENDS[backend](branch, preprocessing, placement)
         kind = "cpu" if device.type == "cpu" else "cuda"
         max_tokens = None if batch_size else _MAX_TOKENS[kind]
-        return cls(forwards, inputs, sizes, max_tokens, device, normalize, model_id)
+        return cls(forwards, inputs, sizes, max_tokens, device, normalize, model_id, gpu.in_flight)
 
     def count_collected(self, modality: ModalityName) -> int:
         """Return how many samples to collect before `embed` is called."""
@@ -131,24 +145,53 @@ class Engine:
             SystemicError: the GPU failed. Every later call in this process would fail too: CUDA
                 keeps such an error until the process ends.
         """
+        return self.submit(samples, modality, watch=watch)()
+
+    def submit(
+        self,
+        samples: Sequence[Sample],
+        modality: ModalityName,
+        *,
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Finish:
+        """Start to embed samples as `embed` does; call what is returned once, for their vectors.
+
+        With `in_flight` 1 all forward passes are finished here. Otherwise `watch` encloses each
+        start of a pass together with the wait for an earlier one, and then each wait for one of
+        the last. Both calls raise the errors of `embed`.
+        """
         parts = [part for sample in samples for part in sample.parts]
         lengths = np.array([len(part) for part in parts])
         order = np.argsort(lengths, kind="stable")
-        embedded = []
+        started: deque[Finish] = deque()
+        embedded: list[Vectors] = []
         for batch in self._cut_batches([parts[index] for index in order], modality):
             with watch():
-                embedded.append(self._embed_batch(batch, modality))
-        vectors: Vectors = np.empty((len(parts), embedded[0].shape[1]), np.float32)
-        vectors[order] = np.concatenate(embedded)
-        if len(parts) > len(samples):
+                started.append(start_pass(self.forwards[modality], MODALITIES[modality], batch))
+                if len(started) >= self.in_flight:
+                    embedded.append(started.popleft()())
+
+        def finish() -> Vectors:
+            while started:
+                with watch():
+                    embedded.append(started.popleft()())
+            vectors: Vectors = np.empty((len(parts), embedded[0].shape[1]), np.float32)
+            vectors[order] = np.concatenate(embedded)
+            return self._pool_parts(samples, vectors, lengths)
+
+        return finish
+
+    def _pool_parts(
+        self, samples: Sequence[Sample], vectors: Vectors, lengths: npt.NDArray[np.int64]
+    ) -> Vectors:
+        """Return a vector for each sample, of those of its parts."""
+        if len(vectors) > len(samples):
             starts = np.cumsum([0, *(len(sample.parts) for sample in samples[:-1])])
             weighted = np.add.reduceat(vectors * lengths[:, None], starts)
             total = np.add.reduceat(lengths, starts)
             vectors = (weighted / total[:, None]).astype(np.float32)
-        if self.normalize == "l2":
-            # A vector without a direction becomes a failure.
-            vectors = normalize_vectors(vectors)
-        return vectors
+        # A vector without a direction becomes a failure.
+        return normalize_vectors(vectors) if self.normalize == "l2" else vectors
 
     def _cut_batches(self, parts: Sequence[Array], modality: ModalityName) -> Iterator[list[Array]]:
         """Yield model batches of parts that are sorted by length."""
@@ -163,19 +206,6 @@ class Engine:
             batch.append(part)
         yield batch
 
-    def _embed_batch(self, parts: Sequence[Array], modality: ModalityName) -> Vectors:
-        try:
-            return self.forwards[modality](MODALITIES[modality].collate(parts))
-        except RuntimeError as error:
-            if is_gpu_failure(error):
-                raise build_gpu_failure(error) from error
-            if len(parts) == 1 or not is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()
-        half = len(parts) // 2
-        halves = parts[:half], parts[half:]
-        return np.concatenate([self._embed_batch(one, modality) for one in halves])
-
     def check(self) -> None:
         """Embed two samples of each modality that every encoder must distinguish.
 
@@ -189,6 +219,26 @@ class Engine:
                     f"the encoder gives {flaw} on this device, though not where it was prepared; "
                     "try encoder.precision float32, or encoder.backend torch"
                 )
+
+
+def _find_usable(
+    gpu: GpuSettings,
+    backend: Backend,
+    device: torch.device,
+    *,
+    modalities: Sequence[ModalityName],
+    fixed: bool,
+) -> GpuSettings:
+    """Return the switches that this model and this device can use; log the others."""
+    if device.type == "cpu":
+        if gpu != _ALL_OFF:
+            _log.warning("encoder.gpu is ignored: the model runs on a CPU")
+        return _ALL_OFF
+    reason = find_graph_obstacle(backend, modalities=modalities, fixed=fixed)
+    if gpu.cuda_graphs and reason:
+        _log.warning("encoder.gpu.cuda_graphs is ignored: %s", reason)
+        return replace(gpu, cuda_graphs=False)
+    return gpu
 
 
 def find_device(device: Device, *, cuda_index: int = 0) -> torch.device:

@@ -6,21 +6,25 @@ test runs on all of them. Nothing outside `media` and `models` knows which modal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, ModalityName
 
-__all__ = ["Array", "Arrays", "Header", "Modality", "Sample"]
+__all__ = ["Allocate", "Array", "Arrays", "Header", "Modality", "Sample"]
 
 Array = npt.NDArray[Any]
 
 Arrays = tuple[Array, ...]
 """The inputs of one forward pass; all have the same first dimension, the parts of the batch."""
+
+Allocate: TypeAlias = Callable[[tuple[int, ...], npt.DTypeLike], Array]
+"""Returns memory for an array of that shape and dtype; its values are undefined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,11 @@ class Modality(Protocol[HeaderT, PreprocessingT]):
             MemoryError: this process has too little.
         """
 
-    def collate(self, parts: Sequence[Array]) -> Arrays:
-        """Return the inputs of one forward pass; parts of different lengths are padded."""
+    def collate(self, parts: Sequence[Array], allocate: Allocate = np.empty) -> Arrays:
+        """Return the inputs of one forward pass; parts of different lengths are padded.
+
+        All of them are in memory from `allocate`.
+        """
 
     def describe(self, header: HeaderT) -> Media:
         """Return what the row says of the content, as far as its header tells."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -20,7 +20,15 @@ from embedstream_core.pipeline.decode_threads import InProcessDecoder
 from embedstream_core.pipeline.decoded_budget import DecodedBudget
 from embedstream_core.pipeline.embedding_cache import EmbeddingCache
 from embedstream_core.pipeline.jpeg_batches import open_batch_decoder
-from embedstream_core.pipeline.steps import Outcomes, Pending, Prepared, Routes, Steps, count_bytes
+from embedstream_core.pipeline.steps import (
+    Outcomes,
+    Pending,
+    Prepared,
+    Routes,
+    Started,
+    Steps,
+    count_bytes,
+)
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.pipeline.work_record import WorkRecord
 from embedstream_core.records import Entry, Failure, Item
@@ -78,7 +86,8 @@ class Pipeline:
     Each item is fetched and decoded once. It goes to all engines that accept its modality; where
     these differ, the item's bytes decide (see `Routes`). An exception that one item causes while it
     is fetched or decoded becomes that item's failure (see `boundary`). Model batches are cut across
-    input batches.
+    input batches. With engines that have several in flight, the outcomes of one come when a later
+    one was started, or the input has ended.
 
     fetch: turns a reference into bytes or raises an ItemError; threads share it.
     embedding_caches: one for each engine, or none (see `Steps`).
@@ -176,8 +185,13 @@ class Pipeline:
         slots: Iterator[tuple[_Slot, Prepared]],
         opened: deque[_InputBatch],
     ) -> Iterator[list[Outcomes]]:
-        """Collect what waits for each engine and modality, and embed it when it is enough."""
+        """Collect what waits for each engine and modality, and embed it when it is enough.
+
+        An engine computes what was started while this thread prepares the next model batch.
+        """
         queues: dict[tuple[int, ModalityName], _Queue] = defaultdict(_Queue)
+        started: deque[Started] = deque()
+        in_flight = max(engine.in_flight for engine in self.engines)
         waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
         for position, entry in enumerate(chain(slots, [None])):
@@ -191,17 +205,32 @@ class Pipeline:
                 else:
                     waiting.append((slot, prepared))
                     is_any_done = prepared.done()
-            for (number, modality), queue in queues.items():
-                if queue.waiting and (
-                    entry is None or self._is_due(queue, position, number, modality)
-                ):
-                    steps.embed(number, queue.waiting)
-                    queue.waiting.clear()
+            for one in self._start_due(steps, queues, None if entry is None else position):
+                started.append(one)
+                if len(started) == in_flight:
+                    steps.finish(started.popleft())
                     is_any_done = True
+            while started and entry is None:
+                steps.finish(started.popleft())
+                is_any_done = True
             if is_any_done:
                 waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
                 yield [outcomes for outcomes in opened.popleft().outcomes if outcomes is not None]
+
+    def _start_due(
+        self,
+        steps: Steps,
+        queues: Mapping[tuple[int, ModalityName], _Queue],
+        position: int | None,
+    ) -> Iterator[Started]:
+        """Start the queues that are due at a position, or all at None, the end of the input."""
+        for (number, modality), queue in queues.items():
+            if queue.waiting and (
+                position is None or self._is_due(queue, position, number, modality)
+            ):
+                waiting, queue.waiting = queue.waiting, []
+                yield steps.start(number, waiting)
 
     def _is_due(self, queue: _Queue, position: int, number: int, modality: ModalityName) -> bool:
         """Return whether a queue holds enough for its engine, or has waited long enough."""

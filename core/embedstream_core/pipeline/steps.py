@@ -11,9 +11,11 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from embedstream_core.boundary import attempt
 from embedstream_core.engine.engine import Engine
+from embedstream_core.engine.transfer import Finish
 from embedstream_core.errors import Code, Stage
 from embedstream_core.media.detect import detect_type, find_modality
 from embedstream_core.media.modalities import Inputs, Preprocessing
@@ -32,7 +34,7 @@ from embedstream_core.records import (
 )
 from embedstream_core.settings import ModalityName
 
-__all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Steps", "count_bytes"]
+__all__ = ["Decode", "Outcomes", "Pending", "Prepared", "Routes", "Started", "Steps", "count_bytes"]
 
 Outcomes: TypeAlias = tuple[Outcome, ...]
 """The outcomes of one entry: one for each encoder that accepts it, or the only failure.
@@ -62,6 +64,19 @@ class Pending:
 
 Prepared: TypeAlias = "Pending | Future[Outcomes]"
 """To be embedded, or outcomes: its own, or those of another item with equal bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Samples of one modality that an engine was given, and whose outcomes are due.
+
+    `left` are those that are not cached; `finish` returns their vectors, and is None without any.
+    """
+
+    number: int
+    waiting: Sequence[Pending]
+    left: Sequence[Pending]
+    finish: Finish | None
 
 
 def count_bytes(prepared: Prepared) -> int:
@@ -128,7 +143,7 @@ class Routes:
 
 @dataclass(frozen=True)
 class Steps:
-    """Prepares and embeds items. Many threads call `prepare`, one calls `embed`.
+    """Prepares and embeds items. Many threads call `prepare`, one calls `start` and `finish`.
 
     With `caches`, one for each engine, items of equal bytes are decoded and embedded once: a
     repetition of an item in progress gets the outcomes of the first one, even failures, and an
@@ -187,43 +202,54 @@ class Steps:
             for number in missing:
                 model_id = self.engines[number].model_id
                 pending.outcomes[number] = replace(samples, media=media, model_id=model_id)
-        self._finish(pending)
+        self._settle(pending)
         return pending.result
 
-    def embed(self, number: int, waiting: Sequence[Pending]) -> None:
-        """Embed, with one engine, samples of one modality, and add their outcomes."""
+    def start(self, number: int, waiting: Sequence[Pending]) -> Started:
+        """Start to embed, with one engine, samples of one modality.
+
+        What is started is finished in the same order.
+        """
         if self.caches:
             # Another process may have embedded some of them since they were read ahead.
             for pending in waiting:
                 self._look_up(pending, [number])
-        engine, modality = self.engines[number], waiting[0].modality
         left = [pending for pending in waiting if number not in pending.outcomes]
-        if left:
-            samples = [pending.samples[number] for pending in left]
-            watch = partial(self.watchdog.watch, "a forward pass", timeout_s=self.forward_timeout_s)
+        if not left:
+            return Started(number, waiting, left, None)
+        samples = [pending.samples[number] for pending in left]
+        watch = partial(self.watchdog.watch, "a forward pass", timeout_s=self.forward_timeout_s)
+        with self.record.measure("forward"):
+            finish = self.engines[number].submit(samples, left[0].modality, watch=watch)
+        return Started(number, waiting, left, finish)
+
+    def finish(self, started: Started) -> None:
+        """Wait for the vectors, and add the outcomes."""
+        number = started.number
+        if started.finish is not None:
             with self.record.measure("forward"):
-                vectors = engine.embed(samples, modality, watch=watch)
-            for pending, sample, vector in zip(left, samples, vectors, strict=True):
-                norm = float(np.linalg.norm(vector.astype(np.float64)))
-                pending.outcomes[number] = (
-                    Embedding(vector, sample.media, pending.sha256, engine.model_id)
-                    if np.isfinite(norm) and norm > 0
-                    else Failure(
-                        Code.EMBEDDING_INVALID,
-                        Stage.EMBED,
-                        f"the embedding's norm is {norm}",
-                        pending.sha256,
-                        sample.media,
-                        engine.model_id,
-                    )
-                )
+                vectors = started.finish()
+            for pending, vector in zip(started.left, vectors, strict=True):
+                pending.outcomes[number] = self._make_outcome(number, pending, vector)
             if self.caches:
-                made = [pending.outcomes[number] for pending in left]
+                made = [pending.outcomes[number] for pending in started.left]
                 self.caches[number].put([one for one in made if isinstance(one, Embedding)])
-        for pending in waiting:
+        for pending in started.waiting:
             del pending.samples[number]
             if not pending.samples:
-                self._finish(pending)
+                self._settle(pending)
+
+    def _make_outcome(
+        self, number: int, pending: Pending, vector: npt.NDArray[np.float32]
+    ) -> Outcome:
+        media, model_id = pending.samples[number].media, self.engines[number].model_id
+        norm = float(np.linalg.norm(vector.astype(np.float64)))
+        if np.isfinite(norm) and norm > 0:
+            return Embedding(vector, media, pending.sha256, model_id)
+        message = f"the embedding's norm is {norm}"
+        return Failure(
+            Code.EMBEDDING_INVALID, Stage.EMBED, message, pending.sha256, media, model_id
+        )
 
     def _look_up(self, pending: Pending, numbers: Iterable[int]) -> None:
         """Add the cached embeddings of these engines."""
@@ -242,7 +268,7 @@ class Steps:
         embeddings = sum(isinstance(one, Embedding) for one in shared.result())
         self.record.add_cache_hits(embeddings)
 
-    def _finish(self, pending: Pending) -> None:
+    def _settle(self, pending: Pending) -> None:
         self.in_progress.pop((pending.sha256, pending.modality), None)
         outcomes = pending.outcomes
         pending.result.set_result(tuple(outcomes[number] for number in sorted(outcomes)))

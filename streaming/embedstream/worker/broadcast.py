@@ -117,7 +117,7 @@ def broadcast_model(
     return BroadcastModel(
         card=model.card,
         tensors=tensors,
-        settings=EngineSettings(config.device, config.backend, config.batch_size),
+        settings=config.settings,
         counter=None if connect else spark.sparkContext.accumulator(0),
     )
 

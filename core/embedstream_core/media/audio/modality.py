@@ -41,7 +41,7 @@ from embedstream_core.media.audio.formats import read_header
 from embedstream_core.media.audio.header import AudioHeader
 from embedstream_core.media.audio.preprocessing import AudioPreprocessing, cut_windows
 from embedstream_core.media.headers import check_limit
-from embedstream_core.media.modality import Array, Arrays, Modality, Sample
+from embedstream_core.media.modality import Allocate, Array, Arrays, Modality, Sample
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, ModalityName
 
@@ -122,10 +122,12 @@ class _Audio:
             Sample(cut_windows(by_rate[one.sample_rate_hz], one), media) for one in preprocessings
         ]
 
-    def collate(self, parts: Sequence[Array]) -> Arrays:
+    def collate(self, parts: Sequence[Array], allocate: Allocate = np.empty) -> Arrays:
         """Return `samples`, float32 (parts, longest), padded at the end, and int64 `lengths`."""
-        lengths = np.array([len(part) for part in parts], np.int64)
-        samples = np.zeros((len(parts), lengths.max()), np.float32)
+        lengths = allocate((len(parts),), np.int64)
+        lengths[:] = [len(part) for part in parts]
+        samples = allocate((len(parts), int(lengths.max())), np.float32)
+        samples[:] = 0
         for row, part in zip(samples, parts, strict=True):
             row[: len(part)] = part
         return samples, lengths

@@ -11,7 +11,7 @@ import numpy as np
 from embedstream_core.media.image.decode import open_image, render
 from embedstream_core.media.image.opened_image import OpenedImage, Pixels
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
-from embedstream_core.media.modality import Array, Arrays, Sample
+from embedstream_core.media.modality import Allocate, Array, Arrays, Sample
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, Fidelity, ModalityName
 
@@ -63,9 +63,9 @@ class ImageModality:
         rendered = self.render(content, header, *preprocessings, fidelity=settings.fidelity)
         return [Sample((pixels,), media) for pixels in rendered]
 
-    def collate(self, parts: Sequence[Array]) -> Arrays:
+    def collate(self, parts: Sequence[Array], allocate: Allocate = np.empty) -> Arrays:
         """Return pixels of shape (parts, crop_px, crop_px, 3)."""
-        return (np.stack(parts),)
+        return (np.stack(parts, out=allocate((len(parts), *parts[0].shape), parts[0].dtype)),)
 
     def describe(self, header: OpenedImage) -> Media:
         """Return the format and the size as displayed."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from embedstream_core.errors import Code, ItemError, build_decode_error
 from embedstream_core.media.headers import check_limit
-from embedstream_core.media.modality import Array, Arrays, Modality, Sample
+from embedstream_core.media.modality import Allocate, Array, Arrays, Modality, Sample
 from embedstream_core.media.text.preprocessing import TextPreprocessing
 from embedstream_core.records import Media
 from embedstream_core.settings import DecodeSettings, ModalityName
@@ -94,14 +94,15 @@ class _Text:
         """
         return [_tokenize(header.text, preprocessing) for preprocessing in preprocessings]
 
-    def collate(self, parts: Sequence[Array]) -> Arrays:
+    def collate(self, parts: Sequence[Array], allocate: Allocate = np.empty) -> Arrays:
         """Return `ids` and `mask`, both int64 of shape (parts, tokens of the longest).
 
         Ids are padded at the end with 0, which every vocabulary has: what the mask leaves out
         changes no vector, so the tokenizer's own padding token is not needed.
         """
         shape = (len(parts), max(map(len, parts)))
-        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        ids, mask = allocate(shape, np.int64), allocate(shape, np.int64)
+        ids[:], mask[:] = 0, 0
         for row, part in enumerate(parts):
             ids[row, : len(part)] = part
             mask[row, : len(part)] = 1

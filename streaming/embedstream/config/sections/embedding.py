@@ -23,6 +23,7 @@ from embedstream_core.settings import (
     EngineSettings,
     FetchPolicy,
     Fidelity,
+    GpuSettings,
     ImageFormat,
     Isolation,
     Normalization,
@@ -34,6 +35,7 @@ __all__ = [
     "DataFrameConfig",
     "DecodeConfig",
     "EncoderConfig",
+    "GpuConfig",
     "PipelineConfig",
     "PreprocessingConfig",
     "ReferencesConfig",
@@ -117,6 +119,22 @@ class PreprocessingConfig(Section):
         return self
 
 
+class GpuConfig(Section):
+    """How an NVIDIA GPU is kept busy."""
+
+    pinned_memory: bool = GpuSettings.pinned_memory
+    """Collate into page-locked memory, and copy it on a stream of its own."""
+    in_flight: PositiveInt = GpuSettings.in_flight
+    """Forward passes that may be started before the first is finished."""
+    cuda_graphs: bool = GpuSettings.cuda_graphs
+    """Full model batches of images replay a captured graph."""
+
+    @property
+    def settings(self) -> GpuSettings:
+        """The switches, as the core takes them."""
+        return GpuSettings(**dict(self))
+
+
 class EncoderConfig(Section):
     """The model."""
 
@@ -153,8 +171,19 @@ class EncoderConfig(Section):
     timeout_s: PositiveSeconds = PipelineLimits.forward_timeout_s
     """Seconds for one forward pass; a worker that takes longer is killed."""
     batch_size: PositiveInt | None = EngineSettings.batch_size
-    """Images, texts or windows of audio in a forward pass; by default 16, 64 and 8 on a CPU, 128,
-    256 and 64 on a GPU, and fewer texts if they are long."""
+    """Images, texts or windows of audio in a forward pass; by default 16, 64 and 8 on a CPU, 64,
+    2,048 and 64 on a GPU, and fewer texts if they are long."""
+    gpu: GpuConfig = GpuConfig()
+    """What keeps an NVIDIA GPU busy; a CPU ignores it with a warning in the log. `pinned_memory`:
+    model batches are collated in page-locked memory and copied while the GPU computes; `in_flight`:
+    2 starts a forward pass before the last one is finished, always with page-locked memory;
+    `cuda_graphs`: model batches of images replay a captured graph, and the last one is padded. No
+    switch was measured on a GPU yet, so all are off; `python benchmarks/gpu.py` compares them."""
+
+    @property
+    def settings(self) -> EngineSettings:
+        """How the model runs, as the core takes it."""
+        return EngineSettings(self.device, self.backend, self.batch_size, self.gpu.settings)
 
 
 class DecodeConfig(Section):

@@ -147,7 +147,7 @@ def sections(config: BaseModel) -> list[BaseModel]:
 
 def test_nothing_can_be_changed(tmp_path: Path) -> None:
     found = sections(load(tmp_path))
-    assert len(found) == 15
+    assert len(found) == 16
     for section in found:
         (name, *_) = type(section).model_fields
         with pytest.raises(ValidationError, match="frozen"):
