@@ -16,7 +16,13 @@ from embedstream.kafka.source import build_client_options, to_epoch_ms
 from embedstream.spark.errors import find_root_cause, name_causes
 from embedstream_core.errors import SetupError
 
-__all__ = ["TopicState", "check_topics", "find_offsets_at", "open_admin"]
+__all__ = [
+    "TopicState",
+    "check_starting_offsets",
+    "check_topics",
+    "find_offsets_at",
+    "open_admin",
+]
 
 _TIMEOUT_MS = 10_000
 
@@ -100,6 +106,37 @@ def _choose_partitions(
                 "kafka.assign"
             )
     return chosen
+
+
+def check_starting_offsets(config: KafkaConfig, topics: Mapping[str, TopicState]) -> None:
+    """Check the offsets of a first start, if the configuration has some, as Spark needs them.
+
+    Raises:
+        SetupError: a partition is missing or unknown, or ends before its offset.
+    """
+    if isinstance(config.starting_offsets, str):
+        return
+    given = {
+        (topic, number): offset
+        for topic, offsets in config.starting_offsets.items()
+        for number, offset in offsets.items()
+    }
+    ends = {
+        (topic, number): end for topic, one in topics.items() for number, end in one.end.items()
+    }
+    for reason, places in (("lacks", ends.keys() - given), ("has also", given.keys() - ends)):
+        if places:
+            named = ", ".join(f"partition {number} of {topic}" for topic, number in sorted(places))
+            raise SetupError(
+                f"kafka.starting_offsets has to name the partitions that are read, each and no "
+                f"other: it {reason} {named}"
+            )
+    for (topic, number), offset in sorted(given.items()):
+        if offset > ends[topic, number]:
+            raise SetupError(
+                f"kafka.starting_offsets begins at {offset} in partition {number} of {topic}, "
+                f"which ends at {ends[topic, number]}"
+            )
 
 
 def find_offsets_at(

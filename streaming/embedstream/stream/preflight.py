@@ -13,7 +13,7 @@ from embedstream.kafka.admin import KafkaUnavailable, read_end_offsets
 from embedstream.kafka.client_settings import choose_target
 from embedstream.kafka.group import check_group
 from embedstream.kafka.source import choose_messages_per_trigger
-from embedstream.kafka.topics import TopicState, check_topics
+from embedstream.kafka.topics import TopicState, check_starting_offsets, check_topics
 from embedstream.recovery.checkpoint import Checkpoint, Writers
 from embedstream.recovery.claim import check_unclaimed
 from embedstream.recovery.doctor import Finding, find_checkpoint_problems, run_checks
@@ -219,6 +219,8 @@ class _Preflight:
         writers = read_writers(spark, table) if is_readable else None
         if problems := find_checkpoint_problems(checkpoint, writers, table=table, thorough=False):
             raise SetupError("; ".join(problems))
+        if self.topics is not None and not checkpoint.planned and not consent.adopt:
+            check_starting_offsets(config.kafka, self.topics)
         detail = f"{done} micro-batches done" if done else "new"
         if writers is not None and self.topics is not None:
             resumption = plan_resumption(spark, config, self.topics, consent)

@@ -372,6 +372,12 @@ def test_start_is_refused_with_the_way_out(
     assert "is no regular expression of Java: " in refusal(spark, no_pattern, "topics")
     no_partition = configure(kafka={"assign": {topic.name: [0, 7]}})
     assert "has no partition 7, but 2 from 0 on" in refusal(spark, no_partition, "topics")
+    elsewhere = {
+        "checkpoint": str(tmp_path / "new"),
+        "table": {"path": str(tmp_path / "new-table")},
+    }
+    one_offset = configure(kafka={"starting_offsets": {topic.name: {0: 0}}}, **elsewhere)
+    assert "it lacks partition 1 of" in refusal(spark, one_offset, "checkpoint")
     no_folder = configure(references={"folders": [str(tmp_path / "nowhere")]})
     assert "there is no folder here" in refusal(spark, no_folder, "references")
     no_registry = configure(message={"registry": {"url": "http://127.0.0.1:1"}})

@@ -286,7 +286,7 @@ def _check_sums(directory: _Directory, pixels: int) -> None:
     Takes as long as decoding.
 
     Raises:
-        ValueError: one is wrong. Data without one are not refused.
+        zlib.error: one is wrong. Data without one are not refused.
     """
     view = memoryview(directory.content)
     # What is more than the pixels need is not read.

@@ -297,7 +297,8 @@ def test_an_error_in_deflate_is_corrupt(options: dict[str, Any]) -> None:
     """Every bit of the compressed pixels counts, also where libtiff does not read the checksum."""
     content = written(SMOOTH, compression="adobe_deflate", **options)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        places = list(zip(file.pages.first.dataoffsets, file.pages.first.databytecounts, strict=True))
+        page = file.pages.first
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     source = random.Random(0)
     for start, length in places * 10:
         # From the method of compression, which has two bytes, to the checksum, which has four.
