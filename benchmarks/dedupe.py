@@ -58,7 +58,7 @@ def _twice(contents: list[bytes]) -> list[bytes]:
 
 def _report(turns: Turns, arguments: argparse.Namespace) -> None:
     title = f"{arguments.encoder}, half of the images repeat"
-    print_turns(title, "images", {"dedupe on": turns}, "off")
+    print_turns(title, "images", {"dedupe on": turns}, "dedupe off")
     sizes = {"encoder": arguments.encoder, "images": arguments.images}
     write_result("dedupe", {**sizes, **turns.as_json()})
     rates = {"off": turns.others.items_per_s, "on": turns.items_per_s}

@@ -52,7 +52,7 @@ def print_turns(title: str, noun: str, turns: Mapping[str, Turns], other: str) -
     rows += [
         (name, each.items_per_s, each.speed, each.cpu_ms, each.cpu) for name, each in turns.items()
     ]
-    columns = ["", f"{noun}/s", f"times {other}", "CPU ms", f"times {other}, by CPU time"]
+    columns = ["", f"{noun}/s", f"relative to {other}", "CPU ms", "the same by CPU time"]
     print_table(title, columns, rows)
 
 

@@ -1,6 +1,6 @@
 """Images, texts or clips a second of embedstream, of its peers, and of the hardware's limit.
 
-    python benchmarks/throughput.py [--modality text] [--items 150] [--turns 5] [--only …]
+    python benchmarks/throughput.py [--modality text] [--items 250] [--turns 5] [--only …]
 
 Every system embeds the same contents on two cores: 500x375 JPEGs with ResNet-50, texts of 5 to 200
 words with all-MiniLM-L6-v2, or clips of 1 to 30 seconds with `speech-embedding`. The limit is
@@ -129,10 +129,10 @@ def _report(measured: dict[str, dict[str, Any]], arguments: argparse.Namespace) 
     columns = [
         "system",
         f"{contents.noun}/s",
-        "times the limit",
+        "relative to the limit",
         "embedstream is x times as fast",
         "CPU ms",
-        "times the limit, by CPU time",
+        "the same by CPU time",
     ]
     title = contents.description.format(precision=arguments.precision)
     print_table(f"{title}, two cores", columns, rows)
