@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "ENCODERS_VARIABLE",
     "JvmEnded",
     "Launch",
     "build_settings",
@@ -42,6 +43,9 @@ __all__ = [
 
 # Four attempts per task: with plain local[*], the first failure of a task fails the whole job.
 DEFAULT_MASTER = "local[*,4]"
+
+ENCODERS_VARIABLE = "EMBEDSTREAM_ENCODERS"
+"""The environment variable that names the encoders to `embedstream.worker.daemon`, with spaces."""
 
 _LOOPBACK = "127.0.0.1"
 
@@ -96,10 +100,12 @@ def open_session(
     locations: Iterable[str] = (),
     *,
     lasting: bool = False,
+    encoders: Iterable[str] = (),
 ) -> Iterator[SparkSession]:
     """Open a session that can read and write the locations, and stop it on leaving.
 
     A `lasting` session runs until somebody stops it; it starts more slowly and is faster later.
+    `encoders` are the names of those that its workers will start.
 
     Raises:
         SetupError: Java is missing or too old, or a jar is missing and cannot be downloaded.
@@ -115,6 +121,9 @@ def open_session(
         SparkContext._ensure_initialized()
     launch = plan_launch(config, pipeline, locations, lasting=lasting, java=java)
     settings = launch.settings
+    if names := " ".join(encoders):
+        # Spark gives it to the daemon of the workers, on every executor.
+        settings[f"spark.executorEnv.{ENCODERS_VARIABLE}"] = names
     with TemporaryDirectory(prefix="embedstream-", ignore_cleanup_errors=True) as scratch:
         if settings["spark.master"].startswith("local["):
             # Every user of the machine can enter Spark's own folder. Clusters set up theirs.

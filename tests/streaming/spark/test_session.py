@@ -55,7 +55,7 @@ def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch
 def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bool] = []
 
-    def refuse(*_: object, lasting: bool) -> NoReturn:
+    def refuse(*_: object, lasting: bool, **__: object) -> NoReturn:
         opened.append(lasting)
         raise SetupError("no Java")
 
