@@ -13,7 +13,7 @@ from embedstream.cli import session as cli_session
 from embedstream.cli.actions.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.spark.session import build_settings, choose_jar_sets
+from embedstream.spark.launch import build_settings, choose_jar_sets
 from embedstream.stream.job import Until
 from embedstream_core.errors import SetupError
 
