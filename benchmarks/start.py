@@ -104,7 +104,7 @@ def _start_all(place: Workplace, weights: Path, names: Sequence[str]) -> Start:
 def _start_by_hand(name: str, weights: Path) -> Turn:
     """Until it prints its line; what it does at its end does not count."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", BY_HAND[name], weights]
+    command = [sys.executable, "-c", BY_HAND[name], str(weights)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -276,11 +276,11 @@ def spark_settings(config: Any) -> dict[str, str]:
 
     There is no public door to it but a session, which would start Spark.
     """
-    from embedstream.spark import session
+    from embedstream.spark import launch
 
     jars = [] if config.spark.jars == "provided" else [Path("/own/delta.jar")]
     with told():
-        return session.build_settings(config.spark, config.pipeline, jars)
+        return launch.build_settings(config.spark, config.pipeline, jars)
 
 
 def command(*arguments: object, **environment: str) -> tuple[int, str]:

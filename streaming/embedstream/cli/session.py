@@ -67,7 +67,14 @@ def open_session_and_models(
     all_locations = [*config.locations, *locations]
     with ThreadPoolExecutor(1) as pool, console.show_status("starting Spark") as status:
         preparing = [pool.submit(prepare_model, encoder) for encoder in config.all_encoders]
-        with open_session(config.spark, config.pipeline, all_locations, lasting=lasting) as spark:
+        session = open_session(
+            config.spark,
+            config.pipeline,
+            all_locations,
+            lasting=lasting,
+            encoders=[encoder.name for encoder in config.all_encoders],
+        )
+        with session as spark:
             status.stop()
             yield spark, resolve_table(spark, config), [one.result for one in preparing]
 

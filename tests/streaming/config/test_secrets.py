@@ -11,7 +11,7 @@ from embedstream.config.errors import ConfigError
 from embedstream.config.load import load_config
 from embedstream.config.secrets import holds_secret, reveal
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.spark.session import build_settings
+from embedstream.spark.launch import build_settings
 
 LOCAL = Path(__file__).parents[3] / "conf" / "local.yaml"
 CANARY = "c4n4ry"

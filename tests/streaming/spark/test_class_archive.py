@@ -11,11 +11,12 @@ from pyspark import SparkContext
 from pyspark.sql import functions as f
 
 from embedstream.config.sections import PipelineConfig, SparkConfig
-from embedstream.spark import session
+from embedstream.spark import launch
 from embedstream.spark.class_archive import add_class_archive, find_class_archive
 from embedstream.spark.jars import fetch_jars, find_jars_folder
 from embedstream.spark.java import find_java
-from embedstream.spark.session import Launch, open_session, plan_launch
+from embedstream.spark.launch import Launch, plan_launch
+from embedstream.spark.session import open_session
 from embedstream.stream.rehearsal import build_class_archive
 
 OPTION = "spark.driver.defaultJavaOptions"
@@ -44,7 +45,7 @@ def test_a_local_session_has_it_and_the_jars_on_its_class_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "delta.jar"
-    monkeypatch.setattr(session, "fetch_jars", lambda *_: [own])
+    monkeypatch.setattr(launch, "fetch_jars", lambda *_: [own])
     monkeypatch.setattr(SparkContext, "_gateway", None)
     monkeypatch.setenv("EMBEDSTREAM_JARS", str(tmp_path))
     archive = find_class_archive(tmp_path, find_java())

@@ -13,7 +13,7 @@ from embedstream.cli import session as cli_session
 from embedstream.cli.actions.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.spark.session import build_settings, choose_jar_sets
+from embedstream.spark.launch import build_settings, choose_jar_sets
 from embedstream.stream.job import Until
 from embedstream_core.errors import SetupError
 
@@ -55,7 +55,7 @@ def test_a_session_that_lasts_has_both_compilers(monkeypatch: pytest.MonkeyPatch
 def test_a_stream_lasts_unless_it_ends_once_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bool] = []
 
-    def refuse(*_: object, lasting: bool) -> NoReturn:
+    def refuse(*_: object, lasting: bool, **__: object) -> NoReturn:
         opened.append(lasting)
         raise SetupError("no Java")
 

@@ -27,7 +27,7 @@ from embedstream_core.models.encoders.torchvision import (
 )
 from embedstream_core.models.files.file_kinds import EXPORT_ADVICE
 
-__all__ = ["ENCODERS", "find_encoder", "list_encoders"]
+__all__ = ["ENCODERS", "find_encoder", "find_library", "list_encoders"]
 
 ENCODERS: Mapping[str, Callable[[], Encoder]] = {"efficientnet_lite0": find_efficientnet_lite0}
 
@@ -59,6 +59,19 @@ def find_encoder(name: str) -> Encoder:
         f"unknown encoder '{name}'; nearest of the {len(named)} known: {', '.join(nearest)}, "
         "or timm/<model>, or module:function; see `embedstream encoders`"
     )
+
+
+def find_library(name: str) -> str | None:
+    """Return the module that has an encoder's network, if importing it takes a second or more.
+
+    A user's own module is none: what its import does is not known.
+    """
+    from embedstream_core.models.files.file_formats import PROGRAMS
+
+    if name.startswith("timm/"):
+        return "timm"
+    is_elsewhere = name in ENCODERS or name in PROGRAMS or ":" in name
+    return None if is_elsewhere else "torchvision.models"
 
 
 def list_encoders() -> list[str]:

@@ -19,7 +19,13 @@ from torch import nn
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.models.encoders.architecture import Encoder, PublishedWeights, cut_head
-from embedstream_core.models.encoders.catalog import find_encoder, list_encoders
+from embedstream_core.models.encoders.catalog import (
+    ENCODERS,
+    find_encoder,
+    find_library,
+    list_encoders,
+)
+from embedstream_core.models.files.file_formats import PROGRAMS
 from embedstream_core.models.prepare import ModelSpec, prepare_model
 from small_models import DECLARED, forward, load_network, small_network
 
@@ -418,3 +424,10 @@ def test_a_module_that_fails_at_import_is_refused(
 
     with pytest.raises(SetupError, match=f"'failing_module:make' cannot be imported.*{message}"):
         find_encoder("failing_module:make")
+
+
+def test_the_library_of_a_network_is_known_without_building_it() -> None:
+    assert find_library("resnet50") == "torchvision.models"
+    assert find_library("timm/resnet18.a1_in1k") == "timm"
+    for name in (*ENCODERS, *PROGRAMS, "small_models:network_and_preprocessing"):
+        assert find_library(name) is None
