@@ -48,8 +48,8 @@ def maintain_stream(
     """Maintain a stream until its query ends; runs in a thread of its own.
 
     `load` loads the model in a worker that has none. `compact_every` is in micro-batches; 0 never
-    compacts. A catalog that maintains the table itself is left to it. No state is computed ahead for
-    a query that ends by itself.
+    compacts. A catalog that maintains the table itself is left to it. No state is computed ahead
+    for a query that ends by itself.
     """
     # Warm-up tasks would keep executors busy that dynamic allocation should release.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
