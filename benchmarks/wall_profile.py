@@ -47,7 +47,7 @@ MICRO_BATCH: Phases = {
     "commit: snapshot after it": r"updateAfterCommit",
     "commit: the rest": r"OptimisticTransactionImpl\.commit|\.doCommit",
     "start of the transaction": r"startTransaction",
-    "write: first stage": r"writeFiles.*AdaptiveSparkPlanExec",
+    "write: first stage": r"awaitShuffleMapStage",
     "write: second stage": r"writeFiles.*runJob",
     "write: planning": r"writeFiles.*QueryExecution\.",
     "write: the rest": r"writeFiles",
