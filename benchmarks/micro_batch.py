@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -44,11 +44,15 @@ from stream_runs import (
 
 __all__ = [
     "AS_IT_COMES",
+    "BEFORE",
     "CHECKSUM",
     "NO_STATE_AHEAD",
+    "TIMEOUT_S",
     "Variant",
     "measure_variants",
     "parse",
+    "send_bursts",
+    "switched",
     "use_checksum",
 ]
 
@@ -83,12 +87,13 @@ NO_STATE_AHEAD = Variant("log's state not computed ahead", computes_ahead=False)
 CHECKSUM = Variant("state from Delta's checksum", computes_ahead=False, checksum=True)
 _LONG_WAIT = {"kafka.fetch.max.wait.ms": "500"}
 _PROCESSES = {CHECKPOINT_WRITER: HADOOPS_NEWER_INTERFACE}
+BEFORE = Variant("none of the three", kafka=_LONG_WAIT, session=_PROCESSES, computes_ahead=False)
 _VARIANTS = (
     AS_IT_COMES,
     Variant("Kafka's default wait", kafka=_LONG_WAIT),
     NO_STATE_AHEAD,
     Variant("Spark's default checkpoint writer", session=_PROCESSES),
-    Variant("none of the three", kafka=_LONG_WAIT, session=_PROCESSES, computes_ahead=False),
+    BEFORE,
 )
 
 
@@ -133,11 +138,12 @@ def _run_turn(
     kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
     config = fresh(config.model_copy(update={"kafka": kafka}), topic)
     table = Path(config.table.path)
-    with _switched(spark, variant):
+    with switched(spark, variant):
         query = start_stream(spark, config, [model]).query
-        _send(place.servers, topic, table, 0, WARM_BURSTS, arguments)
+        send_bursts(place.servers, topic, table, range(WARM_BURSTS), arguments.pause_s)
         since, before, events = time.time(), _count(spark), _Processes(spark)
-        _send(place.servers, topic, table, WARM_BURSTS, arguments.bursts, arguments)
+        measured = range(WARM_BURSTS, WARM_BURSTS + arguments.bursts)
+        send_bursts(place.servers, topic, table, measured, arguments.pause_s)
         after, processes = _count(spark), events.stop(place.folder / "processes.jfr")
         progress = [each for each in query.recentProgress if each.numInputRows]
         stop_stream(query, timeout_s=TIMEOUT_S)
@@ -151,7 +157,8 @@ def _run_turn(
 
 
 @contextmanager
-def _switched(spark: SparkSession, variant: Variant) -> Iterator[None]:
+def switched(spark: SparkSession, variant: Variant) -> Iterator[None]:
+    """A session in which the streams that start are of a variant, except for Kafka's options."""
     use_checksum(spark, variant.checksum)
     spark.conf.unset(CHECKPOINT_WRITER)
     for name, value in variant.session.items():
@@ -166,24 +173,19 @@ def use_checksum(spark: SparkSession, use: bool) -> None:
     jvm.System.setProperty("embedstream.benchmark.checksum", str(use).lower())
 
 
-def _send(
-    servers: str,
-    topic: str,
-    table: Path,
-    first: int,
-    bursts: int,
-    arguments: argparse.Namespace,
+def send_bursts(
+    servers: str, topic: str, table: Path, numbers: Iterable[int], pause_s: float
 ) -> None:
-    """Send bursts, each when the one before is in the table and the pause is over."""
+    """Send bursts, counted from 0, each when the one before is in the table and after a pause."""
     contents = list(jpegs(BURST * 4))
     client = KafkaProducer(bootstrap_servers=servers, acks="all", linger_ms=20)
-    for number in range(first, first + bursts):
+    for number in numbers:
         for index in range(BURST):
             content = contents[(number * BURST + index) % len(contents)]
             client.send(topic, key=b"%d" % index, value=content, partition=index % CORES)
         client.flush()
         await_rows(table, (number + 1) * BURST, timeout_s=TIMEOUT_S)
-        time.sleep(arguments.pause_s)
+        time.sleep(pause_s)
     client.close()
 
 

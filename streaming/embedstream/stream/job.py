@@ -101,6 +101,7 @@ def start_query(
             "load": function.embedder.load,
             "compact_every": config.table.compact_every,
             "interval_s": maintain_every_s,
+            "ends_by_itself": until == "drained",
         },
         name="maintenance",
         daemon=True,

@@ -43,17 +43,21 @@ def maintain_stream(
     load: Callable[[], object],
     compact_every: int,
     interval_s: int,
+    ends_by_itself: bool = False,
 ) -> None:
     """Maintain a stream until its query ends; runs in a thread of its own.
 
     `load` loads the model in a worker that has none. `compact_every` is in micro-batches; 0 never
-    compacts. A catalog that maintains the table itself is left to it.
+    compacts. A catalog that maintains the table itself is left to it. No state is computed ahead
+    for a query that ends by itself.
     """
     # Warm-up tasks would keep executors busy that dynamic allocation should release.
     warms = spark.conf.get("spark.dynamicAllocation.enabled", "false") != "true"
     compacts, compacted_until = compact_every > 0, None
-    with _log_errors(logging.INFO, "the log's state is computed by each micro-batch itself"):
-        compute_state_ahead(spark, query, table)
+    if not ends_by_itself:
+        # Spark would be stopped while the state after the last commit is being computed.
+        with _log_errors(logging.INFO, "the log's state is computed by each micro-batch itself"):
+            compute_state_ahead(spark, query, table)
     # If the query failed, whoever awaits it reports why.
     with _log_errors(logging.INFO, "maintenance has ended with its query"):
         while not query.awaitTermination(interval_s):
