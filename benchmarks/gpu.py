@@ -13,7 +13,7 @@ to the device, the forward pass with its normalization, and the copy back.
 CPU time is that of all threads, user and system. The GPU's utilisation is the mean of what
 nvidia-smi reports each quarter of a second: the share of time in which any kernel ran.
 
-It imports nothing but torch, torchvision, numpy, Pillow and pyarrow. Pictures come from
+It imports nothing but torch, torchvision, numpy, Pillow, pyarrow and the core. Pictures come from
 `python benchmarks/images.py --out images.parquet`; without one they are made here, of coloured
 noise. `--device cpu` runs it on a CPU, which ignores the switches.
 """
@@ -22,11 +22,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
 from collections import deque
@@ -34,11 +30,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -66,6 +61,8 @@ from embedstream_core.pipeline.pipeline import Pipeline
 from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Embedding, Item, Media
 from embedstream_core.settings import Backend, DecodeSettings, GpuSettings, PipelineLimits
+from gpu_passes import Pass, measure
+from gpu_report import report
 
 ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""
@@ -120,15 +117,6 @@ class Run:
     preprocessing: ImagePreprocessing
 
 
-@dataclass(frozen=True)
-class Pass:
-    """`gpu_percent` is None where nothing reads it."""
-
-    images_per_s: float
-    cpu_ms_an_image: float
-    gpu_percent: float | None
-
-
 def main() -> None:
     arguments = _arguments()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -140,16 +128,18 @@ def main() -> None:
     for name in arguments.switches:
         try:
             runs[name] = _open(SWITCHES[name], device, arguments)
-        except SetupError as error:
-            skipped[name] = str(error)
-            print(f"{name}: skipped: {error}")
+        except (SetupError, RuntimeError) as error:
+            # torch.compile raises its own kinds of RuntimeError, for example without a compiler.
+            skipped[name] = str(error).partition("\n")[0]
+            print(f"{name}: skipped: {skipped[name]}")
     if not runs:
         raise SystemExit("nothing was measured")
     size = next(iter(runs.values())).engine.batch_sizes["image"]
     _measure_round(runs, contents[: 4 * size], arguments)
     rounds = [_measure_round(runs, contents, arguments) for _ in range(arguments.rounds)]
     splits = {name: _split(run, arguments.split_passes) for name, run in runs.items()}
-    _report(rounds, splits, skipped, arguments, size)
+    switches = {name: asdict(run.switches) for name, run in runs.items()}
+    report(rounds, switches, splits, skipped, arguments, size)
 
 
 def _measure_round(
@@ -226,7 +216,7 @@ def _decode_all(
     run: Run, contents: Sequence[bytes], arguments: argparse.Namespace
 ) -> tuple[Pass, list[Pixels]]:
     with _open_decoder(run, arguments) as (decode, threads), ThreadPoolExecutor(threads) as pool:
-        measured, pictures = _measure(len(contents), lambda: list(pool.map(decode, contents)))
+        measured, pictures = measure(len(contents), lambda: list(pool.map(decode, contents)))
         return measured, pictures[:DISTINCT]
 
 
@@ -277,7 +267,7 @@ def _forward_all(engine: Engine, pictures: Sequence[Pixels], count: int) -> Pass
         while started:
             started.popleft()()
 
-    return _measure(batches * size, embed)[0]
+    return measure(batches * size, embed)[0]
 
 
 def _run_pipeline(run: Run, contents: Sequence[bytes], arguments: argparse.Namespace) -> Pass:
@@ -293,41 +283,10 @@ def _run_pipeline(run: Run, contents: Sequence[bytes], arguments: argparse.Names
             for (outcome,) in outcomes
         )
 
-    measured, good = _measure(len(contents), embed)
+    measured, good = measure(len(contents), embed)
     if good != len(contents):
         raise SystemExit(f"only {good} of {len(contents)} images have an embedding")
     return measured
-
-
-def _measure(count: int, work: Callable[[], Any]) -> tuple[Pass, Any]:
-    """Do the work on so many images; return what it took, and what it returned."""
-    with _read_utilization() as percents:
-        cpu_s, started = time.process_time(), time.perf_counter()
-        result = work()
-        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
-    percent = fmean(percents) if percents else None
-    return Pass(count / seconds, 1000 * cpu_s / count, percent), result
-
-
-@contextmanager
-def _read_utilization() -> Iterator[list[int]]:
-    """Yield a list that is full when the block has ended; it is empty where nothing reads it."""
-    percents: list[int] = []
-    command = shutil.which("nvidia-smi")
-    if command is None or not torch.cuda.is_available():
-        yield percents
-        return
-    gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
-    query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=250"]
-    with subprocess.Popen(
-        [command, gpu, *query], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            yield percents
-        finally:
-            process.terminate()
-            lines = process.communicate()[0].split()
-            percents += [int(line) for line in lines if line.isdecimal()]
 
 
 def _batches(contents: Sequence[bytes]) -> Iterator[list[Item]]:
@@ -367,100 +326,6 @@ def _split_once(engine: Engine, pictures: Sequence[Pixels]) -> Split:
     vectors = timed("normalization and forward", lambda: forward.compute(*images))
     timed("copy back", lambda: forward.transfer.download(vectors)())
     return seconds
-
-
-def _report(
-    rounds: Sequence[Mapping[str, Mapping[str, Pass]]],
-    splits: Mapping[str, Split],
-    skipped: Mapping[str, str],
-    arguments: argparse.Namespace,
-    batch_size: int,
-) -> None:
-    device = torch.cuda.get_device_name() if arguments.device == "cuda" else "no GPU"
-    machine = _describe_machine()
-    print(
-        f"ResNet-50, {arguments.precision}, batches of {batch_size}, on {device}, "
-        f"{arguments.decode_threads} decoding threads on {machine['processor']}"
-    )
-    titles = ("images/s:", "pipeline", "forward", "decoding", "share", "CPU ms", "GPU busy")
-    print(f"  {titles[0]:<12}" + "".join(f"{title:>10}" for title in titles[1:]))
-    results = {}
-    for name in rounds[0]:
-        results[name] = found = _summarize([each[name] for each in rounds])
-        rates, busy = found["images_per_s"], found["gpu_percent"]["pipeline"]
-        cells = [f"{rates[kind]:.1f}" for kind in ("pipeline", "forward alone", "decoding alone")]
-        cells.append(f"{found['share_of_slower_limit']:.1%}")
-        cells.append(f"{found['cpu_ms_an_image']['pipeline']:.2f}")
-        cells.append("not read" if busy is None else f"{busy:.0f} %")
-        print(f"  {name:<12}" + "".join(f"{cell:>10}" for cell in cells))
-    print("ms of a full batch, each step waited for")
-    for name, split in splits.items():
-        steps = ", ".join(f"{step} {milliseconds:.2f}" for step, milliseconds in split.items())
-        print(f"  {name:<12}  {steps}")
-    result = {
-        "device": device,
-        "precision": arguments.precision,
-        "images": arguments.images,
-        "batch_size": batch_size,
-        "decode_threads": arguments.decode_threads,
-        "read_ahead_rows": arguments.rows,
-        "switches": {
-            name: {**asdict(SWITCHES[name]), **found, "ms_a_batch": splits[name]}
-            for name, found in results.items()
-        },
-        "skipped": skipped,
-        "rounds": [
-            {
-                name: {kind: asdict(one) for kind, one in passes.items()}
-                for name, passes in each.items()
-            }
-            for each in rounds
-        ],
-    }
-    _write({"machine": machine, **result}, arguments.out)
-
-
-def _summarize(rounds: Sequence[Mapping[str, Pass]]) -> dict[str, Any]:
-    """Medians over the rounds; the share is that of each round's own limits."""
-    kinds = list(rounds[0])
-    percents = {kind: [each[kind].gpu_percent for each in rounds] for kind in kinds}
-    return {
-        "images_per_s": {
-            kind: median(each[kind].images_per_s for each in rounds) for kind in kinds
-        },
-        "share_of_slower_limit": median(
-            each["pipeline"].images_per_s
-            / min(each["decoding alone"].images_per_s, each["forward alone"].images_per_s)
-            for each in rounds
-        ),
-        "cpu_ms_an_image": {
-            kind: median(each[kind].cpu_ms_an_image for each in rounds) for kind in kinds
-        },
-        "gpu_percent": {
-            kind: median(read) if (read := [one for one in found if one is not None]) else None
-            for kind, found in percents.items()
-        },
-    }
-
-
-def _describe_machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _write(result: Mapping[str, Any], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "gpu.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {path}")
 
 
 def _arguments() -> argparse.Namespace:

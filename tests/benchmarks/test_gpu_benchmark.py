@@ -43,7 +43,7 @@ def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
     program = (
         "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({hidden}))\n"
-        f"sys.argv = {arguments}\n"
+        f"sys.argv, sys.path[0] = {arguments}, {str(SCRIPT.parent)!r}\n"
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
     )
 

@@ -94,8 +94,8 @@ class Engine:
         """Move a model to its device and precision, changing it in place.
 
         torch replaces a backend that this device cannot use, and switches of `gpu` that cannot be
-        used are off; the log says so. `cpu_threads` bounds the threads of
-        one forward pass on a CPU, for the whole process.
+        used are off; the log says so. `cpu_threads` bounds the threads of one forward pass on
+        a CPU, for the whole process.
 
         Raises:
             SetupError: the backend cannot run the model.

@@ -61,9 +61,10 @@ def capture_graph(compute: Compute, inputs: torch.Tensor) -> Compute:
             compute(inputs)
     current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may use the device: those of other engines, and decoding.
     with (
-        torch.cuda.device(device),
+        # A capture that fails leaves its stream the current one; this context restores it.
+        torch.cuda.stream(current),
+        # Other threads may use the device, to decode for example.
         torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
     ):
         outputs = compute(inputs)

@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 __all__ = ["WorkRecord", "WorkStage"]
 
 WorkStage: TypeAlias = Literal["fetch", "decode", "forward", "write", "wait"]
-"""`fetch`: references into bytes. `decode`: bytes into samples. `forward`: samples into vectors.
+"""`fetch`: references into bytes. `decode`: bytes into samples. `forward`: samples into vectors;
+where a GPU computes one model batch while the next is prepared, only starts and waits for the end.
 `wait`: the embedding thread waits for prepared items, or for its caller to give the next input
 batch. `write`: the caller takes the outcomes; a pipeline does not measure it."""
 

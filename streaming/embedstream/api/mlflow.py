@@ -75,7 +75,7 @@ def log_encoder(
             signature=ModelSignature(Schema(columns), outcomes),
             pip_requirements=list(pip_requirements or _list_requirements(card)),
             model_config={
-                **settings.model_dump(include={"device", "backend", "batch_size"}),
+                **settings.model_dump(include={"device", "backend", "batch_size", "gpu"}),
                 "precision": card.precision,
             },
             metadata={"encoder": card.model_id, **facts},

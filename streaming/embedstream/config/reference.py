@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -78,14 +79,24 @@ def build_reference() -> str:
     parts = [_INTRODUCTION]
     for name, field in schema["properties"].items():
         if section := sections.get(field.get("$ref")):
-            keys = section["properties"].items()
-            needed = section.get("required", ())
-            rows = [_format_row(f"{name}.{key}", inner, key in needed) for key, inner in keys]
+            rows = [*_list_rows(name, section, sections)]
             title = f"## {name}\n\n{section['description']}"
         else:
             rows, title = [_format_row(name, field, name in schema["required"])], f"## {name}"
         parts.append("\n".join([f"{title}\n\n{_TABLE_HEAD}", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def _list_rows(
+    name: str, section: dict[str, Any], sections: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """Yield a row for each key of a section, and for those of the sections in it."""
+    needed = section.get("required", ())
+    for key, field in section["properties"].items():
+        if inner := sections.get(field.get("$ref")):
+            yield from _list_rows(f"{name}.{key}", inner, sections)
+        else:
+            yield _format_row(f"{name}.{key}", field, key in needed)
 
 
 def _format_row(key: str, schema: dict[str, Any], is_required: bool) -> str:

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from embedstream_core.engine.backends import BACKENDS, find_obstacle
+from embedstream_core.engine.backends import BACKENDS, find_graph_obstacle, find_obstacle
 from embedstream_core.engine.engine import Engine
 from embedstream_core.errors import SetupError
 from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.model_id import Precision
 from embedstream_core.models.prepare import ModelSpec, load_prepared, prepare_model
-from embedstream_core.settings import Backend
+from embedstream_core.settings import Backend, ModalityName
 from engines import embed_pixels, start_engine
 from pictures import real_pictures
 from rendered import render_one
@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float32]
 
 @cache
 def pictures(preprocessing: ImagePreprocessing) -> list[npt.NDArray[np.uint8]]:
-    contents = list(real_pictures().values())[: 2 * BATCH_SIZE + 1]
+    contents = list(real_pictures().values())[: 2 * BATCH_SIZE + 2]
     return [render_one(content, preprocessing).pixels for content in contents]
 
 
@@ -57,7 +57,7 @@ def least_cosine(left: Vectors, right: Vectors) -> float:
     return float(((left * right).sum(axis=1) / norms).min())
 
 
-# In each case the last model batch is not full.
+# In each case the last model batch is not full, and is padded where the shape is compiled.
 @pytest.mark.parametrize(
     ("backend", "encoder", "precision", "least"),
     [
@@ -81,6 +81,22 @@ def test_backends_give_the_same_vectors(
 
 def test_every_backend_is_compared() -> None:
     assert set(BACKENDS) == {"torch", "openvino", "compile"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "modalities", "fixed", "reason"),
+    [
+        ("torch", ["image"], True, "the encoder is a program, which runs as it is"),
+        ("compile", ["image"], False, "the backend is compile"),
+        ("torch", ["text"], False, "they are for encoders of images alone"),
+        ("torch", ["image"], False, None),
+        ("torch", ["image", "text"], False, None),
+    ],
+)
+def test_graphs_are_for_networks_of_images(
+    backend: Backend, modalities: list[ModalityName], fixed: bool, reason: str | None
+) -> None:
+    assert find_graph_obstacle(backend, modalities=modalities, fixed=fixed) == reason
 
 
 def test_openvino_does_not_run_on_a_gpu() -> None:

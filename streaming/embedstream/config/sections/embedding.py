@@ -120,14 +120,17 @@ class PreprocessingConfig(Section):
 
 
 class GpuConfig(Section):
-    """How an NVIDIA GPU is kept busy."""
+    """How an NVIDIA GPU is kept busy; a CPU ignores it with a warning in the log."""
 
     pinned_memory: bool = GpuSettings.pinned_memory
-    """Collate into page-locked memory, and copy it on a stream of its own."""
+    """On a GPU, collate model batches in page-locked memory, which is copied faster and while the
+    GPU computes. Off, because it was never measured; `benchmarks/gpu.py` measures it."""
     in_flight: PositiveInt = GpuSettings.in_flight
-    """Forward passes that may be started before the first is finished."""
+    """On a GPU, forward passes that may be started before the first is finished; with 2 or more,
+    memory is page-locked in any case. 1, because more were never measured."""
     cuda_graphs: bool = GpuSettings.cuda_graphs
-    """Full model batches of images replay a captured graph."""
+    """On a GPU, full model batches of images replay a captured CUDA graph, and a last one that is
+    over half full is padded; for `backend: torch`. Off, because it was never measured."""
 
     @property
     def settings(self) -> GpuSettings:
@@ -174,11 +177,7 @@ class EncoderConfig(Section):
     """Images, texts or windows of audio in a forward pass; by default 16, 64 and 8 on a CPU, 64,
     2,048 and 64 on a GPU, and fewer texts if they are long."""
     gpu: GpuConfig = GpuConfig()
-    """What keeps an NVIDIA GPU busy; a CPU ignores it with a warning in the log. `pinned_memory`:
-    model batches are collated in page-locked memory and copied while the GPU computes; `in_flight`:
-    2 starts a forward pass before the last one is finished, always with page-locked memory;
-    `cuda_graphs`: model batches of images replay a captured graph, and the last one is padded. No
-    switch was measured on a GPU yet, so all are off; `python benchmarks/gpu.py` compares them."""
+    """What keeps an NVIDIA GPU busy."""
 
     @property
     def settings(self) -> EngineSettings:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 
 from doors import SMALL
@@ -15,6 +17,7 @@ from embedstream.config.sections import (
     DataFrameConfig,
     DecodeConfig,
     EncoderConfig,
+    GpuConfig,
     PreprocessingConfig,
     ReferencesConfig,
 )
@@ -32,6 +35,7 @@ from embedstream_core.settings import (
     DecodeSettings,
     EngineSettings,
     FetchPolicy,
+    GpuSettings,
     Isolation,
     PipelineLimits,
     SchemeName,
@@ -85,6 +89,17 @@ def test_the_backend_has_one_default() -> None:
     default = inspect.signature(Engine.start).parameters["backend"].default
 
     assert default == EncoderConfig().backend == EngineSettings().backend
+
+
+def test_the_engine_gets_the_settings_of_its_encoder() -> None:
+    gpu = GpuConfig(pinned_memory=True, in_flight=2, cuda_graphs=True)
+    config = EncoderConfig(device="cuda", backend="compile", batch_size=3, gpu=gpu)
+
+    assert EncoderConfig().settings == EngineSettings()
+    assert config.settings == EngineSettings("cuda", "compile", 3, GpuSettings(True, 2, True))
+    # A logged model keeps them as MLflow does.
+    kept = config.model_dump(include={field.name for field in fields(EngineSettings)})
+    assert TypeAdapter(EngineSettings).validate_python(kept) == config.settings
 
 
 def test_a_declared_preprocessing_has_the_cores_fields() -> None:
