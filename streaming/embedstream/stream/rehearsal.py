@@ -82,7 +82,7 @@ def _run_stream(spark: SparkSession, folder: Path) -> None:
     counted = rows.observe("messages", f.count(f.lit(1))).where("value >= 0")
     outcomes = counted.select(
         *(f.lit(None).cast(one.dataType).alias(one.name) for one in OUTCOME_SCHEMA)
-    ).mapInPandas(lambda frames: frames, OUTCOME_SCHEMA)
+    ).mapInArrow(lambda batches: batches, OUTCOME_SCHEMA)
     read_writers(spark, table.path)
     read_models(spark, table)
     append(
