@@ -95,7 +95,7 @@ DATA: Mapping[str, PublishedData] = {
         write_rows=_write_files,
         save=_save_resnet18,
     ),
-    # The published batch of 1024 would need 15 GiB for its activations and leave a core idle.
+    # With the published batch of 1024, all images would be one batch, and a core would be idle.
     "large_image_embedding": PublishedData(
         description="ViT-B/16, float32, 2048x1536 JPEG in base64",
         size=(2048, 1536),

@@ -33,8 +33,9 @@ class Featurizer:
         torch.set_num_threads(1)
         self.model = load_model(precision)
 
+    # With the type `embedding`, Daft 0.7.26 ignores `use_process`: one instance, in this process.
     @daft.method.batch(
-        return_dtype=DataType.embedding(DataType.float32(), EMBEDDING), batch_size=BATCH
+        return_dtype=DataType.fixed_size_list(DataType.float32(), EMBEDDING), batch_size=BATCH
     )
     def __call__(self, contents: Series) -> NDArray[np.float32]:
         images = torch.stack([preprocess(content) for content in contents.to_pylist()])

@@ -47,7 +47,8 @@ def decode(rows: daft.DataFrame) -> daft.Expression:
 
 def build_network(folder: Path) -> Any:
     """An instance of a class whose call is a column of embeddings."""
-    # Its type is a part of the decorator.
+    # Its type is a part of the decorator. With `embedding`, Daft 0.7.26 ignores `use_process` and
+    # runs one instance in this process.
     floats = JOBS[name].floats
 
     @daft.cls(max_concurrency=CORES, use_process=True)
@@ -57,7 +58,7 @@ def build_network(folder: Path) -> Any:
             self.network = JOBS[job].load(folder)
 
         @daft.method.batch(
-            return_dtype=DataType.embedding(DataType.float32(), floats), batch_size=batch
+            return_dtype=DataType.fixed_size_list(DataType.float32(), floats), batch_size=batch
         )
         def __call__(self, images: Series) -> NDArray[np.float32]:
             return embed(self.network, np.array(images.to_pylist()))
