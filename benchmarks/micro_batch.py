@@ -58,8 +58,6 @@ __all__ = [
 
 BURST = 5
 WARM_BURSTS = 3
-# The first turns of a session are the JVM's warm-up.
-WARM_TURNS = 2
 TIMEOUT_S = 300.0
 COMPUTING_AHEAD = "embedstream.stream.maintenance.compute_state_ahead"
 CHECKPOINT_WRITER = "spark.sql.streaming.checkpointFileManagerClass"
@@ -115,10 +113,12 @@ def measure_variants(
         config = settings(place, "t", encoder=arguments.encoder, weights=weights)
         with opened(change(config, place.folder), lasting=True) as (spark, model):
             orders = (variants, variants[::-1]) * arguments.turns
-            turns = [*[variants[0]] * WARM_TURNS, *chain(*orders[: arguments.turns])]
+            turns = [*[variants[0]] * arguments.warm_turns, *chain(*orders[: arguments.turns])]
             for number, variant in enumerate(turns):
                 found = _run_turn(spark, config, model, place, variant, number, arguments)
-                for name, value in found.items() if number >= WARM_TURNS else ():
+                told = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+                print(f"turn {number + 1} of {len(turns)}, {variant.name}: {told}", flush=True)
+                for name, value in found.items() if number >= arguments.warm_turns else ():
                     figures[variant.name].setdefault(name, []).append(value)
     _report(figures, arguments, result)
 
@@ -195,7 +195,7 @@ def _count(spark: SparkSession) -> dict[str, float]:
     return {
         "CPU, s": read_spark_cpu_s(spark),
         "jobs": java_context.dagScheduler().numTotalJobs(),
-        "tasks": java_context.taskScheduler().nextTaskId().get(),
+        "tasks": java_context.taskScheduler().nextTaskId(),
     }
 
 
@@ -239,6 +239,7 @@ def parse(documentation: str | None) -> argparse.Namespace:
     """The arguments of this benchmark, which another one shares."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=4, help="of each variant")
+    parser.add_argument("--warm-turns", type=int, default=2, help="in which the JVM warms up")
     parser.add_argument("--bursts", type=int, default=20, help="of each turn")
     parser.add_argument("--pause-s", type=float, default=0.5, help="after each burst's commit")
     parser.add_argument("--encoder", default=free.NAME)
