@@ -132,7 +132,7 @@ def _run_turn(
     number: int,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """One stream into a table of its own; figures per burst."""
+    """One stream into a table of its own; figures per micro-batch."""
     topic = f"bursts-{number}"
     create_topic(place.servers, topic, partitions=CORES)
     kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
@@ -141,19 +141,26 @@ def _run_turn(
     with switched(spark, variant):
         query = start_stream(spark, config, [model]).query
         send_bursts(place.servers, topic, table, range(WARM_BURSTS), arguments.pause_s)
+        warm = len(_list_micro_batches(query))
         since, before, events = time.time(), _count(spark), _Processes(spark)
         measured = range(WARM_BURSTS, WARM_BURSTS + arguments.bursts)
         send_bursts(place.servers, topic, table, measured, arguments.pause_s)
         after, processes = _count(spark), events.stop(place.folder / "processes.jfr")
-        progress = [each for each in query.recentProgress if each.numInputRows]
+        progress = _list_micro_batches(query)[warm:]
         stop_stream(query, timeout_s=TIMEOUT_S)
-    per_burst = {name: (after[name] - before[name]) / arguments.bursts for name in before}
+    # A burst may be split between two.
+    each = {name: (after[name] - before[name]) / len(progress) for name in before}
     return {
         "latency, s": median(latencies(table, since=since)),
-        "micro-batch, s": median(each.durationMs["triggerExecution"] / 1000 for each in progress),
-        **per_burst,
-        "processes": processes / arguments.bursts,
+        "micro-batch, s": median(one.durationMs["triggerExecution"] / 1000 for one in progress),
+        **each,
+        "processes": processes / len(progress),
     }
+
+
+def _list_micro_batches(query: Any) -> list[Any]:
+    """The progress of those that had messages."""
+    return [each for each in query.recentProgress if each.numInputRows]
 
 
 @contextmanager
