@@ -58,8 +58,6 @@ __all__ = [
 
 BURST = 5
 WARM_BURSTS = 3
-# The first turns of a session are the JVM's warm-up.
-WARM_TURNS = 2
 TIMEOUT_S = 300.0
 COMPUTING_AHEAD = "embedstream.stream.maintenance.compute_state_ahead"
 CHECKPOINT_WRITER = "spark.sql.streaming.checkpointFileManagerClass"
@@ -115,10 +113,12 @@ def measure_variants(
         config = settings(place, "t", encoder=arguments.encoder, weights=weights)
         with opened(change(config, place.folder), lasting=True) as (spark, model):
             orders = (variants, variants[::-1]) * arguments.turns
-            turns = [*[variants[0]] * WARM_TURNS, *chain(*orders[: arguments.turns])]
+            turns = [*[variants[0]] * arguments.warm_turns, *chain(*orders[: arguments.turns])]
             for number, variant in enumerate(turns):
                 found = _run_turn(spark, config, model, place, variant, number, arguments)
-                for name, value in found.items() if number >= WARM_TURNS else ():
+                told = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+                print(f"turn {number + 1} of {len(turns)}, {variant.name}: {told}", flush=True)
+                for name, value in found.items() if number >= arguments.warm_turns else ():
                     figures[variant.name].setdefault(name, []).append(value)
     _report(figures, arguments, result)
 
@@ -132,7 +132,7 @@ def _run_turn(
     number: int,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """One stream into a table of its own; figures per burst."""
+    """One stream into a table of its own; figures per micro-batch."""
     topic = f"bursts-{number}"
     create_topic(place.servers, topic, partitions=CORES)
     kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
@@ -141,19 +141,26 @@ def _run_turn(
     with switched(spark, variant):
         query = start_stream(spark, config, [model]).query
         send_bursts(place.servers, topic, table, range(WARM_BURSTS), arguments.pause_s)
+        warm = len(_list_micro_batches(query))
         since, before, events = time.time(), _count(spark), _Processes(spark)
         measured = range(WARM_BURSTS, WARM_BURSTS + arguments.bursts)
         send_bursts(place.servers, topic, table, measured, arguments.pause_s)
         after, processes = _count(spark), events.stop(place.folder / "processes.jfr")
-        progress = [each for each in query.recentProgress if each.numInputRows]
+        progress = _list_micro_batches(query)[warm:]
         stop_stream(query, timeout_s=TIMEOUT_S)
-    per_burst = {name: (after[name] - before[name]) / arguments.bursts for name in before}
+    # A burst may be split between two.
+    each = {name: (after[name] - before[name]) / len(progress) for name in before}
     return {
         "latency, s": median(latencies(table, since=since)),
-        "micro-batch, s": median(each.durationMs["triggerExecution"] / 1000 for each in progress),
-        **per_burst,
-        "processes": processes / arguments.bursts,
+        "micro-batch, s": median(one.durationMs["triggerExecution"] / 1000 for one in progress),
+        **each,
+        "processes": processes / len(progress),
     }
+
+
+def _list_micro_batches(query: Any) -> list[Any]:
+    """The progress of those that had messages."""
+    return [each for each in query.recentProgress if each.numInputRows]
 
 
 @contextmanager
@@ -195,7 +202,7 @@ def _count(spark: SparkSession) -> dict[str, float]:
     return {
         "CPU, s": read_spark_cpu_s(spark),
         "jobs": java_context.dagScheduler().numTotalJobs(),
-        "tasks": java_context.taskScheduler().nextTaskId().get(),
+        "tasks": java_context.taskScheduler().nextTaskId(),
     }
 
 
@@ -239,6 +246,7 @@ def parse(documentation: str | None) -> argparse.Namespace:
     """The arguments of this benchmark, which another one shares."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=4, help="of each variant")
+    parser.add_argument("--warm-turns", type=int, default=2, help="in which the JVM warms up")
     parser.add_argument("--bursts", type=int, default=20, help="of each turn")
     parser.add_argument("--pause-s", type=float, default=0.5, help="after each burst's commit")
     parser.add_argument("--encoder", default=free.NAME)
