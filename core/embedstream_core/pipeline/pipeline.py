@@ -191,7 +191,6 @@ class Pipeline:
         """
         queues: dict[tuple[int, ModalityName], _Queue] = defaultdict(_Queue)
         started: deque[Started] = deque()
-        in_flight = max(engine.in_flight for engine in self.engines)
         waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
         for position, entry in enumerate(chain(slots, [None])):
@@ -205,32 +204,39 @@ class Pipeline:
                 else:
                     waiting.append((slot, prepared))
                     is_any_done = prepared.done()
-            for one in self._start_due(steps, queues, None if entry is None else position):
-                started.append(one)
-                if len(started) == in_flight:
-                    steps.finish(started.popleft())
-                    is_any_done = True
-            while started and entry is None:
-                steps.finish(started.popleft())
+            if self._embed_due(steps, queues, started, None if entry is None else position):
                 is_any_done = True
             if is_any_done:
                 waiting = [one for one in waiting if not one[0].fill_from(one[1])]
             while opened and opened[0].missing == 0:
                 yield [outcomes for outcomes in opened.popleft().outcomes if outcomes is not None]
 
-    def _start_due(
+    def _embed_due(
         self,
         steps: Steps,
         queues: Mapping[tuple[int, ModalityName], _Queue],
+        started: deque[Started],
         position: int | None,
-    ) -> Iterator[Started]:
-        """Start the queues that are due at a position, or all at None, the end of the input."""
+    ) -> bool:
+        """Start the queues that are due at a position, or all at None, the end of the input.
+
+        Finish the oldest when the engines have enough in flight, and all at the end; return whether
+        any was finished. No variable may keep an element of `started`, which holds samples.
+        """
+        count = 0
         for (number, modality), queue in queues.items():
             if queue.waiting and (
                 position is None or self._is_due(queue, position, number, modality)
             ):
                 waiting, queue.waiting = queue.waiting, []
-                yield steps.start(number, waiting)
+                started.append(steps.start(number, waiting))
+                if len(started) == max(engine.in_flight for engine in self.engines):
+                    steps.finish(started.popleft())
+                    count += 1
+        while started and position is None:
+            steps.finish(started.popleft())
+            count += 1
+        return count > 0
 
     def _is_due(self, queue: _Queue, position: int, number: int, modality: ModalityName) -> bool:
         """Return whether a queue holds enough for its engine, or has waited long enough."""
