@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 
 from gpu_passes import Pass
+from machine import describe_machine
 
 __all__ = ["report"]
 
@@ -29,7 +27,7 @@ def report(
     batch_size: int,
 ) -> None:
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "no GPU"
-    machine = _describe_machine()
+    machine = describe_machine()
     print(
         f"ResNet-50, {arguments.precision}, batches of {batch_size}, on {device}, "
         f"{arguments.decode_threads} decoding threads on {machine['processor']}"
@@ -99,17 +97,4 @@ def _summarize(rounds: Sequence[Mapping[str, Pass]]) -> dict[str, Any]:
             kind: median(read) if (read := [one for one in found if one is not None]) else None
             for kind, found in percents.items()
         },
-    }
-
-
-def _describe_machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from machine import describe_machine
 from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns
 
-__all__ = ["RESULTS", "bars", "lines", "machine", "print_table", "print_turns", "write_result"]
+__all__ = ["RESULTS", "bars", "lines", "print_table", "print_turns", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 # Rich takes 80 columns where there is no terminal, which breaks most tables' lines.
 console = Console(width=None if sys.stdout.isatty() else 120)
-
-_CPU_INFO = Path("/proc/cpuinfo")
-
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
-"""Those of /proc/cpuinfo on which the speed of a forward pass depends."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -60,25 +51,9 @@ def write_result(name: str, result: Mapping[str, Any]) -> None:
     """`results/<name>.json`, with the machine it was measured on."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    text = json.dumps({"machine": machine(), **result}, indent=2, default=_as_json)
+    text = json.dumps({"machine": describe_machine(), **result}, indent=2, default=_as_json)
     path.write_text(text + "\n")
     console.print(f"written: benchmarks/results/{path.name}")
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine: where its processor's name is vague, the flags tell more."""
-    processor, flags = _read_processor()
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor,
-        "flags": flags,
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16": bool(torch.cpu.get_capabilities().get("avx512_bf16", False)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def bars(name: str, title: str, unit: str, values: Mapping[str, float | Ratio]) -> None:
@@ -138,15 +113,6 @@ def _text(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _read_processor() -> tuple[str, list[str]]:
-    """Read its name and those of its instructions that matter here; Arm's has no name in Linux."""
-    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    known = told.get("flags", told.get("Features", "")).split()
-    return name, [flag for flag in _FLAGS if flag in known]
 
 
 def _as_json(value: object) -> object:

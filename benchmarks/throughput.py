@@ -27,7 +27,8 @@ from typing import Any
 
 from embedstream_core.settings import ModalityName
 from images import jpegs, write_images
-from report import RESULTS, bars, machine, print_table, print_turns, write_result
+from machine import describe_machine
+from report import RESULTS, bars, print_table, print_turns, write_result
 from running import Running, compare
 from sounds import sounds
 from systems import FORWARD, SYSTEMS, running
@@ -85,7 +86,7 @@ def _measure_machine(contents: Path, log: Path, arguments: argparse.Namespace) -
         for system in (float32, bfloat16):
             system.run()
         turns = compare(bfloat16, float32, **_turns(arguments))
-    described = machine()
+    described = describe_machine()
     title = f"{described['processor']}, {' '.join(described['flags'])}: {FORWARD.label} alone"
     print_turns(title, "images", {"bfloat16": turns}, "float32")
     return {"own": "bfloat16", "other": "float32", **turns.as_json()}
