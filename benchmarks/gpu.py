@@ -4,11 +4,11 @@
         [--switches off pinned in-flight graphs compile gpu-decode]
 
 The pipeline runs as a task runs it: items of bytes in batches of 256, decoded by many threads ahead
-of one engine in bfloat16. It runs with each set of switches of `SWITCHES`, in turns within each
-round, so that one run shows what each brings. In the same rounds: decoding alone with the same
-threads, and each engine alone on decoded pictures. No pipeline is faster than the slower of the
-two. The split is of the engine's work for one full batch, each step waited for: stacking, the copy
-to the device, the forward pass with its normalization, and the copy back.
+of one engine in bfloat16. Each turn runs it with each set of switches of `SWITCHES`, so that one
+run shows what each brings, and with them their limits: decoding alone with the same threads, and
+each engine alone on decoded pictures. No pipeline is faster than the slower of the two. The split
+is of the engine's work for one full batch, each step waited for: stacking, the copy to the device,
+the forward pass with its normalization, and the copy back.
 
 CPU time is that of all threads, user and system. The GPU's utilisation is the mean of what
 nvidia-smi reports each quarter of a second: the share of time in which any kernel ran.
@@ -28,9 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from importlib import import_module
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -48,73 +46,20 @@ sys.path.append(str(HERE.parent / "core"))
 from embedstream_core.engine.engine import Engine
 from embedstream_core.engine.transfer import Finish
 from embedstream_core.errors import SetupError
-from embedstream_core.media.image.decode import open_image
-from embedstream_core.media.image.fast_jpeg import render_quickly
 from embedstream_core.media.image.modality import IMAGE
 from embedstream_core.media.image.opened_image import Pixels
-from embedstream_core.media.image.preprocessing import ImagePreprocessing
 from embedstream_core.media.modality import Sample
-from embedstream_core.models.encoders.catalog import find_encoder
-from embedstream_core.models.loaded import LoadedModel
-from embedstream_core.pipeline.decode_threads import InProcessDecoder
-from embedstream_core.pipeline.pipeline import Pipeline
-from embedstream_core.pipeline.watchdog import Watchdog
 from embedstream_core.records import Embedding, Item, Media
-from embedstream_core.settings import Backend, DecodeSettings, GpuSettings, PipelineLimits
 from gpu_passes import Pass, measure
 from gpu_report import report
+from gpu_runs import SWITCHES, Run, open_run
 
 ARROW_ROWS = 256
 """Messages in a batch, as `pipeline.arrow_batch_rows` has it."""
 
 DISTINCT = 256
 
-
-@dataclass(frozen=True)
-class Switches:
-    """How the pipeline runs. `decode_device` is cuda for `decode.device: cuda`."""
-
-    gpu: GpuSettings = field(default_factory=GpuSettings)
-    backend: Backend = "torch"
-    decode_device: str = "cpu"
-
-    @property
-    def decode(self) -> DecodeSettings:
-        # By name: the CPU's setting needs no version that knows the key.
-        given: dict[str, Any] = {"device": "cuda"} if self.decode_device == "cuda" else {}
-        return DecodeSettings(**given)
-
-    def find_obstacle(self, device: torch.device) -> str | None:
-        """Why they cannot be measured on that device."""
-        if device.type == "cuda":
-            return None
-        needs_gpu = self.gpu.cuda_graphs or self.decode_device == "cuda"
-        return "it needs an NVIDIA GPU" if needs_gpu else None
-
-
-_OVERLAPPED = GpuSettings(pinned_memory=True, in_flight=2)
-_GRAPHS = GpuSettings(pinned_memory=True, in_flight=2, cuda_graphs=True)
-
-SWITCHES: Mapping[str, Switches] = {
-    "off": Switches(),
-    "pinned": Switches(GpuSettings(pinned_memory=True)),
-    "in-flight": Switches(_OVERLAPPED),
-    "graphs": Switches(_GRAPHS),
-    "compile": Switches(_OVERLAPPED, backend="compile"),
-    "gpu-decode": Switches(_GRAPHS, decode_device="cuda"),
-}
-"""Each adds to those before it; `compile` takes the place of `graphs`."""
-
 Split = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A system that is measured: an engine and what decodes for it."""
-
-    switches: Switches
-    engine: Engine
-    preprocessing: ImagePreprocessing
 
 
 def main() -> None:
@@ -127,22 +72,26 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for name in arguments.switches:
         try:
-            runs[name] = _open(SWITCHES[name], device, arguments)
+            runs[name] = open_run(
+                SWITCHES[name],
+                device,
+                precision=arguments.precision,
+                batch_size=arguments.batch_size,
+            )
         except (SetupError, RuntimeError) as error:
-            # torch.compile raises its own kinds of RuntimeError, for example without a compiler.
             skipped[name] = str(error).partition("\n")[0]
             print(f"{name}: skipped: {skipped[name]}")
     if not runs:
         raise SystemExit("nothing was measured")
     size = next(iter(runs.values())).engine.batch_sizes["image"]
-    _measure_round(runs, contents[: 4 * size], arguments)
-    rounds = [_measure_round(runs, contents, arguments) for _ in range(arguments.rounds)]
+    _measure_turn(runs, contents[: 4 * size], arguments)
+    turns = [_measure_turn(runs, contents, arguments) for _ in range(arguments.turns)]
     splits = {name: _split(run, arguments.split_passes) for name, run in runs.items()}
     switches = {name: asdict(run.switches) for name, run in runs.items()}
-    report(rounds, switches, splits, skipped, arguments, size)
+    report(turns, switches, splits, skipped, arguments, size)
 
 
-def _measure_round(
+def _measure_turn(
     runs: Mapping[str, Run], contents: Sequence[bytes], arguments: argparse.Namespace
 ) -> dict[str, dict[str, Pass]]:
     """Measure each system once; those that decode on the same device share that limit."""
@@ -159,37 +108,6 @@ def _measure_round(
             "pipeline": _run_pipeline(run, contents, arguments),
         }
     return measured
-
-
-def _open(switches: Switches, device: torch.device, arguments: argparse.Namespace) -> Run:
-    """ResNet-50 with random weights, which are as fast as trained ones."""
-    if obstacle := switches.find_obstacle(device):
-        raise SetupError(obstacle)
-    if switches.decode_device == "cuda":
-        if not hasattr(DecodeSettings, "device"):
-            raise SetupError("this version has no decode.device")
-        _open_batch_decoder(switches, device)
-    encoder = find_encoder("resnet50")
-    torch.manual_seed(0)
-    model = encoder.build()
-    encoder.cut(model)
-    preprocessing = encoder.default_weights.preprocessing
-    assert preprocessing is not None
-    engine = Engine.start(
-        LoadedModel(model.eval(), (preprocessing,)),
-        device=device,
-        precision=arguments.precision,
-        backend=switches.backend,
-        gpu=switches.gpu,
-        batch_size=arguments.batch_size,
-    )
-    return Run(switches, engine, preprocessing)
-
-
-def _open_batch_decoder(switches: Switches, device: torch.device) -> Any:
-    """Open what decodes on the GPU, in a version that can."""
-    batches = import_module("embedstream_core.pipeline.jpeg_batches")
-    return batches.open_batch_decoder(switches.decode, [device])
 
 
 def _contents(arguments: argparse.Namespace) -> list[bytes]:
@@ -215,40 +133,10 @@ def _noise(seed: int) -> bytes:
 def _decode_all(
     run: Run, contents: Sequence[bytes], arguments: argparse.Namespace
 ) -> tuple[Pass, list[Pixels]]:
-    with _open_decoder(run, arguments) as (decode, threads), ThreadPoolExecutor(threads) as pool:
+    opened = run.open_decoder(arguments.decode_threads)
+    with opened as (decode, threads), ThreadPoolExecutor(threads) as pool:
         measured, pictures = measure(len(contents), lambda: list(pool.map(decode, contents)))
         return measured, pictures[:DISTINCT]
-
-
-@contextmanager
-def _open_decoder(
-    run: Run, arguments: argparse.Namespace
-) -> Iterator[tuple[Callable[[bytes], Pixels], int]]:
-    """Yield what decodes one image, and how many threads call it."""
-    settings, threads = run.switches.decode, arguments.decode_threads
-    if run.switches.decode_device == "cpu":
-
-        def decode(content: bytes) -> Pixels:
-            return render_quickly(content, open_image(content, settings), run.preprocessing)[0]
-
-        yield decode, threads
-        return
-    options = {"batch_decoder": _open_batch_decoder(run.switches, run.engine.device)}
-    decoder: Any = InProcessDecoder(
-        inputs={"image": (run.preprocessing,)},
-        settings=settings,
-        limits=PipelineLimits(),
-        threads=threads,
-        watchdog=Watchdog(),
-        **options,
-    )
-    try:
-        yield (
-            lambda content: decoder.decode(content, "image")[0].parts[0],
-            threads + decoder.waiting,
-        )
-    finally:
-        decoder.close()
 
 
 def _forward_all(engine: Engine, pictures: Sequence[Pixels], count: int) -> Pass:
@@ -271,10 +159,7 @@ def _forward_all(engine: Engine, pictures: Sequence[Pixels], count: int) -> Pass
 
 
 def _run_pipeline(run: Run, contents: Sequence[bytes], arguments: argparse.Namespace) -> Pass:
-    limits = PipelineLimits(decode_threads=arguments.decode_threads, rows=arguments.rows)
-    pipeline = Pipeline(
-        [run.engine], fetch=_no_fetch, limits=limits, decode_settings=run.switches.decode
-    )
+    pipeline = run.build_pipeline(decode_threads=arguments.decode_threads, rows=arguments.rows)
 
     def embed() -> int:
         return sum(
@@ -293,10 +178,6 @@ def _batches(contents: Sequence[bytes]) -> Iterator[list[Item]]:
     for start in range(0, len(contents), ARROW_ROWS):
         rows = contents[start : start + ARROW_ROWS]
         yield [Item(f"picture-{start + row}", content=each) for row, each in enumerate(rows)]
-
-
-def _no_fetch(uri: str) -> bytes:
-    raise ValueError(f"{uri} is not fetched: all images come as bytes")
 
 
 def _split(run: Run, count: int) -> Split:
@@ -332,7 +213,7 @@ def _arguments() -> argparse.Namespace:
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=8192, help="in one pass")
-    parser.add_argument("--rounds", type=int, default=3, help="passes once warm")
+    parser.add_argument("--turns", type=int, default=3, help="of each, once all are warm")
     parser.add_argument("--split-passes", type=int, default=20)
     parser.add_argument("--decode-threads", type=int, default=cores)
     parser.add_argument("--rows", type=int, default=256, help="read ahead of the model")

@@ -19,7 +19,7 @@ __all__ = ["report"]
 
 
 def report(
-    rounds: Sequence[Mapping[str, Mapping[str, Pass]]],
+    turns: Sequence[Mapping[str, Mapping[str, Pass]]],
     switches: Mapping[str, Mapping[str, Any]],
     splits: Mapping[str, dict[str, float]],
     skipped: Mapping[str, str],
@@ -35,8 +35,8 @@ def report(
     titles = ("images/s:", "pipeline", "forward", "decoding", "share", "CPU ms", "GPU busy")
     print(f"  {titles[0]:<12}" + "".join(f"{title:>10}" for title in titles[1:]))
     results = {}
-    for name in rounds[0]:
-        results[name] = found = _summarize([each[name] for each in rounds])
+    for name in turns[0]:
+        results[name] = found = _summarize([each[name] for each in turns])
         rates, busy = found["images_per_s"], found["gpu_percent"]["pipeline"]
         cells = [f"{rates[kind]:.1f}" for kind in ("pipeline", "forward alone", "decoding alone")]
         cells.append(f"{found['share_of_slower_limit']:.1%}")
@@ -59,12 +59,12 @@ def report(
             for name, found in results.items()
         },
         "skipped": skipped,
-        "rounds": [
+        "turns": [
             {
                 name: {kind: asdict(one) for kind, one in passes.items()}
                 for name, passes in each.items()
             }
-            for each in rounds
+            for each in turns
         ],
     }
     _write({"machine": machine, **result}, arguments.out)
@@ -77,21 +77,19 @@ def _write(result: Mapping[str, Any], out: Path) -> None:
     print(f"written: {path}")
 
 
-def _summarize(rounds: Sequence[Mapping[str, Pass]]) -> dict[str, Any]:
-    """Medians over the rounds; the share is that of each round's own limits."""
-    kinds = list(rounds[0])
-    percents = {kind: [each[kind].gpu_percent for each in rounds] for kind in kinds}
+def _summarize(turns: Sequence[Mapping[str, Pass]]) -> dict[str, Any]:
+    """Medians over the turns; the share is that of each turn's own limits."""
+    kinds = list(turns[0])
+    percents = {kind: [each[kind].gpu_percent for each in turns] for kind in kinds}
     return {
-        "images_per_s": {
-            kind: median(each[kind].images_per_s for each in rounds) for kind in kinds
-        },
+        "images_per_s": {kind: median(each[kind].images_per_s for each in turns) for kind in kinds},
         "share_of_slower_limit": median(
             each["pipeline"].images_per_s
             / min(each["decoding alone"].images_per_s, each["forward alone"].images_per_s)
-            for each in rounds
+            for each in turns
         ),
         "cpu_ms_an_image": {
-            kind: median(each[kind].cpu_ms_an_image for each in rounds) for kind in kinds
+            kind: median(each[kind].cpu_ms_an_image for each in turns) for kind in kinds
         },
         "gpu_percent": {
             kind: median(read) if (read := [one for one in found if one is not None]) else None

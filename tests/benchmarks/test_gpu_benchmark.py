@@ -35,7 +35,7 @@ def test_it_measures_and_writes_its_result(tmp_path: Path) -> None:
     hidden = not_at_hand()
     assert {"pyspark", "pydantic", "safetensors", "simplejpeg", "skimage"} <= set(hidden)
     arguments = [
-        str(SCRIPT), "--device=cpu", "--precision=float32", "--images=4", "--rounds=1",
+        str(SCRIPT), "--device=cpu", "--precision=float32", "--images=4", "--turns=1",
         "--batch-size=2", "--decode-threads=2", "--split-passes=1", f"--out={tmp_path}",
         # Compiling takes most of a minute.
         "--switches", "off", "pinned", "in-flight", "graphs", "gpu-decode",
