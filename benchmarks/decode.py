@@ -145,7 +145,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=50, help="of each size, at most")
     parser.add_argument("--megapixel-budget", type=float, default=100, help="of each size, at most")
-    parser.add_argument("--turns", "--rounds", type=int, default=2, help="of each image")
+    parser.add_argument("--turns", type=int, default=2, help="of each image")
     return parser.parse_args()
 
 

@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200, help="in one pass, repeats included")
     add_turns(parser)
     parser.add_argument("--encoder", default="efficientnet_lite0")
-    parser.add_argument("--weights", default="default")
+    parser.add_argument("--weights")
     return parser.parse_args()
 
 

@@ -44,21 +44,11 @@ def use_patched_delta(config: StreamConfig, folder: Path) -> StreamConfig:
     patched = Path(shutil.copy(released, folder))
     java = find_java().resolve()
     classpath = os.pathsep.join([str(released), f"{_SPARK}/*"])
-    subprocess.run(
-        [
-            java.with_name("javac"),
-            "-proc:none",
-            "-d",
-            folder,
-            "-cp",
-            classpath,
-            _SOURCES / "FromChecksum.java",
-        ],
-        check=True,
-    )
-    subprocess.run(
-        [java, "-cp", classpath, _SOURCES / "PatchSnapshot.java", patched, folder], check=True
-    )
+    source = _SOURCES / "FromChecksum.java"
+    compiler = java.with_name("javac")
+    subprocess.run([compiler, "-proc:none", "-d", folder, "-cp", classpath, source], check=True)
+    patcher = _SOURCES / "PatchSnapshot.java"
+    subprocess.run([java, "-cp", classpath, patcher, patched, folder], check=True)
     used = ",".join(str(patched if jar == released else jar) for jar in jars)
     options = {**config.spark.options, "spark.jars": used}
     spark = config.spark.model_copy(update={"jars": "provided", "options": options})

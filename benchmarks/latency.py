@@ -32,6 +32,7 @@ from images import jpegs
 from micro_batch import use_checksum
 from report import lines, print_table, write_result
 from stream_runs import (
+    APPEND_TIME,
     CORES,
     Drained,
     Workplace,
@@ -48,7 +49,6 @@ from stream_runs import (
 DISTINCT = 200
 LOADS = (0.2, 0.7)
 CATCH_UP_S = 300.0
-APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warm-s", type=float, default=5, help="before them, that do not count")
     parser.add_argument("--backlog", type=int, default=500, help="images drained for the capacity")
     parser.add_argument("--encoder", default="efficientnet_lite0")
-    parser.add_argument("--weights", default="default")
+    parser.add_argument("--weights")
     parser.add_argument("--checksum", action="store_true", help="patch Delta, for comparison")
     return parser.parse_args()
 

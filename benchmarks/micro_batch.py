@@ -2,10 +2,10 @@
 
     python benchmarks/micro_batch.py [--turns 4] [--bursts 20] [--encoder efficientnet_lite0]
 
-Bursts of five images, one after another with a pause, in one session. Each turn is a stream of its
-own with one of the variants; their order changes with each round. Beside the latency it reports
-what does not depend on the load of the machine: CPU seconds of Spark and its workers, Spark's jobs
-and tasks, and the processes that the JVM started.
+Bursts of five images, one after another with a pause, in one session. In each turn every variant
+has a stream of its own; every other turn is in reversed order. Beside the latency it reports what
+depends less on the load of the machine: CPU seconds of Spark and its workers, Spark's jobs and
+tasks, and the processes that the JVM started.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from embedstream_core.models.card import PreparedModel
 from images import jpegs
 from report import print_table, write_result
 from stream_runs import (
+    APPEND_TIME,
     CORES,
     Workplace,
     fresh,
@@ -41,6 +42,7 @@ from stream_runs import (
     settings,
     workplace,
 )
+from turns import order_turns
 
 __all__ = [
     "AS_IT_COMES",
@@ -49,10 +51,10 @@ __all__ = [
     "NO_STATE_AHEAD",
     "TIMEOUT_S",
     "Variant",
+    "apply_variant",
     "measure_variants",
     "parse",
     "send_bursts",
-    "switched",
     "use_checksum",
 ]
 
@@ -108,16 +110,15 @@ def measure_variants(
 ) -> None:
     """Measure the variants by turns and report them; `change` gets the settings and a folder."""
     figures: dict[str, Figures] = {variant.name: {} for variant in variants}
-    with workplace({"log.message.timestamp.type": "LogAppendTime"}) as place:
-        weights = "random" if arguments.encoder == free.NAME else "default"
-        config = settings(place, "t", encoder=arguments.encoder, weights=weights)
+    with workplace(APPEND_TIME) as place:
+        config = settings(place, "bursts", encoder=arguments.encoder)
         with opened(change(config, place.folder), lasting=True) as (spark, model):
-            orders = (variants, variants[::-1]) * arguments.turns
-            turns = [*[variants[0]] * arguments.warm_turns, *chain(*orders[: arguments.turns])]
+            measured = chain.from_iterable(order_turns(variants, arguments.turns))
+            turns = [*[variants[0]] * arguments.warm_turns, *measured]
             for number, variant in enumerate(turns):
                 found = _run_turn(spark, config, model, place, variant, number, arguments)
-                told = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
-                print(f"turn {number + 1} of {len(turns)}, {variant.name}: {told}", flush=True)
+                text = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+                print(f"turn {number + 1} of {len(turns)}, {variant.name}: {text}", flush=True)
                 for name, value in found.items() if number >= arguments.warm_turns else ():
                     figures[variant.name].setdefault(name, []).append(value)
     _report(figures, arguments, result)
@@ -132,14 +133,13 @@ def _run_turn(
     number: int,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """One stream into a table of its own; figures per micro-batch."""
+    """Run a stream into a table of its own, and return its figures per micro-batch."""
     topic = f"bursts-{number}"
     create_topic(place.servers, topic, partitions=CORES)
-    kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
-    config = fresh(config.model_copy(update={"kafka": kafka}), topic)
-    table = Path(config.table.path)
-    with switched(spark, variant):
-        query = start_stream(spark, config, [model]).query
+    new = fresh(config, topic)
+    table = Path(new.table.path)
+    with apply_variant(spark, new, variant) as changed:
+        query = start_stream(spark, changed, [model]).query
         send_bursts(place.servers, topic, table, range(WARM_BURSTS), arguments.pause_s)
         warm = len(_list_micro_batches(query))
         since, before, events = time.time(), _count(spark), _Processes(spark)
@@ -159,19 +159,22 @@ def _run_turn(
 
 
 def _list_micro_batches(query: Any) -> list[Any]:
-    """The progress of those that had messages."""
+    """Return the progress of those that had messages."""
     return [each for each in query.recentProgress if each.numInputRows]
 
 
 @contextmanager
-def switched(spark: SparkSession, variant: Variant) -> Iterator[None]:
-    """A session in which the streams that start are of a variant, except for Kafka's options."""
+def apply_variant(
+    spark: SparkSession, config: StreamConfig, variant: Variant
+) -> Iterator[StreamConfig]:
+    """Yield the configuration of a variant's stream, which must start in the block."""
     use_checksum(spark, variant.checksum)
     spark.conf.unset(CHECKPOINT_WRITER)
     for name, value in variant.session.items():
         spark.conf.set(name, value)
+    kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
     with nullcontext() if variant.computes_ahead else patch(COMPUTING_AHEAD):
-        yield
+        yield config.model_copy(update={"kafka": kafka})
 
 
 def use_checksum(spark: SparkSession, use: bool) -> None:
@@ -197,7 +200,7 @@ def send_bursts(
 
 
 def _count(spark: SparkSession) -> dict[str, float]:
-    """What Spark and its workers have used so far; the broker's use is left out."""
+    """Count what Spark and its workers have used so far, without the broker."""
     java_context: Any = spark.sparkContext._jsc.sc()
     return {
         "CPU, s": read_spark_cpu_s(spark),
@@ -243,7 +246,7 @@ def _describe(values: Sequence[float]) -> str:
 
 
 def parse(documentation: str | None) -> argparse.Namespace:
-    """The arguments of this benchmark, which another one shares."""
+    """Parse the arguments of this benchmark, which delta_checksum.py shares."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=4, help="of each variant")
     parser.add_argument("--warm-turns", type=int, default=2, help="in which the JVM warms up")

@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from public_data import DATA, Agreement, compare_embeddings, read_embeddings, write_data
-from report import RESULTS, print_table, write_result
-from running import compare
+from report import print_table, start_log, write_result
+from running import add_slices, compare
 from systems import System, running
-from turns import Turns, add_turns
+from turns import Turns
 
 OWN = "embedstream"
 LEAST_COSINE = 0.99
@@ -45,9 +45,7 @@ PEERS: Mapping[str, str] = {"daft": "Daft", "ray": "Ray Data"}
 
 def main() -> None:
     arguments = _arguments()
-    RESULTS.mkdir(exist_ok=True)
-    log = RESULTS / "public-jobs.log"
-    log.unlink(missing_ok=True)
+    log = start_log("public-jobs")
     with tempfile.TemporaryDirectory(prefix="embedstream-benchmark-") as temporary:
         folder = Path(temporary)
         write_data(arguments.job, folder, arguments.items)
@@ -62,9 +60,7 @@ def main() -> None:
                 with running(system, folder, "float32", log) as peer:
                     first = peer.run()
                     agreement = _check(folder, name)
-                    turns = compare(
-                        own, peer, turns=arguments.turns, slice_s=arguments.seconds_per_turn
-                    )
+                    turns = compare(own, peer, turns=arguments.turns, slice_s=arguments.slice_s)
                 measured[PEERS[name]] = turns
                 described[name] = {
                     "versions": peer.versions,
@@ -125,7 +121,7 @@ def _write(
         "images": arguments.items,
         "batch": arguments.batch,
         "turns": arguments.turns,
-        "seconds_per_turn": arguments.seconds_per_turn,
+        "slice_s": arguments.slice_s,
         "first_pass_s": own_first_pass_s,
         "peers": described,
     }
@@ -137,8 +133,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("job", choices=tuple(DATA))
     parser.add_argument("--items", type=int, help="images in one pass")
     parser.add_argument("--batch", type=int, help="images in a batch of the peers")
-    add_turns(parser)
-    parser.add_argument("--seconds-per-turn", type=float, default=3.0, help="of a slice of a pass")
+    add_slices(parser)
     parser.add_argument("--only", nargs="+", choices=tuple(PEERS), default=list(PEERS))
     arguments = parser.parse_args()
     arguments.items = arguments.items or DATA[arguments.job].items

@@ -27,8 +27,7 @@ from report import bars, print_turns, write_result
 from stream_runs import Workplace, drain, fill, opened, settings, workplace
 from turns import Turns, add_turns, take_turns
 
-ENCODERS = {"efficientnet_lite0": "default", free.NAME: "random"}
-"""Their weights, by name."""
+ENCODERS = ("efficientnet_lite0", free.NAME)
 
 
 def main() -> None:
@@ -56,9 +55,7 @@ def _measure(encoder: str, place: Workplace, port: int, arguments: argparse.Name
         "hosts": [f"127.0.0.1:{port}"],
         "networks": ["127.0.0.0/8"],
     }
-    config = settings(
-        place, "bytes", encoder=encoder, weights=ENCODERS[encoder], references=allowed
-    )
+    config = settings(place, "bytes", encoder=encoder, references=allowed)
     with opened(config) as (spark, model):
         taken = take_turns(
             lambda topic, _: drain(spark, config, model, topic=topic).turn,

@@ -16,7 +16,7 @@ from rich.table import Table
 from machine import describe_machine
 from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns
 
-__all__ = ["RESULTS", "bars", "lines", "print_table", "print_turns", "write_result"]
+__all__ = ["RESULTS", "bars", "lines", "print_table", "print_turns", "start_log", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 # Rich takes 80 columns where there is no terminal, which breaks most tables' lines.
@@ -45,6 +45,14 @@ def print_turns(title: str, noun: str, turns: Mapping[str, Turns], other: str) -
     ]
     columns = ["", f"{noun}/s", f"relative to {other}", "CPU ms", "the same by CPU time"]
     print_table(title, columns, rows)
+
+
+def start_log(name: str) -> Path:
+    """Return the path of `results/<name>.log`, without what an earlier run wrote there."""
+    RESULTS.mkdir(exist_ok=True)
+    log = RESULTS / f"{name}.log"
+    log.unlink(missing_ok=True)
+    return log
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:

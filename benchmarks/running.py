@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import select
 import subprocess
@@ -11,9 +12,9 @@ from typing import Any
 
 from active_clock import write_paused_s
 from processes import CpuTimes, ProcessTree, count_cpu_s
-from turns import Turn, Turns, order_turns
+from turns import Turn, Turns, add_turns, order_turns
 
-__all__ = ["Running", "compare", "run_together"]
+__all__ = ["Running", "add_slices", "compare", "run_together"]
 
 
 class Running:
@@ -43,7 +44,7 @@ class Running:
         return turn
 
     def proceed(self, seconds: float | None) -> Turn | None:
-        """Start a pass, or go on with the one that is stopped, for so long at most.
+        """Start a pass, or resume the one that is stopped, for so many seconds at most.
 
         Returns:
             The pass if it has ended; otherwise None, and all processes are stopped.
@@ -67,7 +68,7 @@ class Running:
         return Turn(answer["items"], answer["seconds"], cpu_s)
 
     def close(self) -> None:
-        """End its input; stopped processes would not see that, so they go on."""
+        """Close its input, and resume stopped processes, which would not see that."""
         assert self._process.stdin is not None
         self._resume()
         self._process.stdin.close()
@@ -111,7 +112,7 @@ def run_together(one: Running, other: Running, *, slice_s: float) -> tuple[Turn,
 
 
 def compare(own: Running, other: Running, *, turns: int, slice_s: float) -> Turns:
-    """Make so many passes of each by `run_together`; the one that begins changes.
+    """Make `turns` passes of each by `run_together`; the one that begins changes.
 
     Both must have made a pass before, which warms them up.
     """
@@ -121,3 +122,9 @@ def compare(own: Running, other: Running, *, turns: int, slice_s: float) -> Turn
         taken[first].append(made[0])
         taken[second].append(made[1])
     return Turns(taken[own], taken[other])
+
+
+def add_slices(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `compare`: `--turns`, and `--slice-s` for the length of a slice."""
+    add_turns(parser)
+    parser.add_argument("--slice-s", type=float, default=3.0, help="seconds of a slice of a pass")

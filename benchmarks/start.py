@@ -39,10 +39,18 @@ from embedstream.stream.rehearsal import build_class_archive
 from images import jpegs
 from processes import ProcessTree, count_cpu_s
 from report import bars, print_table, write_result
-from stream_runs import CORES, Workplace, fill, opened, producer, settings, workplace
+from stream_runs import (
+    APPEND_TIME,
+    CORES,
+    Workplace,
+    fill,
+    opened,
+    producer,
+    settings,
+    workplace,
+)
 from turns import Ratio, Turn, add_turns, order_turns
 
-APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
 TIMEOUT_S = 300.0
 WARM_IMAGES = 3
 PAUSE_S = 2.0

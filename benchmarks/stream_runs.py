@@ -32,6 +32,7 @@ from processes import ProcessTree, measure
 from turns import Turn, Turns, take_turns
 
 __all__ = [
+    "APPEND_TIME",
     "CORES",
     "Drained",
     "Workplace",
@@ -53,6 +54,9 @@ __all__ = [
 ]
 
 CORES = 2
+
+APPEND_TIME = {"log.message.timestamp.type": "LogAppendTime"}
+"""A property of the broker: it stamps messages when it appends them."""
 
 _TOPIC = "pictures"
 _PER_MICRO_BATCH = 32
@@ -152,7 +156,7 @@ def settings(
     topic: str,
     *,
     encoder: str = free.NAME,
-    weights: str = "random",
+    weights: str | None = None,
     precision: str = "float32",
     backend: str = "torch",
     master: str = f"local[{CORES},4]",
@@ -165,7 +169,7 @@ def settings(
         "kafka": {"bootstrap_servers": place.servers, "subscribe": topic},
         "encoder": {
             "name": encoder,
-            "weights": weights,
+            "weights": weights or ("random" if encoder == free.NAME else "default"),
             "precision": precision,
             "backend": backend,
         },
@@ -237,9 +241,7 @@ def compare_drains(
             "subscribe": _TOPIC,
             "max_offsets_per_trigger": _PER_MICRO_BATCH,
         }
-        config = settings(
-            place, _TOPIC, encoder="efficientnet_lite0", weights="default", kafka=kafka
-        )
+        config = settings(place, _TOPIC, encoder="efficientnet_lite0", kafka=kafka)
         with opened(config) as (spark, model):
             taken = take_turns(
                 lambda name, _: drain(spark, config, model, name == "with"),

@@ -44,7 +44,7 @@ def main() -> None:
     arguments = _arguments()
     with workplace() as place:
         create_topic(place.servers, TOPIC, partitions=CORES)
-        config = settings(place, TOPIC, encoder="efficientnet_lite0", weights="default")
+        config = settings(place, TOPIC, encoder="efficientnet_lite0")
         encoder = config.encoder
         others = [encoder.model_copy(update={"normalize": one}) for one in ("l2", "none")]
         with _sending(place, arguments.images_per_s), _running(place, config) as stream:

@@ -156,15 +156,6 @@ def _install(folder: Path, requirements: Path) -> None:
     print(f"installing {folder.name}", file=sys.stderr)
     subprocess.run([uv, "venv", "--quiet", "--clear", "-p", sys.executable, folder], check=True)
     python = folder / "bin" / "python"
-    install: list[str | Path] = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        python,
-        "-r",
-        requirements,
-    ]
+    install: list[str | Path] = [uv, "pip", "install", "-q", "-p", python, "-r", requirements]
     subprocess.run(install, check=True)
     (folder / ".complete").touch()

@@ -8,7 +8,7 @@ decoding plus forward passes without Spark (`peers/limit.py`), and for texts the
 sentence-transformers.
 
 After one warm-up pass, a turn is a pass of the system and a pass of the limit. Both are cut into
-slices of `--seconds-per-turn` that alternate: while one runs, all processes of the other are
+slices of `--slice-s` seconds that alternate: while one runs, all processes of the other are
 stopped. So both see the same changes of the machine's speed, and the fixed costs of a pass, such as
 the start of Ray's actors, count once in each. A system's share of the limit is the median over the
 turns, of the items a second and of the items a CPU second of all processes of the system.
@@ -28,12 +28,11 @@ from typing import Any
 from embedstream_core.settings import ModalityName
 from images import jpegs, write_images
 from machine import describe_machine
-from report import RESULTS, bars, print_table, print_turns, write_result
-from running import Running, compare
+from report import bars, print_table, print_turns, start_log, write_result
+from running import Running, add_slices, compare
 from sounds import sounds
 from systems import FORWARD, SYSTEMS, running
 from texts import texts
-from turns import add_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,7 @@ CONTENTS: Mapping[ModalityName, Contents] = {
 
 def main() -> None:
     arguments = _arguments()
-    RESULTS.mkdir(exist_ok=True)
-    log = RESULTS / "throughput.log"
-    log.unlink(missing_ok=True)
+    log = start_log("throughput")
     with tempfile.TemporaryDirectory() as folder:
         made = list(CONTENTS[arguments.modality].make(arguments.items))
         path = write_images(Path(folder) / "contents.parquet", made)
@@ -85,7 +82,7 @@ def _measure_machine(contents: Path, log: Path, arguments: argparse.Namespace) -
     ):
         for system in (float32, bfloat16):
             system.run()
-        turns = compare(bfloat16, float32, **_turns(arguments))
+        turns = compare(bfloat16, float32, turns=arguments.turns, slice_s=arguments.slice_s)
     described = describe_machine()
     title = f"{described['processor']}, {' '.join(described['flags'])}: {FORWARD.label} alone"
     print_turns(title, "images", {"bfloat16": turns}, "float32")
@@ -98,7 +95,7 @@ def _measure(
     system = SYSTEMS[arguments.modality][name]
     with running(system, contents, arguments.precision, log) as own:
         first = own.run()
-        turns = compare(own, limit, **_turns(arguments))
+        turns = compare(own, limit, turns=arguments.turns, slice_s=arguments.slice_s)
     pairs = zip(turns.other, turns.own, strict=True)
     print_table(
         system.label,
@@ -149,15 +146,11 @@ def _write(
         "precision": arguments.precision,
         noun: arguments.items,
         "turns": arguments.turns,
-        "seconds_per_turn": arguments.seconds_per_turn,
+        "slice_s": arguments.slice_s,
         "forward_pass": forward,
         "systems": measured,
     }
     write_result(_name(arguments), result)
-
-
-def _turns(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"turns": arguments.turns, "slice_s": arguments.seconds_per_turn}
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -170,8 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--modality", choices=tuple(CONTENTS), default="image")
     parser.add_argument("--items", "--images", type=int, help="in one pass")
-    add_turns(parser)
-    parser.add_argument("--seconds-per-turn", type=float, default=3.0, help="of a slice of a pass")
+    add_slices(parser)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     known = {name for systems in SYSTEMS.values() for name in systems} - {"limit"}
     parser.add_argument("--only", nargs="+", choices=sorted(known))

@@ -211,5 +211,5 @@ def take_turns(
 def add_turns(parser: argparse.ArgumentParser) -> None:
     """Add `--turns`, by default as few as give a ratio."""
     parser.add_argument(
-        "--turns", "--rounds", type=int, default=FEWEST_TURNS, help="of each, once all are warm"
+        "--turns", type=int, default=FEWEST_TURNS, help="of each, once all are warm"
     )

@@ -25,7 +25,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.kafka.admin import create_topic
 from embedstream.spark.jars import download_jar
 from embedstream.stream.job import start_stream, stop_stream
-from micro_batch import AS_IT_COMES, BEFORE, TIMEOUT_S, send_bursts, switched
+from micro_batch import AS_IT_COMES, BEFORE, TIMEOUT_S, apply_variant, send_bursts
 from report import print_table, write_result
 from stream_runs import CORES, opened, settings, workplace
 
@@ -70,21 +70,16 @@ TASK: Phases = {
 
 def main() -> None:
     arguments = _arguments()
-    weights = "random" if arguments.encoder == free.NAME else "default"
     with workplace() as place:
         profiler = download_jar(PROFILER, place.folder / "profiler")
         options = {"spark.driver.extraClassPath": str(profiler)}
-        config = settings(
-            place, "bursts", encoder=arguments.encoder, weights=weights, options=options
-        )
+        config = settings(place, "bursts", encoder=arguments.encoder, options=options)
         create_topic(place.servers, "bursts", partitions=CORES)
         stacks = place.folder / "stacks.txt"
         with opened(config, lasting=True) as (spark, model):
             variant = BEFORE if arguments.before else AS_IT_COMES
-            kafka = config.kafka.model_copy(update={"options": dict(variant.kafka)})
-            config = config.model_copy(update={"kafka": kafka})
-            with switched(spark, variant):
-                query = start_stream(spark, config, [model]).query
+            with apply_variant(spark, config, variant) as changed:
+                query = start_stream(spark, changed, [model]).query
                 seconds = _profile(spark, config, stacks, arguments)
                 stop_stream(query, timeout_s=TIMEOUT_S)
         _report(list(_read(stacks)), seconds, arguments)
@@ -93,7 +88,7 @@ def main() -> None:
 def _profile(
     spark: SparkSession, config: StreamConfig, stacks: Path, arguments: argparse.Namespace
 ) -> float:
-    """Send the bursts, and write the stacks; the seconds they took."""
+    """Send the bursts, write the stacks, and return the seconds that the bursts took."""
     table, servers = Path(config.table.path), config.kafka.bootstrap_servers
     jvm: Any = spark.sparkContext._jvm
     profiler = jvm.one.profiler.AsyncProfiler.getInstance()
@@ -107,7 +102,7 @@ def _profile(
 
 
 def _read(stacks: Path) -> Iterator[tuple[str, str, int]]:
-    """Thread, stack from its root, and number of samples."""
+    """Yield each thread, its stack from the root, and the number of samples."""
     for line in stacks.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
         thread, _, frames = stack.partition(";")
@@ -142,7 +137,10 @@ def _report(
 def _sum_up(
     samples: list[tuple[str, str, int]], phases: Phases, ms: float
 ) -> dict[str, list[float]]:
-    """The time of each phase; of it waiting; of it for processes. A sample stands for `ms`."""
+    """Sum up each phase: its time, and of it what was spent waiting and on processes.
+
+    A sample stands for `ms` milliseconds.
+    """
     rows: dict[str, list[float]] = {}
     for _, frames, count in samples:
         found = (name for name, pattern in phases.items() if re.search(pattern, frames))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from embedstream.bulk.files import Files
 from embedstream.config.sections import BulkFilesConfig, TableConfig
-from protocol import Backend, Precision, Run, serve
+from protocol import WEIGHTS, Backend, Precision, Run, serve
 from stream_runs import brokerless, embeddings, opened, settings
 
 
@@ -23,7 +23,14 @@ from stream_runs import brokerless, embeddings, opened, settings
 def prepare(images: Path, precision: Precision, backend: Backend) -> Iterator[Run]:
     with brokerless() as place:
         files = _write(pq.read_table(images, columns=["content"]), place.folder / "files")
-        config = settings(place, "images", encoder="resnet50", precision=precision, backend=backend)
+        config = settings(
+            place,
+            "images",
+            encoder="resnet50",
+            weights=WEIGHTS["resnet50"],
+            precision=precision,
+            backend=backend,
+        )
         with opened(config) as (spark, model):
 
             def run() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import machine
 import report
 from turns import HOW_TO_IMPROVE, Ratio, Turn, Turns, order_turns, take_turns
 
@@ -110,7 +111,7 @@ def test_a_result_names_the_processor_and_holds_the_turns(
     info.write_text(
         "processor\t: 0\nmodel name\t: A quick one\nflags\t\t: fpu avx2 avx512f amx_bf16\n\n"
     )
-    monkeypatch.setattr(report, "_CPU_INFO", info)
+    monkeypatch.setattr(machine, "_CPU_INFO", info)
     monkeypatch.setattr(report, "RESULTS", tmp_path)
 
     report.write_result("some", {"ratio": Ratio.of([1.0] * 5), "turns": [Turn(1, 2.0, 3.0)]})
@@ -125,6 +126,6 @@ def test_a_result_names_the_processor_and_holds_the_turns(
 def test_a_processor_without_a_name_is_told_by_its_architecture(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(report, "_CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "none")
 
-    assert report.machine()["processor"]
+    assert machine.describe_machine()["processor"]
