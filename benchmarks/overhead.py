@@ -118,12 +118,12 @@ def _contents(count: int) -> list[bytes]:
 
 def _decode_all(contents: Sequence[bytes]) -> Turn:
     with measure() as spent, ThreadPoolExecutor(CORES) as pool:
-        for _ in pool.map(_decoded, contents):
+        for _ in pool.map(_decode, contents):
             pass
     return spent.on(len(contents))
 
 
-def _decoded(content: bytes) -> Sample:
+def _decode(content: bytes) -> Sample:
     settings = DecodeSettings()
     header = _MODALITY.identify(content, settings)
     (sample,) = _MODALITY.decode(content, header, (free.PREPROCESSING,), settings)
@@ -154,12 +154,12 @@ def _task(contents: Sequence[bytes], engine: Engine, model: PreparedModel) -> Se
     with clock.piece("messages from Arrow"):
         columns = [messages.column(name).to_pylist() for name in ("offset", "key", "value")]
     with clock.piece("parse"):
-        items = [_parsed(*row) for row in zip(*columns, strict=True)]
+        items = [_parse(*row) for row in zip(*columns, strict=True)]
         origins = [Origin.of(item, "") for item in items]
     with clock.piece("hash"):
         hashes = [hashlib.sha256(content).hexdigest() for content in contents]
     with clock.piece("decode"):
-        samples = [_decoded(content) for content in contents]
+        samples = [_decode(content) for content in contents]
     with clock.piece("forward"):
         vectors = engine.embed(samples, "image")
     outcomes = [
@@ -184,7 +184,7 @@ def _messages(contents: Sequence[bytes]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _parsed(offset: int, key: bytes, value: bytes) -> Item:
+def _parse(offset: int, key: bytes, value: bytes) -> Item:
     message = Message(value=value, position=f"images-0-{offset}", key=key)
     item = MessageReader().read(message, accepts=("image",))
     assert isinstance(item, Item)

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _FILES = 8
-"""Files of the input: Daft's is a folder of several too, and a reader takes whole files."""
+"""Files of the input: Daft's is a folder of several too, and each reader takes whole files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _save_vit(folder: Path) -> None:
 
 
 DATA: Mapping[str, PublishedData] = {
-    # The average picture of ImageNet. The published batch is 100.
+    # The average size of ImageNet's pictures. The published batch is 100.
     "image_classification": PublishedData(
         description="ResNet-18, float32, 500x375 JPEG by reference",
         size=(500, 375),

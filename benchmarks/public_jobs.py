@@ -2,25 +2,14 @@
 
     python benchmarks/public_jobs.py image_classification [--items 400] [--turns 5] [--only ray]
 
-`image_classification`: Parquet files of addresses, ResNet-18, Parquet files out. Daft publishes it
-(Eventual-Inc/Daft, `benchmarking/ai/image_classification`), and Ray Data repeats it (ray-project/
-ray, `release/nightly_tests/multimodal_inference_benchmarks/image_classification`).
-`large_image_embedding`: Parquet files of images in base64, ViT-B/16, Parquet files out. Ray Data
-publishes it for both, in the same folder. `peers/public_daft.py` and `peers/public_ray.py` name the
-scripts and commits, and say what is different without GPUs and without a cluster. In both jobs
+`image_classification`: Parquet files of addresses, ResNet-18, Parquet files out.
+`large_image_embedding`: Parquet files of images in base64, ViT-B/16, Parquet files out.
+`peers/public_daft.py` and `peers/public_ray.py` name the published scripts and their commits, and
+docs/performance.md lists what is different without GPUs and without a cluster.
 
-- the images are files, or in Parquet files, on this machine instead of in S3. They are generated,
-  of the average size of ImageNet's and of 2048x1536, and all different: Daft's 803,580 rows repeat
-  80,358 images. How large those of the second job are is not published; what is, four TiB in 106
-  seconds on 40 GPUs, makes a megabyte or more each at the speed that Ray states for its GPU.
-- the weights are seeded, and the same for all.
-- what is written is the vector before the classifier (512 floats), or the pooler's (768), in the
-  place of the label or the classifier's 1,000 outputs, so that embeddings can be compared: each
-  image's two vectors must have a cosine of at least 0.99 once the vectors' mean is subtracted.
-
-A pass is the whole query, as the published time is: for Daft and Ray Data with the start of the
-processes that run the network, because both start them in each query. Turns are as in
-`throughput.py`. CPU seconds are of all processes of a system.
+Each system writes the vector before the classifier, or the pooler's, so that embeddings can be
+compared: an image's two vectors must have a cosine of at least 0.99 once the vectors' mean is
+subtracted. A pass is the whole query, as the published time is; turns are as in `throughput.py`.
 """
 
 from __future__ import annotations
