@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _BATCH_SIZE = 64
 
 WAITING: Final = 2 * _BATCH_SIZE
-"""So many callers fill a batch while another one is decoded."""
+"""The number of callers that fill a batch while another one is decoded."""
 
 _Request: TypeAlias = tuple[CheckedJpeg, "Future[list[Pixels] | None]"]
 
@@ -57,7 +57,7 @@ class JpegBatches:
     """Decodes what many threads wait for; memory is bounded by what these hand over at a time.
 
     A batch is whatever waits when the GPU is free, so that no image waits for others to come.
-    `watchdog` and `measure` enclose each call of the decoder.
+    `watch` and `measure` enclose each call of the decoder.
     """
 
     decoder: BatchDecoder
@@ -83,7 +83,7 @@ class JpegBatches:
         return result
 
     def close(self) -> None:
-        """End the thread; nothing may wait for it any more."""
+        """End the thread; no caller may wait for it any more."""
         self._requests.put(None)
         self._thread.join()
 
@@ -136,5 +136,7 @@ class JpegBatches:
             torch.cuda.empty_cache()
         if not self._has_warned:
             self._has_warned = True
-            text = "a batch of JPEGs fails on the GPU, and what fails alone is left to the CPU: %s"
-            _log.warning(text, error)
+            _log.warning(
+                "the GPU refused a batch of JPEGs; the CPU decodes those that fail alone: %s",
+                error,
+            )

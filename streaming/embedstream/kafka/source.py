@@ -42,10 +42,10 @@ MESSAGE_COLUMNS = tuple(MESSAGES_SCHEMA.names)
 # runs it four times, and each run waits `kafkaConsumer.pollTimeoutMs`, two minutes, and then
 # requests offsets.
 _OUTAGE_OPTIONS = {"fetchOffset.numRetries": "10"}
-# Whenever a task's consumer has returned its last messages, it requests the next ones, for which
-# the broker waits so long, half a second by default. Spark then asks for the partition's first and
-# last offsets over the same connection, and the broker answers its requests in turn: the task
-# waits, too. Spark polls only for messages that exist, so that a short wait costs no requests.
+# When a task's consumer has returned its last messages, it requests the next ones, and the broker
+# waits for them for this time, half a second by default. Spark then asks for the partition's first
+# and last offsets over the same connection. The broker answers requests in order, so the task would
+# wait too. Spark polls only for messages that exist, so a short wait causes no more requests.
 _FETCH_OPTIONS = {"kafka.fetch.max.wait.ms": "10"}
 
 

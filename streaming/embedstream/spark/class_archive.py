@@ -39,7 +39,7 @@ def add_class_archive(options: str, *, folder: Path, java: Path) -> str:
     if _WRITE in options:
         return options
     if not archive.exists():
-        _log.info("`embedstream jars --class-archive`, run once, makes each start much shorter")
+        _log.info("`embedstream jars --class-archive`, run once, shortens each start")
         return options
     return f"{options} -XX:SharedArchiveFile={archive} {_QUIET}".strip()
 

@@ -77,8 +77,9 @@ def plan_launch(
 ) -> Launch:
     """Return what Spark starts with, and fetch its jars.
 
-    In a local session whose JVM `java` is still to be launched, the jars are on its class path, for
-    the archive holds classes of nothing else. Elsewhere Spark distributes them.
+    A local session launches its JVM with `java` and the jars on the class path, because the archive
+    holds classes of nothing else. Where the JVM already runs, or on a cluster, Spark distributes
+    the jars.
 
     Raises:
         SetupError: a jar cannot be fetched, or `build_settings` refuses an option.

@@ -124,7 +124,7 @@ class EncoderChecks:
                 for modality in modalities
             ]
             return f"{device.type}, {used}, {' or '.join(sizes)} a forward pass"
-        granted = self._count_gpus()
+        granted = self._get_gpu_amount()
         if encoder.device == "cuda" and not granted:
             raise SetupError(
                 "encoder.device is cuda, but spark.executor.resource.gpu.amount is not set; grant "
@@ -138,7 +138,7 @@ class EncoderChecks:
             settings = DecodeSettings(device=self._decode_device)
             open_batch_decoder(settings, [find_device(one) for one in devices])
             return "cuda, common JPEGs in batches"
-        granted = self._count_gpus()
+        granted = self._get_gpu_amount()
         if not granted or set(devices) == {"cpu"}:
             raise SetupError(
                 f"decode.device is cuda, but {granted or 0} GPUs are granted to an executor and "
@@ -151,8 +151,8 @@ class EncoderChecks:
     def _is_local(self) -> bool:
         return str(self._spark.sparkContext.master).startswith("local[")
 
-    def _count_gpus(self) -> str:
-        """Return the GPUs that Spark grants an executor, or an empty text."""
+    def _get_gpu_amount(self) -> str:
+        """Return how many GPUs Spark grants an executor, as a text that is empty for none."""
         key = "spark.executor.resource.gpu.amount"
         granted = str(self._spark.sparkContext.getConf().get(key, "0"))
         return "" if granted == "0" else granted

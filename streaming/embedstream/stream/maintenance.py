@@ -1,7 +1,7 @@
 """Maintenance of a running stream: its workers stay ready, and its table has few files.
 
-A thread of the driver does both from time to time, so that no micro-batch waits for them. It starts
-another one that computes the state of the table's log ahead of each micro-batch.
+A thread of the driver does both from time to time, so that no micro-batch waits for them. It also
+starts a thread of the JVM that computes the state of the table's log ahead of each micro-batch.
 """
 
 from __future__ import annotations

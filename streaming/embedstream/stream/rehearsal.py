@@ -1,8 +1,8 @@
-"""A stream's start and end without a broker and a model, of which the JVM archives the classes.
+"""A rehearsal of a stream, without a broker and a model, whose classes the JVM archives.
 
-The JVM archives what it has loaded when it ends, so the run does in Spark and Delta what
-`embedstream run` does there. The Kafka client needs a broker for that; its classes, and those of
-Spark's source, are loaded by their names.
+When it ends, the JVM archives the classes that it has loaded. So the rehearsal does in Spark and
+Delta what `embedstream run` does there. The classes of the Kafka client and of Spark's source are
+loaded by their names, because running them needs a broker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from embedstream_core.errors import SetupError
 __all__ = ["build_class_archive"]
 
 _LOADED_BY_NAME = ("kafka-clients", "spark-sql-kafka", "spark-token-provider-kafka")
-# Kafka's server-side and tool classes, and its copies of other libraries, are not of a stream.
+# A stream uses no classes of Kafka's server and tools, nor its copies of other libraries.
 _PACKAGES = (
     "org/apache/kafka/clients/",
     "org/apache/kafka/common/",

@@ -142,8 +142,8 @@ def _avoid_processes(spark: SparkSession, checkpoint: str) -> None:
     """Let Spark write a checkpoint on a local disk through Hadoop's older interface.
 
     The newer one, its default, starts `readlink` several times to rename a file. On a local disk
-    both see whether the new name is free, and then rename. On others only the newer one refuses a
-    name that is taken in one step.
+    both check whether the new name is free, and then rename. On other file systems only the newer
+    one does both in one step.
     """
     if spark.conf.get(_CHECKPOINT_WRITER, None) is None and Folder(spark, checkpoint).is_on_disk():
         spark.conf.set(_CHECKPOINT_WRITER, _WITHOUT_PROCESSES)

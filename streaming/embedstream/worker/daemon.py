@@ -2,9 +2,8 @@
 
 Importing torch takes seconds, and Spark ends workers that were idle for a minute. A forked worker
 has the imports at once and shares their memory. This process creates no tensor before the fork: the
-import alone starts no threads of torch and touches no GPU. The same holds for the libraries that
-have the encoders' networks, of which the session gives the names: torchvision takes each worker
-another 1.1 s.
+import alone starts no threads of torch and touches no GPU. The same holds for the libraries of the
+encoders that the session names: importing torchvision would take each worker another 1.1 s.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from embedstream.spark.session import ENCODERS_VARIABLE
 
 if __name__ == "__main__":
     import_module("embedstream.worker.messages")
-    # pyarrow imports pandas, if there is one, for the first array that it builds: 0.2 s a worker.
+    # pyarrow imports pandas, if installed, for the first array that it builds: 0.2 s a worker.
     import_module("pandas")
     catalog = import_module("embedstream_core.models.encoders.catalog")
     for name in os.environ.get(ENCODERS_VARIABLE, "").split():

@@ -29,7 +29,7 @@ _IS_FASTER = HAS_LIBRARY and torch.backends.cpu.get_cpu_capability().startswith(
 # This path scales the whole image, and `render` only the crop: far less of a long, narrow image.
 _MAX_SCALED_CROPS = 4
 
-# libjpeg's least. It still reads every bit of the data, and makes a pixel of each block's mean.
+# The smallest scale of libjpeg, 1/8. It still reads every bit, and makes one pixel of each block.
 _EIGHTH = 8
 
 
@@ -44,7 +44,8 @@ class Crop:
     def cut(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale pixels of shape (3, height, width), and return (crop_px, crop_px, 3) as uint8.
 
-        On a CPU they are uint8. Only there torch scales bytes: elsewhere they are float32.
+        On a CPU they are uint8. On other devices they are float32, because torch scales bytes only
+        on a CPU.
         """
         side, (width, height), (left, top) = self.preprocessing.crop_px, self.scaled, self.start
         mode = self.preprocessing.interpolation
@@ -100,7 +101,8 @@ def find_crops(
 def is_sound(content: bytes, opened: OpenedImage) -> bool:
     """Return whether libjpeg decodes a JPEG in YCbCr of this header without a warning.
 
-    It makes an eighth of each side, in less than a third of the time of `render_quickly`.
+    It decodes to an eighth of each side, which takes less than a third of the time of
+    `render_quickly`.
     """
     return _decode(content, opened.size, least_factor=_EIGHTH) is not None
 
@@ -108,7 +110,7 @@ def is_sound(content: bytes, opened: OpenedImage) -> bool:
 def _decode(content: bytes, size: tuple[int, int], *, least_factor: int = 1) -> Pixels | None:
     """Return the whole image, if libjpeg sees the header that was read and finds no error.
 
-    A factor over 1 makes it smaller, and of brightness alone.
+    With a factor over 1 it is in grey, and its sides are divided by up to that factor.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)

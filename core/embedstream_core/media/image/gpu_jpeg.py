@@ -59,15 +59,15 @@ class BatchDecoder(Protocol):
         """
 
     def check(self) -> None:
-        """Raise RuntimeError if the device does not work any more."""
+        """Raise RuntimeError if the device no longer works."""
 
 
 def check_jpeg(content: bytes, opened: OpenedImage, crops: Sequence[Crop]) -> CheckedJpeg | None:
     """Return what a GPU decodes of an image that was opened from `content`; None for nothing.
 
-    Nothing but libjpeg's own verdict tells what `render_quickly` would refuse: data that end early
-    or have a flipped bit look like any others. A GPU gets no metadata, which crashed nvJPEG where
-    they were broken (NVIDIA/CUDALibrarySamples#116).
+    Only libjpeg's own verdict shows what `render_quickly` would refuse: data that end early or have
+    a flipped bit look like any others. A GPU gets no metadata, because broken ones crashed nvJPEG
+    (NVIDIA/CUDALibrarySamples#116).
     """
     baseline = strip_baseline(content)
     if baseline is None or not is_sound(content, opened):
@@ -91,7 +91,7 @@ class TorchvisionDecoder:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def decode(self, jpegs: Sequence[CheckedJpeg]) -> list[list[Pixels] | None]:
-        """Decode all, then scale one after the other; return when nothing is left to do."""
+        """Decode all, then scale one after the other; return once the device has finished."""
         contents = [torch.frombuffer(one.content, dtype=torch.uint8) for one in jpegs]
         crops: dict[ImagePreprocessing, list[torch.Tensor]] = defaultdict(list)
         is_whole = []

@@ -40,7 +40,7 @@ _WRAPPERS = re.compile(
 )
 
 
-# How many elements of a list in a checkpoint are looked at.
+# The first elements of a list in a checkpoint that are searched.
 _MAX_LISTED = 8
 
 

@@ -104,7 +104,7 @@ def jars(
     if class_archive:
         from embedstream.stream.rehearsal import build_class_archive
 
-        with console.show_status("archiving Spark's classes"):
+        with console.show_status("archiving the JVM's classes"):
             build_class_archive(folder)
     console.print_text(f"--jars {','.join(map(str, paths))}")
 

@@ -51,8 +51,8 @@ _MAX_PARTS = 100_000
 # noise with a million rows made 62 MB. A page of a meter at 400 dpi has 16,000 rows.
 _MAX_FAX_ROWS = 30_000
 
-# Equal tiles may share their data; how much is read again of a file that has each of its strips in
-# the same place.
+# Equal tiles may share their data. This bounds how much is read more than once, of a file with all
+# of its strips in one place.
 _MAX_SHARED_BYTES = 2**26
 
 _PIECE_BYTES, _INFLATED_BYTES = 2**16, 2**18
@@ -289,7 +289,7 @@ def _check_sums(directory: _Directory, pixels: int) -> None:
         zlib.error: one is wrong. Data without one are not refused.
     """
     view = memoryview(directory.content)
-    # What is more than the pixels need is not read.
+    # Data beyond what the pixels need are not read.
     left = pixels * directory.read_number(_SAMPLES, 1) * 2
     for start, length in zip(*directory.read_places(), strict=True):
         inflating = zlib.decompressobj()
