@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["PAUSED_FILE", "read_active_s", "write_paused_s"]
 
-PAUSED_FILE = "EMBEDSTREAM_BENCHMARK_PAUSED"
+PAUSED_FILE = "BENCHMARK_PAUSED"
 """The environment variable with the file's path; without it no pause is subtracted."""
 
 

@@ -14,6 +14,7 @@ OTHERS = {
     "audio_embedding",
     "audio_embeds",
     "audio_formats",
+    "image_classification",
     "image_embedding",
     "image_embeds",
     "image_id",

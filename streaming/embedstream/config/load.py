@@ -25,6 +25,7 @@ _RESEMBLES_OURS = re.compile(r"embedstream[_.-]", re.IGNORECASE)
 _OTHER_VARIABLES: Mapping[str, str] = {
     "EMBEDSTREAM_JARS": "the folder of the jars",
     "EMBEDSTREAM_AUTO_PRECISION": "the precision that `auto` takes",
+    "EMBEDSTREAM_WORKER_ENCODERS": "what workers import before they are forked",
     "EMBEDSTREAM_SEED": "the chance of a test of faults",
     "EMBEDSTREAM_SOAK_MINUTES": "how long the soak test runs",
     "EMBEDSTREAM_SOAK_RESULTS": "where the soak test keeps its samples",

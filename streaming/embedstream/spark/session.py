@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS_VARIABLE", "JvmEnded", "open_session", "warm_workers"]
 
-ENCODERS_VARIABLE = "EMBEDSTREAM_ENCODERS"
+ENCODERS_VARIABLE = "EMBEDSTREAM_WORKER_ENCODERS"
 """The environment variable that names the encoders to `embedstream.worker.daemon`, with spaces."""
 
 # Spark's launcher puts what this variable names behind its own jars and the user's class path.
