@@ -61,6 +61,17 @@ def test_a_local_session_has_it_and_the_jars_on_its_class_path(
     assert cluster.settings[OPTION] == "-Xss8m"
     assert (cluster.class_path, cluster.settings["spark.jars"]) == ((), f"{own},/my/udf.jar")
 
+    # Spark's launcher would take the script's class path instead of ours.
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    script = tmp_path / "spark-env.sh"
+    script.write_text("# - SPARK_DIST_CLASSPATH=to set it\n")
+    assert plan("local[2,4]").class_path == [own]
+    script.write_text("export SPARK_DIST_CLASSPATH=$(hadoop classpath)\n")
+    replaced = plan("local[2,4]")
+    assert replaced.settings[OPTION] == "-Xss8m"
+    assert (replaced.class_path, replaced.settings["spark.jars"]) == ((), f"{own},/my/udf.jar")
+    script.unlink()
+
     # Under spark-submit the JVM runs already.
     monkeypatch.setattr(SparkContext, "_gateway", object())
     submitted = plan("local[2,4]")
