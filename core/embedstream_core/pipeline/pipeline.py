@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import chain, count
+from threading import Semaphore
 
 import torch
 
@@ -119,17 +120,24 @@ class Pipeline:
         decode_threads = self.limits.decode_threads or torch.get_num_threads()
         routes = Routes(self.engines)
         decoder = self._open_decoder(routes.inputs, decode_threads)
+        threads = self.limits.fetch_threads + decode_threads
+        # The threads that wait for a batch of JPEGs are no reason to fetch more at a time.
+        fetches = Semaphore(threads)
+
+        def fetch(uri: str) -> bytes:
+            with fetches:
+                return self.fetch(uri)
+
         steps = Steps(
             self.engines,
             routes,
-            self.fetch,
+            fetch,
             decoder.decode,
             caches=self.embedding_caches,
             watchdog=self.watchdog,
             record=self.record,
             forward_timeout_s=self.limits.forward_timeout_s,
         )
-        threads = self.limits.fetch_threads + decode_threads
         if isinstance(decoder, InProcessDecoder):
             threads += decoder.waiting
         pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
@@ -190,7 +198,7 @@ class Pipeline:
         An engine computes what was started while this thread prepares the next model batch.
         """
         queues: dict[tuple[int, ModalityName], _Queue] = defaultdict(_Queue)
-        started: deque[Started] = deque()
+        started: deque[tuple[int, Started]] = deque()
         waiting: list[tuple[_Slot, Future[Outcomes]]] = []
         # None marks the end of the input.
         for position, entry in enumerate(chain(slots, [None])):
@@ -215,13 +223,14 @@ class Pipeline:
         self,
         steps: Steps,
         queues: Mapping[tuple[int, ModalityName], _Queue],
-        started: deque[Started],
+        started: deque[tuple[int, Started]],
         position: int | None,
     ) -> bool:
         """Start the queues that are due at a position, or all at None, the end of the input.
 
-        Finish the oldest when the engines have enough in flight, and all at the end; return whether
-        any was finished. No variable may keep an element of `started`, which holds samples.
+        Finish the oldest when the engines have enough in flight, or when it is `limits.rows`
+        entries old, and all at the end; return whether any was finished. `started` has the position
+        of each start; no variable may keep its elements, which hold samples.
         """
         count = 0
         for (number, modality), queue in queues.items():
@@ -229,12 +238,13 @@ class Pipeline:
                 position is None or self._is_due(queue, position, number, modality)
             ):
                 waiting, queue.waiting = queue.waiting, []
-                started.append(steps.start(number, waiting))
+                started.append((position or 0, steps.start(number, waiting)))
                 if len(started) == max(engine.in_flight for engine in self.engines):
-                    steps.finish(started.popleft())
+                    steps.finish(started.popleft()[1])
                     count += 1
-        while started and position is None:
-            steps.finish(started.popleft())
+        # What reaches no engine must not pile up behind a model batch that none follows.
+        while started and (position is None or position - started[0][0] >= self.limits.rows):
+            steps.finish(started.popleft()[1])
             count += 1
         return count > 0
 

@@ -41,12 +41,12 @@ def add_class_archive(options: str, *, folder: Path, java: Path) -> str:
     if not archive.exists():
         _log.info("`embedstream jars --class-archive`, run once, shortens each start")
         return options
-    return f"{options} -XX:SharedArchiveFile={archive} {_QUIET}".strip()
+    return f'{options} -XX:SharedArchiveFile="{archive}" {_QUIET}'.strip()
 
 
 def write_class_archive(archive: Path) -> str:
     """Return the options of a JVM that archives the classes that it has loaded when it ends."""
-    return f"{_WRITE}{archive} {_QUIET}"
+    return f'{_WRITE}"{archive}" {_QUIET}'
 
 
 def _read_release(home: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 from pyspark import SparkConf, SparkContext
+from pyspark.find_spark_home import _find_spark_home
 
 from embedstream.config.locations import get_scheme
 from embedstream.config.options import DELTA_CATALOG, DELTA_EXTENSION
@@ -20,6 +21,7 @@ from embedstream.spark.jars import fetch_jars, find_jars_folder
 from embedstream_core.errors import SetupError
 
 __all__ = [
+    "CLASS_PATH_VARIABLE",
     "LOOPBACK",
     "Launch",
     "build_settings",
@@ -33,10 +35,14 @@ DEFAULT_MASTER = "local[*,4]"
 
 LOOPBACK = "127.0.0.1"
 
+CLASS_PATH_VARIABLE = "SPARK_DIST_CLASSPATH"
+"""Spark's launcher puts what it names behind its own jars and the user's class path."""
+
 # On so few cores the JVM's second compiler takes time from the tasks. Only a long session regains
 # it; see docs/decisions/0012.
 _FEW_CORES = 4
 _COMPILE_ONCE = "-XX:TieredStopAtLevel=1"
+
 _JAVA_OPTIONS = "spark.driver.defaultJavaOptions"
 
 _SETTINGS: Mapping[str, str] = {
@@ -78,8 +84,8 @@ def plan_launch(
     """Return what Spark starts with, and fetch its jars.
 
     A local session launches its JVM with `java` and the jars on the class path, because the archive
-    holds classes of nothing else. Where the JVM already runs, or on a cluster, Spark distributes
-    the jars.
+    holds classes of nothing else. Where the JVM already runs, where Spark's environment script sets
+    the class path itself, or on a cluster, Spark distributes the jars.
 
     Raises:
         SetupError: a jar cannot be fetched, or `build_settings` refuses an option.
@@ -91,7 +97,8 @@ def plan_launch(
     # The archive was made with the jars of this set as the first ones.
     names = sorted(choose_jar_sets(config, locations), key=lambda name: name != "spark")
     jars = fetch_jars(names, folder)
-    if not settings["spark.master"].startswith("local[") or SparkContext._gateway is not None:
+    is_local = settings["spark.master"].startswith("local[")
+    if not is_local or SparkContext._gateway is not None or _sets_class_path():
         return Launch(build_settings(config, pipeline, jars, lasting=lasting), ())
     settings[_JAVA_OPTIONS] = add_class_archive(
         settings.get(_JAVA_OPTIONS, ""), folder=folder, java=java
@@ -157,6 +164,20 @@ def choose_jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[s
 def list_secrets(config: SparkConfig) -> list[str]:
     """Return the names of the options whose values were given as secrets."""
     return [name for name, value in config.options.items() if isinstance(value, SecretStr)]
+
+
+def _sets_class_path() -> bool:
+    """Return whether the script that Spark's launcher reads replaces our class path.
+
+    A Spark without Hadoop finds it that way, by `export SPARK_DIST_CLASSPATH=$(hadoop classpath)`.
+    """
+    folder = os.environ.get("SPARK_CONF_DIR") or Path(_find_spark_home(), "conf")
+    try:
+        script = Path(folder, "spark-env.sh").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # Spark's template names it in comments.
+    return re.search(rf"^[^#\n]*\b{CLASS_PATH_VARIABLE}=", script, re.MULTILINE) is not None
 
 
 def _join(own: Iterable[str], others: str | None) -> str:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from embedstream.config.sections import PipelineConfig, SparkConfig
 from embedstream.spark.java import find_java
-from embedstream.spark.launch import LOOPBACK, list_secrets, plan_launch
+from embedstream.spark.launch import CLASS_PATH_VARIABLE, LOOPBACK, list_secrets, plan_launch
 from embedstream.spark.sizing import count_parallel_tasks
 from embedstream_core.errors import EmbedstreamError
 
@@ -27,9 +27,6 @@ __all__ = ["ENCODERS_VARIABLE", "JvmEnded", "open_session", "warm_workers"]
 
 ENCODERS_VARIABLE = "EMBEDSTREAM_WORKER_ENCODERS"
 """The environment variable that names the encoders to `embedstream.worker.daemon`, with spaces."""
-
-# Spark's launcher puts what this variable names behind its own jars and the user's class path.
-_CLASS_PATH = "SPARK_DIST_CLASSPATH"
 
 # A JVM that writes a class archive takes a minute for it on a busy machine.
 _JVM_END_TIMEOUT_S = 300
@@ -117,16 +114,16 @@ def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) 
 @contextmanager
 def _extend_class_path(jars: Sequence[Path]) -> Iterator[None]:
     """Add jars to the end of the class path of a JVM that is launched within the block."""
-    before = os.environ.get(_CLASS_PATH)
+    before = os.environ.get(CLASS_PATH_VARIABLE)
     if jars:
         parts = [*map(str, jars), *filter(None, [before])]
-        os.environ[_CLASS_PATH] = os.pathsep.join(parts)
+        os.environ[CLASS_PATH_VARIABLE] = os.pathsep.join(parts)
     try:
         yield
     finally:
-        os.environ.pop(_CLASS_PATH, None)
+        os.environ.pop(CLASS_PATH_VARIABLE, None)
         if before is not None:
-            os.environ[_CLASS_PATH] = before
+            os.environ[CLASS_PATH_VARIABLE] = before
 
 
 def _start(config: SparkConfig, settings: Mapping[str, str]) -> SparkSession:

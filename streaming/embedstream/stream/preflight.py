@@ -219,12 +219,13 @@ class _Preflight:
         writers = read_writers(spark, table) if is_readable else None
         if problems := find_checkpoint_problems(checkpoint, writers, table=table, thorough=False):
             raise SetupError("; ".join(problems))
-        if self.topics is not None and not checkpoint.planned and not consent.adopt:
-            check_starting_offsets(config.kafka, self.topics)
+        adopts = False
         detail = f"{done} micro-batches done" if done else "new"
         if writers is not None and self.topics is not None:
             resumption = plan_resumption(spark, config, self.topics, consent)
-            self.writers = resumption.writers
-            if resumption.adopts:
+            self.writers, adopts = resumption.writers, resumption.adopts
+            if adopts:
                 detail = "new, continues after the table's last messages"
+        if self.topics is not None and not checkpoint.planned and not adopts:
+            check_starting_offsets(config.kafka, self.topics)
         return f"{path}: {detail}"

@@ -28,7 +28,10 @@ public final class LogState implements Runnable {
         org.apache.spark.sql.classic.SparkSession.setActiveSession(
             (org.apache.spark.sql.classic.SparkSession) session
         );
-        session.sparkContext().setJobDescription("embedstream: state of the table's log");
+        // Stopping the query cancels its job group: a micro-batch may be waiting for this very state.
+        session.sparkContext().setJobGroup(
+            query.runId().toString(), "embedstream: state of the table's log", true
+        );
         Snapshot computed = null;
         while (query.isActive()) {
             Snapshot newest = log.unsafeVolatileSnapshot();

@@ -36,7 +36,7 @@ def test_each_java_has_its_archive(tmp_path: Path) -> None:
 
 def test_an_archive_is_not_used_while_another_is_written(tmp_path: Path) -> None:
     find_class_archive(tmp_path, find_java()).touch()
-    writing = "-XX:ArchiveClassesAtExit=new.jsa"
+    writing = '-XX:ArchiveClassesAtExit="new.jsa"'
 
     assert add_class_archive(writing, folder=tmp_path, java=find_java()) == writing
 
@@ -56,10 +56,21 @@ def test_a_local_session_has_it_and_the_jars_on_its_class_path(
         return plan_launch(config, PipelineConfig(), java=find_java())
 
     local, cluster = plan("local[2,4]"), plan("spark://host:7077")
-    assert local.settings[OPTION].split()[:2] == ["-Xss8m", f"-XX:SharedArchiveFile={archive}"]
+    assert local.settings[OPTION].split()[:2] == ["-Xss8m", f'-XX:SharedArchiveFile="{archive}"']
     assert (local.class_path, local.settings["spark.jars"]) == ([own], "/my/udf.jar")
     assert cluster.settings[OPTION] == "-Xss8m"
     assert (cluster.class_path, cluster.settings["spark.jars"]) == ((), f"{own},/my/udf.jar")
+
+    # Spark's launcher would take the script's class path instead of ours.
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    script = tmp_path / "spark-env.sh"
+    script.write_text("# - SPARK_DIST_CLASSPATH=to set it\n")
+    assert plan("local[2,4]").class_path == [own]
+    script.write_text("export SPARK_DIST_CLASSPATH=$(hadoop classpath)\n")
+    replaced = plan("local[2,4]")
+    assert replaced.settings[OPTION] == "-Xss8m"
+    assert (replaced.class_path, replaced.settings["spark.jars"]) == ((), f"{own},/my/udf.jar")
+    script.unlink()
 
     # Under spark-submit the JVM runs already.
     monkeypatch.setattr(SparkContext, "_gateway", object())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from contextlib import suppress
 
@@ -25,6 +26,10 @@ from embedstream.config.sections.spark import SparkConfig
 from embedstream.config.sections.table import TableConfig
 
 __all__ = ["BulkFilesConfig", "StreamConfig"]
+
+# In a table's folder VACUUM leaves folders alone whose names begin with _ or a dot, except the last
+# two of these; Delta itself deletes from the first.
+_DELTA_FOLDERS = ("_delta_log", "_delta_index", "_change_data")
 
 
 class BulkFilesConfig(DataFrameConfig):
@@ -101,17 +106,18 @@ class StreamConfig(Section):
         """Refuse a checkpoint among the table's files, of which VACUUM deletes what Delta lacks."""
         if self.table.path is None:
             return
+        # Hadoop resolves `..` too.
         table, checkpoint = (
-            str(find_local_path(one) or one).rstrip("/")
+            posixpath.normpath(str(find_local_path(one) or one))
             for one in (self.table.path, self.checkpoint)
         )
         if f"{checkpoint}/".startswith(f"{table}/"):
             first = checkpoint[len(table) + 1 :].partition("/")[0]
-            # VACUUM leaves other folders alone whose names begin so.
-            if not first.startswith("_") or first == "_delta_log":
+            if not first.startswith(("_", ".")) or first.startswith(_DELTA_FOLDERS):
                 raise ValueError(
                     f"checkpoint '{self.checkpoint}' is in the table's folder, where VACUUM would "
-                    f"delete its files: put it elsewhere, or into '{table}/_checkpoint'"
+                    f"delete its files: put it elsewhere, or into "
+                    f"'{self.table.path.rstrip('/')}/_checkpoint'"
                 )
 
     def _check_published_topic(self) -> None:

@@ -96,7 +96,18 @@ def test_the_first_start_is_given_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["/data/t", "/data/t/", "file:/data/t", "s3a://bucket/t"])
-@pytest.mark.parametrize("inside", ["", "/", "/checkpoint", "/_delta_log/checkpoint"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "",
+        "/",
+        "/checkpoint",
+        "/../t/checkpoint",
+        "/_delta_log/checkpoint",
+        "/_change_data",
+        "/_delta_index",
+    ],
+)
 def test_a_checkpoint_is_not_among_the_files_of_the_table(
     tmp_path: Path, table: str, inside: str
 ) -> None:
@@ -105,7 +116,7 @@ def test_a_checkpoint_is_not_among_the_files_of_the_table(
     changes = {"table": {"path": table}, "checkpoint": f"{folder}{inside}"}
     (_, line) = problems(tmp_path, changes)
     assert "is in the table's folder, where VACUUM would delete its files" in line
-    for other in ("/_checkpoint", "-checkpoint"):
+    for other in ("/_checkpoint", "/.checkpoint", "-checkpoint", "/../checkpoint"):
         assert load(tmp_path, {**changes, "checkpoint": f"{folder}{other}"})
 
 
