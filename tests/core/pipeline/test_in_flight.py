@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -163,6 +164,56 @@ def test_as_many_model_batches_are_in_flight_as_allowed() -> None:
         run([engine], [[picture(seed) for seed in range(30)]])
 
         assert (late["image"].most, late["image"].unfinished) == (in_flight, 0)
+
+
+def test_a_batch_in_flight_holds_up_no_more_than_the_limit_of_rows() -> None:
+    engine, _ = delay(of_images(), 2)
+    taken = 0
+
+    def give() -> Iterator[list[Entry]]:
+        nonlocal taken
+        yield [picture(seed) for seed in range(4)]
+        for _ in range(40):
+            taken += 1
+            yield [Failure(Code.MESSAGE_MALFORMED, Stage.MESSAGE, "not JSON")]
+
+    limits = PipelineLimits(decode_threads=2, rows=8)
+    found = Pipeline([engine], fetch=fetch, limits=limits).run(give())
+
+    assert len(next(found)) == 4
+    assert taken < 40
+    assert len(list(found)) == 40
+
+
+def test_no_more_is_fetched_at_a_time_where_threads_wait_for_a_batch_decoder() -> None:
+    limits = PipelineLimits(decode_threads=1, fetch_threads=2)
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def fetch_slowly(uri: str) -> bytes:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= 1
+        return png(int(uri))
+
+    class Refuses:
+        def decode(self, jpegs: Sequence[object]) -> list[None]:
+            return [None] * len(jpegs)
+
+        def check(self) -> None:
+            """Find nothing."""
+
+    pipeline = Pipeline(
+        [of_images()], fetch=fetch_slowly, limits=limits, batch_decoder=cast("Any", Refuses())
+    )
+    items: list[Entry] = [Item(str(each), uri=str(each)) for each in range(60)]
+
+    assert len(next(iter(pipeline.run([items])))) == 60
+    assert most <= 3
 
 
 def test_repetitions_are_shared_and_cached_while_batches_are_in_flight(tmp_path: Path) -> None:

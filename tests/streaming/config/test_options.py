@@ -118,6 +118,11 @@ def test_any_other_kafka_option_reaches_spark_once(name: str, value: str) -> Non
     assert {key: found[key] for key in found if key.lower() == name.lower()} == {name: value}
 
 
+def test_a_short_wait_for_messages_is_the_default_unless_large_fetches_are_asked_for() -> None:
+    assert options({})["kafka.fetch.max.wait.ms"] == "10"
+    assert "kafka.fetch.max.wait.ms" not in options({"kafka.fetch.min.bytes": "1048576"})
+
+
 @pytest.mark.parametrize("value", ["banana", "15 m", "1.5h", ""])
 def test_the_delay_of_a_trigger_has_a_unit(value: str) -> None:
     text = kafka_problem("maxTriggerDelay", value)
