@@ -278,9 +278,11 @@ def spark_settings(config: Any) -> dict[str, str]:
     """
     from embedstream.spark import launch
 
-    jars = [] if config.spark.jars == "provided" else [Path("/own/delta.jar")]
     with told():
-        return launch.build_settings(config.spark, config.pipeline, jars)
+        settings = launch.build_settings(config.spark, config.pipeline)
+        if config.spark.jars == "provided":
+            return settings
+        return launch.add_jars(settings, [Path("/own/delta.jar")])
 
 
 def command(*arguments: object, **environment: str) -> tuple[int, str]:

@@ -232,7 +232,7 @@ class Pipeline:
         entries old, and all at the end; return whether any was finished. `started` has the position
         of each start; no variable may keep its elements, which hold samples.
         """
-        count = 0
+        is_any_finished = False
         for (number, modality), queue in queues.items():
             if queue.waiting and (
                 position is None or self._is_due(queue, position, number, modality)
@@ -241,12 +241,12 @@ class Pipeline:
                 started.append((position or 0, steps.start(number, waiting)))
                 if len(started) == max(engine.in_flight for engine in self.engines):
                     steps.finish(started.popleft()[1])
-                    count += 1
+                    is_any_finished = True
         # What reaches no engine must not pile up behind a model batch that none follows.
         while started and (position is None or position - started[0][0] >= self.limits.rows):
             steps.finish(started.popleft()[1])
-            count += 1
-        return count > 0
+            is_any_finished = True
+        return is_any_finished
 
     def _is_due(self, queue: _Queue, position: int, number: int, modality: ModalityName) -> bool:
         """Return whether a queue holds enough for its engine, or has waited long enough."""

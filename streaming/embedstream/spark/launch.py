@@ -24,6 +24,7 @@ __all__ = [
     "CLASS_PATH_VARIABLE",
     "LOOPBACK",
     "Launch",
+    "add_jars",
     "build_settings",
     "choose_jar_sets",
     "list_secrets",
@@ -99,7 +100,7 @@ def plan_launch(
     jars = fetch_jars(names, folder)
     is_local = settings["spark.master"].startswith("local[")
     if not is_local or SparkContext._gateway is not None or _sets_class_path():
-        return Launch(build_settings(config, pipeline, jars, lasting=lasting), ())
+        return Launch(add_jars(settings, jars), ())
     settings[_JAVA_OPTIONS] = add_class_archive(
         settings.get(_JAVA_OPTIONS, ""), folder=folder, java=java
     )
@@ -109,11 +110,10 @@ def plan_launch(
 def build_settings(
     config: SparkConfig,
     pipeline: PipelineConfig,
-    jars: Iterable[Path] = (),
     *,
     lasting: bool = False,
 ) -> dict[str, str]:
-    """Return the settings that Spark starts with, secrets in clear; it distributes the jars.
+    """Return the settings that Spark starts with, secrets in clear, without jars of our own.
 
     Raises:
         SetupError: an option differs from one of our settings in case alone: Spark would not read
@@ -142,15 +142,19 @@ def build_settings(
         "spark.sql.redaction.options.regex": f"{hidden}|url",
     }.items():
         settings[name] = f"(?i:{own})" + (f"|({given[name]})" if name in given else "")
-    others = given.get("spark.jars") or submitted.get("spark.jars")
-    if all_jars := _join(map(str, jars), others):
-        settings["spark.jars"] = all_jars
+    if jars := _join([], given.get("spark.jars") or submitted.get("spark.jars")):
+        settings["spark.jars"] = jars
     master = config.master or submitted.get("spark.master") or DEFAULT_MASTER
     if master.startswith("local["):
         settings.setdefault("spark.driver.host", LOOPBACK)
         if not lasting and (os.cpu_count() or 1) <= _FEW_CORES:
             settings.setdefault(_JAVA_OPTIONS, _COMPILE_ONCE)
     return {**settings, "spark.master": master}
+
+
+def add_jars(settings: Mapping[str, str], jars: Iterable[Path]) -> dict[str, str]:
+    """Return the settings with jars that Spark distributes, before those of the user."""
+    return {**settings, "spark.jars": _join(map(str, jars), settings.get("spark.jars"))}
 
 
 def choose_jar_sets(config: SparkConfig, locations: Iterable[str]) -> Sequence[str]:

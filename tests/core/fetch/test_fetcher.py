@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from embedstream_core.fetch.fetcher import SCHEMES, Fetcher, open_fetcher
 from embedstream_core.fetch.limits import Deadline
 from embedstream_core.settings import FetchPolicy
 from fetch_places import MAX_BYTES, Place, Site, Visit
+from peak import Peak
 from store_places import StorePlace
 
 
@@ -98,17 +98,11 @@ def test_connections_per_host_bounds_the_fetches_at_once(
     request: pytest.FixtureRequest, site: Site, scheme: str
 ) -> None:
     place: Place = request.getfixturevalue(f"{scheme}_place")
-    lock = threading.Lock()
-    active, peak = 0, 0
+    peak = Peak()
 
     def slow(visit: Visit) -> None:
-        nonlocal active, peak
-        with lock:
-            active += 1
-            peak = max(peak, active)
-        time.sleep(0.02)
-        with lock:
-            active -= 1
+        with peak.enter():
+            time.sleep(0.02)
         visit.answer(200, b"bytes")
 
     if isinstance(place, StorePlace):
@@ -119,7 +113,7 @@ def test_connections_per_host_bounds_the_fetches_at_once(
     policy = replace(place.policy, connections_per_host=3)
     with open_fetcher(policy) as fetcher, ThreadPoolExecutor(12) as threads:
         assert set(threads.map(fetcher.fetch, [uri] * 30)) == {b"bytes"}
-    assert peak == 3
+    assert peak.most == 3
 
 
 @pytest.mark.parametrize(

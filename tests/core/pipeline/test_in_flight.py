@@ -33,6 +33,7 @@ from embedstream_core.settings import PipelineLimits
 from engines import start_engine
 from late_forward import LateForward, delay
 from letters import Letters, SumOfLetters, TwoHalves, letters, word
+from peak import Peak
 
 __all__ = ["letters"]
 
@@ -187,17 +188,11 @@ def test_a_batch_in_flight_holds_up_no_more_than_the_limit_of_rows() -> None:
 
 def test_no_more_is_fetched_at_a_time_where_threads_wait_for_a_batch_decoder() -> None:
     limits = PipelineLimits(decode_threads=1, fetch_threads=2)
-    running, most = 0, 0
-    lock = threading.Lock()
+    peak = Peak()
 
     def fetch_slowly(uri: str) -> bytes:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.005)
-        with lock:
-            running -= 1
+        with peak.enter():
+            time.sleep(0.005)
         return png(int(uri))
 
     class Refuses:
@@ -213,7 +208,7 @@ def test_no_more_is_fetched_at_a_time_where_threads_wait_for_a_batch_decoder() -
     items: list[Entry] = [Item(str(each), uri=str(each)) for each in range(60)]
 
     assert len(next(iter(pipeline.run([items])))) == 60
-    assert most <= 3
+    assert peak.most <= 3
 
 
 def test_repetitions_are_shared_and_cached_while_batches_are_in_flight(tmp_path: Path) -> None:

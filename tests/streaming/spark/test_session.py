@@ -13,7 +13,7 @@ from embedstream.cli import session as cli_session
 from embedstream.cli.actions.stream import run_stream
 from embedstream.config.options import DELTA_EXTENSION
 from embedstream.config.sections import PipelineConfig, SparkConfig, StreamConfig
-from embedstream.spark.launch import build_settings, choose_jar_sets
+from embedstream.spark.launch import add_jars, build_settings, choose_jar_sets
 from embedstream.stream.job import Until
 from embedstream_core.errors import SetupError
 
@@ -111,7 +111,8 @@ def test_given_jars_extensions_and_patterns_are_added_to_our_own() -> None:
         "spark.sql.redaction.options.regex": "licence|x",
     }
 
-    merged = build_settings(SparkConfig(options=given), PipelineConfig(), [Path("/own/delta.jar")])
+    started = build_settings(SparkConfig(options=given), PipelineConfig())
+    merged = add_jars(started, [Path("/own/delta.jar")])
 
     assert merged["spark.jars"] == "/own/delta.jar,/my/udf.jar"
     assert merged["spark.sql.extensions"] == f"{DELTA_EXTENSION},my.Extension"
