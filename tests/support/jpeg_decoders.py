@@ -56,12 +56,14 @@ class FailingDecoder(RecordingDecoder):
         check_error: Exception | None = None,
     ) -> None:
         super().__init__()
+        self.refused = 0
         self._fail = fail
         self._check_error = check_error
 
     def decode(self, jpegs: Sequence[CheckedJpeg]) -> list[list[Pixels] | None]:
         if error := self._fail(jpegs):
             self.sizes.append(len(jpegs))
+            self.refused += 1
             raise error
         return super().decode(jpegs)
 
