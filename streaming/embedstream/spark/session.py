@@ -23,7 +23,7 @@ from embedstream_core.errors import EmbedstreamError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ENCODERS_VARIABLE", "JvmEnded", "open_session", "warm_workers"]
+__all__ = ["ENCODERS_VARIABLE", "JvmEnded", "open_session", "start_workers", "warm_workers"]
 
 ENCODERS_VARIABLE = "EMBEDSTREAM_WORKER_ENCODERS"
 """The environment variable that names the encoders to `embedstream.worker.daemon`, with spaces."""
@@ -95,20 +95,26 @@ def open_session(
             _stop(spark)
 
 
-def warm_workers(spark: SparkSession, load: Callable[[], object] | None = None) -> None:
-    """Start the Python workers, whose imports take seconds, and wait until they run.
+def start_workers(spark: SparkSession) -> None:
+    """Start the processes that fork the Python workers, and wait for their imports.
 
-    Each of them calls `load`.
+    The imports take seconds. A task slot stays free for the driver's own jobs.
     """
+    _run_in_workers(spark, max(1, count_parallel_tasks(spark) - 1), lambda: None)
 
+
+def warm_workers(spark: SparkSession, load: Callable[[], object]) -> None:
+    """Call `load` in every Python worker, and wait for it."""
+    _run_in_workers(spark, count_parallel_tasks(spark), load)
+
+
+def _run_in_workers(spark: SparkSession, tasks: int, call: Callable[[], object]) -> None:
     def same(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        if load is not None:
-            load()
+        call()
         yield from batches
 
-    slots = count_parallel_tasks(spark)
-    warmed = spark.range(0, slots, 1, slots).mapInArrow(same, "id long")
-    warmed.write.format("noop").mode("overwrite").save()
+    called = spark.range(0, tasks, 1, tasks).mapInArrow(same, "id long")
+    called.write.format("noop").mode("overwrite").save()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from embedstream.config.sections import PipelineConfig, SparkConfig, TableConfig
 from embedstream.spark.class_archive import find_class_archive, write_class_archive
 from embedstream.spark.jars import fetch_jars
 from embedstream.spark.java import find_java
-from embedstream.spark.session import open_session, warm_workers
+from embedstream.spark.session import open_session, start_workers
 from embedstream.table.address import TableAddress
 from embedstream.table.delta import append, check_table, create_table, read_models
 from embedstream.table.delta_log import read_writers
@@ -75,7 +75,7 @@ def _run_stream(spark: SparkSession, folder: Path) -> None:
     config = TableConfig(path=str(folder / "table"))
     table = TableAddress.of(config)
     check_table(spark, table)
-    warm_workers(spark)
+    start_workers(spark)
     read_writers(spark, table.path)
     create_table(spark, config, model_ids=["rehearsal"])
     rows = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", 2).load()

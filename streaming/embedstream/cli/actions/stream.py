@@ -32,7 +32,7 @@ from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
 from embedstream.spark.errors import describe_error
-from embedstream.spark.session import warm_workers
+from embedstream.spark.session import start_workers, warm_workers
 from embedstream.stream.reports import Totals
 from embedstream.stream.watching import StreamWatch, watch_stream
 from embedstream_core.errors import SetupError
@@ -101,7 +101,7 @@ def run_stream(
         reload = opened.enter_context(catch_reload_signal())
         from embedstream.stream.preflight import Consent, check_start
 
-        _begin_to_warm(spark)
+        starting = _begin(partial(start_workers, spark))
         consent = Consent(**consents)
         checked = check_start(
             spark, config, console.print_finding, consent, preparations=preparations
@@ -123,21 +123,28 @@ def run_stream(
             reread=reread or (lambda: given),
             followers=prepare_followers(config, build_follower),
             live=live,
+            starting=starting,
         )
         return stream.run(replay=f"embedstream replay {config_words} --failures")
 
 
-def _begin_to_warm(spark: SparkSession, load: Callable[[], object] | None = None) -> None:
-    """Start the workers in a thread, and have each of them call `load`."""
+def _begin(
+    warm_up: Callable[[], object], *, after: threading.Thread | None = None
+) -> threading.Thread:
+    """Warm up the workers in a thread, which first waits for an earlier one."""
 
-    def warm() -> None:
+    def run() -> None:
+        if after is not None:
+            after.join()
         # A failure costs only time; a session that is stopped early raises errors of many types.
         try:
-            warm_workers(spark, load)
+            warm_up()
         except Exception:
             _log.info("the workers were not started ahead of time", exc_info=True)
 
-    threading.Thread(target=warm, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +153,7 @@ class _CheckedStream:
 
     `given` is the configuration as the user gave it; `config` has the folder of its table.
     `stop` and `reload` are set by signals; `reread` returns the configuration as its file is then.
+    `starting` is the thread that starts the workers.
     """
 
     spark: SparkSession
@@ -159,6 +167,7 @@ class _CheckedStream:
     reread: Callable[[], StreamConfig]
     followers: Followers
     live: LiveStream
+    starting: threading.Thread
 
     def run(self, *, replay: str) -> Totals:
         """Run it to its end; `replay` is the command that embeds failures again."""
@@ -178,8 +187,10 @@ class _CheckedStream:
         ) as watch:
             with explain_errors(locations, self._explain):
                 function = build_featurizer(spark, config, self.checked.models)
-                # The workers load the models while the table is created and claimed.
-                _begin_to_warm(spark, function.embedder.load)
+                # The workers load the models while the table is created and claimed. Tasks that
+                # wait for the workers' imports would keep the table's own jobs waiting.
+                load = function.embedder.load
+                _begin(partial(warm_workers, spark, load), after=self.starting)
                 create_table(spark, config.table, model_ids=list_ids(self.checked.models))
                 with claim_stream(spark, config) as claim:
                     desk = self._run_claimed(claim, watch, function)
