@@ -114,7 +114,8 @@ def _write(
         "first_pass_s": own_first_pass_s,
         "peers": described,
     }
-    write_result(f"public-{arguments.job.replace('_', '-')}", result)
+    only = arguments.only if len(arguments.only) < len(PEERS) else []
+    write_result("-".join(["public", *arguments.job.split("_"), *only]), result)
 
 
 def _arguments() -> argparse.Namespace:

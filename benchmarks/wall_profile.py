@@ -95,9 +95,9 @@ def _profile(
     send_bursts(servers, "bursts", table, range(WARM_BURSTS), arguments.pause_s)
     measured = range(WARM_BURSTS, WARM_BURSTS + arguments.bursts)
     started = time.monotonic()
-    profiler.execute(f"start,event=wall,interval={INTERVAL}")
+    profiler.execute(f"start,event=wall,interval={INTERVAL},threads")
     send_bursts(servers, "bursts", table, measured, arguments.pause_s)
-    profiler.execute(f"stop,collapsed,threads,file={stacks}")
+    profiler.execute(f"stop,collapsed,file={stacks}")
     return time.monotonic() - started
 
 
