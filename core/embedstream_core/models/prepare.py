@@ -133,6 +133,7 @@ def prepare_and_load(spec: ModelSpec) -> tuple[PreparedModel, LoadedModel]:
         with name_extra(spec.encoder):
             weights, inputs, tensors = _read_program(spec)
             model = _open_program(spec.encoder, tensors, inputs)
+            tensors_sha256 = weights.sha256
     else:
         encoder = find_encoder(spec.encoder)
         if spec.head == "kept":
@@ -140,6 +141,7 @@ def prepare_and_load(spec: ModelSpec) -> tuple[PreparedModel, LoadedModel]:
         weights, trained = load_trained(encoder, weights=spec.weights, pinned=spec.sha256 or "")
         tensors = pack_state(trained)
         del trained
+        tensors_sha256 = hashlib.sha256(tensors).hexdigest()
         published = () if weights.preprocessing is None else (weights.preprocessing,)
         inputs = spec.choose_inputs(published, weights.unsupported)
         # The check runs on the model that a worker will load; for ResNet-50 this takes 0.1 s.
@@ -158,7 +160,7 @@ def prepare_and_load(spec: ModelSpec) -> tuple[PreparedModel, LoadedModel]:
         dimension=dimension,
         inputs=inputs,
         license=weights.license,
-        tensors_sha256=hashlib.sha256(tensors).hexdigest(),
+        tensors_sha256=tensors_sha256,
         labels=labels,
         normalize=spec.normalize,
     )
