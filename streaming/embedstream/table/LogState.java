@@ -2,12 +2,15 @@ import org.apache.spark.sql.SparkSession;
 import org.apache.spark.sql.delta.DeltaLog;
 import org.apache.spark.sql.delta.Snapshot;
 import org.apache.spark.sql.streaming.StreamingQuery;
+import org.apache.spark.sql.streaming.StreamingQueryProgress;
 
 /**
- * Computes the state of a table's log as soon as Delta has a new snapshot.
+ * Computes the state of a table's log at the end of each micro-batch.
  *
  * Delta's sink needs it at the start of the next micro-batch, and takes the value that it finds
  * in the snapshot: what is computed here, once, is what it would have computed.
+ *
+ * Not earlier: the commit ends with values of the new snapshot, which have one lock with its state.
  */
 public final class LogState implements Runnable {
     // The next micro-batch needs a tenth of a second to come to its state.
@@ -33,9 +36,13 @@ public final class LogState implements Runnable {
             query.runId().toString(), "embedstream: state of the table's log", true
         );
         Snapshot computed = null;
+        StreamingQueryProgress seen = null;
         while (query.isActive()) {
+            StreamingQueryProgress last = query.lastProgress();
+            boolean isBetween = last != seen || !query.status().isTriggerActive();
+            seen = last;
             Snapshot newest = log.unsafeVolatileSnapshot();
-            if (newest != computed) {
+            if (newest != computed && isBetween) {
                 computed = newest;
                 try {
                     newest.transactions();

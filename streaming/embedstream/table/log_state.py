@@ -20,7 +20,7 @@ _SOURCE = Path(__file__).with_name("LogState.java")
 
 
 def compute_state_ahead(spark: SparkSession, query: StreamingQuery, table: TableAddress) -> None:
-    """Start a thread of the JVM that computes the state after each commit until the query ends.
+    """Start a thread of the JVM that computes the state after each micro-batch of the query.
 
     Raises:
         Py4JJavaError: this Delta has other classes than the released ones, as Databricks' has.
