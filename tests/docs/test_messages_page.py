@@ -35,7 +35,7 @@ def read(reader: MessageReader, document: Any) -> Item | Deletion:
     return reader.read(Message(value, "t-0-0", b'{"id": 7}'), accepts=("image",))
 
 
-CONNECT, DEBEZIUM, CLOUD_EVENT = find_readers("recipes.md", "Messages of other systems")
+CONNECT, MINIO, DEBEZIUM, CLOUD_EVENT = find_readers("recipes.md", "Messages of other systems")
 
 
 def test_the_example_of_the_page() -> None:
@@ -60,6 +60,15 @@ def test_kafka_connect() -> None:
 
     attributes = {"sku": "7", "picture_url": "s3://b/k", "shop": "null"}
     assert item == Item("7", uri="s3://b/k", attributes=attributes)
+
+
+def test_notifications_of_minio() -> None:
+    event = {"Key": "pictures/a b.jpg", "Records": [{"s3": {"object": {"key": "a+b.jpg"}}}]}
+
+    item = read(MINIO, {"EventName": "s3:ObjectCreated:Put", **event})
+    assert item == Item("pictures/a b.jpg", uri="s3://pictures/a b.jpg")
+    deletion = read(MINIO, {"EventName": "s3:ObjectRemoved:Delete", **event})
+    assert deletion == Deletion("pictures/a b.jpg")
 
 
 def change(op: str, before: Any, after: Any) -> dict[str, Any]:

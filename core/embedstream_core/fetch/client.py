@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from threading import Lock, Semaphore
 from typing import Final
+from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import httpcore
@@ -31,6 +32,7 @@ _HEADERS: Final = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
 }
+_ASCII = "".join(map(chr, range(128)))
 _IDLE_CONNECTIONS = 64
 _IDLE_S = 15.0
 
@@ -116,7 +118,9 @@ class HttpClient:
             # A header that is given more than once is one list.
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
         if status in _REDIRECTS and "location" in headers:
-            return b"", headers["location"]
+            # Servers write other characters as they are, mostly in UTF-8. Like browsers, send the
+            # same bytes back.
+            return b"", quote(headers["location"], safe=_ASCII, encoding="latin-1")
         code = headers.get(self._code_header, "")
         reason = f"{self._server} answered {status}{f' {code}' if _CODE.fullmatch(code) else ''}"
         if status in self._systemic or code in self._systemic:

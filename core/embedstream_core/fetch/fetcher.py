@@ -100,6 +100,7 @@ class Fetcher:
             SystemicError: no reference of this scheme, or none at all, can be fetched now.
         """
         try:
+            uri = _strip(uri)
             check_form(uri)
             scheme = uri.partition(":")[0].lower() if ":" in uri else ""
             if scheme not in self.sources:
@@ -150,6 +151,17 @@ class Fetcher:
                 else:
                     raise
         return source.fetch(uri, deadline)
+
+
+def _strip(uri: str) -> str:
+    """Remove the spaces and line ends around a web address, as browsers do.
+
+    Addresses that were copied from pages and tables have them. The name of a file or of an object
+    may end with one.
+    """
+    stripped = uri.strip(" \t\r\n")
+    is_web = stripped.partition(":")[0].lower() in ("http", "https")
+    return stripped if is_web else uri
 
 
 def deny_references(uri: str) -> bytes:

@@ -165,12 +165,7 @@ def _read_content(
     if name == "data" and isinstance(value, bytes):
         return "", value
     if not isinstance(value, str):
-        advice = ""
-        if isinstance(value, list):
-            advice = (
-                f", and has {len(value)} elements; a message is one item: choose one in "
-                "message.fields, as in 'images[0].url', or split the message before it is sent"
-            )
+        advice = _advise_on_type(name, value)
         raise _Malformed(f"{label} is {_describe_type(value)}, not a string{advice}")
     if _replace_surrogates(value) != value:
         raise _Malformed(f"{label} holds half of a surrogate pair")
@@ -180,6 +175,25 @@ def _read_content(
         except ValueError as error:
             raise _Malformed(f"{label} is not base64: {error}") from None
     return value, value.encode() if name == "text" else None
+
+
+def _advise_on_type(name: str, value: object) -> str:
+    """Return what to do about a field that holds its content as something else than a string."""
+    if isinstance(value, dict) and value.get("type") == "Buffer":
+        value = value.get("data")
+    if name == "data" and isinstance(value, list) and value and type(value[0]) is int:
+        return (
+            "; these are its bytes as numbers: send them in base64, as buffer.toString('base64') "
+            "of Node.js writes them"
+        )
+    if isinstance(value, list):
+        return (
+            f", and has {len(value)} elements; a message is one item: choose one in "
+            "message.fields, as in 'images[0].url', or split the message before it is sent"
+        )
+    if isinstance(value, dict):
+        return "; choose one of its members in message.fields, as in 'image.url'"
+    return ""
 
 
 def _write_attributes(outside: Outside, found: _Found) -> dict[str, str]:
@@ -215,7 +229,7 @@ def _advise_on_envelope(document: Mapping[Any, Any]) -> str | None:
     payload = document.get("payload")
     is_connect = document.keys() == {"schema", "payload"}
     event = payload if is_connect and isinstance(payload, dict) else document
-    advice, path = [], []
+    advice, path, example = [], [], "{{uri: {}uri}}"
     if is_connect:
         advice.append("a Kafka Connect envelope: set value.converter.schemas.enable=false")
         path.append("payload")
@@ -224,13 +238,19 @@ def _advise_on_envelope(document: Mapping[Any, Any]) -> str | None:
         path.append("after")
     if "specversion" in event:
         advice.append("a CloudEvent in structured mode: send it in binary mode")
-        path.append("data")
+        if "data_base64" in event:
+            example = "{{data: {}data_base64}}"
+        else:
+            path.append("data")
+    if {"EventName", "Key", "Records"} <= event.keys():
+        advice.append("a bucket notification of MinIO")
+        example = "{{uri: \"join('', ['s3://', {}Key])\"}}"
     if not advice:
         return None
     return (
         f"this looks like {' and '.join(advice)}; the field 'uri', 'data' or 'text' must be at the "
         "top level of the message, or message.fields must say where it is, as in "
-        f"{{uri: {'.'.join([*path, 'uri'])}}}"
+        + example.format("".join(f"{name}." for name in path))
     )
 
 

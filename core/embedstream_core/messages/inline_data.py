@@ -19,6 +19,11 @@ _SPACES = r"\s\u200b-\u200d\u2060\ufeff"
 _NO_DATA = re.compile(f"[{_SPACES}]+")
 _FOREIGN = re.compile(f"[^A-Za-z0-9+/_={_SPACES}-]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+# Base64 too has no other characters than these, but not so many of one case in a row: for bytes at
+# random, the chance of 64 is 2**-128. Data that repeat have digits alone or letters alone.
+_HEX = re.compile(
+    r"\s*(0x|\\+x)?(?=[0-9]*+[A-Fa-f])(?=[A-Fa-f]*+[0-9])([0-9a-f]{64,}|[0-9A-F]{64,})\s*"
+)
 
 
 def is_data_uri(text: str) -> bool:
@@ -45,6 +50,11 @@ def decode_inline_data(text: str) -> bytes:
             return unquote_to_bytes(text)
         if "%" in text:
             text = unquote_to_bytes(text).decode("latin-1")
+    if _HEX.fullmatch(text):
+        raise ValueError(
+            "it is in hexadecimal digits; send base64, which Debezium writes with "
+            "binary.handling.mode=base64"
+        )
     if "\\" in text:
         text = _unescape(text)
     try:

@@ -29,6 +29,8 @@ _ADVICE_ON_PLAIN_TEXT = (
     "; a plain text that begins with '{' needs message.format bytes, or the JSON field 'text'"
 )
 
+_ADVICE_ON_OWN_BYTES = "If these are the content's own bytes, set message.format to bytes"
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -151,18 +153,22 @@ class MessageReader:
 
 
 def _strip_schema_id(value: bytes) -> bytes:
-    """Strip Confluent's five bytes from JSON; refuse other values in its wire format."""
+    """Strip Confluent's five bytes from JSON; refuse other values in a wire format."""
     rest = value[wire_format.PREFIX_BYTES :]
     if value.startswith(b"\0") and _starts_like_json(rest, b"{"):
         return rest
+    if frame := wire_format.find_foreign_frame(value):
+        raise _Malformed(
+            f"the value looks like {frame}, which is not read: produce plain JSON, the content's "
+            f"own bytes or Confluent's wire format. {_ADVICE_ON_OWN_BYTES}"
+        )
     schema_id = wire_format.find_schema_id(value)
     if schema_id is None or wire_format.looks_like_media(value):
         return value
     raise _Malformed(
         f"the value looks like Confluent's schema-registry wire format with schema id {schema_id}, "
         "but without a JSON object after it (Avro or Protobuf?): configure message.registry, or "
-        "produce plain JSON or the content's own bytes. If these are the content's own bytes, set "
-        "message.format to bytes"
+        f"produce plain JSON or the content's own bytes. {_ADVICE_ON_OWN_BYTES}"
     )
 
 

@@ -1,5 +1,7 @@
 """Whether a value may be in Confluent's wire format: a zero, the schema's id in four bytes, data.
 
+Other registries frame their values in other ways, which are recognised and not read.
+
 Nothing here needs a registry; `registry/frame.py` reads the format for one.
 """
 
@@ -7,7 +9,14 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["PREFIX_BYTES", "SCHEMA_HEADER", "find_schema_id", "has_boxes", "looks_like_media"]
+__all__ = [
+    "PREFIX_BYTES",
+    "SCHEMA_HEADER",
+    "find_foreign_frame",
+    "find_schema_id",
+    "has_boxes",
+    "looks_like_media",
+]
 
 PREFIX_BYTES = 5
 """The length of the zero and the id, before a value's content."""
@@ -23,6 +32,25 @@ _OTHERS = re.compile(
     rb"|\x00[\x00\x01][\x01-\x03\x09-\x0b]\x00\x00"
     rb"|\x00[{ \t\r\n]\x00"
 )
+
+# No image, clip or text begins like these. AWS Glue: its version, the compression and the id of the
+# schema's version, a random UUID (AWSSchemaRegistryConstants of aws-glue-schema-registry). Apicurio
+# before version 3: a zero and the id in eight bytes, of which the upper four are zeros. Avro: a
+# marker and a fingerprint ("Single-object encoding" in the specification of Avro).
+_FOREIGN_FRAMES = {
+    "the wire format of AWS Glue's schema registry": re.compile(
+        rb"\x03[\x00\x05].{6}[\x40-\x4f].[\x80-\xbf].{7}", re.DOTALL
+    ),
+    "Apicurio's wire format with ids of eight bytes": re.compile(
+        rb"\x00{5}(?!\x00{4}).{4}[^\x00]", re.DOTALL
+    ),
+    "Avro's single-object encoding": re.compile(rb"\xc3\x01.{8}", re.DOTALL),
+}
+
+
+def find_foreign_frame(value: bytes) -> str | None:
+    """Return what a value seems to be framed in, if that is not read here."""
+    return next((name for name, start in _FOREIGN_FRAMES.items() if start.match(value)), None)
 
 
 def find_schema_id(value: bytes) -> int | None:

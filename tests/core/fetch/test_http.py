@@ -51,6 +51,21 @@ class TestRedirects:
         assert code_of(f"{site.url}/a", one) is Code.REFERENCE_DENIED
 
     @pytest.mark.parametrize(
+        ("location", "target"),
+        [
+            ("/ø".encode(), "/%C3%B8"),
+            ("/ø".encode("latin-1"), "/%F8"),
+            (b"/%C3%B8 a", "/%C3%B8%20a"),
+        ],
+    )
+    def test_keep_the_bytes_of_the_location(self, site: Site, location: bytes, target: str) -> None:
+        head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+        site.pages["/a"] = lambda visit: visit.raw(head)
+        site.pages[target] = lambda visit: visit.answer(200, b"bytes")
+        with open_fetcher(replace(site.policy, max_redirects=1)) as fetcher:
+            assert fetcher.fetch(f"{site.url}/a") == b"bytes"
+
+    @pytest.mark.parametrize(
         "location",
         [
             "http://169.254.169.254/latest/meta-data/",
@@ -366,3 +381,10 @@ class TestOrdinaryErrors:
         with open_fetcher(site.policy) as fetcher:
             fetcher.fetch(f"{site.url}/a b/ü.jpg?x=1&y=%2F#part")
         assert site.requests == ["/a%20b/%C3%BC.jpg?x=1&y=%2F"]
+
+
+@pytest.mark.parametrize("around", [" {}", "{} ", "\r\n\t{}\n"])
+def test_spaces_around_an_address_are_ignored(site: Site, around: str) -> None:
+    site.show("/a", b"bytes")
+    with open_fetcher(site.policy) as fetcher:
+        assert fetcher.fetch(around.format(f"{site.url}/a")) == b"bytes"

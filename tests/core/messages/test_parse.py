@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Sequence
 from urllib.parse import quote
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -420,6 +421,9 @@ def test_a_value_that_is_not_json_is_malformed(value: bytes, reason: str) -> Non
         ("a,YQ==", "character ',' at position 1"),
         ("data:image/png;base64", "needs a comma"),
         ("data:image/png;base64,Y", ""),
+        (f"89504e47{'0d' * 28}", "hexadecimal digits; send base64"),
+        (f"0x89504E47{'0D' * 28}", "hexadecimal digits"),
+        (f"\\x89504e47{'0d' * 28}\n", "hexadecimal digits"),
     ],
 )
 def test_data_that_is_not_base64_is_malformed(data: str, said: str) -> None:
@@ -465,6 +469,11 @@ def spellings(content: bytes) -> dict[str, str]:
         "data-uri-url-safe": f"data:image/png;base64,{url_safe.rstrip('=')}",
         "data-uri-plain": f"data:image/png,{quote(content)}",
     }
+
+
+@pytest.mark.parametrize("data", ["0d0d", "0" * 64, "A" * 64, f"{'0D' * 31}0d", "d34d" * 15])
+def test_base64_may_look_like_hexadecimal_digits(data: str) -> None:
+    assert parsed(json.dumps({"data": data}).encode()).content == base64.b64decode(data)
 
 
 @pytest.mark.parametrize("spelling", spellings(b"a"))
@@ -633,6 +642,30 @@ def test_other_values_after_a_schema_id_are_refused_by_name(
     assert "produce plain JSON" in message
 
 
+UUID_BYTES = UUID("0fa1b2c3-1111-4222-8333-444455556666").bytes
+
+
+@pytest.mark.parametrize("message_format", ["auto", "json"])
+@pytest.mark.parametrize(
+    ("frame", "named"),
+    [
+        (b"\3\0" + UUID_BYTES, "AWS Glue's schema registry"),
+        (b"\3\5" + UUID_BYTES, "AWS Glue's schema registry"),
+        (bytes(8) + b"\7", "Apicurio's wire format"),
+        (b"\xc3\1" + bytes(range(8)), "Avro's single-object encoding"),
+    ],
+)
+@pytest.mark.parametrize("after", [REFERENCE, b"\x0as3://b/k"])
+def test_the_frames_of_other_registries_are_named(
+    frame: bytes, named: str, after: bytes, message_format: MessageFormat
+) -> None:
+    message = malformed(frame + after, message_format)
+
+    assert f"the value looks like {named}" in message or f"the wire format of {named}" in message
+    assert "produce plain JSON" in message
+    assert parsed(frame + after, "bytes").content == frame + after
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -675,7 +708,14 @@ EVENT = {"before": None, "after": {"uri": "u"}, "source": {}, "op": "c"}
         (EVENT, [DEBEZIUM]),
         ({"before": {"uri": "u"}, "op": "d"}, [DEBEZIUM]),
         ({"schema": {}, "payload": EVENT}, [CONNECT, DEBEZIUM]),
-        ({"specversion": "1.0", "id": "a", "data_base64": "YQ=="}, ["CloudEvent"]),
+        (
+            {"specversion": "1.0", "id": "a", "data_base64": "YQ=="},
+            ["CloudEvent", "as in {data: data_base64}"],
+        ),
+        (
+            {"EventName": "s3:ObjectCreated:Put", "Key": "b/k", "Records": []},
+            ["MinIO", """as in {uri: "join('', ['s3://', Key])"}"""],
+        ),
         ({"specversion": "1.0", "id": "a", "data": {"uri": "u"}}, ["CloudEvent"]),
     ],
 )
@@ -705,6 +745,20 @@ def test_a_field_of_another_type_is_malformed(name: str, value: object, kind: st
     message = malformed(json.dumps({name: value}).encode())
 
     assert f"the field '{name}' is {kind}, not a string" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"type": "Buffer", "data": [137, 80]}, "bytes as numbers: send them in base64"),
+        ({"data": {"type": "Buffer", "data": [137, 80]}}, "send them in base64"),
+        ({"data": [-119, 80]}, "send them in base64"),
+        ({"data": {"$binary": {"base64": "YQ=="}}}, "choose one of its members in message.fields"),
+        ({"uri": [1]}, "choose one in message.fields"),
+    ],
+)
+def test_content_in_another_type_gets_advice(fields: dict[str, object], advice: str) -> None:
+    assert advice in malformed(json.dumps(fields).encode())
 
 
 # Nesting.

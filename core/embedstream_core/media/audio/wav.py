@@ -74,6 +74,9 @@ def _read_format(form: bytes) -> tuple[int, int, int, int]:
         (number,) = struct.unpack_from("<H", form, 24)
     if bits not in _BITS.get(number, ()):
         raise NotImplementedError(f"its samples have format {number} and {bits} bits")
+    if bits == 24 and frame_bytes == 4 * channels:
+        # Some writers pad samples to words, at either end.
+        raise NotImplementedError("its samples of 24 bits are stored in 4 bytes")
     if frame_bytes != channels * bits // 8:
         raise ValueError(f"{channels} samples of {bits} bits do not fill {frame_bytes} bytes")
     return number, channels, rate_hz, bits

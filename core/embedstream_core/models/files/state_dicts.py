@@ -153,13 +153,18 @@ class _Reading(NamedTuple):
         return f"{names} in checkpoint{self.place}"
 
     def convert(self, wanted: Mapping[str, torch.Tensor], path: Path) -> State:
-        """Return the tensors in float32; raise SetupError for quantized and sparse ones."""
+        """Return the tensors in float32; raise SetupError for those it cannot use."""
         if foreign := self.total - len(self.state):
             _log.info("%d tensors of '%s' do not belong to the network", foreign, path)
         converted: State = {}
         for name, tensor in self.state.items():
             is_plain = tensor.layout is torch.strided and not tensor.is_quantized
             is_float = tensor.is_floating_point()
+            if name in wanted and tensor.is_meta:
+                raise SetupError(
+                    f"the weights file '{path}' holds '{name}' without its values (on the device "
+                    "'meta'): load the model's weights before its state dict is saved"
+                )
             if name in wanted and not (is_plain and is_float == wanted[name].is_floating_point()):
                 raise SetupError(
                     f"the weights file '{path}' holds '{name}' as {tensor.dtype}, {tensor.layout}, "
@@ -183,7 +188,7 @@ def select_state(
 
     Raises:
         SetupError: there are no tensors, none fits, two choices fit equally well and differ, or
-            the tensors are quantized or sparse.
+            the tensors are quantized, sparse or without values.
     """
     dicts = list(_find_tensors(checkpoint))
     if not dicts:

@@ -111,8 +111,28 @@ _KINDS: Mapping[str, FolderKind] = {
 
 
 def recognise_folder(folder: Path) -> str:
-    """Return the kind of a folder, or of an unpacked one: a key of `_KINDS`."""
+    """Return the kind of a folder, or of an unpacked one: a key of `_KINDS`.
+
+    Raises:
+        SetupError: it is an adapter, or its model is quantized.
+    """
     files = _Files(folder)
+    # Older folders of sentence-transformers have the transformer in a folder of its own.
+    for root in (folder, *folder.glob("0_*")):
+        if (root / "adapter_config.json").exists():
+            # transformers would leave the adapter out without a word where PEFT is not installed.
+            raise SetupError(
+                f"'{root}' has an adapter (adapter_config.json), which is not loaded: merge it into"
+                " its model with merge_and_unload() of PEFT, save that with save_pretrained, and "
+                "give its folder"
+            )
+        config = read_json(root / "config.json")
+        if isinstance(config, dict) and (quantization := config.get("quantization_config")):
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+            raise SetupError(
+                f"'{root}' holds a quantized model ({method or 'quantization_config'}): give the "
+                "folder of the same model with its float weights"
+            )
     return next(name for name, kind in _KINDS.items() if kind.matches(files))
 
 

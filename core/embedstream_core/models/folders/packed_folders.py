@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -33,24 +34,57 @@ WAY_OUT = "correct the folder's files, or choose another model"
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
 
+# How transformers names the weights that it loads, and the index of those in several files.
+_MODEL, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_INTEGERS = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"}
+
 
 def pack_files(folder: Path, patterns: Sequence[str]) -> bytes:
     """Pack the files of the patterns into a zip archive, the same bytes each time.
 
     Raises:
-        SetupError: there are no tensors among them, or files of another kind than their names say.
+        SetupError: there are no tensors among them, not all of them, or files of another kind than
+            their names say.
         OSError: a file cannot be read.
     """
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    if not weights:
+        if (folder / "snapshots").is_dir():
+            raise SetupError(
+                f"'{folder}' is a model's folder in the cache of Hugging Face: give the folder "
+                f"below '{folder / 'snapshots'}'"
+            )
         raise SetupError(
             f"'{folder}' holds no .safetensors file: give a folder that save_pretrained wrote; "
             "weights in .bin files are pickles, and are not opened"
         )
+    if not any(path.name in (_MODEL, _INDEX) for path in files):
+        raise SetupError(
+            f"'{folder}' has its weights as '{weights[0].name}', and a folder that save_pretrained "
+            f"wrote as {_MODEL}: rename the file if it is the whole model"
+        )
+    for path in files:
+        if path.name == _INDEX:
+            _check_index(path)
     for path in files:
         kind = "safetensors" if path.suffix == ".safetensors" else "json"
         refuse_other_kinds(path, wanted=(kind,))
     return write_archive(folder, files)
+
+
+def _check_index(path: Path) -> None:
+    """Raise SetupError for an index that names files which are not in its folder."""
+    index = read_json(path)
+    names = index.get("weight_map", {}).values() if isinstance(index, dict) else ()
+    # The whole model in one file takes precedence.
+    if (path.parent / _MODEL).exists():
+        return
+    if lacking := sorted({str(name) for name in names if not (path.parent / str(name)).exists()}):
+        raise SetupError(
+            f"'{path.parent}' lacks {', '.join(lacking[:3])}, which {path.name} names: fetch or "
+            "save the model again"
+        )
 
 
 def write_archive(folder: Path, files: Sequence[Path]) -> bytes:
@@ -109,8 +143,11 @@ def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, b
         The model, and whether its weights have what its pooling layer needs.
 
     Raises:
-        SetupError: other weights that the model needs are missing.
+        SetupError: other weights that the model needs are missing, or weights are quantized.
     """
+    _refuse_quantized(folder)
+    # Some configurations ask for tuples.
+    config.return_dict = True
     with _hide_progress():
         model, report = kind.from_pretrained(
             folder,
@@ -127,3 +164,23 @@ def load_transformer(kind: Any, folder: Path, config: Any) -> tuple[nn.Module, b
             f"its weights lack {', '.join(lacking[:3])}; save the whole model with save_pretrained"
         )
     return model, not unpooled
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """Raise SetupError for weights that a configuration does not call quantized, and that are.
+
+    transformers would take the integers, or the numbers without their scales, for the weights.
+    """
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = sorted(file.keys())
+            for name in names:
+                if not name.endswith("weight"):
+                    continue
+                dtype = file.get_slice(name).get_dtype()
+                scales = {f"{name}_scale", f"{name}_scale_inv"}
+                if dtype in _INTEGERS or (dtype.startswith("F8") and not scales.isdisjoint(names)):
+                    raise SetupError(
+                        f"'{name}' in its weights is quantized ({dtype}): save the model with its "
+                        "float weights"
+                    )

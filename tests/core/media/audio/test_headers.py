@@ -108,6 +108,7 @@ def test_chunks_before_a_wavs_data_are_skipped() -> None:
         (wav(rate=0xFFFFFFFF), Code.AUDIO_TOO_LARGE),
         (wav(bits=0), Code.AUDIO_UNSUPPORTED),
         (wav(bits=12), Code.AUDIO_UNSUPPORTED),
+        (wav(bits=24, align=8), Code.AUDIO_UNSUPPORTED),
         (wav(number=0x55), Code.AUDIO_UNSUPPORTED),
         (wav(number=0xFFFE), Code.AUDIO_UNSUPPORTED),
         (WAV[:12] + WAV[36:], Code.AUDIO_CORRUPT),

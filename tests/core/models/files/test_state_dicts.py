@@ -264,3 +264,9 @@ def test_a_file_that_names_a_tied_tensor_once_is_whole(tmp_path: Path) -> None:
     )
     assert load_state(loaded, state) == ([], [])
     assert_equal(loaded.state_dict(), network.state_dict())
+
+
+def test_a_tensor_of_the_file_without_values_is_refused() -> None:
+    name, *_ = state = state_of()
+    with pytest.raises(SetupError, match=rf"holds '{name}' without its values .*'meta'"):
+        selected({**state, name: state[name].to("meta")})

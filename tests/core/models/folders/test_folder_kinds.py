@@ -108,3 +108,47 @@ def test_a_configuration_that_is_no_object_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="holds no"):
         pack_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_an_adapter_is_refused(place: str, tmp_path: Path) -> None:
+    """transformers leaves it out where PEFT is not installed."""
+    folder = save_bert(tmp_path / "bert")
+    (folder / place).mkdir(exist_ok=True)
+    (folder / place / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for read in (pack_folder, read_inputs):
+        with pytest.raises(SetupError, match=r"has an adapter .*merge_and_unload"):
+            read(folder)
+
+
+def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    folder = save_image_model(tmp_path / "vit")
+    change_json(folder / "config.json", quantization_config={"quant_method": "gptq"})
+    for read in (pack_folder, read_inputs):
+        with pytest.raises(SetupError, match=r"holds a quantized model \(gptq\)"):
+            read(folder)
+
+
+def test_a_missing_part_of_the_weights_is_named(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index.write_text(json.dumps({"weight_map": names}))
+    # The whole model takes precedence.
+    assert pack_folder(folder)
+    whole.rename(folder / names["a"])
+    with pytest.raises(SetupError, match=f"lacks {names['b']}, which {index.name} names"):
+        pack_folder(folder)
+
+
+def test_weights_under_another_name_are_named(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    with pytest.raises(SetupError, match=r"as 'model\.fp16\.safetensors', .*: rename the file"):
+        pack_folder(folder)
+
+
+def test_a_folder_of_the_cache_is_named(tmp_path: Path) -> None:
+    save_bert(tmp_path / "snapshots" / "abc")
+    with pytest.raises(SetupError, match=r"in the cache of Hugging Face: give the folder below"):
+        pack_folder(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -432,6 +433,30 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     folder = save_bert(tmp_path / "bert")
     change_json(folder / "config.json", num_hidden_layers=3)
     assert "its weights lack" in refuse(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "shown"),
+    [(torch.int8, "", "I8"), (torch.float8_e4m3fn, "_scale", "F8_E4M3")],
+)
+def test_quantized_weights_are_refused(
+    dtype: torch.dtype, scale: str, shown: str, tmp_path: Path
+) -> None:
+    folder = save_bert(tmp_path / "bert")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    weights[name] = (weights[name] * 100).to(dtype)
+    if scale:
+        weights[name + scale] = torch.tensor(0.01)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert f"'{name}' in its weights is quantized ({shown})" in refuse(folder)
+
+
+def test_a_configuration_may_ask_for_tuples(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "bert")
+    expected = embed_texts(folder)
+    change_json(folder / "config.json", return_dict=False)
+    assert_same(embed_texts(folder), expected)
 
 
 def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
