@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.logs.events import Event, log_event
+from embedstream.spark.errors import describe_error
 from embedstream.spark.session import warm_workers
 from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
@@ -59,7 +60,7 @@ def maintain_stream(
         with _log_errors(logging.INFO, "the log's state is computed by each micro-batch itself"):
             compute_state_ahead(spark, query, table)
     # If the query failed, whoever awaits it reports why.
-    with _log_errors(logging.INFO, "maintenance has ended with its query"):
+    with _log_errors(logging.DEBUG, "maintenance has ended with its query"):
         while not query.awaitTermination(interval_s):
             last = query.lastProgress
             if last is not None and compacts:
@@ -107,8 +108,9 @@ def _leave_to_catalog(table: TableAddress, reason: str) -> Literal[False]:
 
 @contextmanager
 def _log_errors(level: int, message: str) -> Iterator[None]:
-    """Log any exception with its traceback, and continue."""
+    """Log any exception, as a warning or for who debugs with its traceback, and continue."""
     try:
         yield
-    except Exception:
-        _log.log(level, message, exc_info=True)
+    except Exception as error:
+        is_traced = level >= logging.WARNING or _log.isEnabledFor(logging.DEBUG)
+        _log.log(level, "%s: %s", message, describe_error(error), exc_info=is_traced)

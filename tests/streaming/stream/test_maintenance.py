@@ -1,4 +1,4 @@
-"""Maintenance continues after a failure, which is logged with its traceback."""
+"""Maintenance continues after a failure, which is logged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyspark.errors import PySparkException, UnsupportedOperationException
+from pyspark.errors import (
+    PySparkException,
+    StreamingQueryException,
+    UnsupportedOperationException,
+)
 
 from embedstream.stream.maintenance import maintain_stream
 from embedstream.table.address import TableAddress
@@ -72,9 +76,29 @@ def test_a_compaction_that_fails_is_logged_and_tried_at_the_next_turn(
         maintain(spark, batches, compact_every)
     assert spark.compactions == compactions
     assert [record.message for record in caplog.records] == [
-        "compacting the table failed, trying later"
+        "compacting the table failed, trying later: the store is away"
     ] * compactions
     assert all(record.exc_info for record in caplog.records)
+
+
+def test_the_error_of_a_query_is_left_to_who_awaits_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failed(Query):
+        def awaitTermination(self, timeout: int) -> bool:  # noqa: N802
+            raise StreamingQueryException("the disk is full")
+
+    query: Any = Failed([])
+    spark: Any = Spark(OSError())
+    with caplog.at_level(logging.INFO):
+        maintain_stream(
+            spark, query, TableAddress("table"), load=print, compact_every=0, interval_s=0
+        )
+
+    # No state is computed ahead here: there is no JVM.
+    [record] = caplog.records
+    assert record.message.startswith("the log's state is computed by each micro-batch itself: ")
+    assert not record.exc_info
 
 
 class _Denied(PySparkException):

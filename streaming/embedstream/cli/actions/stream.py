@@ -139,8 +139,12 @@ def _begin(
         # A failure costs only time; a session that is stopped early raises errors of many types.
         try:
             warm_up()
-        except Exception:
-            _log.info("the workers were not started ahead of time", exc_info=True)
+        except Exception as error:
+            _log.info(
+                "the workers were not started ahead of time: %s",
+                describe_error(error),
+                exc_info=_log.isEnabledFor(logging.DEBUG),
+            )
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
