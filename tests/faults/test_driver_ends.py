@@ -88,4 +88,4 @@ def test_two_executors_load_the_model_once_each(stream: DrivenStream) -> None:
     assert driver.returncode == 0, output
 
     stream.check()
-    assert "the model was loaded 2 times" in output
+    assert "together they loaded 2 times" in output
