@@ -76,7 +76,7 @@ def read_messages(
 def build_source_options(spark: SparkSession, config: KafkaConfig) -> dict[str, str]:
     """Return the options of Spark's Kafka source, with secrets in clear."""
     given = build_client_options(config)
-    # Who asks for large fetches accepts the wait.
+    # A user who asks for large fetches accepts the wait.
     is_batched = find_option(given, "kafka.fetch.min.bytes") is not None
     own = _OUTAGE_OPTIONS if is_batched else {**_OUTAGE_OPTIONS, **_FETCH_OPTIONS}
     defaults = {k: v for k, v in own.items() if find_option(given, k) is None}

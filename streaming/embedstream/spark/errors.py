@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from py4j.java_gateway import is_instance_of
+from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
 __all__ = [
@@ -13,13 +17,32 @@ __all__ = [
     "find_reason",
     "find_root_cause",
     "list_causes",
+    "log_errors",
     "name_causes",
 ]
 
 
+@contextmanager
+def log_errors(log: logging.Logger, level: int, message: str) -> Iterator[None]:
+    """Log the reason of any exception, and continue after the block.
+
+    A warning has the traceback, and so has every record where the log shows debugging.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_traced = level >= logging.WARNING or log.isEnabledFor(logging.DEBUG)
+        log.log(level, "%s: %s", message, describe_error(error), exc_info=is_traced)
+
+
 def describe_error(error: Exception) -> str:
     """Return the last line that names an error: the Python worker's own if there is one."""
-    trace = f"{error}\n{getattr(error, '_stackTrace', '')}"
+    try:
+        text = str(error)
+    except Py4JError:
+        # Py4J asks the JVM for the text of its errors, and the JVM may have ended.
+        text = type(error).__name__
+    trace = f"{text}\n{getattr(error, '_stackTrace', '')}"
     lines = [line.strip().removeprefix("Caused by: ") for line in trace.splitlines()]
     named = [line for line in lines if "Error: " in line or "Exception: " in line]
     return named[-1] if named else lines[0]

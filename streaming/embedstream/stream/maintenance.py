@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Literal
 
@@ -18,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from embedstream.logs.events import Event, log_event
-from embedstream.spark.errors import describe_error
+from embedstream.spark.errors import log_errors
 from embedstream.spark.session import warm_workers
 from embedstream.table.address import TableAddress
 from embedstream.table.delta import compact
@@ -57,22 +56,26 @@ def maintain_stream(
     compacts, compacted_until = compact_every > 0, None
     if not ends_by_itself:
         # Spark would be stopped while the state after the last commit is being computed.
-        with _log_errors(logging.INFO, "the log's state is computed by each micro-batch itself"):
+        with log_errors(
+            _log, logging.INFO, "the log's state is computed by each micro-batch itself"
+        ):
             compute_state_ahead(spark, query, table)
     # If the query failed, whoever awaits it reports why.
-    with _log_errors(logging.DEBUG, "maintenance has ended with its query"):
+    with log_errors(_log, logging.DEBUG, "maintenance has ended with its query"):
         while not query.awaitTermination(interval_s):
             last = query.lastProgress
             if last is not None and compacts:
                 turn = last.batchId // compact_every
                 if compacted_until is not None and turn > compacted_until:
                     # Another compaction, or a replay, may have been quicker.
-                    with _log_errors(logging.WARNING, "compacting the table failed, trying later"):
+                    with log_errors(
+                        _log, logging.WARNING, "compacting the table failed, trying later"
+                    ):
                         compacts = _compact(spark, table)
                 compacted_until = turn
             if warms and not query.status["isTriggerActive"]:
                 # The micro-batch that needs the worker fails with the same reason.
-                with _log_errors(logging.INFO, "a worker could not be kept ready"):
+                with log_errors(_log, logging.INFO, "a worker could not be kept ready"):
                     warm_workers(spark, load)
 
 
@@ -104,13 +107,3 @@ def _compact(spark: SparkSession, table: TableAddress) -> bool:
 def _leave_to_catalog(table: TableAddress, reason: str) -> Literal[False]:
     _log.warning("compacting '%s' is left to its catalog: %s", table, reason)
     return False
-
-
-@contextmanager
-def _log_errors(level: int, message: str) -> Iterator[None]:
-    """Log any exception, as a warning or for who debugs with its traceback, and continue."""
-    try:
-        yield
-    except Exception as error:
-        is_traced = level >= logging.WARNING or _log.isEnabledFor(logging.DEBUG)
-        _log.log(level, "%s: %s", message, describe_error(error), exc_info=is_traced)

@@ -81,7 +81,7 @@ def test_a_compaction_that_fails_is_logged_and_tried_at_the_next_turn(
     assert all(record.exc_info for record in caplog.records)
 
 
-def test_the_error_of_a_query_is_left_to_who_awaits_it(
+def test_the_error_of_a_query_is_left_to_whoever_awaits_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Failed(Query):

@@ -64,9 +64,9 @@ def pack_files(folder: Path, patterns: Sequence[str]) -> bytes:
             f"'{folder}' has its weights as '{weights[0].name}', and a folder that save_pretrained "
             f"wrote as {_MODEL}: rename the file if it is the whole model"
         )
-    for path in files:
-        if path.name == _INDEX:
-            _check_index(path)
+    # The whole model in one file takes precedence over the files of an index.
+    if not (folder / _MODEL).exists():
+        _check_index(folder / _INDEX)
     for path in files:
         kind = "safetensors" if path.suffix == ".safetensors" else "json"
         refuse_other_kinds(path, wanted=(kind,))
@@ -77,9 +77,6 @@ def _check_index(path: Path) -> None:
     """Raise SetupError for an index that names files which are not in its folder."""
     index = read_json(path)
     names = index.get("weight_map", {}).values() if isinstance(index, dict) else ()
-    # The whole model in one file takes precedence.
-    if (path.parent / _MODEL).exists():
-        return
     if lacking := sorted({str(name) for name in names if not (path.parent / str(name)).exists()}):
         raise SetupError(
             f"'{path.parent}' lacks {', '.join(lacking[:3])}, which {path.name} names: fetch or "

@@ -31,7 +31,7 @@ from embedstream.config.sections import StreamConfig
 from embedstream.logs.events import Event, log_event
 from embedstream.recovery.claim import HeldClaim, claim_stream
 from embedstream.recovery.doctor import diagnose
-from embedstream.spark.errors import describe_error
+from embedstream.spark.errors import describe_error, log_errors
 from embedstream.spark.session import start_workers, warm_workers
 from embedstream.stream.reports import Totals
 from embedstream.stream.watching import StreamWatch, watch_stream
@@ -137,14 +137,8 @@ def _begin(
         if after is not None:
             after.join()
         # A failure costs only time; a session that is stopped early raises errors of many types.
-        try:
+        with log_errors(_log, logging.INFO, "the workers were not started ahead of time"):
             warm_up()
-        except Exception as error:
-            _log.info(
-                "the workers were not started ahead of time: %s",
-                describe_error(error),
-                exc_info=_log.isEnabledFor(logging.DEBUG),
-            )
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
